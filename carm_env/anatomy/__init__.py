@@ -1,0 +1,1 @@
+"""Virtual patients: an articulated skeleton posed, scaled and clothed in tissue."""

@@ -1,0 +1,49 @@
+"""Errors that name the value, what was expected and the nearest valid choice."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UnknownNameError(ValueError):
+    """A name that is not among the valid ones; the message holds the nearest valid one.
+
+    Args:
+        what: the kind of thing that was named, e.g. ``"landmark"``.
+        got: the name as it was given.
+        valid: every valid name.
+
+    Example:
+        >>> raise UnknownNameError("suite", "smok", ["smoke", "uniform"])
+        Traceback (most recent call last):
+            ...
+        carm_env.errors.UnknownNameError: unknown suite 'smok'. Did you mean 'smoke'? Valid: smoke, uniform.
+    """
+
+    def __init__(self, what: str, got: object, valid: Iterable[object]) -> None:
+        names = [str(name) for name in valid]
+        by_lower = {name.lower(): name for name in names}
+        near = difflib.get_close_matches(str(got).lower(), by_lower, n=1, cutoff=0.0)
+        hint = f" Did you mean {by_lower[near[0]]!r}?" if near else ""
+        super().__init__(f"unknown {what} {got!r}.{hint} Valid: {', '.join(names)}.")
+        self.what, self.got, self.valid = what, got, names
+
+
+class MissingExtraError(ImportError):
+    """An optional dependency is absent; the message names the extra that brings it."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package!r}, which is not installed. "
+            f"Install it with: pip install 'carm-env[{extra}]'"
+        )
+        self.package, self.extra = package, extra
+
+
+def check_keys(what: str, given: Iterable[str], valid: Iterable[str]) -> None:
+    """Raise `UnknownNameError` for the first key of `given` that is not in `valid`."""
+    allowed = list(valid)
+    for key in given:
+        if key not in allowed:
+            raise UnknownNameError(what, key, allowed)

@@ -1,0 +1,88 @@
+"""A CT volume: Hounsfield units on a regular grid in the patient frame (LPS, mm)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+AIR_HU = -1000
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """Hounsfield units on an axis-aligned grid.
+
+    Attributes:
+        hu: ``(nx, ny, nz)`` int16; axes run to the patient's left, posterior and superior. The
+            array is made read-only: patients are shared between environments.
+        affine_lps_mm: ``(4, 4)`` from voxel index to LPS mm (voxel centres); diagonal but for the
+            translation, with positive spacings.
+
+    Raises:
+        ValueError: another dtype or shape, or an affine that is not finite and axis-aligned.
+    """
+
+    hu: NDArray[np.int16]
+    affine_lps_mm: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        if self.hu.ndim != 3 or self.hu.dtype != np.int16 or min(self.hu.shape) < 2:
+            raise ValueError(
+                f"hu has shape {self.hu.shape} and dtype {self.hu.dtype}, expected (nx, ny, nz) int16, "
+                "two voxels or more along each axis."
+            )
+        affine = np.array(self.affine_lps_mm, dtype=float)
+        if affine.shape != (4, 4) or not np.isfinite(affine).all() or (affine[3] != [0, 0, 0, 1]).any():
+            raise ValueError(f"affine_lps_mm is {affine!r}, expected a finite (4, 4) affine.")
+        spacing = np.diag(affine)[:3]
+        if (spacing <= 0).any() or np.abs(affine[:3, :3] - np.diag(spacing)).max() > 1e-6 * spacing.max():
+            raise ValueError(
+                f"affine_lps_mm is {affine.tolist()}, expected positive spacings on the diagonal and nothing beside "
+                "them: resample the volume to the LPS axes first."
+            )
+        affine.setflags(write=False)
+        view = self.hu.view()
+        view.setflags(write=False)
+        object.__setattr__(self, "hu", view)
+        object.__setattr__(self, "affine_lps_mm", affine)
+
+    @classmethod
+    def from_origin(cls, hu: NDArray[np.int16], spacing_mm: ArrayLike, origin_lps_mm: ArrayLike) -> Volume:
+        """Build from spacing (one number or three, mm) and the first voxel's centre (LPS, mm)."""
+        affine = np.eye(4)
+        affine[:3, :3] = np.diag(np.broadcast_to(np.asarray(spacing_mm, float), (3,)))
+        affine[:3, 3] = origin_lps_mm
+        return cls(hu, affine)
+
+    @property
+    def spacing_mm(self) -> NDArray[np.float64]:
+        """``(3,)`` voxel size, mm."""
+        return np.diag(self.affine_lps_mm)[:3].copy()
+
+    @property
+    def origin_lps_mm(self) -> NDArray[np.float64]:
+        """``(3,)`` centre of voxel ``(0, 0, 0)``, LPS mm."""
+        return self.affine_lps_mm[:3, 3].copy()
+
+    @property
+    def corners_lps_mm(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Centres of the first and the last voxel, each ``(3,)``, LPS mm."""
+        return self.origin_lps_mm, self.lps_from_index(np.array(self.hu.shape) - 1)
+
+    def lps_from_index(self, index: ArrayLike) -> NDArray[np.float64]:
+        """LPS mm ``(..., 3)`` of voxel indices ``(..., 3)``, which may be fractional."""
+        return np.asarray(index, float) * self.spacing_mm + self.origin_lps_mm
+
+    def index_from_lps(self, points_lps_mm: ArrayLike) -> NDArray[np.float64]:
+        """Fractional voxel indices ``(..., 3)`` of points ``(..., 3)`` in LPS mm: the inverse of `lps_from_index`."""
+        return (np.asarray(points_lps_mm, float) - self.origin_lps_mm) / self.spacing_mm
+
+    def hu_at(self, points_lps_mm: ArrayLike) -> NDArray[np.int16]:
+        """HU ``(...)`` of the voxels nearest to points ``(..., 3)`` in LPS mm; air outside the volume."""
+        index = np.rint(self.index_from_lps(points_lps_mm)).astype(int)
+        inside = ((index >= 0) & (index < self.hu.shape)).all(-1)
+        safe = np.where(inside[..., None], index, 0)
+        values = self.hu[safe[..., 0], safe[..., 1], safe[..., 2]]
+        return np.where(inside, values, np.int16(AIR_HU))
