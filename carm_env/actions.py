@@ -182,6 +182,8 @@ class MoveLattice:
         wanted = np.asarray(displacement_mm, dtype=float)
         if wanted.shape != (2,) or not np.isfinite(wanted).all():
             raise ValueError(f"displacement_mm is {displacement_mm!r}, expected two finite lengths (left, cranial).")
-        steps = range(-3, 4)
-        x, y = (min(steps, key=lambda s, w=w: (abs(self._length(s) - w), abs(s))) for w in wanted)
+        x, y = (self._closest_step(length) for length in wanted)
         return Move(x, y)
+
+    def _closest_step(self, length_mm: float) -> int:
+        return min(range(-3, 4), key=lambda step: (abs(self._length(step) - length_mm), abs(step)))

@@ -63,6 +63,18 @@ class Patient:
         return float(y.mean())
 
     @cached_property
+    def _silhouette(self) -> NDArray[np.bool_]:
+        # Every fourth voxel, as for the depth.
+        return np.any(self.volume.hu[::4, ::4, ::4] > SKIN_HU, axis=1)
+
+    def covers(self, x_mm: float, z_mm: float) -> bool:
+        """Whether the body lies on the line through ``(x, z)`` (LPS mm) from front to back."""
+        index = self.volume.index_from_lps([x_mm, 0.0, z_mm])[[0, 2]] / 4
+        i, k = np.rint(index).astype(int)
+        shape = self._silhouette.shape
+        return bool(0 <= i < shape[0] and 0 <= k < shape[1] and self._silhouette[i, k])
+
+    @cached_property
     def workspace_mm(self) -> NDArray[np.float64]:
         """``(2, 2)``: lowest and highest isocentre, each ``(x, z)`` in LPS mm.
 

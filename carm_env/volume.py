@@ -82,7 +82,7 @@ class Volume:
     def hu_at(self, points_lps_mm: ArrayLike) -> NDArray[np.int16]:
         """HU ``(...)`` of the voxels nearest to points ``(..., 3)`` in LPS mm; air outside the volume."""
         index = np.rint(self.index_from_lps(points_lps_mm)).astype(int)
-        inside = ((index >= 0) & (index < self.hu.shape)).all(-1)
+        inside = np.asarray(((index >= 0) & (index < self.hu.shape)).all(-1))
         safe = np.where(inside[..., None], index, 0)
         values = self.hu[safe[..., 0], safe[..., 1], safe[..., 2]]
         return np.where(inside, values, np.int16(AIR_HU))

@@ -1,0 +1,1 @@
+"""Training scripts and what they share; the first ones arrive with the learned policies."""

@@ -1,0 +1,170 @@
+"""Score policies in closed loop on suites of frozen episodes.
+
+    python benchmarks/leaderboard.py --policies oracle atlas random --suite smoke --out runs/smoke
+
+Writes to the folder of ``--out``: ``episodes.jsonl`` (one line per episode, kept whatever happens),
+``leaderboard.json`` (``{policy: {suite: {"success": .., ..}}}``), ``leaderboard.md``,
+``trajectories_SUITE.png`` and ``trip.gif``. Ctrl-C keeps the finished episodes; ``--resume`` goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from benchmarks.figures import save_trajectories, save_trip
+from benchmarks.provenance import provenance
+from benchmarks.report import leaderboard_page, leaderboard_table, paired_differences, summarise
+from benchmarks.results import EpisodeResult, append_result, read_results
+from benchmarks.runner import EpisodeTask, run_tasks
+from benchmarks.suite import Suite, load_suite, suite_names
+from carm_env.files import write_json, write_text
+from carm_env.scene import load_scene
+from policies.registry import POLICIES, policy_class
+
+INTERRUPTED = 130
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--policies", nargs="+", default=["oracle", "atlas", "random"], metavar="NAME",
+                        help=f"one or more of: {', '.join(POLICIES)}")  # fmt: skip
+    parser.add_argument("--suite", nargs="+", default=["smoke"], metavar="NAME",
+                        help=f"one or more of: {', '.join(suite_names())}; or a .yaml file")  # fmt: skip
+    parser.add_argument("--episodes", type=int, default=None, help="only the first N episodes of each suite")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a CPU)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first episode; episode i gets seed + i")
+    parser.add_argument("--out", type=Path, default=Path("runs/leaderboard"), help="folder for the results")
+    parser.add_argument("--resume", action="store_true", help="go on with the results that lie in --out")
+    parser.add_argument("--no-figures", action="store_true", help="write no PNG and no GIF")
+    parser.add_argument("--json", type=Path, default=None, help="also write figures, pairs and provenance here")
+    return parser.parse_args(arguments)
+
+
+def plan(options: argparse.Namespace) -> tuple[list[Suite], list[EpisodeTask]]:
+    """Load the suites and list every episode to run.
+
+    Raises:
+        ValueError: an unknown policy or suite, or a number out of range.
+    """
+    for name in options.policies:
+        policy_class(name)
+    for name in ("episodes", "workers"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} is {value}, expected at least 1.")
+    if options.seed < 0:
+        raise ValueError(f"--seed is {options.seed}, expected 0 or more.")
+    suites = [load_suite(name) for name in options.suite]
+    tasks = [
+        EpisodeTask(name, number, policy, options.seed + number)
+        for name, suite in zip(options.suite, suites, strict=True)
+        for policy in dict.fromkeys(options.policies)
+        for number in range(min(len(suite.episodes), options.episodes or len(suite.episodes)))
+    ]
+    return suites, tasks
+
+
+def earlier_results(path: Path, resume: bool) -> list[EpisodeResult]:
+    """Results to go on with; without `resume` an existing file is kept under another name."""
+    if not path.exists():
+        return []
+    if resume:
+        results, complaints = read_results(path)
+        for complaint in complaints:
+            print(f"skipped: {complaint}")
+        return results
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    kept = path.with_name(f"{path.stem}-{stamp}{path.suffix}")
+    path.rename(kept)
+    print(f"Earlier results are kept as {kept} (use --resume to go on with them).")
+    return []
+
+
+def prepare_patients(suites: Sequence[Suite]) -> None:
+    """Build or load every patient once, so that the workers only read the cache."""
+    names = list(dict.fromkeys(name for suite in suites for name in suite.patients))
+    started = time.perf_counter()
+    print(f"Patients: {len(names)} (a virtual patient takes up to a minute the first time, then about a second)")
+    for name in tqdm(names, desc="patients", unit="patient"):
+        load_scene(name)
+    print(f"Patients ready after {time.perf_counter() - started:.0f} s.")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run what is missing, then write the leaderboard; returns the exit status."""
+    started = time.perf_counter()
+    suites, tasks = plan(options)
+    path = options.out / "episodes.jsonl"
+    results = earlier_results(path, options.resume)
+    hashes = {name: suite.hash for name, suite in zip(options.suite, suites, strict=True)}
+    done = {result.key for result in results}
+    missing = [task for task in tasks if (task.policy, hashes[task.suite], task.episode, task.seed) not in done]
+    print(f"Episodes: {len(tasks)} ({len(tasks) - len(missing)} done before) on {options.workers} worker(s)")
+    stamp = provenance(options.seed)
+    status = 0
+    if missing:
+        prepare_patients(suites)
+        try:
+            with tqdm(total=len(missing), desc="episodes", unit="episode") as bar:
+                for result in run_tasks(missing, min(options.workers, len(missing))):
+                    result = dataclasses.replace(result, run=stamp)
+                    append_result(path, result)
+                    results.append(result)
+                    bar.update()
+        except KeyboardInterrupt:
+            print(f"\nInterrupted: {len(results)} finished episodes are in {path}; --resume goes on.")
+            status = INTERRUPTED
+    wanted = {(task.policy, hashes[task.suite], task.episode, task.seed) for task in tasks}
+    results = [result for result in results if result.key in wanted]
+    if results:
+        write_leaderboard(options, suites, results, figures=status == 0 and not options.no_figures)
+    print(f"Took {time.perf_counter() - started:.0f} s.")
+    return status
+
+
+def write_leaderboard(
+    options: argparse.Namespace, suites: Sequence[Suite], results: Sequence[EpisodeResult], figures: bool
+) -> None:
+    """Print the table and write everything that is made from results alone."""
+    stamp = provenance(options.seed)
+    scores = summarise(results)
+    print(f"\n{leaderboard_table(scores)}\n")
+    crashes = [result for result in results if result.error]
+    if crashes:
+        print(f"{len(crashes)} episode(s) crashed; the first one:\n{crashes[0].error}")
+    write_json(options.out / "leaderboard.json", scores)
+    write_text(options.out / "leaderboard.md", leaderboard_page(results, scores, stamp))
+    if options.json is not None:
+        write_json(options.json, {"scores": scores, "pairs": paired_differences(results), "run": stamp})
+    if figures:
+        for suite in suites:
+            shown = [result for result in results if result.suite == suite.name]
+            save_trajectories(options.out / f"trajectories_{suite.name}.png", shown)
+        policy, first = options.policies[0], suites[0]
+        trip = [result for result in results if (result.policy, result.suite) == (policy, first.name)]
+        save_trip(options.out / "trip.gif", first, min(trip, key=lambda result: result.episode))
+    print(f"Written to {options.out}/: {', '.join(sorted(item.name for item in options.out.iterdir()))}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script; returns the exit status."""
+    options = parse_arguments(arguments)
+    try:
+        return run(options)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

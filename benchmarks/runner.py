@@ -1,0 +1,177 @@
+"""Run a policy through the episodes of suites, in this process or in several."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from benchmarks.results import EpisodeResult
+from benchmarks.suite import Suite, load_suite
+from carm_env.env import CArmNavEnv
+from policies.base import Decision, Policy
+from policies.registry import make_policy
+
+
+@dataclass(frozen=True)
+class EpisodeTask:
+    """One episode to run: the suite (name or file), the episode's number, the policy's name and the seed."""
+
+    suite: str
+    episode: int
+    policy: str
+    seed: int
+
+
+@dataclass
+class _Trip:
+    """What is recorded while an episode runs."""
+
+    moves: list[int]
+    trajectory: list[list[float]]
+    decide_s: float = 0.0
+    steps: int = 0
+    invalid: int = 0
+    abstained: bool = False
+    declared: bool = False
+    error: str = ""
+
+
+def run_episode(policy: Policy, env: CArmNavEnv, suite: Suite, task: EpisodeTask) -> EpisodeResult:
+    """Run one episode; whatever the policy raises is recorded as a crash and counts as a failure."""
+    spec = suite.episodes[task.episode]
+    options = {"patient": spec.patient, "target": spec.target, "start": spec.start}
+    observation, info = env.reset(seed=task.seed, options=options)
+    initial_mm = info["distance_mm"]
+    trip = _Trip(moves=[], trajectory=[info["isocenter_lps_mm"].tolist()])
+    try:
+        policy.reset(task.seed)
+        while trip.steps < suite.max_steps and not (trip.declared or trip.abstained):
+            started = time.perf_counter()
+            decision = policy.act(observation, policy.visible_info(info))
+            trip.decide_s += time.perf_counter() - started
+            trip.steps += 1
+            if not isinstance(decision, Decision):
+                raise TypeError(f"{task.policy} answered {decision!r}, expected a policies.Decision.")
+            if decision.abstain:
+                trip.abstained = True
+            elif decision.invalid:
+                trip.invalid += 1
+            else:
+                observation, _, trip.declared, _, info = env.step(decision.move.index)
+                trip.moves.append(decision.move.index)
+                trip.trajectory.append(info["isocenter_lps_mm"].tolist())
+    except Exception:
+        trip.error = traceback.format_exc(limit=-4)
+    return _result(task, suite, initial_mm, info, trip)
+
+
+def _result(task: EpisodeTask, suite: Suite, initial_mm: float, info: Mapping[str, Any], trip: _Trip) -> EpisodeResult:
+    spec = suite.episodes[task.episode]
+    success = bool(info["is_success"]) and not trip.error
+    way = np.diff(np.array(trip.trajectory), axis=0)
+    path_mm = float(np.linalg.norm(way, axis=1).sum()) if len(way) else 0.0
+    return EpisodeResult(
+        policy=task.policy,
+        suite=suite.name,
+        suite_version=suite.version,
+        suite_hash=suite.hash,
+        episode=task.episode,
+        seed=task.seed,
+        patient=spec.patient,
+        target=spec.target,
+        start_lps_mm=trip.trajectory[0],
+        outcome=_outcome(trip, success),
+        success=success,
+        initial_distance_mm=initial_mm,
+        final_distance_mm=info["distance_mm"],
+        steps=trip.steps,
+        exposures=info["exposures"],
+        dose_mgy=info["dose_mgy"],
+        path_mm=path_mm,
+        path_efficiency=_efficiency(initial_mm, path_mm) if success else 0.0,
+        invalid_answers=trip.invalid,
+        latency_ms=1e3 * trip.decide_s / max(trip.steps, 1),
+        moves=trip.moves,
+        trajectory_lps_mm=trip.trajectory,
+        error=trip.error,
+    )
+
+
+def _outcome(trip: _Trip, success: bool) -> str:
+    if trip.error:
+        return "crash"
+    if trip.abstained:
+        return "abstained"
+    if not trip.declared:
+        return "timeout"
+    return "success" if success else "misaligned"
+
+
+def _efficiency(initial_mm: float, path_mm: float) -> float:
+    # A trip may end short of the target, within the tolerance: that is not more than efficient.
+    return min(1.0, initial_mm / path_mm) if path_mm > 0 else 1.0
+
+
+@cache
+def _suite(name: str) -> Suite:
+    return load_suite(name)
+
+
+@cache
+def _env(suite: str) -> CArmNavEnv:
+    loaded = _suite(suite)
+    return CArmNavEnv(**{"patients": loaded.patients, **loaded.environment})
+
+
+@cache
+def _policy(name: str) -> Policy:
+    return make_policy(name)
+
+
+def _run_task(task: EpisodeTask) -> EpisodeResult:
+    return run_episode(_policy(task.policy), _env(task.suite), _suite(task.suite), task)
+
+
+def _ignore_interrupt() -> None:
+    # Ctrl-C reaches every process of the terminal; only the main one shall answer to it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def run_tasks(tasks: Sequence[EpisodeTask], workers: int) -> Iterator[EpisodeResult]:
+    """Run episodes and yield each result as it is finished (with several workers, in any order).
+
+    Tasks of one patient follow each other, so that each worker loads few patients.
+    """
+    ordered = sorted(tasks, key=lambda task: (task.suite, _suite(task.suite).episodes[task.episode].patient))
+    if workers == 1:
+        yield from map(_run_task, ordered)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupt)
+    waiting: set[Future[EpisodeResult]] = set()
+    queue = iter(ordered)
+    try:
+        exhausted = False
+        while waiting or not exhausted:
+            # Few at a time, so that an interruption need not wait for many.
+            while not exhausted and len(waiting) < 2 * workers:
+                task = next(queue, None)
+                exhausted = task is None
+                if task is not None:
+                    waiting.add(pool.submit(_run_task, task))
+            if not waiting:
+                break
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

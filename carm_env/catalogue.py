@@ -1,0 +1,77 @@
+"""From a patient's name to the patient.
+
+| name | patient |
+|---|---|
+| ``virtual:SEED`` | the virtual patient of that seed; built once, then read from the cache |
+| ``virtual:SEED?arms=sides`` | the same with options of `carm_env.anatomy.parameters.PatientParameters` |
+| ``path/to/ct.nii.gz`` | a NIfTI CT; it has no landmarks, so it can be rendered but not navigated |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from carm_env.ct.nifti import is_nifti, load_nifti
+from carm_env.patients import Patient
+
+VIRTUAL = "virtual"
+
+
+def load_patient(name: str) -> Patient:
+    """Load the patient called `name`; see the table above.
+
+    Raises:
+        ValueError: the name has none of the forms above, or an option has a bad value.
+        UnknownNameError: an unknown option; the message names the nearest one.
+        FileNotFoundError: no such file.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == VIRTUAL:
+        from carm_env.anatomy.build import virtual_patient
+
+        return virtual_patient(**_virtual_options(name, rest))
+    if is_nifti(name):
+        volume = load_nifti(name)
+        return Patient(f"nifti:{Path(name).name}", volume, {}, {"origin": "NIfTI file"})
+    raise ValueError(
+        f"unknown patient {name!r}. Did you mean 'virtual:0'? Expected virtual:SEED (with options as in "
+        "virtual:0?arms=sides) or the path of a .nii or .nii.gz file."
+    )
+
+
+def check_patient_name(name: str) -> None:
+    """Raise what `load_patient` would raise for a bad `name`, without loading anything."""
+    kind, _, rest = name.partition(":")
+    if kind == VIRTUAL:
+        from carm_env.anatomy.parameters import PatientParameters
+
+        PatientParameters.from_seed(**_virtual_options(name, rest))
+    elif not is_nifti(name):
+        load_patient(name)
+    elif not Path(name).is_file():
+        raise FileNotFoundError(f"no such file: {name}")
+
+
+def _virtual_options(name: str, rest: str) -> dict[str, Any]:
+    from carm_env.anatomy.parameters import PatientParameters
+
+    seed, _, query = rest.partition("?")
+    if not (seed.isascii() and seed.isdigit()):
+        raise ValueError(f"patient {name!r}: the seed is {seed!r}, expected a whole number as in virtual:0.")
+    options: dict[str, Any] = {"seed": int(seed)}
+    defaults = {field.name: field.default for field in dataclasses.fields(PatientParameters)}
+    for key, text in parse_qsl(query, keep_blank_values=True):
+        options[key] = _convert(name, key, text, defaults.get(key))
+    return options
+
+
+def _convert(name: str, key: str, text: str, default: Any) -> Any:
+    if not isinstance(default, (int, float)):
+        return text
+    try:
+        return type(default)(text)
+    except ValueError:
+        raise ValueError(f"patient {name!r}: {key} is {text!r}, expected a number.") from None

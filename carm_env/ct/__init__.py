@@ -1,0 +1,1 @@
+"""CT files: from what is on disk to a volume in the patient frame."""

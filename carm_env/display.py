@@ -1,0 +1,78 @@
+"""Show an X-ray to a person: cross-hairs, captions and a window."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from carm_env.errors import MissingExtraError
+
+VIEW_SIZE = 512
+CAPTION_HEIGHT = 28
+MARK_COLOUR = (255, 196, 0)
+CAPTION_COLOUR = (235, 235, 235)
+NOTICE = "research only"
+
+
+def draw_view(image: NDArray[np.uint8], top: str, bottom: str, size: int = VIEW_SIZE) -> NDArray[np.uint8]:
+    """An X-ray ``(H, W)`` scaled to `size`, with cross-hairs at the isocentre and two captions.
+
+    Returns:
+        ``(size + 56, size, 3)`` uint8.
+    """
+    view = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC).convert("RGB")
+    canvas = Image.new("RGB", (size, size + 2 * CAPTION_HEIGHT))
+    canvas.paste(view, (0, CAPTION_HEIGHT))
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(size=15)
+    centre = (size / 2, CAPTION_HEIGHT + size / 2)
+    _cross(draw, centre, gap=size / 50, arm=size / 18)
+    draw.text((8, 5), top, fill=CAPTION_COLOUR, font=font)
+    draw.text((8, CAPTION_HEIGHT + size + 5), bottom, fill=CAPTION_COLOUR, font=font)
+    draw.text((size - 8, 5), NOTICE, fill=(140, 140, 140), font=font, anchor="ra")
+    # As on a film: the side markers name the patient's sides.
+    draw.text((8, CAPTION_HEIGHT + 6), "R", fill=MARK_COLOUR, font=font)
+    draw.text((size - 8, CAPTION_HEIGHT + 6), "L", fill=MARK_COLOUR, font=font, anchor="ra")
+    return np.asarray(canvas)
+
+
+def _cross(draw: ImageDraw.ImageDraw, centre: tuple[float, float], gap: float, arm: float) -> None:
+    x, y = centre
+    for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+        draw.line([(x + dx * gap, y + dy * gap), (x + dx * arm, y + dy * arm)], fill=MARK_COLOUR, width=2)
+
+
+class Window:
+    """A window on the screen, drawn with pygame (extra ``human``).
+
+    Raises:
+        MissingExtraError: pygame is not installed.
+    """
+
+    def __init__(self, title: str, frames_per_second: float) -> None:
+        try:
+            import pygame
+        except ImportError as error:
+            raise MissingExtraError("pygame-ce", "human", "render_mode='human'") from error
+        self._pygame = pygame
+        self._title = title
+        self._frames_per_second = frames_per_second
+        self._surface: pygame.Surface | None = None
+        pygame.display.init()
+        self._clock = pygame.time.Clock()
+
+    def show(self, frame: NDArray[np.uint8]) -> None:
+        """Show ``(H, W, 3)`` uint8 and wait so that the frame rate is kept."""
+        pygame = self._pygame
+        if self._surface is None:
+            self._surface = pygame.display.set_mode((frame.shape[1], frame.shape[0]))
+            pygame.display.set_caption(self._title)
+        pygame.event.pump()
+        pygame.surfarray.blit_array(self._surface, frame.transpose(1, 0, 2))
+        pygame.display.flip()
+        self._clock.tick(self._frames_per_second)
+
+    def close(self) -> None:
+        """Close the window."""
+        self._pygame.display.quit()

@@ -1,0 +1,132 @@
+"""What works on this machine, and why the rest does not."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+
+from carm_env.files import CACHE_VARIABLE, cache_dir
+
+CORE_PACKAGES = (
+    "carm-env",
+    "gymnasium",
+    "numpy",
+    "numba",
+    "llvmlite",
+    "scipy",
+    "mujoco",
+    "myo-sim",
+    "xraydb",
+    "spekpy",
+)
+OPTIONAL_PACKAGES = {
+    "pygame-ce": "human",
+    "SimpleITK": "ct",
+    "stable-baselines3": "rl",
+    "torch": "rl",
+    "transformers": "llm",
+    "bitsandbytes": "qlora",
+    "deepdrr": "deepdrr",
+    "nanodrr": "gpu",
+    "itk-rtk": "bench",
+}
+"""Package -> the extra that brings it."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report: what was looked at, what was found, and whether the core needs it and lacks it."""
+
+    subject: str
+    found: str
+    is_problem: bool = False
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _packages() -> list[Finding]:
+    findings = [Finding("Python", platform.python_version())]
+    for package in CORE_PACKAGES:
+        version = _version(package)
+        found = version or "missing; install it with: pip install carm-env"
+        findings.append(Finding(package, found, is_problem=version is None))
+    for package, extra in OPTIONAL_PACKAGES.items():
+        absent = f"not installed (optional; pip install 'carm-env[{extra}]')"
+        findings.append(Finding(package, _version(package) or absent))
+    return findings
+
+
+def _machine() -> list[Finding]:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return [
+        Finding("system", f"{platform.system()} {platform.machine()}"),
+        Finding("CPUs", f"{os.cpu_count()}, of which {usable} may be used"),
+    ]
+
+
+def _cache() -> Finding:
+    folder = cache_dir()
+    subject = f"cache (${CACHE_VARIABLE})" if CACHE_VARIABLE in os.environ else "cache"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return Finding(subject, f"{folder}: cannot be made ({error}); set {CACHE_VARIABLE} to another folder", True)
+    if not os.access(folder, os.W_OK):
+        return Finding(subject, f"{folder}: not writable; set {CACHE_VARIABLE} to another folder", is_problem=True)
+    patients = list((folder / "patients").glob("*/patient.json"))
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return Finding(subject, f"{folder}: {len(patients)} patient(s), {size / 1e6:.0f} MB")
+
+
+def _cpu_backend() -> str:
+    from carm_env.xray.simd import MODE
+
+    return f"works (numba, SIMD mode {MODE})"
+
+
+def _torch_backend() -> str:
+    if importlib.util.find_spec("torch") is None:
+        return "no: torch is not installed"
+    import torch
+
+    cuda = f"CUDA device {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "no CUDA device"
+    return f"not in this version (torch {torch.__version__}, {cuda})"
+
+
+def _deepdrr_backend() -> str:
+    if importlib.util.find_spec("deepdrr") is None:
+        return "no: deepdrr is not installed (extra 'deepdrr')"
+    return "not in this version"
+
+
+_BACKENDS: dict[str, Callable[[], str]] = {
+    "cpu": _cpu_backend,
+    "torch": _torch_backend,
+    "deepdrr": _deepdrr_backend,
+}
+
+
+def _backends() -> list[Finding]:
+    findings = []
+    for name, probe in _BACKENDS.items():
+        try:
+            findings.append(Finding(f"backend {name}", probe()))
+        except Exception as error:
+            found = f"fails: {type(error).__name__}: {error}"
+            findings.append(Finding(f"backend {name}", found, is_problem=name == "cpu"))
+    return findings
+
+
+def examine() -> list[Finding]:
+    """Look at versions, machine, cache and backends."""
+    return [*_packages(), *_machine(), _cache(), *_backends()]

@@ -1,0 +1,54 @@
+"""A patient under a C-arm: what the environments of one process share."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from carm_env.catalogue import load_patient
+from carm_env.geometry import CArmGeometry
+from carm_env.patients import Patient
+from carm_env.xray.camera import XRayCamera, XRaySettings
+
+MAX_RESIDENT_SCENES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A patient and the camera that takes its X-rays; safe to use from several threads."""
+
+    patient: Patient
+    camera: XRayCamera
+
+
+class _SceneStore:
+    """The scenes used last, so that environments of one process hold each patient once."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._scenes: OrderedDict[tuple[str, CArmGeometry, XRaySettings], Scene] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, name: str, geometry: CArmGeometry, settings: XRaySettings) -> Scene:
+        key = (name, geometry, settings)
+        # Held while loading: a second thread that wants the same patient waits and then shares it.
+        with self._lock:
+            scene = self._scenes.get(key)
+            if scene is None:
+                patient = next((s.patient for k, s in self._scenes.items() if k[0] == name), None)
+                patient = patient or load_patient(name)
+                scene = Scene(patient, XRayCamera(patient.volume, geometry, settings))
+                self._scenes[key] = scene
+            self._scenes.move_to_end(key)
+            while len(self._scenes) > self._capacity:
+                self._scenes.popitem(last=False)
+            return scene
+
+
+_store = _SceneStore(MAX_RESIDENT_SCENES)
+
+
+def load_scene(name: str, geometry: CArmGeometry | None = None, settings: XRaySettings | None = None) -> Scene:
+    """The scene of the patient called `name` (see `carm_env.catalogue`), loaded at first use and then shared."""
+    return _store.get(name, geometry or CArmGeometry(), settings or XRaySettings())

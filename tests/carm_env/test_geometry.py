@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from carm_env.errors import UnknownNameError
+from carm_env.geometry import (
+    CArmGeometry,
+    CArmPlace,
+    ProjectionGeometry,
+    check_image_size,
+    planar_displacement_mm,
+)
+
+places = st.builds(
+    CArmPlace,
+    st.tuples(*[st.floats(-300, 300)] * 3),
+    st.floats(-90, 90),
+    st.floats(-45, 45),
+    st.sampled_from(["AP", "PA"]),
+)
+
+
+@given(places)
+def test_image_axes_are_orthonormal(place):
+    axes = np.stack(place.axes_lps())
+    np.testing.assert_allclose(axes @ axes.T, np.eye(3), atol=1e-12)
+
+
+@given(places, st.tuples(st.floats(-5, 260), st.floats(-5, 260)), st.floats(50, 1500))
+def test_project_and_ray_are_inverses(place, pixel, distance):
+    view = ProjectionGeometry.from_place(place, CArmGeometry(), 256)
+    source, direction = view.ray(pixel)
+    assert np.linalg.norm(direction) == pytest.approx(1)
+    np.testing.assert_allclose(view.project(source + distance * direction), pixel, atol=1e-6)
+
+
+@given(places)
+def test_the_isocentre_is_in_the_middle_of_the_image(place):
+    view = ProjectionGeometry.from_place(place, CArmGeometry(), 128)
+    np.testing.assert_allclose(view.project(place.isocenter_lps_mm), [63.5, 63.5], atol=1e-6)
+
+
+@pytest.mark.parametrize("projection", ["AP", "PA"])
+def test_patients_right_is_on_the_images_left_and_cranial_is_up(projection):
+    view = ProjectionGeometry.from_place(CArmPlace((0, 0, 0), projection=projection), CArmGeometry(), 256)
+    middle = view.project([0, 0, 0])
+    right, head = view.project([[-50, 0, 0], [0, 0, 50]])
+    assert right[0] < middle[0] and right[1] == pytest.approx(middle[1])
+    assert head[1] < middle[1] and head[0] == pytest.approx(middle[0])
+
+
+def test_ap_magnifies_what_is_in_front_and_pa_what_is_behind():
+    front, back = [[30, -80, 0], [30, 80, 0]]
+    for projection, larger, smaller in (("AP", front, back), ("PA", back, front)):
+        view = ProjectionGeometry.from_place(CArmPlace((0, 0, 0), projection=projection), CArmGeometry(), 256)
+        assert view.project(larger)[0] > view.project(smaller)[0]
+
+
+@pytest.mark.parametrize("projection", ["AP", "PA"])
+def test_positive_alpha_moves_the_detector_right_and_positive_beta_caudally(projection):
+    def detector_centre(**angles):
+        view = ProjectionGeometry.from_place(CArmPlace((0, 0, 0), projection=projection, **angles), CArmGeometry(), 64)
+        return view.pixel_lps_mm([31.5, 31.5])
+
+    assert detector_centre(alpha_deg=20)[0] < -100
+    assert detector_centre(alpha_deg=-20)[0] > 100
+    assert detector_centre(beta_deg=20)[2] < -100
+    assert detector_centre(beta_deg=-20)[2] > 100
+
+
+def test_magnification_and_pixel_size_are_those_of_the_mobile_c_arm():
+    geometry = CArmGeometry()
+    view = ProjectionGeometry.from_place(CArmPlace((0, 0, 0)), geometry, 1536)
+    assert np.linalg.norm(view.column_step_lps_mm) == pytest.approx(0.194)
+    assert np.linalg.norm(view.pixel_lps_mm([767.5, 767.5]) - view.source_lps_mm) == pytest.approx(1020)
+    pixels = view.project([[10, 0, 0], [0, 0, 0]])
+    assert (pixels[0] - pixels[1])[0] == pytest.approx(10 * geometry.magnification / 0.194)
+
+
+def test_points_behind_the_source_have_no_picture():
+    view = ProjectionGeometry.from_place(CArmPlace((0, 0, 0)), CArmGeometry(), 64)
+    assert np.isnan(view.project([0, -600, 0])).all()
+
+
+@given(places, st.tuples(*[st.floats(-300, 300)] * 3))
+def test_planar_displacement_ignores_depth_along_the_beam(place, point):
+    ray = place.axes_lps()[2]
+    near = planar_displacement_mm(place, point)
+    np.testing.assert_allclose(planar_displacement_mm(place, np.array(point) + 70 * ray), near, atol=1e-6)
+
+
+def test_planar_displacement_is_left_and_cranial_in_a_frontal_view():
+    np.testing.assert_allclose(planar_displacement_mm(CArmPlace((1, 2, 3)), (11, 99, 23)), [10, 20])
+
+
+def test_bad_values_are_named():
+    with pytest.raises(ValueError, match="isocenter_lps_mm"):
+        CArmPlace((0, 0, float("nan")))
+    with pytest.raises(ValueError, match="alpha_deg"):
+        CArmPlace((0, 0, 0), alpha_deg=float("inf"))
+    with pytest.raises(UnknownNameError, match="Did you mean 'AP'"):
+        CArmPlace((0, 0, 0), projection="APP")
+    with pytest.raises(ValueError, match="source_isocenter_mm"):
+        CArmGeometry(source_isocenter_mm=2000)
+    with pytest.raises(ValueError, match="finite and positive"):
+        CArmGeometry(detector_mm=0)
+
+
+@pytest.mark.parametrize("size", [15, 2049, 0, -5, 100.5, float("nan"), None, "big"])
+def test_image_sizes_out_of_range_are_refused(size):
+    with pytest.raises(ValueError, match="from 16 to 2048"):
+        check_image_size(size)

@@ -1,0 +1,63 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from carm_env.errors import UnknownNameError
+from carm_env.landmarks import CRANIOCAUDAL_ORDER, LANDMARKS, N_LANDMARKS, landmark
+
+
+def test_ids_are_one_based_and_in_the_papers_order():
+    assert [item.id for item in LANDMARKS] == list(range(1, N_LANDMARKS + 1))
+    assert [landmark(i).name for i in (1, 4, 9, 10, 13, 14)] == [
+        "Skull",
+        "Right scapular inferior angle",
+        "Left wrist",
+        "T1",
+        "Left hemidiaphragm",
+        "T12",
+    ]
+
+
+def test_every_name_slug_synonym_and_id_leads_back_to_its_landmark():
+    for item in LANDMARKS:
+        keys = (item.id, str(item.id), item.name, item.slug, item.name.upper(), *item.synonyms)
+        assert {landmark(key) for key in keys} == {item}
+
+
+def test_no_two_landmarks_share_a_name():
+    names = [text.lower() for item in LANDMARKS for text in (item.name, *item.synonyms)]
+    assert len(names) == len(set(names))
+
+
+def test_synonyms_name_the_side_of_their_landmark():
+    for item in LANDMARKS:
+        side = item.name.split()[0].lower()
+        if side in ("right", "left"):
+            assert all(side in text.lower() for text in item.synonyms)
+
+
+@pytest.mark.parametrize("key", [0, 15, -1, 1.5, True, None, "0", "99", 10**30])
+def test_bad_ids_are_refused(key):
+    with pytest.raises(UnknownNameError):
+        landmark(key)
+
+
+def test_a_misspelt_name_gets_the_nearest_one():
+    with pytest.raises(UnknownNameError, match="Did you mean 'Carina'"):
+        landmark("karina")
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_landmark_or_a_clear_error(text):
+    try:
+        assert landmark(text) in LANDMARKS
+    except UnknownNameError as error:
+        assert "unknown landmark" in str(error)
+
+
+def test_craniocaudal_order_follows_the_population():
+    from carm_env.anatomy.layout import landmark_layout
+
+    heights = [landmark_layout().mean_mm[landmark(key).index][1] for key in CRANIOCAUDAL_ORDER]
+    right_of_pairs = [h for key, h in zip(CRANIOCAUDAL_ORDER, heights, strict=True) if key not in (5, 13)]
+    assert right_of_pairs == sorted(right_of_pairs, reverse=True)
