@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-
-from carm_env.errors import MissingExtraError
 
 VIEW_SIZE = 512
 CAPTION_HEIGHT = 28
@@ -44,22 +45,25 @@ def _cross(draw: ImageDraw.ImageDraw, centre: tuple[float, float], gap: float, a
 
 
 class Window:
-    """A window on the screen, drawn with pygame (extra ``human``).
+    """A window on the screen, drawn with pygame.
 
-    Raises:
-        MissingExtraError: pygame is not installed.
+    Where there is no screen the frames go nowhere, and a warning says so.
     """
 
     def __init__(self, title: str, frames_per_second: float) -> None:
-        try:
-            import pygame
-        except ImportError as error:
-            raise MissingExtraError("pygame-ce", "human", "render_mode='human'") from error
+        # Imported here: it is slow, and most environments never open a window.
+        import pygame
+
         self._pygame = pygame
         self._title = title
         self._frames_per_second = frames_per_second
         self._surface: pygame.Surface | None = None
-        pygame.display.init()
+        try:
+            pygame.display.init()
+        except pygame.error as error:
+            gym.logger.warn(f"render_mode='human' found no screen ({error}): frames are drawn but not shown.")
+            os.environ["SDL_VIDEODRIVER"] = "dummy"
+            pygame.display.init()
         self._clock = pygame.time.Clock()
 
     def show(self, frame: NDArray[np.uint8]) -> None:

@@ -25,7 +25,6 @@ CORE_PACKAGES = (
     "spekpy",
 )
 OPTIONAL_PACKAGES = {
-    "pygame-ce": "human",
     "SimpleITK": "ct",
     "stable-baselines3": "rl",
     "torch": "rl",

@@ -109,7 +109,7 @@ class CArmNavEnv(gym.Env[Any, np.int64]):
     ## Arguments
 
     Args:
-        render_mode: ``"rgb_array"``, ``"human"`` (needs the extra ``human``) or None.
+        render_mode: ``"rgb_array"``, ``"human"`` or None. Without a screen ``"human"`` warns and shows nothing.
         patients: name of a patient, or several to draw from.
         obs_type: ``"dict"`` or ``"image"``.
         image_size: side of the image in pixels, 16-2048.
@@ -334,9 +334,12 @@ class CArmNavEnv(gym.Env[Any, np.int64]):
 
     def _closest_landmarks(self) -> NDArray[np.int64]:
         points = self.scene.patient.landmarks_lps_mm
-        distances = {key: float(np.hypot(*planar_displacement_mm(self._place, p))) for key, p in points.items()}
-        closest = sorted(distances, key=lambda key: (distances[key], key))[:N_CLOSEST]
-        return np.array(closest + [0] * (N_CLOSEST - len(closest)), dtype=np.int64)
+        ids = np.fromiter(points, dtype=np.int64)
+        offsets = planar_displacement_mm(self._place, np.stack(list(points.values())))
+        order = np.argsort(np.hypot(offsets[:, 0], offsets[:, 1]), kind="stable")[:N_CLOSEST]
+        closest = np.zeros(N_CLOSEST, dtype=np.int64)
+        closest[: len(order)] = ids[order]
+        return closest
 
     def _info(self) -> dict[str, Any]:
         return {

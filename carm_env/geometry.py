@@ -200,12 +200,12 @@ class ProjectionGeometry:
         return self.first_pixel_lps_mm + uv[..., :1] * self.column_step_lps_mm + uv[..., 1:2] * self.row_step_lps_mm
 
 
-def planar_displacement_mm(place: CArmPlace, point_lps_mm: ArrayLike) -> FloatArray:
-    """``(2,)``: from the isocentre to a point in the plane across the beam, mm.
+def planar_displacement_mm(place: CArmPlace, points_lps_mm: ArrayLike) -> FloatArray:
+    """``(..., 2)``: from the isocentre to points ``(..., 3)`` in the plane across the beam, mm.
 
     The first component is along the image's columns (the patient's left in a frontal view), the
     second along the image's rows upwards (cranial in a frontal view).
     """
     columns, rows, _ = place.axes_lps()
-    offset = np.asarray(point_lps_mm, dtype=float) - np.asarray(place.isocenter_lps_mm)
-    return np.array([offset @ columns, -(offset @ rows)])
+    offsets = np.asarray(points_lps_mm, dtype=float) - np.asarray(place.isocenter_lps_mm)
+    return offsets @ np.column_stack([columns, -rows])

@@ -29,7 +29,7 @@ def load_nifti(path: str | Path, spacing_mm: float | None = None) -> Volume:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a readable three-dimensional NIfTI image with finite numbers.
+        ValueError: not a readable three-dimensional NIfTI image.
         MissingExtraError: SimpleITK is not installed (extra ``ct``).
     """
     try:
@@ -49,8 +49,6 @@ def load_nifti(path: str | Path, spacing_mm: float | None = None) -> Volume:
     if not aligned or spacing_mm is not None:
         image = _resample(sitk, image, spacing_mm or min(image.GetSpacing()))
     hu = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
-    if not np.isfinite(hu).all():
-        raise ValueError(f"{path} holds numbers that are not finite; expected Hounsfield units.")
     limits = np.iinfo(np.int16)
     hu = np.ascontiguousarray(np.clip(np.rint(hu), limits.min, limits.max).astype(np.int16))
     return Volume.from_origin(hu, image.GetSpacing(), image.GetOrigin())

@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from carm_env.ct.nifti import load_nifti
+
+sitk = pytest.importorskip("SimpleITK")
+REAL_CT = Path(__file__).parents[4] / "shared/data/tcia_cptac_pda_chest/cptac_pda_chest.nii.gz"
+
+
+def write(path, array, spacing=(2.0, 3.0, 4.0), origin=(5.0, 6.0, 7.0), direction=None):
+    image = sitk.GetImageFromArray(array.transpose(2, 1, 0))
+    image.SetSpacing(spacing)
+    image.SetOrigin(origin)
+    if direction is not None:
+        image.SetDirection(np.asarray(direction, float).ravel().tolist())
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+@pytest.fixture
+def hu():
+    array = np.full((10, 12, 14), -1000, np.int16)
+    array[2, 3, 4] = 1500
+    return array
+
+
+def test_a_nifti_ct_arrives_in_lps(tmp_path, hu):
+    volume = load_nifti(write(tmp_path / "a.nii.gz", hu))
+    np.testing.assert_array_equal(volume.hu, hu)
+    np.testing.assert_allclose(volume.spacing_mm, [2, 3, 4])
+    np.testing.assert_allclose(volume.origin_lps_mm, [5, 6, 7])
+
+
+def test_flipped_axes_are_laid_along_lps(tmp_path, hu):
+    volume = load_nifti(write(tmp_path / "a.nii", hu, direction=np.diag([-1, -1, 1])))
+    assert volume.hu_at([5 - 2 * 2, 6 - 3 * 3, 7 + 4 * 4]) == 1500
+
+
+def test_an_oblique_volume_is_resampled(tmp_path):
+    hu = np.full((20, 20, 20), -1000, np.int16)
+    hu[8:13, 8:13, 8:13] = 1000
+    c, s = np.cos(0.3), np.sin(0.3)
+    direction = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+    volume = load_nifti(write(tmp_path / "a.nii.gz", hu, (2, 2, 2), (0, 0, 0), direction))
+    centre = direction @ np.array([20.0, 20, 20])
+    assert volume.hu_at(centre) == 1000
+    assert volume.hu.min() == -1000
+
+
+def test_a_spacing_can_be_asked_for(tmp_path, hu):
+    volume = load_nifti(write(tmp_path / "a.nii.gz", hu), spacing_mm=2.0)
+    np.testing.assert_allclose(volume.spacing_mm, 2)
+
+
+def test_bad_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent"):
+        load_nifti(tmp_path / "absent.nii.gz")
+    (tmp_path / "junk.nii.gz").write_bytes(b"junk")
+    with pytest.raises(ValueError, match="junk"):
+        load_nifti(tmp_path / "junk.nii.gz")
+    sitk.WriteImage(sitk.Image([4, 4, 4, 4], sitk.sitkInt16), str(tmp_path / "four.nii.gz"))
+    with pytest.raises(ValueError, match="4 dimensions"):
+        load_nifti(tmp_path / "four.nii.gz")
+
+
+@pytest.mark.skipif(not REAL_CT.is_file(), reason="the real chest CT (../shared/data) is not here")
+def test_a_real_chest_ct_gives_a_radiograph():
+    from carm_env.catalogue import load_patient
+    from carm_env.geometry import CArmPlace
+    from carm_env.xray.camera import XRayCamera
+
+    patient = load_patient(str(REAL_CT))
+    first, last = patient.volume.corners_lps_mm
+    centre = (first + last) / 2
+    image = XRayCamera(patient.volume).image(CArmPlace((centre[0], patient.mid_depth_mm, centre[2])), 256)
+    assert image.std() > 30
+    spine, lung = image[60:120, 118:138].mean(), image[60:120, 40:80].mean()
+    assert spine > lung + 20

@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+
+from carm_env.actions import ALIGNED, N_ACTIONS
+from carm_env.anatomy.layout import landmark_layout
+from carm_env.env import CArmNavEnv
+from carm_env.errors import UnknownNameError
+from carm_env.landmarks import landmark
+from policies import POLICIES, Decision, make_policy
+from policies.base import PUBLIC_INFO, Policy
+
+
+def drive(policy, env, seed, **options):
+    """Run one episode; returns the last info and the number of decisions."""
+    observation, info = env.reset(seed=seed, options=options)
+    policy.reset(seed)
+    done, steps = False, 0
+    while not done and steps < 20:
+        steps += 1
+        decision = policy.act(observation, policy.visible_info(info))
+        observation, _, done, _, info = env.step(decision.move.index)
+    return info, steps
+
+
+@pytest.fixture(scope="module")
+def env():
+    return CArmNavEnv(image_size=16)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_decides_and_repeats_itself(name, env):
+    runs = []
+    for _ in range(2):
+        policy = make_policy(name)
+        info, steps = drive(policy, env, seed=5)
+        runs.append((steps, info["distance_mm"]))
+    assert runs[0] == runs[1]
+
+
+def test_the_oracle_always_arrives(env):
+    policy = make_policy("oracle")
+    for seed in range(40):
+        info, steps = drive(policy, env, seed)
+        assert info["is_success"] and info["distance_mm"] <= 21.3
+        assert steps <= 10
+
+
+def test_the_atlas_beats_chance_and_stays_below_the_oracle(env):
+    success = {
+        name: np.mean([drive(make_policy(name), env, seed)[0]["is_success"] for seed in range(40)])
+        for name in ("random", "atlas", "oracle")
+    }
+    assert success["random"] < 0.1 < success["atlas"] < success["oracle"] == 1
+
+
+def test_the_atlas_knows_the_mean_patient():
+    # Told that the skull is closest, with T12 as the target, it must go down.
+    policy = make_policy("atlas")
+    info = {"closest_landmarks": np.array([1, 10, 2]), "target_landmark": 14, "moved_mm": np.zeros(2)}
+    decision = policy.act(None, info)
+    assert decision.move.y_step == -3 and decision.closest_landmarks == (1,)
+    assert "Skull is closest" in decision.rationale
+
+
+def test_the_atlas_belief_follows_the_c_arm():
+    # A perfect mean patient: the closest landmark and the moves are enough to arrive near the target.
+    layout = landmark_layout().mean_mm
+    policy = make_policy("atlas")
+    here, goal = layout[landmark(1).index].copy(), layout[landmark(4).index]
+    moved = np.zeros(2)
+    for _ in range(15):
+        closest = int(np.linalg.norm(layout - here, axis=1).argmin()) + 1
+        decision = policy.act(None, {"closest_landmarks": np.array([closest]), "target_landmark": 4, "moved_mm": moved})
+        if decision.move == ALIGNED:
+            break
+        moved = policy._lattice.displacement_mm(decision.move)
+        here = here + moved
+    assert decision.move == ALIGNED
+    assert np.linalg.norm(here - goal) < 60
+
+
+def test_random_draws_every_action():
+    policy = make_policy("random")
+    policy.reset(0)
+    drawn = {policy.act(None, {}).move.index for _ in range(2000)}
+    assert drawn == set(range(N_ACTIONS))
+
+
+def test_a_fair_policy_sees_no_truth(env):
+    _, info = env.reset(seed=0)
+    assert set(make_policy("random").visible_info(info)) == PUBLIC_INFO
+    truth = {"distance_mm", "displacement_mm", "closest_landmarks", "isocenter_lps_mm", "is_success", "patient"}
+    assert not PUBLIC_INFO & truth
+    assert set(make_policy("atlas").visible_info(info)) == PUBLIC_INFO | {"closest_landmarks"}
+
+
+def test_act_batch_is_act_for_each():
+    class Fixed(Policy):
+        def reset(self, seed=None):
+            pass
+
+        def act(self, observation, info):
+            return Decision(ALIGNED, confidence=observation)
+
+    assert [d.confidence for d in Fixed().act_batch([0.1, 0.2], [{}, {}])] == [0.1, 0.2]
+
+
+def test_an_unknown_policy_gets_the_nearest_one():
+    with pytest.raises(UnknownNameError, match="Did you mean 'oracle'"):
+        make_policy("orakel")
