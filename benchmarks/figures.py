@@ -106,12 +106,21 @@ def save_trip(path: Path, suite: Suite, result: EpisodeResult) -> None:
             caption = f"{result.policy}: aligned, {'on' if info['is_success'] else 'but not on'} the {goal}"
         frames.append(_trip_frame(env, overview, way, caption, info["distance_mm"]))
     durations = [FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS]
-    # One palette for all frames, made from both ends of the trip, so that greys do not flicker.
-    both = Image.fromarray(np.vstack([np.asarray(frames[0]), np.asarray(frames[-1])]))
-    palette = both.quantize(256)
+    palette = _palette()
     indexed = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     with atomic_write(path) as temporary:
         indexed[0].save(temporary, save_all=True, append_images=indexed[1:], duration=durations, loop=0, optimize=False)
+
+
+def _palette() -> Image.Image:
+    """Greys and the few colours that are drawn: the same for all frames, so that nothing flickers."""
+    colours = [SUCCESS_COLOUR, FAILURE_COLOUR, TARGET_COLOUR, VIEW_COLOUR]
+    greys = np.linspace(0, 255, 256 - len(colours)).round().astype(int)
+    entries = [value for grey in greys.tolist() for value in (grey, grey, grey)]
+    entries += [value for colour in colours for value in colour]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(entries)
+    return palette
 
 
 def _words(move: Move) -> str:

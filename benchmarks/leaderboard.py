@@ -124,8 +124,9 @@ def run(options: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             print(f"\nInterrupted: {len(results)} finished episodes are in {path}; --resume goes on.")
             status = INTERRUPTED
-    wanted = {(task.policy, hashes[task.suite], task.episode, task.seed) for task in tasks}
-    results = [result for result in results if result.key in wanted]
+    found = {result.key: result for result in results}
+    keys = [(task.policy, hashes[task.suite], task.episode, task.seed) for task in tasks]
+    results = [found[key] for key in keys if key in found]
     if results:
         write_leaderboard(options, suites, results, figures=status == 0 and not options.no_figures)
     print(f"Took {time.perf_counter() - started:.0f} s.")

@@ -1,0 +1,144 @@
+"""How fast ``CArmNav-v0`` steps: one environment, one core.
+
+    python benchmarks/env_speed.py --json e.json
+
+Prints steps/s at 256 x 256 and 128 x 128 with random moves over the default virtual patient, the
+share of a step's time (256 x 256) that is not rendering, and the same speed in units of ITK-RTK's
+frames/s on the same volume in the same run (extra ``bench``; without it that figure is null).
+
+A step is a whole frame: line integrals of two materials, spectrum, noise, window, observation,
+reward and info. An RTK frame is the line integrals of one material and nothing else. CPU times,
+medians over rounds in which everything takes its turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.one_core import one_core
+from benchmarks.peers import PIP_LINES, Project, Scene, rtk_joseph
+from benchmarks.provenance import PACKAGES, provenance
+from benchmarks.report import markdown_table
+from carm_env.actions import ALIGNED, N_ACTIONS
+from carm_env.env import CArmNavEnv
+from carm_env.files import write_json
+
+SIZES = (256, 128)
+RTK = "itk-rtk"
+
+
+class _TimedEnv:
+    """An environment under random moves, and how much of its time goes into pictures."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.env = CArmNavEnv(image_size=size)
+        self.env.reset(seed=seed)
+        self._rng = np.random.default_rng(seed)
+        self._camera = self.env.scene.camera
+        self._take = self._camera.image
+
+    def run(self, steps: int) -> tuple[float, float]:
+        """Seconds a step, and the seconds of it spent on the picture."""
+        # Drawn among the moves alone: a declaration would end the episode.
+        actions = self._rng.integers(N_ACTIONS - 1, size=steps)
+        actions += actions >= ALIGNED.index
+        rendering = 0.0
+
+        def timed(*arguments: Any) -> Any:
+            nonlocal rendering
+            before = time.process_time()
+            image = self._take(*arguments)
+            rendering += time.process_time() - before
+            return image
+
+        self._camera.image = timed  # type: ignore[method-assign]
+        try:
+            started = time.process_time()
+            for action in actions:
+                self.env.step(action)
+            total = time.process_time() - started
+        finally:
+            del self._camera.image  # type: ignore[attr-defined]
+        return total / steps, rendering / steps
+
+
+def _rtk(env: CArmNavEnv) -> Project | None:
+    patient = env.scene.patient
+    try:
+        return rtk_joseph(Scene.frontal(patient.volume, patient.mid_depth_mm, SIZES[0]))
+    except ImportError:
+        return None
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    started = time.process_time()
+    call()
+    return time.process_time() - started
+
+
+def measure(rounds: int, steps: int, seed: int) -> dict[str, float | None]:
+    """Run everything in turn and return the figures.
+
+    Args:
+        rounds: how often each takes its turn.
+        steps: steps of an environment in a round.
+        seed: of the moves.
+    """
+    environments = {size: _TimedEnv(size, seed) for size in SIZES}
+    rtk = _rtk(environments[SIZES[0]].env)
+    for env in environments.values():
+        env.run(5)
+    if rtk is not None:
+        rtk()
+    times: dict[Any, list[tuple[float, float]]] = {size: [] for size in SIZES}
+    rtk_times = []
+    for number in range(rounds):
+        print(f"round {number + 1} of {rounds}", flush=True)
+        for size, env in environments.items():
+            times[size].append(env.run(steps))
+        if rtk is not None:
+            rtk_times.append(_seconds(rtk))
+    step_s = {size: float(np.median([total for total, _ in times[size]])) for size in SIZES}
+    outside = [1 - rendering / total for total, rendering in times[SIZES[0]]]
+    return {
+        "steps_per_s_256": 1 / step_s[256],
+        "steps_per_s_128": 1 / step_s[128],
+        "share_outside_rendering": float(np.median(outside)),
+        "steps_vs_rtk_frames": float(np.median(rtk_times)) / step_s[256] if rtk_times else None,
+        "rtk_frames_per_s_256": 1 / float(np.median(rtk_times)) if rtk_times else None,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=7, help="rounds to take the median of (default 7)")
+    parser.add_argument("--steps", type=int, default=100, help="steps of each environment in a round (default 100)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moves")
+    parser.add_argument("--json", type=Path, default=None, help="write the figures to this file")
+    options = parser.parse_args(arguments)
+    if min(options.rounds, options.steps) < 1:
+        parser.error("--rounds and --steps must be at least 1")
+    started = time.perf_counter()
+    with one_core():
+        figures = measure(options.rounds, options.steps, options.seed)
+    rows = [(name, "-" if value is None else f"{value:.3g}") for name, value in figures.items()]
+    print(markdown_table(("figure", "value"), rows))
+    if figures["steps_vs_rtk_frames"] is None:
+        print(f"{RTK} is not installed, so there is no comparison. Get it with: {PIP_LINES[RTK]}")
+    if options.json is not None:
+        run = provenance(options.seed, (*PACKAGES, RTK))
+        write_json(options.json, {**figures, "run": run})
+    print(f"Took {time.perf_counter() - started:.0f} s.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
