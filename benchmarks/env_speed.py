@@ -16,9 +16,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -34,39 +33,27 @@ SIZES = (256, 128)
 RTK = "itk-rtk"
 
 
-class _TimedEnv:
-    """An environment under random moves, and how much of its time goes into pictures."""
+class _TimedEnv(CArmNavEnv):
+    """An environment that adds up the time it spends on pictures."""
 
-    def __init__(self, size: int, seed: int) -> None:
-        self.env = CArmNavEnv(image_size=size)
-        self.env.reset(seed=seed)
-        self._rng = np.random.default_rng(seed)
-        self._camera = self.env.scene.camera
-        self._take = self._camera.image
+    rendering_s = 0.0
 
-    def run(self, steps: int) -> tuple[float, float]:
-        """Seconds a step, and the seconds of it spent on the picture."""
-        # Drawn among the moves alone: a declaration would end the episode.
-        actions = self._rng.integers(N_ACTIONS - 1, size=steps)
-        actions += actions >= ALIGNED.index
-        rendering = 0.0
+    def _expose(self) -> None:
+        started = time.process_time()
+        super()._expose()
+        self.rendering_s += time.process_time() - started
 
-        def timed(*arguments: Any) -> Any:
-            nonlocal rendering
-            before = time.process_time()
-            image = self._take(*arguments)
-            rendering += time.process_time() - before
-            return image
 
-        self._camera.image = timed  # type: ignore[method-assign]
-        try:
-            started = time.process_time()
-            for action in actions:
-                self.env.step(action)
-            total = time.process_time() - started
-        finally:
-            del self._camera.image  # type: ignore[attr-defined]
-        return total / steps, rendering / steps
+def _step_seconds(env: _TimedEnv, steps: int, rng: np.random.Generator) -> tuple[float, float]:
+    """Seconds a step under random moves, and the seconds of it spent on the picture."""
+    # Drawn among the moves alone: a declaration would end the episode.
+    actions = rng.integers(N_ACTIONS - 1, size=steps)
+    actions += actions >= ALIGNED.index
+    env.rendering_s = 0.0
+    started = time.process_time()
+    for action in actions:
+        env.step(action)
+    return (time.process_time() - started) / steps, env.rendering_s / steps
 
 
 def _rtk(env: CArmNavEnv) -> Project | None:
@@ -77,9 +64,9 @@ def _rtk(env: CArmNavEnv) -> Project | None:
         return None
 
 
-def _seconds(call: Callable[[], Any]) -> float:
+def _seconds(project: Project) -> float:
     started = time.process_time()
-    call()
+    project()
     return time.process_time() - started
 
 
@@ -91,18 +78,20 @@ def measure(rounds: int, steps: int, seed: int) -> dict[str, float | None]:
         steps: steps of an environment in a round.
         seed: of the moves.
     """
-    environments = {size: _TimedEnv(size, seed) for size in SIZES}
-    rtk = _rtk(environments[SIZES[0]].env)
+    rng = np.random.default_rng(seed)
+    environments = {size: _TimedEnv(image_size=size) for size in SIZES}
     for env in environments.values():
-        env.run(5)
+        env.reset(seed=seed)
+        _step_seconds(env, 5, rng)
+    rtk = _rtk(environments[SIZES[0]])
     if rtk is not None:
         rtk()
-    times: dict[Any, list[tuple[float, float]]] = {size: [] for size in SIZES}
+    times: dict[int, list[tuple[float, float]]] = {size: [] for size in SIZES}
     rtk_times = []
     for number in range(rounds):
         print(f"round {number + 1} of {rounds}", flush=True)
         for size, env in environments.items():
-            times[size].append(env.run(steps))
+            times[size].append(_step_seconds(env, steps, rng))
         if rtk is not None:
             rtk_times.append(_seconds(rtk))
     step_s = {size: float(np.median([total for total, _ in times[size]])) for size in SIZES}

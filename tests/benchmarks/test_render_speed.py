@@ -1,5 +1,4 @@
 import json
-import os
 
 import numpy as np
 import pytest
@@ -27,17 +26,6 @@ def folder(patient, tmp_path):
     return tmp_path / "patient"
 
 
-@pytest.fixture(autouse=True)
-def keep_the_process_as_it_is(monkeypatch):
-    variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
-    for variable in variables:
-        monkeypatch.setenv(variable, os.environ.get(variable, "1"))
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    yield
-    if cores is not None:
-        os.sched_setaffinity(0, cores)
-
-
 def absent(scene):
     raise ImportError("not here")
 
@@ -54,7 +42,7 @@ def test_without_peers_the_error_is_still_measured(folder, tmp_path, monkeypatch
     assert result["missing"] == peers.PIP_LINES
     assert 0 < result["line_error_mean"] <= result["line_error_max"] < 5e-3
     assert result["times_ms"]["ours"] > 0
-    assert {"seed", "packages", "processor", "date"} <= result.keys()
+    assert {"seed", "packages", "processor", "date"} <= result["run"].keys()
     printed = capsys.readouterr().out
     assert "pip install itk-rtk" in printed
     assert "pip install nanodrr" in printed

@@ -9,7 +9,7 @@ from carm_env.volume import Volume
 from carm_env.xray.spectrum import load_beam
 
 SPACING_MM = 3.0
-SHAPE = (70, 56, 64)
+SHAPE = (56, 52, 64)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,10 +27,10 @@ def phantom() -> Volume:
     """A trunk with a lung on the right, a spine behind and a bone bar at the upper left."""
     x, y, z = np.meshgrid(*[(np.arange(n) - (n - 1) / 2) * SPACING_MM for n in SHAPE], indexing="ij")
     hu = np.full(SHAPE, -1000.0)
-    hu[(x / 90) ** 2 + (y / 65) ** 2 < 1] = 40
-    hu[((x + 45) / 30) ** 2 + (y / 40) ** 2 + ((z - 10) / 60) ** 2 < 1] = -820
+    hu[(x / 62) ** 2 + (y / 65) ** 2 < 1] = 40
+    hu[((x + 32) / 20) ** 2 + (y / 40) ** 2 + ((z - 10) / 60) ** 2 < 1] = -820
     hu[(x / 14) ** 2 + ((y - 40) / 14) ** 2 < 1] = 600
-    hu[(np.abs(x - 40) < 25) & (np.abs(y + 30) < 10) & (np.abs(z - 60) < 10)] = 1200
+    hu[(np.abs(x - 30) < 20) & (np.abs(y + 30) < 10) & (np.abs(z - 60) < 10)] = 1200
     hu[:, :, :3] = -1000
     hu[:, :, -3:] = -1000
     blurred = gaussian_filter(hu, 0.7)

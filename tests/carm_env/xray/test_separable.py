@@ -101,7 +101,8 @@ def test_every_mode_agrees_with_the_generic_one(phantom, view, mode, alpha, beta
 
 
 def test_a_mode_the_cpu_lacks_is_an_error(phantom):
-    missing = [mode for mode in (Avx512(), Avx2()) if mode not in available_modes()]
+    available = {type(mode) for mode in available_modes()}
+    missing = [mode for mode in (Avx512(), Avx2()) if type(mode) not in available]
     if not missing:
         pytest.skip("this CPU has every mode")
     with pytest.raises(ValueError, match="this CPU can run"):
@@ -141,9 +142,9 @@ def test_a_voxel_appears_where_its_centre_projects(alpha, beta, projection):
 def test_the_right_is_on_the_left_and_cranial_is_up(projector, view, projection):
     soft, bone = projector.path_masses(view(projection=projection))
     # The lung is on the patient's right, the bone bar at the upper left.
-    assert soft[20:44, 8:24].mean() < soft[20:44, 40:56].mean()
+    assert soft[20:44, 12:26].mean() < soft[20:44, 38:52].mean()
     assert bone[:32, 36:].sum() > 1.2 * bone[32:, 36:].sum()
-    assert bone[:20, 36:].sum() > 5 * bone[:20, :28].sum()
+    assert bone[:20, 36:].sum() > 5 * bone[:20, :24].sum()
 
 
 def test_the_slices_run_across_the_central_ray(view):

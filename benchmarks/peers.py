@@ -1,0 +1,145 @@
+"""Other projects' projectors on the same volume and geometry as ours, for comparison.
+
+Each function prepares a peer once and returns a call that makes one picture, in the orientation and
+units of ours: line integrals of the linear attenuation, without unit. A peer that is not installed
+raises ImportError; `PIP_LINES` says how to get it. Peers run on one thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_env.geometry import CArmGeometry, CArmPlace, ProjectionGeometry
+from carm_env.volume import Volume
+from carm_env.xray.materials import DensityTable, mass_attenuation, soft_and_bone
+
+Project = Callable[[], NDArray[np.float32]]
+
+PIP_LINES = {"itk-rtk": "pip install itk-rtk", "nanodrr": "pip install nanodrr"}
+ENERGY_KEV = 60.0
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """One frontal picture to take, the same for every projector.
+
+    Attributes:
+        volume: the CT.
+        table: one material, ``mu``: linear attenuation at 60 keV by HU, 1/cm (soft tissue and bone).
+        place: where the C-arm stands, beam along the patient's anteroposterior axis.
+        carm: the C-arm.
+        size: pixels along each side.
+    """
+
+    volume: Volume
+    table: DensityTable
+    place: CArmPlace
+    carm: CArmGeometry
+    size: int
+
+    @classmethod
+    def frontal(cls, volume: Volume, depth_mm: float, size: int = 256) -> Scene:
+        """The middle of `volume`, with the isocentre at LPS y = `depth_mm`."""
+        first, last = volume.corners_lps_mm
+        middle = (first + last) / 2
+        place = CArmPlace((middle[0], depth_mm, middle[2]))
+        return cls(volume, attenuation_table(), place, CArmGeometry(), size)
+
+    @property
+    def geometry(self) -> ProjectionGeometry:
+        """Source, detector and pixels."""
+        return ProjectionGeometry.from_place(self.place, self.carm, self.size)
+
+    @property
+    def pixel_mm(self) -> float:
+        """Side of a pixel, mm."""
+        return self.carm.detector_mm / self.size
+
+    def attenuation_per_mm(self) -> NDArray[np.float32]:
+        """``(nx, ny, nz)`` float32: the volume the peers get, 1/mm."""
+        return self.table.of(self.volume.hu)[0] * np.float32(0.1)
+
+
+def attenuation_table() -> DensityTable:
+    """One material, ``mu``: linear attenuation at 60 keV by HU, 1/cm."""
+    densities = soft_and_bone()
+    weights = [mass_attenuation(material, [ENERGY_KEV])[0] for material in densities.materials]
+    return DensityTable(("mu",), np.tensordot(weights, densities.density, axes=1)[None].astype(np.float32))
+
+
+def rtk_joseph(scene: Scene) -> Project:
+    """ITK-RTK's ``JosephForwardProjectionImageFilter`` on the CPU, float32, one bilinear sample a slice."""
+    import itk
+    from itk import RTK as rtk
+
+    itk.MultiThreaderBase.SetGlobalDefaultNumberOfThreads(1)
+    image_type: Any = itk.Image[itk.F, 3]
+    first, last = scene.volume.corners_lps_mm
+    isocenter = np.asarray(scene.place.isocenter_lps_mm)
+    # RTK's gantry turns about its y axis, and at angle 0 the source is on +z. So its x, y and z are
+    # the patient's left, cranial and anterior.
+    mu = np.ascontiguousarray(scene.attenuation_per_mm().transpose(1, 2, 0)[::-1])
+    volume = itk.image_from_array(mu)
+    volume.SetSpacing(scene.volume.spacing_mm[[0, 2, 1]].tolist())
+    volume.SetOrigin(
+        [first[0] - isocenter[0], first[2] - isocenter[2], isocenter[1] - last[1]],
+    )
+    geometry = rtk.ThreeDCircularProjectionGeometry.New()
+    geometry.AddProjection(scene.carm.source_isocenter_mm, scene.carm.source_detector_mm, 0.0)
+    corner = -(scene.size - 1) / 2 * scene.pixel_mm
+
+    def project() -> NDArray[np.float32]:
+        empty = rtk.ConstantImageSource[image_type].New()
+        empty.SetOrigin([corner, corner, 0.0])
+        empty.SetSpacing([scene.pixel_mm, scene.pixel_mm, 1.0])
+        empty.SetSize([scene.size, scene.size, 1])
+        empty.SetConstant(0.0)
+        forward = rtk.JosephForwardProjectionImageFilter[image_type, image_type].New()
+        forward.SetGeometry(geometry)
+        forward.SetInput(empty.GetOutput())
+        forward.SetInput(1, volume)
+        forward.Update()
+        # RTK's rows run upwards.
+        return itk.array_from_image(forward.GetOutput())[0, ::-1]
+
+    return project
+
+
+def nanodrr_samples(scene: Scene) -> int:
+    """Samples a ray for nanodrr: it spreads them over the ray's part in the volume, here a voxel apart."""
+    spacing = scene.volume.spacing_mm
+    depth_mm = scene.volume.hu.shape[1] * spacing[1]
+    return int(np.ceil(depth_mm / spacing.min()))
+
+
+def nanodrr_trilinear(scene: Scene) -> Project:
+    """The torch renderer of nanodrr on the CPU, float32 trilinear samples one voxel apart inside the volume."""
+    import torch
+    from nanodrr.camera import make_k_inv
+    from nanodrr.data import Subject
+    from nanodrr.drr import render
+    from torchio import ScalarImage
+
+    torch.set_num_threads(1)
+    mu = np.ascontiguousarray(scene.attenuation_per_mm())
+    image = ScalarImage(tensor=torch.from_numpy(mu)[None], affine=scene.volume.affine_lps_mm)
+    subject = Subject.from_images(image, convert_to_mu=False)
+    size, samples = scene.size, nanodrr_samples(scene)
+    sdd = scene.carm.source_detector_mm
+    k_inv = make_k_inv(sdd, scene.pixel_mm, scene.pixel_mm, 0.0, 0.0, size, size, dtype=torch.float32)
+    columns, rows, ray = scene.place.axes_lps()
+    world_from_camera = np.eye(4)
+    world_from_camera[:3] = np.column_stack([columns, rows, ray, scene.geometry.source_lps_mm])
+    rt_inv = torch.tensor(world_from_camera[None], dtype=torch.float32)
+    distance = torch.tensor([sdd])
+
+    def project() -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return render(subject, k_inv, rt_inv, distance, size, size, samples, backend="torch")[0, 0].numpy()
+
+    return project

@@ -1,0 +1,101 @@
+"""The slow, obvious projector that every fast one is held against: a float64 march along each ray."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_env.geometry import ProjectionGeometry
+from carm_env.volume import Volume
+from carm_env.xray.compiled import compiled
+from carm_env.xray.materials import HU_MIN, DensityTable, soft_and_bone
+
+_CM_PER_MM = 0.1
+
+
+class MarchProjector:
+    """Path masses by the midpoint rule on the trilinear interpolation of the partial densities.
+
+    Nothing is approximated but the step; outside the volume the density is 0, and a voxel at the
+    volume's edge fades out over one voxel. Some 10,000 times slower than `SeparableProjector`.
+
+    Args:
+        volume: the CT.
+        table: the materials' densities by HU; soft tissue and bone by default.
+        step_mm: length of a step along the ray.
+    """
+
+    def __init__(self, volume: Volume, table: DensityTable | None = None, step_mm: float = 0.1) -> None:
+        self.volume = volume
+        self.table = soft_and_bone() if table is None else table
+        self.step_mm = step_mm
+
+    @property
+    def materials(self) -> tuple[str, ...]:
+        """The names of the materials, in the order of `path_masses`."""
+        return self.table.materials
+
+    def path_masses(self, geometry: ProjectionGeometry) -> NDArray[np.float32]:
+        """Areal densities ``(materials, height, width)`` in g/cm^2."""
+        v, u = np.mgrid[: geometry.height, : geometry.width]
+        return self.along(geometry, np.stack([u, v], axis=-1)).astype(np.float32)
+
+    def along(self, geometry: ProjectionGeometry, pixels: NDArray[np.integer]) -> NDArray[np.float64]:
+        """Areal densities ``(materials, ...)`` in g/cm^2 of the pixels ``(..., 2)``, each ``(u, v)``."""
+        source, directions = geometry.ray(pixels)
+        flat = np.ascontiguousarray(directions.reshape(-1, 3))
+        out = np.zeros((len(self.materials), len(flat)))
+        _march(
+            self.volume.hu,
+            self.table.density.astype(np.float64),
+            self.volume.origin_lps_mm,
+            self.volume.spacing_mm,
+            source,
+            flat,
+            float(self.step_mm),
+            out,
+        )
+        return (out * _CM_PER_MM).reshape(-1, *pixels.shape[:-1])
+
+
+@compiled
+def _march(
+    hu: NDArray[np.int16],
+    density: NDArray[np.float64],
+    origin: NDArray[np.float64],
+    spacing: NDArray[np.float64],
+    source: NDArray[np.float64],
+    directions: NDArray[np.float64],
+    step: float,
+    out: NDArray[np.float64],
+) -> None:
+    shape = hu.shape
+    for ray in range(directions.shape[0]):
+        # The stretch of the ray that lies in the volume, widened by a voxel on every side.
+        enter, leave = 0.0, np.inf
+        for axis in range(3):
+            low = origin[axis] - spacing[axis]
+            high = origin[axis] + shape[axis] * spacing[axis]
+            if directions[ray, axis] == 0.0:
+                if not low < source[axis] < high:
+                    leave = 0.0
+                continue
+            a = (low - source[axis]) / directions[ray, axis]
+            b = (high - source[axis]) / directions[ray, axis]
+            enter = max(enter, min(a, b))
+            leave = min(leave, max(a, b))
+        steps = int(np.ceil(max(leave - enter, 0.0) / step))
+        for n in range(steps):
+            t = enter + (n + 0.5) * step
+            x = (source[0] + t * directions[ray, 0] - origin[0]) / spacing[0]
+            y = (source[1] + t * directions[ray, 1] - origin[1]) / spacing[1]
+            z = (source[2] + t * directions[ray, 2] - origin[2]) / spacing[2]
+            i, j, k = int(np.floor(x)), int(np.floor(y)), int(np.floor(z))
+            for corner in range(8):
+                a, b, c = i + (corner & 1), j + ((corner >> 1) & 1), k + (corner >> 2)
+                if a < 0 or b < 0 or c < 0 or a >= shape[0] or b >= shape[1] or c >= shape[2]:
+                    continue
+                weight = (1 - abs(x - a)) * (1 - abs(y - b)) * (1 - abs(z - c)) * step
+                value = np.int64(hu[a, b, c]) - HU_MIN
+                for material in range(density.shape[0]):
+                    out[material, ray] += weight * density[material, value]
