@@ -26,8 +26,8 @@ from benchmarks.report import leaderboard_page, leaderboard_table, paired_differ
 from benchmarks.results import EpisodeResult, append_result, read_results
 from benchmarks.runner import EpisodeTask, run_tasks
 from benchmarks.suite import Suite, load_suite, suite_names
+from carm_env.catalogue import load_patient
 from carm_env.files import write_json, write_text
-from carm_env.scene import load_scene
 from policies.registry import POLICIES, policy_class
 
 INTERRUPTED = 130
@@ -96,7 +96,7 @@ def prepare_patients(suites: Sequence[Suite]) -> None:
     started = time.perf_counter()
     print(f"Patients: {len(names)} (a virtual patient takes up to a minute the first time, then about a second)")
     for name in tqdm(names, desc="patients", unit="patient"):
-        load_scene(name)
+        load_patient(name)
     print(f"Patients ready after {time.perf_counter() - started:.0f} s.")
 
 

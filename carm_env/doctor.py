@@ -23,6 +23,7 @@ CORE_PACKAGES = (
     "myo-sim",
     "xraydb",
     "spekpy",
+    "pygame-ce",
 )
 OPTIONAL_PACKAGES = {
     "SimpleITK": "ct",
@@ -90,7 +91,7 @@ def _cache() -> Finding:
 def _cpu_backend() -> str:
     from carm_env.xray.simd import MODE
 
-    return f"works (numba, SIMD mode {MODE})"
+    return f"works (numba, SIMD mode {type(MODE).__name__})"
 
 
 def _torch_backend() -> str:

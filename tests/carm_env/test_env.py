@@ -126,7 +126,6 @@ def test_wrappers_work(tmp_path):
 
 
 def test_record_video_gets_its_frames(tmp_path):
-    pytest.importorskip("moviepy")
     env = RecordVideo(gym.make("CArmNav-v0", image_size=SIZE, render_mode="rgb_array"), str(tmp_path))
     env.reset(seed=0)
     env.step(0)
