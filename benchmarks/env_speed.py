@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.one_core import one_core
-from benchmarks.peers import PIP_LINES, Project, Scene, rtk_joseph
+from benchmarks.peers import PIP_LINES, PeerView, Project, rtk_joseph
 from benchmarks.provenance import PACKAGES, provenance
 from benchmarks.report import markdown_table
 from carm_env.actions import ALIGNED, N_ACTIONS
@@ -59,7 +59,7 @@ def _step_seconds(env: _TimedEnv, steps: int, rng: np.random.Generator) -> tuple
 def _rtk(env: CArmNavEnv) -> Project | None:
     patient = env.scene.patient
     try:
-        return rtk_joseph(Scene.frontal(patient.volume, patient.mid_depth_mm, SIZES[0]))
+        return rtk_joseph(PeerView.frontal(patient.volume, patient.mid_depth_mm, SIZES[0]))
     except ImportError:
         return None
 

@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 CONFIDENCE = 0.95
-RESAMPLES = 2000
 
 
 def _by_cluster(values: ArrayLike, clusters: Sequence[str]) -> list[NDArray[np.float64]]:
@@ -25,32 +24,36 @@ def _by_cluster(values: ArrayLike, clusters: Sequence[str]) -> list[NDArray[np.f
     return [array[names == name] for name in dict.fromkeys(clusters)]
 
 
-def proportion_interval(successes: ArrayLike, clusters: Sequence[str]) -> tuple[float, float]:
-    """Wilson interval of a proportion, with the sample size divided by the design effect of the clusters.
+def _t(clusters: int, episodes: int) -> float:
+    """Quantile of Student's t with one degree of freedom less than there are clusters, or episodes for one cluster."""
+    freedom = (clusters if clusters > 1 else episodes) - 1
+    return float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom)) if freedom > 0 else float("inf")
 
-    The design effect is the ratio of the between-cluster variance of the mean to that of independent
-    episodes, at least 1; it is 1 for a single cluster, or where all episodes agree.
+
+def proportion_interval(successes: ArrayLike, clusters: Sequence[str]) -> tuple[float, float]:
+    """Wilson interval of a proportion with an effective sample size that respects the clusters.
+
+    The number of episodes is divided by the design effect, the ratio of the between-cluster variance of
+    the mean to that of independent episodes (at least 1), and by ``(t(k - 1) / t(n - 1))^2`` because the
+    design effect is known from k clusters only. With two patients that leaves little to be said.
 
     Source: Korn and Graubard, "Confidence intervals for proportions with small expected number of
     positive counts estimated from survey data", Survey Methodology 24 (1998), with Wilson's interval.
 
-    >>> low, high = proportion_interval([1] * 20, ["a"] * 10 + ["b"] * 10)
+    >>> low, high = proportion_interval([1] * 20, [str(i // 4) for i in range(20)])
     >>> round(low, 2), high
-    (0.84, 1.0)
+    (0.75, 1.0)
     """
     groups = _by_cluster(successes, clusters)
     values = np.concatenate(groups)
     if not np.isin(values, (0.0, 1.0)).all():
         raise ValueError("successes must be 0 or 1.")
-    n, p = len(values), float(values.mean())
-    effect = 1.0
-    if len(groups) > 1 and 0 < p < 1:
-        # Variance of the ratio estimator over clusters, against that of n independent draws.
-        excess = np.array([group.sum() - p * len(group) for group in groups])
-        k = len(groups)
-        clustered = k / (k - 1) * float((excess**2).sum()) / n**2
-        effect = max(1.0, clustered / (p * (1 - p) / n))
-    size = n / effect
+    n, k, p = len(values), len(groups), float(values.mean())
+    size = float(n)
+    if k > 1:
+        size *= (_t(1, n) / _t(k, n)) ** 2
+        if 0 < p < 1:
+            size /= max(1.0, _clustered_variance(groups) / (p * (1 - p) / n))
     z = float(stats.norm.ppf(0.5 + CONFIDENCE / 2))
     centre = (p + z**2 / (2 * size)) / (1 + z**2 / size)
     half = z / (1 + z**2 / size) * np.sqrt(p * (1 - p) / size + z**2 / (4 * size**2))
@@ -60,14 +63,24 @@ def proportion_interval(successes: ArrayLike, clusters: Sequence[str]) -> tuple[
     return float(low), float(high)
 
 
-def mean_interval(values: ArrayLike, clusters: Sequence[str], seed: int = 0) -> tuple[float, float]:
-    """Bootstrap interval of a mean: patients are drawn with replacement, then episodes within each."""
+def mean_interval(values: ArrayLike, clusters: Sequence[str]) -> tuple[float, float]:
+    """Student's t interval of a mean, its variance taken between clusters (between episodes for one cluster).
+
+    A single episode says nothing about the spread: both bounds are its value.
+    """
     groups = _by_cluster(values, clusters)
-    rng = np.random.default_rng(seed)
-    means = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        drawn = [groups[k] for k in rng.integers(len(groups), size=len(groups))]
-        means[i] = np.concatenate([group[rng.integers(len(group), size=len(group))] for group in drawn]).mean()
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
+    pooled = np.concatenate(groups)
+    if len(pooled) == 1:
+        return float(pooled[0]), float(pooled[0])
+    if len(groups) == 1:
+        groups = [pooled[i : i + 1] for i in range(len(pooled))]
+    half = _t(len(groups), len(pooled)) * np.sqrt(_clustered_variance(groups))
+    return float(pooled.mean() - half), float(pooled.mean() + half)
+
+
+def _clustered_variance(groups: Sequence[NDArray[np.float64]]) -> float:
+    """Variance of the mean over all values, as the ratio of two sums over clusters."""
+    pooled = np.concatenate(groups)
+    excess = np.array([group.sum() - pooled.mean() * len(group) for group in groups])
+    k = len(groups)
+    return k / (k - 1) * float((excess**2).sum()) / len(pooled) ** 2

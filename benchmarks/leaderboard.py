@@ -11,23 +11,23 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 from benchmarks.figures import save_trajectories, save_trip
 from benchmarks.provenance import provenance
-from benchmarks.report import leaderboard_page, leaderboard_table, paired_differences, summarise
-from benchmarks.results import EpisodeResult, append_result, read_results
+from benchmarks.report import distinct_runs, leaderboard_page, leaderboard_table, paired_differences, summarise
+from benchmarks.results import EpisodeResult, ResultKey, append_result, read_results
 from benchmarks.runner import EpisodeTask, run_tasks
 from benchmarks.suite import Suite, load_suite, suite_names
 from carm_env.catalogue import load_patient
 from carm_env.files import write_json, write_text
+from carm_env.patients import Patient
 from policies.registry import POLICIES, policy_class
 
 INTERRUPTED = 130
@@ -54,7 +54,7 @@ def plan(options: argparse.Namespace) -> tuple[list[Suite], list[EpisodeTask]]:
     """Load the suites and list every episode to run.
 
     Raises:
-        ValueError: an unknown policy or suite, or a number out of range.
+        ValueError: an unknown policy or suite, two suites of one name, or a number out of range.
     """
     for name in options.policies:
         policy_class(name)
@@ -64,14 +64,18 @@ def plan(options: argparse.Namespace) -> tuple[list[Suite], list[EpisodeTask]]:
             raise ValueError(f"--{name} is {value}, expected at least 1.")
     if options.seed < 0:
         raise ValueError(f"--seed is {options.seed}, expected 0 or more.")
-    suites = [load_suite(name) for name in options.suite]
+    suites: dict[str, Suite] = {}
+    for name in options.suite:
+        suite = load_suite(name)
+        if suites.setdefault(suite.name, suite).hash != suite.hash:
+            raise ValueError(f"two different suites are called {suite.name!r}: give one of them another name.")
     tasks = [
-        EpisodeTask(name, number, policy, options.seed + number)
-        for name, suite in zip(options.suite, suites, strict=True)
+        EpisodeTask(suite, number, policy, options.seed + number)
+        for suite in suites.values()
         for policy in dict.fromkeys(options.policies)
         for number in range(min(len(suite.episodes), options.episodes or len(suite.episodes)))
     ]
-    return suites, tasks
+    return list(suites.values()), tasks
 
 
 def earlier_results(path: Path, resume: bool) -> list[EpisodeResult]:
@@ -83,70 +87,97 @@ def earlier_results(path: Path, resume: bool) -> list[EpisodeResult]:
         for complaint in complaints:
             print(f"skipped: {complaint}")
         return results
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    kept = path.with_name(f"{path.stem}-{stamp}{path.suffix}")
+    number = 1
+    while (kept := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
+        number += 1
     path.rename(kept)
     print(f"Earlier results are kept as {kept} (use --resume to go on with them).")
     return []
 
 
-def prepare_patients(suites: Sequence[Suite]) -> None:
-    """Build or load every patient once, so that the workers only read the cache."""
+def prepare_patients(suites: Sequence[Suite]) -> dict[str, Patient]:
+    """Build or load every patient once, so that the workers only read the cache; check the suites against them."""
     names = list(dict.fromkeys(name for suite in suites for name in suite.patients))
     started = time.perf_counter()
     print(f"Patients: {len(names)} (a virtual patient takes up to a minute the first time, then about a second)")
-    for name in tqdm(names, desc="patients", unit="patient"):
-        load_patient(name)
+    patients = {name: load_patient(name) for name in tqdm(names, desc="patients", unit="patient")}
+    for suite in suites:
+        suite.check(patients)
     print(f"Patients ready after {time.perf_counter() - started:.0f} s.")
+    return patients
 
 
 def run(options: argparse.Namespace) -> int:
     """Run what is missing, then write the leaderboard; returns the exit status."""
     started = time.perf_counter()
     suites, tasks = plan(options)
+    patients = prepare_patients(suites)
+    for folder in (options.out, *([options.json.parent] if options.json else [])):
+        folder.mkdir(parents=True, exist_ok=True)
     path = options.out / "episodes.jsonl"
     results = earlier_results(path, options.resume)
-    hashes = {name: suite.hash for name, suite in zip(options.suite, suites, strict=True)}
     done = {result.key for result in results}
-    missing = [task for task in tasks if (task.policy, hashes[task.suite], task.episode, task.seed) not in done]
+    missing = [task for task in tasks if _key(task, patients) not in done]
     print(f"Episodes: {len(tasks)} ({len(tasks) - len(missing)} done before) on {options.workers} worker(s)")
     stamp = provenance(options.seed)
     status = 0
-    if missing:
-        prepare_patients(suites)
-        try:
-            with tqdm(total=len(missing), desc="episodes", unit="episode") as bar:
-                for result in run_tasks(missing, min(options.workers, len(missing))):
-                    result = dataclasses.replace(result, run=stamp)
-                    append_result(path, result)
-                    results.append(result)
-                    bar.update()
-        except KeyboardInterrupt:
-            print(f"\nInterrupted: {len(results)} finished episodes are in {path}; --resume goes on.")
-            status = INTERRUPTED
-    found = {result.key: result for result in results}
-    keys = [(task.policy, hashes[task.suite], task.episode, task.seed) for task in tasks]
-    results = [found[key] for key in keys if key in found]
-    if results:
-        write_leaderboard(options, suites, results, figures=status == 0 and not options.no_figures)
+    try:
+        with tqdm(total=len(missing), desc="episodes", unit="episode") as bar:
+            for result in run_tasks(missing, max(1, min(options.workers, len(missing)))):
+                result = dataclasses.replace(result, run=stamp)
+                append_result(path, result)
+                results.append(result)
+                bar.update()
+    except KeyboardInterrupt:
+        print(f"\nInterrupted: {len(results)} finished episodes are in {path}; --resume goes on.")
+        status = INTERRUPTED
+    shown = of_these_suites(results, suites, patients)
+    if shown:
+        write_leaderboard(options, suites, shown, figures=status == 0 and not options.no_figures)
     print(f"Took {time.perf_counter() - started:.0f} s.")
     return status
+
+
+def _key(task: EpisodeTask, patients: Mapping[str, Patient]) -> ResultKey:
+    patient = patients[task.suite.episodes[task.episode].patient]
+    return task.policy, task.suite.name, task.suite.hash, patient.fingerprint, task.episode, task.seed
+
+
+def of_these_suites(
+    results: Sequence[EpisodeResult], suites: Sequence[Suite], patients: Mapping[str, Patient]
+) -> list[EpisodeResult]:
+    """The results, of whatever policy, that belong to these very suites and patients, suite by suite.
+
+    The others (another version of a suite, another build of a patient) are counted and left out.
+    """
+    builds = {patient.fingerprint for patient in patients.values()}
+    shown = [
+        result
+        for suite in suites
+        for result in results
+        if (result.suite, result.suite_hash) == (suite.name, suite.hash) and result.patient_fingerprint in builds
+    ]
+    if len(shown) < len(results):
+        print(f"Left out {len(results) - len(shown)} result(s) of other suites, suite versions or patient builds.")
+    return shown
 
 
 def write_leaderboard(
     options: argparse.Namespace, suites: Sequence[Suite], results: Sequence[EpisodeResult], figures: bool
 ) -> None:
     """Print the table and write everything that is made from results alone."""
-    stamp = provenance(options.seed)
     scores = summarise(results)
     print(f"\n{leaderboard_table(scores)}\n")
     crashes = [result for result in results if result.error]
     if crashes:
         print(f"{len(crashes)} episode(s) crashed; the first one:\n{crashes[0].error}")
+    runs = distinct_runs(results)
+    if len(runs) > 1:
+        print(f"The results come from {len(runs)} different runs (commit, versions or machine); see leaderboard.md.")
     write_json(options.out / "leaderboard.json", scores)
-    write_text(options.out / "leaderboard.md", leaderboard_page(results, scores, stamp))
+    write_text(options.out / "leaderboard.md", leaderboard_page(results, scores))
     if options.json is not None:
-        write_json(options.json, {"scores": scores, "pairs": paired_differences(results), "run": stamp})
+        write_json(options.json, {"scores": scores, "pairs": paired_differences(results), "runs": runs})
     if figures:
         for suite in suites:
             shown = [result for result in results if result.suite == suite.name]
@@ -162,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         return run(options)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

@@ -25,7 +25,7 @@ ENERGY_KEV = 60.0
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class PeerView:
     """One frontal picture to take, the same for every projector.
 
     Attributes:
@@ -43,7 +43,7 @@ class Scene:
     size: int
 
     @classmethod
-    def frontal(cls, volume: Volume, depth_mm: float, size: int = 256) -> Scene:
+    def frontal(cls, volume: Volume, depth_mm: float, size: int = 256) -> PeerView:
         """The middle of `volume`, with the isocentre at LPS y = `depth_mm`."""
         first, last = volume.corners_lps_mm
         middle = (first + last) / 2
@@ -72,7 +72,7 @@ def attenuation_table() -> DensityTable:
     return DensityTable(("mu",), np.tensordot(weights, densities.density, axes=1)[None].astype(np.float32))
 
 
-def rtk_joseph(scene: Scene) -> Project:
+def rtk_joseph(scene: PeerView) -> Project:
     """ITK-RTK's ``JosephForwardProjectionImageFilter`` on the CPU, float32, one bilinear sample a slice."""
     import itk
     from itk import RTK as rtk
@@ -110,14 +110,14 @@ def rtk_joseph(scene: Scene) -> Project:
     return project
 
 
-def nanodrr_samples(scene: Scene) -> int:
+def nanodrr_samples(scene: PeerView) -> int:
     """Samples a ray for nanodrr: it spreads them over the ray's part in the volume, here a voxel apart."""
     spacing = scene.volume.spacing_mm
     depth_mm = scene.volume.hu.shape[1] * spacing[1]
     return int(np.ceil(depth_mm / spacing.min()))
 
 
-def nanodrr_trilinear(scene: Scene) -> Project:
+def nanodrr_trilinear(scene: PeerView) -> Project:
     """The torch renderer of nanodrr on the CPU, float32 trilinear samples one voxel apart inside the volume."""
     import torch
     from nanodrr.camera import make_k_inv

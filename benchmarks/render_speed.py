@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from benchmarks.one_core import one_core
-from benchmarks.peers import PIP_LINES, Project, Scene, nanodrr_samples, nanodrr_trilinear, rtk_joseph
+from benchmarks.peers import PIP_LINES, PeerView, Project, nanodrr_samples, nanodrr_trilinear, rtk_joseph
 from benchmarks.provenance import provenance
 from carm_env.files import write_json
 from carm_env.patients import Patient, load_saved_patient
@@ -77,7 +77,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     return arguments
 
 
-def load_patient(arguments: Arguments) -> Patient:
+def patient_to_measure(arguments: Arguments) -> Patient:
     """The patient to take pictures of."""
     if arguments.volume is not None:
         return load_saved_patient(arguments.volume)
@@ -86,9 +86,9 @@ def load_patient(arguments: Arguments) -> Patient:
     return virtual_patient(arguments.seed)
 
 
-def prepare_peers(scene: Scene) -> dict[str, Project]:
+def prepare_peers(scene: PeerView) -> dict[str, Project]:
     """Every peer that is installed, ready to project."""
-    makers: dict[str, Callable[[Scene], Project]] = {RTK: rtk_joseph, NANODRR: nanodrr_trilinear}
+    makers: dict[str, Callable[[PeerView], Project]] = {RTK: rtk_joseph, NANODRR: nanodrr_trilinear}
     peers = {}
     for name, make in makers.items():
         try:
@@ -118,7 +118,7 @@ def check_agreement(ours: NDArray[np.float32], peers: Mapping[str, Project]) -> 
     return correlations
 
 
-def line_error(scene: Scene, ours: NDArray[np.float32]) -> tuple[float, float]:
+def line_error(scene: PeerView, ours: NDArray[np.float32]) -> tuple[float, float]:
     """Largest and mean error against a float64 march, as shares of the picture's maximum.
 
     The march takes 0.05 mm steps, on every fourth pixel in each direction.
@@ -155,7 +155,7 @@ def interleaved_medians(
 
 def measure(patient: Patient, arguments: Arguments) -> dict[str, Any]:
     """Check the pictures, then time the projectors; the result as JSON."""
-    scene = Scene.frontal(patient.volume, patient.mid_depth_mm, arguments.size)
+    scene = PeerView.frontal(patient.volume, patient.mid_depth_mm, arguments.size)
     geometry = scene.geometry
     projector = SeparableProjector(scene.volume, scene.table)
     ours = projector.path_masses(geometry)[0]
@@ -226,7 +226,7 @@ def table(result: Mapping[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and write the JSON file."""
     arguments = parse_arguments(argv)
-    patient = load_patient(arguments)
+    patient = patient_to_measure(arguments)
     with one_core():
         result = measure(patient, arguments)
     print(table(result))

@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks.intervals import mean_interval, proportion_interval
 from benchmarks.results import EpisodeResult, by_policy_and_suite
+from carm_env.files import content_hash
 from policies.registry import POLICIES, policy_class
 
 Figures = dict[str, dict[str, dict[str, Any]]]
@@ -127,6 +128,14 @@ def leaderboard_table(figures: Figures) -> str:
     return markdown_table(_HEADINGS, rows)
 
 
+def _run_line(run: Mapping[str, Any]) -> str:
+    packages = ", ".join(f"{name} {version}" for name, version in run["packages"].items())
+    return (
+        f"{run['date']}, seed {run['seed']}, commit {run['git']}, {packages}, Python {run['python']}, "
+        f"{run['processor']} ({run['cpus']} CPUs)."
+    )
+
+
 def _rank(figures: Figures, suite: str) -> Any:
     return lambda name: (-figures[name][suite]["success"], figures[name][suite]["final_distance_mm"], name)
 
@@ -145,7 +154,16 @@ def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> st
     )
 
 
-def leaderboard_page(results: Sequence[EpisodeResult], figures: Figures, run: Mapping[str, Any]) -> str:
+def distinct_runs(results: Sequence[EpisodeResult]) -> list[dict[str, Any]]:
+    """The runs that the results come from: one entry for each commit, set of versions and machine."""
+    runs: dict[str, dict[str, Any]] = {}
+    for result in results:
+        same = {key: value for key, value in result.run.items() if key not in ("date", "seed")}
+        runs.setdefault(content_hash(same), result.run)
+    return list(runs.values())
+
+
+def leaderboard_page(results: Sequence[EpisodeResult], figures: Figures) -> str:
     """The whole Markdown page."""
     differences = [
         (
@@ -167,11 +185,9 @@ def leaderboard_page(results: Sequence[EpisodeResult], figures: Figures, run: Ma
     if differences:
         headings = ("suite", "pair", "episodes", "success difference (points)", "95 % interval")
         parts += ["## Pairs, on the same episodes", markdown_table(headings, differences)]
-    packages = ", ".join(f"{name} {version}" for name, version in run["packages"].items())
     parts += [
         "## Made with",
-        f"{run['date']}, seed {run['seed']}, commit {run['git']}, {packages}, Python {run['python']}, "
-        f"{run['processor']} ({run['cpus']} CPUs).",
+        *(_run_line(run) for run in distinct_runs(results)),
         "Virtual patients are one skeleton's family: these numbers say nothing about people. "
         "Research software, not a medical device.",
     ]

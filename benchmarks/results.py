@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 SCHEMA_VERSION = 1
+ResultKey = tuple[str, str, str, str, int, int]
 OUTCOMES = ("success", "misaligned", "timeout", "abstained", "crash")
 
 
@@ -26,7 +27,8 @@ class EpisodeResult:
         suite_hash: hash of its contents.
         episode: number of the episode in the suite, from 0.
         seed: seed of this episode's environment and policy.
-        patient: the patient's name.
+        patient: the patient's id.
+        patient_fingerprint: hash of its volume and landmarks: another build is another patient.
         target: id of the target landmark.
         start_lps_mm: ``(3,)`` where the isocentre started.
         outcome: one of `OUTCOMES`.
@@ -53,6 +55,7 @@ class EpisodeResult:
     episode: int
     seed: int
     patient: str
+    patient_fingerprint: str
     target: int
     start_lps_mm: list[float]
     outcome: str
@@ -73,9 +76,9 @@ class EpisodeResult:
     schema: int = SCHEMA_VERSION
 
     @property
-    def key(self) -> tuple[str, str, int, int]:
-        """What makes two results the same episode: policy, suite hash, number and seed."""
-        return self.policy, self.suite_hash, self.episode, self.seed
+    def key(self) -> ResultKey:
+        """What makes two results the same: policy, suite, its contents, the patient's build, number and seed."""
+        return self.policy, self.suite, self.suite_hash, self.patient_fingerprint, self.episode, self.seed
 
 
 def append_result(path: Path, result: EpisodeResult) -> None:
@@ -98,7 +101,7 @@ def read_results(path: Path) -> tuple[list[EpisodeResult], list[str]]:
 
     A repeated episode counts once, with its last line.
     """
-    results: dict[tuple[str, str, int, int], EpisodeResult] = {}
+    results: dict[ResultKey, EpisodeResult] = {}
     complaints = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         if not line.strip():
@@ -108,11 +111,31 @@ def read_results(path: Path) -> tuple[list[EpisodeResult], list[str]]:
             if value["schema"] != SCHEMA_VERSION:
                 raise ValueError(f"schema is {value['schema']}, expected {SCHEMA_VERSION}")
             result = EpisodeResult(**value)
+            _check_types(result)
         except (ValueError, KeyError, TypeError) as error:
             complaints.append(f"{path}, line {number}: not a result ({error})")
             continue
         results[result.key] = result
     return list(results.values()), complaints
+
+
+# Annotations are texts here: "list[int]" is checked as far as that it is a list.
+_TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "dict": (dict,),
+    "list": (list,),
+}
+
+
+def _check_types(result: EpisodeResult) -> None:
+    for item in dataclasses.fields(result):
+        value = getattr(result, item.name)
+        # By type, not isinstance: a bool is an int to Python.
+        if type(value) not in _TYPES[str(item.type).partition("[")[0]]:
+            raise TypeError(f"{item.name} is {value!r}, expected {item.type}")
 
 
 def by_policy_and_suite(results: Iterable[EpisodeResult]) -> dict[tuple[str, str], list[EpisodeResult]]:

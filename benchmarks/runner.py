@@ -15,17 +15,18 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import EpisodeResult
-from benchmarks.suite import Suite, load_suite
+from benchmarks.suite import Suite
 from carm_env.env import CArmNavEnv
+from carm_env.patients import Patient
 from policies.base import Decision, Policy
 from policies.registry import make_policy
 
 
 @dataclass(frozen=True)
 class EpisodeTask:
-    """One episode to run: the suite (name or file), the episode's number, the policy's name and the seed."""
+    """One episode to run: the suite, the episode's number in it, the policy's name and the seed."""
 
-    suite: str
+    suite: Suite
     episode: int
     policy: str
     seed: int
@@ -45,9 +46,9 @@ class _Trip:
     error: str = ""
 
 
-def run_episode(policy: Policy, env: CArmNavEnv, suite: Suite, task: EpisodeTask) -> EpisodeResult:
+def run_episode(policy: Policy, env: CArmNavEnv, task: EpisodeTask) -> EpisodeResult:
     """Run one episode; whatever the policy raises is recorded as a crash and counts as a failure."""
-    spec = suite.episodes[task.episode]
+    suite, spec = task.suite, task.suite.episodes[task.episode]
     options = {"patient": spec.patient, "target": spec.target, "start": spec.start}
     observation, info = env.reset(seed=task.seed, options=options)
     initial_mm = info["distance_mm"]
@@ -65,17 +66,21 @@ def run_episode(policy: Policy, env: CArmNavEnv, suite: Suite, task: EpisodeTask
                 trip.abstained = True
             elif decision.invalid:
                 trip.invalid += 1
+                # The C-arm stood still: what it reports must not be the last move once more.
+                info = {**info, "moved_mm": np.zeros(2), "move_effective": False, "move_clipped": False}
             else:
                 observation, _, trip.declared, _, info = env.step(decision.move.index)
                 trip.moves.append(decision.move.index)
                 trip.trajectory.append(info["isocenter_lps_mm"].tolist())
     except Exception:
         trip.error = traceback.format_exc(limit=-4)
-    return _result(task, suite, initial_mm, info, trip)
+    return _result(task, env.scene.patient, initial_mm, info, trip)
 
 
-def _result(task: EpisodeTask, suite: Suite, initial_mm: float, info: Mapping[str, Any], trip: _Trip) -> EpisodeResult:
-    spec = suite.episodes[task.episode]
+def _result(
+    task: EpisodeTask, patient: Patient, initial_mm: float, info: Mapping[str, Any], trip: _Trip
+) -> EpisodeResult:
+    suite, spec = task.suite, task.suite.episodes[task.episode]
     success = bool(info["is_success"]) and not trip.error
     way = np.diff(np.array(trip.trajectory), axis=0)
     path_mm = float(np.linalg.norm(way, axis=1).sum()) if len(way) else 0.0
@@ -86,7 +91,8 @@ def _result(task: EpisodeTask, suite: Suite, initial_mm: float, info: Mapping[st
         suite_hash=suite.hash,
         episode=task.episode,
         seed=task.seed,
-        patient=spec.patient,
+        patient=patient.id,
+        patient_fingerprint=patient.fingerprint,
         target=spec.target,
         start_lps_mm=trip.trajectory[0],
         outcome=_outcome(trip, success),
@@ -121,15 +127,14 @@ def _efficiency(initial_mm: float, path_mm: float) -> float:
     return min(1.0, initial_mm / path_mm) if path_mm > 0 else 1.0
 
 
-@cache
-def _suite(name: str) -> Suite:
-    return load_suite(name)
+def _env(suite: Suite) -> CArmNavEnv:
+    """The environment of a suite, made once in each process."""
+    if suite.hash not in _environments:
+        _environments[suite.hash] = CArmNavEnv(**{"patients": suite.patients, **suite.environment})
+    return _environments[suite.hash]
 
 
-@cache
-def _env(suite: str) -> CArmNavEnv:
-    loaded = _suite(suite)
-    return CArmNavEnv(**{"patients": loaded.patients, **loaded.environment})
+_environments: dict[str, CArmNavEnv] = {}
 
 
 @cache
@@ -138,7 +143,7 @@ def _policy(name: str) -> Policy:
 
 
 def _run_task(task: EpisodeTask) -> EpisodeResult:
-    return run_episode(_policy(task.policy), _env(task.suite), _suite(task.suite), task)
+    return run_episode(_policy(task.policy), _env(task.suite), task)
 
 
 def _ignore_interrupt() -> None:
@@ -151,7 +156,7 @@ def run_tasks(tasks: Sequence[EpisodeTask], workers: int) -> Iterator[EpisodeRes
 
     Tasks of one patient follow each other, so that each worker loads few patients.
     """
-    ordered = sorted(tasks, key=lambda task: (task.suite, _suite(task.suite).episodes[task.episode].patient))
+    ordered = sorted(tasks, key=lambda task: (task.suite.name, task.suite.episodes[task.episode].patient))
     if workers == 1:
         yield from map(_run_task, ordered)
         return

@@ -13,6 +13,8 @@ episodes:              # carm_env.episode.EpisodeSpec
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +22,11 @@ from typing import Any
 
 import yaml
 
-from carm_env.episode import EpisodeSpec
+from carm_env.env import CArmNavEnv
+from carm_env.episode import EpisodeSpec, landmark_lps_mm, start_isocenter_lps_mm
 from carm_env.errors import UnknownNameError, check_keys
 from carm_env.files import content_hash
+from carm_env.patients import Patient
 
 SUITE_FOLDER = Path(__file__).parent / "suites"
 _KEYS = ("name", "version", "description", "max_steps", "environment", "episodes")
@@ -61,8 +65,14 @@ class Suite:
         missing = [key for key in _KEYS if key not in value and key != "environment"]
         if missing:
             raise ValueError(f"{source} lacks {', '.join(missing)}.")
+        if not re.fullmatch(r"[\w-]+", str(value["name"])):
+            raise ValueError(f"{source}: name is {value['name']!r}, expected letters, digits, '-' and '_'.")
+        for key in ("version", "max_steps"):
+            if type(value[key]) is not int or value[key] < 1:
+                raise ValueError(f"{source}: {key} is {value[key]!r}, expected a whole number, 1 or more.")
         if not isinstance(value["episodes"], list) or not value["episodes"]:
             raise ValueError(f"{source}: episodes is empty or no list, expected at least one episode.")
+        environment = _check_environment(value.get("environment"), source)
         episodes = []
         for number, entry in enumerate(value["episodes"]):
             try:
@@ -71,11 +81,11 @@ class Suite:
                 raise ValueError(f"{source}, episode {number}: {error}") from error
         return cls(
             str(value["name"]),
-            int(value["version"]),
+            value["version"],
             str(value["description"]),
-            int(value["max_steps"]),
+            value["max_steps"],
             tuple(episodes),
-            dict(value.get("environment") or {}),
+            environment,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -98,6 +108,29 @@ class Suite:
     def patients(self) -> list[str]:
         """The patients' names, in order of appearance."""
         return list(dict.fromkeys(episode.patient for episode in self.episodes))
+
+    def check(self, patients: Mapping[str, Patient]) -> None:
+        """Raise ValueError for the first episode whose start or target its patient (by name) does not have."""
+        for number, episode in enumerate(self.episodes):
+            try:
+                patient = patients[episode.patient]
+                landmark_lps_mm(patient, episode.target)
+                start_isocenter_lps_mm(episode.start, patient)
+            except ValueError as error:
+                raise ValueError(f"suite {self.name}, episode {number}: {error}") from error
+
+
+def _check_environment(value: Any, source: str) -> dict[str, Any]:
+    """The environment's arguments; made once to see whether it takes them."""
+    if not isinstance(value or {}, dict):
+        raise ValueError(f"{source}: environment is {value!r}, expected a mapping.")
+    arguments = dict(value or {})
+    check_keys(f"environment argument in {source}", arguments, inspect.signature(CArmNavEnv).parameters)
+    try:
+        CArmNavEnv(**arguments)
+    except (TypeError, ValueError, OSError) as error:
+        raise ValueError(f"{source}, environment: {error}") from error
+    return arguments
 
 
 def suite_names() -> list[str]:

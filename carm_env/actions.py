@@ -95,16 +95,14 @@ class Move:
         Raises:
             ValueError: `index` is not an integer from 0 to 48.
         """
-        try:
-            number = int(index)
-        except (TypeError, ValueError, OverflowError):
-            number = -1
-        if isinstance(index, (bool, np.bool_)) or number != index or not 0 <= number < N_ACTIONS:
+        scalar = np.asarray(index)
+        if scalar.shape != () or scalar.dtype.kind not in "iu" or not 0 <= scalar < N_ACTIONS:
             raise ValueError(
                 f"action is {index!r}, expected an integer from 0 to {N_ACTIONS - 1}; "
                 "Move.from_words builds one from directions and extents."
             )
-        return cls(number // N_TOKENS - 3, number % N_TOKENS - 3)
+        x, y = divmod(int(scalar), N_TOKENS)
+        return cls(x - 3, y - 3)
 
     @property
     def index(self) -> int:

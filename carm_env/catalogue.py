@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from carm_env.ct.nifti import is_nifti, load_nifti
+from carm_env.errors import check_keys
 from carm_env.patients import Patient
 
 VIRTUAL = "virtual"
@@ -28,7 +29,7 @@ def load_patient(name: str) -> Patient:
         UnknownNameError: an unknown option; the message names the nearest one.
         FileNotFoundError: no such file.
     """
-    kind, _, rest = name.partition(":")
+    kind, rest = _split(name)
     if kind == VIRTUAL:
         from carm_env.anatomy.build import virtual_patient
 
@@ -44,7 +45,7 @@ def load_patient(name: str) -> Patient:
 
 def check_patient_name(name: str) -> None:
     """Raise what `load_patient` would raise for a bad `name`, without loading anything."""
-    kind, _, rest = name.partition(":")
+    kind, rest = _split(name)
     if kind == VIRTUAL:
         from carm_env.anatomy.parameters import PatientParameters
 
@@ -55,17 +56,28 @@ def check_patient_name(name: str) -> None:
         raise FileNotFoundError(f"no such file: {name}")
 
 
+def _split(name: str) -> tuple[str, str]:
+    if not isinstance(name, str):
+        raise ValueError(f"patient is {name!r}, expected a name such as 'virtual:0'.")
+    kind, _, rest = name.partition(":")
+    return kind, rest
+
+
 def _virtual_options(name: str, rest: str) -> dict[str, Any]:
     from carm_env.anatomy.parameters import PatientParameters
 
     seed, _, query = rest.partition("?")
-    if not (seed.isascii() and seed.isdigit()):
+    # One patient has one name: 00 would be a second one of 0.
+    if not (seed.isascii() and seed.isdigit() and str(int(seed)) == seed):
         raise ValueError(f"patient {name!r}: the seed is {seed!r}, expected a whole number as in virtual:0.")
-    options: dict[str, Any] = {"seed": int(seed)}
-    defaults = {field.name: field.default for field in dataclasses.fields(PatientParameters)}
+    defaults = {field.name: field.default for field in dataclasses.fields(PatientParameters) if field.name != "seed"}
+    options: dict[str, Any] = {}
     for key, text in parse_qsl(query, keep_blank_values=True):
-        options[key] = _convert(name, key, text, defaults.get(key))
-    return options
+        check_keys("patient option", [key], defaults)
+        if key in options:
+            raise ValueError(f"patient {name!r}: {key} is given twice, expected once.")
+        options[key] = _convert(name, key, text, defaults[key])
+    return {"seed": int(seed), **options}
 
 
 def _convert(name: str, key: str, text: str, default: Any) -> Any:

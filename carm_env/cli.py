@@ -33,10 +33,11 @@ def _render(options: argparse.Namespace) -> int:
     from carm_env.geometry import CArmPlace, check_image_size
     from carm_env.scene import load_scene
 
-    if options.out.suffix.lower() not in Image.registered_extensions():
+    if Image.registered_extensions().get(options.out.suffix.lower()) not in Image.SAVE:
         raise ValueError(f"--out is {options.out}, expected an image file, e.g. x.png.")
     size = check_image_size(options.size)
-    start = parse_start(options.at or options.landmark) if options.at or options.landmark else None
+    given = options.landmark if options.at is None else options.at
+    start = None if given is None else parse_start(given)
     check_patient_name(options.patient)
     scene = load_scene(options.patient)
     patient = scene.patient
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         status: int = options.command(options)
-    except (ValueError, FileNotFoundError, MissingExtraError) as error:
+    except (ValueError, OSError, MissingExtraError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return status

@@ -44,7 +44,7 @@ def _cross(draw: ImageDraw.ImageDraw, centre: tuple[float, float], gap: float, a
         draw.line([(x + dx * gap, y + dy * gap), (x + dx * arm, y + dy * arm)], fill=MARK_COLOUR, width=2)
 
 
-class Window:
+class Screen:
     """A window on the screen, drawn with pygame.
 
     Where there is no screen the frames go nowhere, and a warning says so.

@@ -6,25 +6,15 @@ import importlib
 import importlib.util
 import os
 import platform
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 
+import numpy as np
+
 from carm_env.files import CACHE_VARIABLE, cache_dir
 
-CORE_PACKAGES = (
-    "carm-env",
-    "gymnasium",
-    "numpy",
-    "numba",
-    "llvmlite",
-    "scipy",
-    "mujoco",
-    "myo-sim",
-    "xraydb",
-    "spekpy",
-    "pygame-ce",
-)
 OPTIONAL_PACKAGES = {
     "SimpleITK": "ct",
     "stable-baselines3": "rl",
@@ -54,9 +44,15 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _core_packages() -> list[str]:
+    """The distributions that carm-env itself requires, without those of its extras."""
+    lines = [line for line in metadata.requires("carm-env") or [] if "extra ==" not in line]
+    return sorted(re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in lines)
+
+
 def _packages() -> list[Finding]:
     findings = [Finding("Python", platform.python_version())]
-    for package in CORE_PACKAGES:
+    for package in ["carm-env", *_core_packages()]:
         version = _version(package)
         found = version or "missing; install it with: pip install carm-env"
         findings.append(Finding(package, found, is_problem=version is None))
@@ -89,8 +85,18 @@ def _cache() -> Finding:
 
 
 def _cpu_backend() -> str:
+    from carm_env.geometry import CArmPlace
+    from carm_env.volume import Volume
+    from carm_env.xray.camera import XRayCamera
     from carm_env.xray.simd import MODE
 
+    # A cube of water, 10 cm wide, seen from the front: its middle must weigh 10 g/cm^2, its surroundings nothing.
+    hu = np.full((40, 40, 40), -1000, np.int16)
+    hu[10:30, 10:30, 10:30] = 0
+    camera = XRayCamera(Volume.from_origin(hu, 5.0, (-97.5, -97.5, -97.5)))
+    masses = camera.path_masses(CArmPlace((0.0, 0.0, 0.0)), 64).sum(axis=0)
+    if not (np.isclose(masses[32, 32], 10.3, rtol=0.02) and masses[32, 0] == 0):
+        raise RuntimeError(f"a 10 cm cube of water weighs {masses[32, 32]:.2f} g/cm^2, expected 10.3")
     return f"works (numba, SIMD mode {type(MODE).__name__})"
 
 

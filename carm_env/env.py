@@ -19,7 +19,7 @@ from carm_env.episode import (
     parse_start,
     start_isocenter_lps_mm,
 )
-from carm_env.errors import UnknownNameError, check_keys
+from carm_env.errors import UnknownNameError, check_keys, finite_number
 from carm_env.geometry import CArmGeometry, CArmPlace, Projection, check_image_size, planar_displacement_mm
 from carm_env.landmarks import N_LANDMARKS, landmark
 from carm_env.rewards import RewardSettings, RewardType
@@ -30,6 +30,7 @@ ObsType = Literal["dict", "image"]
 OBS_TYPES: tuple[ObsType, ...] = ("dict", "image")
 RESET_OPTIONS = ("patient", "target", "start")
 DEFAULT_TOLERANCE_MM = 25.0
+MAX_ANGLE_DEG = 45.0
 N_CLOSEST = 3
 
 Observation = dict[str, Any] | NDArray[np.uint8]
@@ -101,7 +102,7 @@ class CArmNavEnv(gym.Env[Any, np.int64]):
     | ``move_effective`` | the last action moved the C-arm |
     | ``move_clipped`` | the workspace limit shortened the last move |
     | ``moved_mm`` | ``(2,)`` what the last action really moved, to the patient's left and cranially |
-    | ``patient`` | the patient's name |
+    | ``patient`` | the patient's id |
 
     The first five and ``is_success`` are the truth: rewards, oracles and benchmarks use them, a fair
     policy does not.
@@ -118,8 +119,8 @@ class CArmNavEnv(gym.Env[Any, np.int64]):
         tolerance_mm: a declaration within this distance is a success.
         extents_mm: what SMALL, MODERATE and LARGE mean, mm.
         projection: ``"AP"`` (source in front, as in the paper) or ``"PA"``.
-        alpha_deg: angulation of every view; positive RAO (`carm_env.geometry.CArmPlace`).
-        beta_deg: angulation of every view; positive CAUD.
+        alpha_deg: angulation of every view, -45 to 45; positive RAO (`carm_env.geometry.CArmPlace`).
+        beta_deg: angulation of every view, -45 to 45; positive CAUD.
         geometry: fields of `carm_env.geometry.CArmGeometry`.
         xray: fields of `carm_env.xray.camera.XRaySettings`.
 
@@ -154,8 +155,9 @@ class CArmNavEnv(gym.Env[Any, np.int64]):
             raise UnknownNameError("render_mode", render_mode, self.metadata["render_modes"])
         if obs_type not in OBS_TYPES:
             raise UnknownNameError("obs_type", obs_type, OBS_TYPES)
-        if not (np.isfinite(tolerance_mm) and tolerance_mm > 0):
-            raise ValueError(f"tolerance_mm is {tolerance_mm!r}, expected a finite length > 0.")
+        self.tolerance_mm = finite_number("tolerance_mm", tolerance_mm)
+        if self.tolerance_mm <= 0:
+            raise ValueError(f"tolerance_mm is {tolerance_mm!r}, expected a positive length.")
         self.render_mode = render_mode
         self.patients = (patients,) if isinstance(patients, str) else tuple(patients)
         if not self.patients:
@@ -164,10 +166,15 @@ class CArmNavEnv(gym.Env[Any, np.int64]):
             check_patient_name(name)
         self.obs_type = obs_type
         self.image_size = check_image_size(image_size)
-        self.rewards = _settings(RewardSettings, {"reward_type": reward_type, **(reward_options or {})})
-        self.tolerance_mm = float(tolerance_mm)
+        self.rewards = _settings(RewardSettings, reward_options or {}, reward_type=reward_type)
         self.lattice = MoveLattice(tuple(extents_mm))  # type: ignore[arg-type]
         self._template = CArmPlace((0.0, 0.0, 0.0), alpha_deg, beta_deg, projection)
+        for name in ("alpha_deg", "beta_deg"):
+            if abs(getattr(self._template, name)) > MAX_ANGLE_DEG:
+                raise ValueError(
+                    f"{name} is {getattr(self._template, name)!r}, expected at most {MAX_ANGLE_DEG:g} degrees either "
+                    "way: moves are along the patient, and in a view from the side they would run along the beam."
+                )
         self._geometry = _settings(CArmGeometry, geometry or {})
         self._xray = _settings(XRaySettings, xray or {})
 
@@ -215,7 +222,7 @@ class CArmNavEnv(gym.Env[Any, np.int64]):
         drawn_target = draw_target(scene.patient, self.np_random)
         target = landmark(options["target"]).id if "target" in options else drawn_target
         landmark_lps_mm(scene.patient, target)
-        drawn_start = draw_start(scene.patient, target, self.tolerance_mm, self.np_random)
+        drawn_start = draw_start(scene.patient, target, self.tolerance_mm, self.np_random, self._template)
         start = parse_start(options["start"]) if "start" in options else drawn_start
         isocenter = start_isocenter_lps_mm(start, scene.patient)
 
@@ -257,7 +264,7 @@ class CArmNavEnv(gym.Env[Any, np.int64]):
         return self._observation(), reward, self._done, False, self._info()
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """``(49,)``: the actions that would still do something, as sb3-contrib's ``MaskablePPO`` asks for them."""
+        """``(49,)``: where each commanded axis would still move, as sb3-contrib's ``MaskablePPO`` asks for it."""
         return self._action_mask().astype(bool)
 
     def render(self) -> NDArray[np.uint8] | None:
@@ -266,7 +273,7 @@ class CArmNavEnv(gym.Env[Any, np.int64]):
             gym.logger.warn("render() was called without a render_mode; use gym.make(..., render_mode='rgb_array').")
             return None
         self._check_running()
-        from carm_env.display import Window, draw_view
+        from carm_env.display import Screen, draw_view
 
         dose_mgy = self.scene.camera.dose_mgy(self._exposures)
         frame = draw_view(
@@ -277,7 +284,7 @@ class CArmNavEnv(gym.Env[Any, np.int64]):
         if self.render_mode == "rgb_array":
             return frame
         if self._window is None:
-            self._window = Window("CArmNav-v0 (research only)", self.metadata["render_fps"])
+            self._window = Screen("CArmNav-v0 (research only)", self.metadata["render_fps"])
         self._window.show(frame)
         return None
 
@@ -355,10 +362,12 @@ class CArmNavEnv(gym.Env[Any, np.int64]):
             "move_effective": bool(np.any(self._moved_mm != 0)),
             "move_clipped": self._move_clipped,
             "moved_mm": self._moved_mm.copy(),
-            "patient": self.episode.patient,
+            "patient": self.scene.patient.id,
         }
 
 
-def _settings(kind: type, values: Mapping[str, Any]) -> Any:
-    check_keys(f"{kind.__name__} option", values, kind.__dataclass_fields__)  # type: ignore[attr-defined]
-    return kind(**values)
+def _settings(kind: type, values: Mapping[str, Any], **fixed: Any) -> Any:
+    """An instance of the dataclass `kind` with `fixed` fields and the user's `values` for the others."""
+    fields = [name for name in kind.__dataclass_fields__ if name not in fixed]  # type: ignore[attr-defined]
+    check_keys(f"{kind.__name__} option", values, fields)
+    return kind(**fixed, **values)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.errors import check_keys
+from carm_env.geometry import CArmPlace, planar_displacement_mm
 from carm_env.landmarks import landmark
 from carm_env.patients import Patient
 
-Start = int | str | tuple[float, ...]
-
+FRONTAL = CArmPlace((0.0, 0.0, 0.0))
 MAX_DRAWS = 10_000
 
 
@@ -66,7 +66,7 @@ def parse_start(value: Any) -> int | tuple[float, ...]:
         ValueError: other than two or three finite numbers.
     """
     if isinstance(value, (int, str, np.integer)):
-        return landmark(value if isinstance(value, str) else int(value)).id
+        return landmark(value).id  # type: ignore[arg-type]
     try:
         numbers = tuple(float(number) for number in value)
     except (TypeError, ValueError):
@@ -121,15 +121,19 @@ def draw_target(patient: Patient, rng: np.random.Generator) -> int:
     return ids[int(rng.integers(len(ids)))]
 
 
-def draw_start(patient: Patient, target: int, tolerance_mm: float, rng: np.random.Generator) -> tuple[float, float]:
-    """An ``(x, z)`` in LPS mm, uniform over the workspace where the central ray meets the body.
+def draw_start(
+    patient: Patient, target: int, tolerance_mm: float, rng: np.random.Generator, view: CArmPlace = FRONTAL
+) -> tuple[float, float]:
+    """An ``(x, z)`` in LPS mm, uniform over the workspace where the line from front to back meets the body.
 
-    A place within `tolerance_mm` of the target is drawn again: there would be nothing to do.
+    A place within `tolerance_mm` of the target, seen as `view` sees it (its angles), is drawn again:
+    there would be nothing to do.
     """
     low, high = patient.workspace_mm
-    goal = landmark_lps_mm(patient, target)[[0, 2]]
+    goal = landmark_lps_mm(patient, target)
     for _ in range(MAX_DRAWS):
-        place = rng.uniform(low, high)
-        if np.linalg.norm(place - goal) > tolerance_mm and patient.covers(*place):
-            return float(place[0]), float(place[1])
+        x, z = rng.uniform(low, high).tolist()
+        place = replace(view, isocenter_lps_mm=(x, patient.mid_depth_mm, z))
+        if np.hypot(*planar_displacement_mm(place, goal)) > tolerance_mm and patient.covers(x, z):
+            return x, z
     raise ValueError(f"patient {patient.id}: no start outside {tolerance_mm} mm of the target in {MAX_DRAWS} draws.")

@@ -1,9 +1,12 @@
-"""Errors that name the value, what was expected and the nearest valid choice."""
+"""Errors that name the value, what was expected and the nearest valid choice, and checks that raise them."""
 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
+from numbers import Real
+from typing import Any
 
 
 class UnknownNameError(ValueError):
@@ -47,3 +50,14 @@ def check_keys(what: str, given: Iterable[str], valid: Iterable[str]) -> None:
     for key in given:
         if key not in allowed:
             raise UnknownNameError(what, key, allowed)
+
+
+def finite_number(name: str, value: Any) -> float:
+    """`value` as a float.
+
+    Raises:
+        ValueError: it is no finite real number (a bool or a text is none); the message calls it `name`.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(f"{name} is {value!r}, expected a finite number.")
+    return float(value)

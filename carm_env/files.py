@@ -15,6 +15,16 @@ from typing import Any
 CACHE_VARIABLE = "CARM_ENV_CACHE"
 
 
+def _read_umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+# Read once: it can only be read by setting it, which other threads would notice.
+_UMASK = _read_umask()
+
+
 def cache_dir() -> Path:
     """The folder for things that can be rebuilt: ``$CARM_ENV_CACHE`` or the user's cache folder."""
     configured = os.environ.get(CACHE_VARIABLE)
@@ -42,9 +52,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(0o666 & ~_UMASK)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -61,6 +69,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         yield temporary
+        temporary.chmod(0o777 & ~_UMASK)
         _replace_folder(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from carm_env.errors import UnknownNameError
+from carm_env.errors import UnknownNameError, finite_number
 
 FloatArray = NDArray[np.float64]
 Projection = Literal["AP", "PA"]
@@ -57,9 +57,11 @@ class CArmGeometry:
     detector_mm: float = 1536 * 0.194
 
     def __post_init__(self) -> None:
-        values = (self.source_detector_mm, self.source_isocenter_mm, self.detector_mm)
-        if not np.isfinite(values).all() or min(values) <= 0:
-            raise ValueError(f"{self!r}: every length must be finite and positive.")
+        for name in ("source_detector_mm", "source_isocenter_mm", "detector_mm"):
+            value = finite_number(name, getattr(self, name))
+            if value <= 0:
+                raise ValueError(f"{name} is {value!r}, expected a positive length.")
+            object.__setattr__(self, name, value)
         if self.source_isocenter_mm >= self.source_detector_mm:
             raise ValueError(
                 f"source_isocenter_mm is {self.source_isocenter_mm}, expected less than "
@@ -95,8 +97,7 @@ class CArmPlace:
         point = finite_point("isocenter_lps_mm", self.isocenter_lps_mm)
         object.__setattr__(self, "isocenter_lps_mm", tuple(point.tolist()))
         for name in ("alpha_deg", "beta_deg"):
-            if not np.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} is {getattr(self, name)!r}, expected a finite angle in degrees.")
+            object.__setattr__(self, name, finite_number(name, getattr(self, name)))
         if self.projection not in PROJECTIONS:
             raise UnknownNameError("projection", self.projection, PROJECTIONS)
 

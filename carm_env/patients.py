@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -52,6 +53,15 @@ class Patient:
             point.setflags(write=False)
             points[item.id] = point
         object.__setattr__(self, "landmarks_lps_mm", MappingProxyType(points))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits of a SHA-256 over volume and landmarks: results of another build never mix with these."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.volume.hu).data)
+        digest.update(self.volume.affine_lps_mm.tobytes())
+        for key, point in self.landmarks_lps_mm.items():
+            digest.update(f"{key}:{point.tolist()}".encode())
+        return digest.hexdigest()[:16]
 
     @cached_property
     def mid_depth_mm(self) -> float:

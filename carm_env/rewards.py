@@ -12,11 +12,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-from carm_env.errors import UnknownNameError
+from carm_env.errors import UnknownNameError, finite_number
 
 RewardType = Literal["progress", "distance", "sparse"]
 REWARD_TYPES: tuple[RewardType, ...] = ("progress", "distance", "sparse")
@@ -43,9 +42,9 @@ class RewardSettings:
         if self.reward_type not in REWARD_TYPES:
             raise UnknownNameError("reward_type", self.reward_type, REWARD_TYPES)
         for name in ("exposure_cost", "alignment_bonus", "misalignment_penalty"):
-            value = getattr(self, name)
-            if not math.isfinite(value) or value < 0:
-                raise ValueError(f"{name} is {value!r}, expected a finite number >= 0.")
+            value = finite_number(name, getattr(self, name))
+            if value < 0:
+                raise ValueError(f"{name} is {value!r}, expected 0 or more.")
 
     def reward(self, before_mm: float, after_mm: float, exposures: int, declared: bool, success: bool) -> float:
         """The reward of one step.

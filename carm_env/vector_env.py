@@ -14,6 +14,7 @@ from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 
+from carm_env.actions import N_ACTIONS
 from carm_env.env import CArmNavEnv
 from carm_env.registration import MAX_EPISODE_STEPS
 
@@ -69,8 +70,8 @@ class CArmNavVectorEnv(gym.vector.VectorEnv):
             seed: one seed, from which environment ``i`` gets ``seed + i``, or one per environment.
             options: as for the single environment.
         """
-        if seed is None or isinstance(seed, int):
-            seeds = [None if seed is None else seed + i for i in range(self.num_envs)]
+        if seed is None or isinstance(seed, (int, np.integer)):
+            seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
         else:
             seeds = list(seed)
         if len(seeds) != self.num_envs:
@@ -91,8 +92,9 @@ class CArmNavVectorEnv(gym.vector.VectorEnv):
             ValueError: not one action per environment, or one outside the action space; nothing is stepped.
         """
         actions = np.asarray(actions)
-        if actions.shape != (self.num_envs,) or not self.action_space.contains(actions.astype(np.int64)):
-            raise ValueError(f"actions are {actions!r}, expected {self.num_envs} integers from 0 to 48.")
+        whole = np.issubdtype(actions.dtype, np.integer)
+        if not whole or actions.shape != (self.num_envs,) or not ((actions >= 0) & (actions < N_ACTIONS)).all():
+            raise ValueError(f"actions are {actions!r}, expected {self.num_envs} integers from 0 to {N_ACTIONS - 1}.")
 
         def advance(i: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
             if self._autoreset[i]:
@@ -111,8 +113,29 @@ class CArmNavVectorEnv(gym.vector.VectorEnv):
         return self._batch([result[0] for result in results]), rewards, terminations, truncations, infos
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """``(N, 49)``: the actions that would still do something in each environment."""
-        return np.stack([env.unwrapped.action_masks() for env in self.envs])  # type: ignore[attr-defined]
+        """``(N, 49)``: where each commanded axis would still move, for every environment."""
+        return np.stack(self.call("action_masks"))
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Call the method `name` of every environment, or get the attribute `name` where it is none."""
+        found = [env.get_wrapper_attr(name) for env in self.envs]
+        return tuple(value(*args, **kwargs) if callable(value) else value for value in found)
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """The attribute `name` of every environment."""
+        return tuple(env.get_wrapper_attr(name) for env in self.envs)
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Set the attribute `name` of every environment: a list or tuple holds one value each, else all get `values`.
+
+        Raises:
+            ValueError: not one value per environment.
+        """
+        each = values if isinstance(values, (list, tuple)) else [values] * self.num_envs
+        if len(each) != self.num_envs:
+            raise ValueError(f"got {len(each)} values, expected {self.num_envs}: one per environment.")
+        for env, value in zip(self.envs, each, strict=True):
+            env.set_wrapper_attr(name, value)
 
     def render(self) -> tuple[Any, ...] | None:
         """One frame per environment."""

@@ -1,4 +1,4 @@
-"""Name the closest landmark, then reason about the way: the ceiling of the paper's two steps."""
+"""Name the closest landmark, then reason about the way: the reference for the paper's two steps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class AtlasPolicy(Policy):
     move of the lattice would come nearer.
 
     This is the paper's two-step reasoning (section 2.3) with a perfect first step and a memory of the
-    earlier ones, so a policy that names landmarks and reasons by anatomy can at best match it.
+    earlier ones: the reference for policies that name the closest landmark and reason by anatomy.
 
     Args:
         lattice: what the extents mean, as in the environment.

@@ -24,7 +24,10 @@ class RandomPolicy(Policy):
 
 
 class OraclePolicy(Policy):
-    """Sees the true displacement and takes the lattice's nearest move: the ceiling.
+    """Sees the true displacement and takes the lattice's nearest move: the ceiling in frontal views.
+
+    In oblique views it takes the distance across the beam for one along the patient; up to 45 degrees
+    that costs moves, not success.
 
     Args:
         lattice: what the extents mean, as in the environment.

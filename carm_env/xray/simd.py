@@ -43,7 +43,6 @@ class Generic(NamedTuple):
 Mode = Avx512 | Avx2 | Generic
 
 LANES = {Avx512: 16, Avx2: 8, Generic: 8}
-MAX_LANES = 16
 SLICES_PER_PASS = 2
 """Slices added to an accumulator row in one pass over it."""
 

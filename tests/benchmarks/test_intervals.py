@@ -24,32 +24,45 @@ def test_the_interval_holds_the_proportion_and_stays_in_0_1(values, data):
 
 
 def test_patients_that_disagree_widen_the_interval():
-    values = [1] * 20 + [0] * 20
-    clustered = proportion_interval(values, ["a"] * 20 + ["b"] * 20)
-    mixed = proportion_interval(values, ["a", "b"] * 20)
+    values = [1] * 40 + [0] * 40
+    clustered = proportion_interval(values, [str(i // 10) for i in range(80)])
+    mixed = proportion_interval(values, [str(i % 8) for i in range(80)])
     assert clustered[1] - clustered[0] > 1.5 * (mixed[1] - mixed[0])
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says():
+@pytest.mark.parametrize(("patients", "episodes"), [(5, 4), (5, 20), (12, 10)])
+def test_the_intervals_cover_the_truth_as_often_as_they_say(patients, episodes):
     rng = np.random.default_rng(0)
-    hits = 0
-    for _ in range(400):
-        rates = np.clip(rng.normal(0.6, 0.15, size=12), 0, 1)
-        values = np.concatenate([rng.random(10) < rate for rate in rates]).astype(float)
-        low, high = proportion_interval(values, [str(k) for k in range(12) for _ in range(10)])
-        hits += low <= 0.6 <= high
-    assert 0.90 <= hits / 400 <= 0.99
+    clusters = [str(k) for k in range(patients) for _ in range(episodes)]
+    hits = np.zeros(2)
+    for _ in range(600):
+        rates = np.clip(rng.normal(0.6, 0.15, size=patients), 0, 1)
+        values = np.concatenate([rng.random(episodes) < rate for rate in rates]).astype(float)
+        for i, interval in enumerate((proportion_interval, mean_interval)):
+            low, high = interval(values, clusters)
+            hits[i] += low <= 0.6 <= high
+    assert (hits / 600 >= 0.93).all()
 
 
-def test_mean_intervals_are_seeded_hold_the_mean_and_widen_with_clusters():
+def test_two_patients_leave_little_to_be_said():
+    low, high = proportion_interval([1] * 20, ["a"] * 10 + ["b"] * 10)
+    assert low < 0.3 and high == 1
+
+
+def test_mean_intervals_hold_the_mean_and_widen_with_clusters():
     rng = np.random.default_rng(1)
     values = np.concatenate([rng.normal(mean, 1, size=20) for mean in (0, 10, 20)])
-    clusters = [c for c in "abc" for _ in range(20)]
-    low, high = mean_interval(values, clusters)
-    assert (low, high) == mean_interval(values, clusters)
+    low, high = mean_interval(values, [c for c in "abc" for _ in range(20)])
     assert low < values.mean() < high
     alone = mean_interval(values, [str(i) for i in range(60)])
     assert high - low > 1.5 * (alone[1] - alone[0])
+    assert mean_interval([3.0], ["a"]) == (3.0, 3.0)
+
+
+def test_one_clusters_mean_interval_is_students():
+    values = [1.0, 2.0, 4.0, 9.0]
+    expected = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    assert mean_interval(values, ["a"] * 4) == pytest.approx(expected)
 
 
 def test_empty_or_uneven_input_is_refused():

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ def test_the_script_writes_everything(suite_file, tmp_path, capsys):
         assert trip.n_frames == len(results[0].moves) + 1
     with Image.open(out / "trajectories_tiny.png") as sheet:
         assert sheet.width > 300
-    assert json.loads(extra.read_text())["run"]["seed"] == 0
+    assert json.loads(extra.read_text())["runs"][0]["seed"] == 0
     assert "| oracle*" in capsys.readouterr().out
 
 
@@ -143,14 +144,72 @@ def test_bad_input_is_named_and_nothing_is_written(arguments, message, tmp_path,
     assert not out.exists()
 
 
+def test_a_suite_given_twice_counts_once(suite_file, tmp_path):
+    main(["--policies", "oracle", "--suite", suite_file, suite_file, "--workers", "1", "--out", str(tmp_path / "o")])
+    figures = json.loads((tmp_path / "o" / "leaderboard.json").read_text())
+    assert figures["oracle"]["tiny"]["episodes"] == 3
+
+
+def test_two_suites_of_one_name_are_refused(suite_file, tmp_path, capsys):
+    other = tmp_path / "other.yaml"
+    other.write_text(Path(suite_file).read_text().replace("max_steps: 20", "max_steps: 10"))
+    assert main(["--suite", suite_file, str(other), "--out", str(tmp_path / "o")]) == 2
+    assert "two different suites" in capsys.readouterr().err
+
+
+def test_the_board_holds_every_policy_of_the_folder(suite_file, tmp_path):
+    arguments = ["--suite", suite_file, "--workers", "1", "--out", str(tmp_path / "o"), "--no-figures"]
+    main([*arguments, "--policies", "oracle"])
+    main([*arguments, "--policies", "random", "--resume", "--episodes", "1"])
+    figures = json.loads((tmp_path / "o" / "leaderboard.json").read_text())
+    assert figures["oracle"]["tiny"]["episodes"] == 3 and figures["random"]["tiny"]["episodes"] == 1
+
+
+def test_results_of_another_build_of_the_patient_are_run_again_and_left_out(suite_file, tmp_path, capsys):
+    arguments = [
+        "--policies",
+        "oracle",
+        "--suite",
+        suite_file,
+        "--workers",
+        "1",
+        "--out",
+        str(tmp_path),
+        "--no-figures",
+    ]
+    main(arguments)
+    lines = tmp_path / "episodes.jsonl"
+    lines.write_text(re.sub(r'"patient_fingerprint": "\w+"', '"patient_fingerprint": "old"', lines.read_text()))
+    main([*arguments, "--resume"])
+    output = capsys.readouterr().out
+    assert "3 (0 done before)" in output and "Left out 3 result(s)" in output
+    assert json.loads((tmp_path / "leaderboard.json").read_text())["oracle"]["tiny"]["episodes"] == 3
+
+
+def test_an_episode_that_its_patient_does_not_allow_stops_the_run_at_once(suite_file, tmp_path, capsys):
+    path = Path(suite_file)
+    path.write_text(path.read_text().replace("[0.0, 1400.0]", "[0.0, 9999.0]"))
+    assert main(["--suite", suite_file, "--out", str(tmp_path / "o")]) == 2
+    assert "episode 2: start" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_file_in_the_place_of_the_folder_is_an_error(suite_file, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["--suite", suite_file, "--out", str(tmp_path / "file")]) == 2
+    assert "file" in capsys.readouterr().err
+
+
 class Scripted(Policy):
     def __init__(self, *answers):
         self.answers = answers
 
     def reset(self, seed=None):
         self.queue = list(self.answers)
+        self.seen = []
 
     def act(self, observation, info):
+        self.seen.append(info)
         answer = self.queue.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -158,12 +217,8 @@ class Scripted(Policy):
 
 
 def play(*answers, max_steps=20):
-    suite = load_suite("smoke")
-    env = CArmNavEnv(image_size=16)
-    task = EpisodeTask("smoke", 0, "scripted", 0)
-    from dataclasses import replace
-
-    return run_episode(Scripted(*answers), env, replace(suite, max_steps=max_steps), task)
+    suite = replace(load_suite("smoke"), max_steps=max_steps)
+    return run_episode(Scripted(*answers), CArmNavEnv(image_size=16), EpisodeTask(suite, 0, "scripted", 0))
 
 
 def test_a_crash_is_a_counted_failure():
@@ -184,6 +239,14 @@ def test_an_abstention_ends_the_episode_without_a_move():
 def test_invalid_answers_count_as_steps_and_move_nothing():
     result = play(*[Decision(ALIGNED, invalid=True)] * 5, max_steps=5)
     assert result.outcome == "timeout" and result.invalid_answers == 5 and result.steps == 5 and result.moves == []
+
+
+def test_after_an_invalid_answer_the_c_arm_reports_that_it_stood_still():
+    policy = Scripted(Decision(Move(0, 1)), Decision(ALIGNED, invalid=True), Decision(ALIGNED))
+    task = EpisodeTask(load_suite("smoke"), 0, "scripted", 0)
+    run_episode(policy, CArmNavEnv(image_size=16), task)
+    assert policy.seen[1]["moved_mm"].tolist() == [0, 30]
+    assert policy.seen[2]["moved_mm"].tolist() == [0, 0] and not policy.seen[2]["move_effective"]
 
 
 def test_declaring_at_the_wrong_place_is_no_success():

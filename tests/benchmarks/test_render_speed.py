@@ -73,7 +73,7 @@ def test_no_time_is_given_for_another_picture(patient, monkeypatch, capsys):
 @pytest.mark.parametrize(("name", "make"), [("itk", peers.rtk_joseph), ("nanodrr", peers.nanodrr_trilinear)])
 def test_an_installed_peer_makes_our_picture(patient, name, make):
     pytest.importorskip(name)
-    scene = peers.Scene.frontal(patient.volume, patient.mid_depth_mm, 64)
+    scene = peers.PeerView.frontal(patient.volume, patient.mid_depth_mm, 64)
     try:
         project = make(scene)
     except ImportError as error:

@@ -2,6 +2,7 @@ import pytest
 
 from benchmarks.freeze import PAPER_ROUTES, RECIPES, freeze, suite_yaml
 from benchmarks.suite import Suite, load_suite, suite_names
+from carm_env.catalogue import load_patient
 from carm_env.errors import UnknownNameError
 
 
@@ -48,6 +49,9 @@ def test_an_unknown_suite_gets_the_nearest_one():
     assert set(RECIPES) == set(suite_names())
 
 
+HEAD = "{name: x, version: 1, description: d, max_steps: 5, episodes: [{patient: 'virtual:0', target: 1, start: 4}], "
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -55,6 +59,12 @@ def test_an_unknown_suite_gets_the_nearest_one():
         ("- 1", "expected a mapping"),
         ("name: x", "lacks version"),
         ("{name: x, version: 1, description: d, max_steps: 5, episodes: []}", "episodes is empty"),
+        ("{name: ../x, version: 1, description: d, max_steps: 5, episodes: []}", "name is '../x'"),
+        ("{name: x, version: abc, description: d, max_steps: 5, episodes: []}", "version is 'abc'"),
+        ("{name: x, version: 1, description: d, max_steps: 0, episodes: []}", "max_steps is 0"),
+        (HEAD + "environment: [1]}", "environment is"),
+        (HEAD + "environment: {image_sise: 16}}", "Did you mean 'image_size'"),
+        (HEAD + "environment: {alpha_deg: .nan}}", "alpha_deg is nan"),
         ("{name: x, version: 1, description: d, max_steps: 5, episodes: [], envrionment: {}}", "'environment'"),
         ("{name: x, version: 1, description: d, max_steps: 5, episodes: [{target: 1}]}", "episode 0.*lacks patient"),
     ],
@@ -64,3 +74,11 @@ def test_bad_suite_files_are_named(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
         load_suite(str(path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_frozen_episode_can_be_played_and_is_what_its_recipe_draws(name):
+    suite = load_suite(name)
+    suite.check({patient: load_patient(patient) for patient in suite.patients})
+    assert freeze(name) == suite

@@ -50,7 +50,10 @@ def test_render_takes_millimetres_and_angles(tmp_path):
         (["--alpha", "nan"], "alpha_deg"),
         (["--size", "15"], "from 16 to 2048"),
         (["--projection", "XX"], "Did you mean"),
+        (["--landmark", ""], "unknown landmark"),
         (["--out", "x.xyz"], "expected an image file"),
+        (["--out", "x.psd"], "expected an image file"),
+        (["--out", "n" * 300 + ".png"], "too long"),
     ],
 )
 def test_bad_input_is_named_and_nothing_is_written(arguments, message, tmp_path, capsys, monkeypatch):

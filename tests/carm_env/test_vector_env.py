@@ -75,8 +75,22 @@ def test_seeds_may_be_given_one_by_one():
     one, _ = env.reset(seed=5)
     each, _ = env.reset(seed=[5, 6, 7])
     np.testing.assert_array_equal(one["image"], each["image"])
+    whole, _ = env.reset(seed=np.int64(5))
+    np.testing.assert_array_equal(one["image"], whole["image"])
     with pytest.raises(ValueError, match="one per environment"):
         env.reset(seed=[1, 2])
+
+
+def test_attributes_and_methods_of_the_environments_can_be_reached():
+    vector, single = make("vector_entry_point"), make("sync")
+    for env in (vector, single):
+        env.reset(seed=3)
+    assert vector.get_attr("tolerance_mm") == single.get_attr("tolerance_mm") == (25.0,) * 3
+    np.testing.assert_array_equal(vector.call("action_masks"), single.call("action_masks"))
+    vector.set_attr("tolerance_mm", [1.0, 2.0, 3.0])
+    assert vector.get_attr("tolerance_mm") == (1.0, 2.0, 3.0)
+    with pytest.raises(ValueError, match="one per environment"):
+        vector.set_attr("tolerance_mm", [1.0])
 
 
 def test_render_gives_a_frame_per_environment():
@@ -85,7 +99,7 @@ def test_render_gives_a_frame_per_environment():
     assert len(env.render()) == 3
 
 
-@pytest.mark.parametrize("actions", [[0, 0], [0, 0, 49], [-1, 0, 0], [[0, 0, 0]]])
+@pytest.mark.parametrize("actions", [[0, 0], [0, 0, 49], [-1, 0, 0], [[0, 0, 0]], [0, 0, 1.5], ["0", "1", "2"]])
 def test_bad_actions_step_nothing(actions):
     env = make("vector_entry_point")
     env.reset(seed=0)
