@@ -1,1 +1,6 @@
 """Virtual patients: an articulated skeleton posed, scaled and clothed in tissue."""
+
+from carm_env.anatomy.build import ANATOMY_VERSION, build_patient, virtual_patient
+from carm_env.anatomy.parameters import PatientParameters
+
+__all__ = ["ANATOMY_VERSION", "PatientParameters", "build_patient", "virtual_patient"]

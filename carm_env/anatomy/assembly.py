@@ -1,0 +1,140 @@
+"""Putting a virtual patient together: the order in which its parts are made and painted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_env.anatomy import tissue
+from carm_env.anatomy.abdomen import paint_abdomen, visceral_cavity
+from carm_env.anatomy.airways import paint_airways
+from carm_env.anatomy.body import BOTTOM_MM, Body, pose_body
+from carm_env.anatomy.bones import paint_bones
+from carm_env.anatomy.canvas import Canvas
+from carm_env.anatomy.envelope import Envelope, build_envelope
+from carm_env.anatomy.face import paint_face
+from carm_env.anatomy.head import head_surface
+from carm_env.anatomy.lattice import Lattice, lattice_pair
+from carm_env.anatomy.lung_vessels import paint_lung_vessels
+from carm_env.anatomy.mediastinum import paint_mediastinum
+from carm_env.anatomy.meshes import joint_bounds
+from carm_env.anatomy.parameters import PatientParameters
+from carm_env.anatomy.shapes import Field
+from carm_env.anatomy.skull import paint_skull
+from carm_env.anatomy.thorax import ChestFields, Thorax, chest_fields, make_thorax
+from carm_env.landmarks import LANDMARKS
+from carm_env.volume import Volume
+
+AIR_MARGIN_MM = 12.0
+_FIELD_MARGIN_MM = 44.0
+_BODY_HU = -900
+
+_STREAMS = ("texture", "bones", "skull", "face", "bowel", "lungs", "noise")
+"""One stream of random numbers for each: a change in one structure leaves the others as they were."""
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """A patient and the structures that it was made of; all points LPS mm.
+
+    Attributes:
+        volume: the CT.
+        landmarks_lps_mm: from landmark id to a point ``(3,)``.
+        body: the posed skeleton.
+        thorax: carina, spine and diaphragm.
+        envelope: surfaces of wall, muscle, arms and skin on the coarse lattice.
+        chest: surfaces of cavity, diaphragm, mediastinum and lungs on the coarse lattice.
+        airways: signed distance from the lumen of the airways on a box of the fine lattice.
+        brain: signed distance from the brain on a box of the fine lattice.
+        coarse: the lattice of `envelope` and `chest`.
+    """
+
+    volume: Volume
+    landmarks_lps_mm: Mapping[int, NDArray[np.float64]]
+    body: Body
+    thorax: Thorax
+    envelope: Envelope
+    chest: ChestFields
+    airways: Field
+    brain: Field
+    coarse: Lattice
+
+
+def build_anatomy(parameters: PatientParameters, progress: Progress | None = None) -> Anatomy:
+    """Build a patient and keep its structures; takes about a quarter of a minute.
+
+    Args:
+        parameters: what to build.
+        progress: called with a short text at the beginning of each stage.
+    """
+    tell = progress or (lambda text: None)
+    seeds = np.random.SeedSequence(parameters.seed).spawn(len(_STREAMS))
+    streams = {name: np.random.default_rng(seed) for name, seed in zip(_STREAMS, seeds, strict=True)}
+
+    tell("posing the skeleton")
+    body = pose_body(parameters)
+    coarse, fine = _lattices(body, parameters)
+
+    tell("growing muscle and skin")
+    envelope = build_envelope(body, parameters, coarse, head_surface(body, parameters, coarse))
+    canvas = Canvas(coarse, fine, streams["texture"])
+    canvas.paint(envelope.skin, tissue.FAT, 9.0)
+    canvas.paint(envelope.muscle, tissue.MUSCLE, 14.0)
+    canvas.paint(envelope.arms, tissue.MUSCLE, 14.0)
+    canvas.paint_shell(envelope.skin, 1.5, 0.6, tissue.SKIN)
+
+    tell("filling chest and abdomen")
+    thorax = make_thorax(body, parameters)
+    chest = chest_fields(body, thorax, coarse)
+    cavity = visceral_cavity(body, envelope, chest.below_diaphragm, canvas)
+    paint_abdomen(canvas, body, thorax, cavity, parameters, streams["bowel"])
+    paint_mediastinum(canvas, thorax, chest, parameters)
+    paint_lung_vessels(canvas, thorax, chest.lungs, streams["lungs"])
+    airways = paint_airways(canvas, body, thorax)
+
+    tell("building bone")
+    brain = paint_skull(canvas, body, parameters.bone_density, streams["skull"])
+    paint_face(canvas, body, parameters.bone_density, streams["face"])
+    paint_bones(canvas, body, parameters.bone_density, streams["bones"])
+    canvas.merge_bone()
+
+    tell("finishing")
+    volume = _cropped(canvas.finish(envelope.skin, streams["noise"]), fine)
+    points = {
+        **body.landmarks_mm,
+        "Carina": thorax.carina_mm,
+        "Right hemidiaphragm": thorax.diaphragm.apex_mm("r"),
+        "Left hemidiaphragm": thorax.diaphragm.apex_mm("l"),
+    }
+    landmarks = {item.id: np.round(points[item.name], 3) for item in LANDMARKS}
+    return Anatomy(volume, landmarks, body, thorax, envelope, chest, airways, brain, coarse)
+
+
+def _lattices(body: Body, parameters: PatientParameters) -> tuple[Lattice, Lattice]:
+    scale, fat, belly = parameters.scale, parameters.fat_mm, parameters.belly_mm
+    low, high = joint_bounds([mesh for name, mesh in body.meshes.items() if "femur" not in name])
+    reach = _FIELD_MARGIN_MM + fat + np.array([0.0, 0.6 * belly, 0.0])
+    half_width = 215.0 * scale + 1.3 * fat + 0.3 * belly
+    front, back = 60.0 * scale - 1.3 * fat - 0.85 * belly, 330.0 * scale + 1.3 * fat
+    low = np.minimum(low - reach, [-half_width, front, np.inf])
+    high = np.maximum(high + reach, [half_width, back, -np.inf])
+    low[2] = BOTTOM_MM * scale
+    high[2] -= fat + 16.0
+    return lattice_pair(low, high)
+
+
+def _cropped(hu: NDArray[np.int16], lattice: Lattice) -> Volume:
+    body = hu > _BODY_HU
+    margin = int(np.ceil(AIR_MARGIN_MM / lattice.spacing_mm))
+    kept = []
+    for axis in range(3):
+        rows = np.flatnonzero(body.any(tuple(other for other in range(3) if other != axis)))
+        first, last = max(rows[0] - margin, 0), min(rows[-1] + margin + 1, hu.shape[axis])
+        kept.append(slice(int(first), int(last)))
+    box = (kept[0], kept[1], kept[2])
+    return Volume.from_origin(np.ascontiguousarray(hu[box]), lattice.spacing_mm, lattice.within(box).origin_mm)

@@ -1,0 +1,215 @@
+"""Bone tissue: a cortical shell around trabecular bone, from each bone's mesh.
+
+Each mesh is filled at 1 mm, then averaged to the volume's 2 mm, so that a cortex of a millimetre keeps
+its mass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_env.anatomy import tissue
+from carm_env.anatomy.body import Body
+from carm_env.anatomy.canvas import TILE, Canvas
+from carm_env.anatomy.lattice import FINE_MM, Box, Lattice
+from carm_env.anatomy.meshes import Mesh
+from carm_env.anatomy.shapes import Ellipsoid, Field
+from carm_env.anatomy.skeleton import CERVICAL_SPINE, MANDIBLE, PELVIS, SACRUM, SKULL, THORACOLUMBAR
+
+SAMPLE_MM = 1.0
+_PER_VOXEL = int(FINE_MM / SAMPLE_MM)
+_MARGIN_MM = 4.0
+_SMALLEST_SHELL_FACES = 100
+_EPIPHYSIS_CORTEX_MM = 1.3
+
+
+@dataclass(frozen=True)
+class BoneStyle:
+    """How a kind of bone is built.
+
+    Attributes:
+        cortex_mm: thickness of the cortical shell.
+        cortex_hu: its HU.
+        core_hu: mean HU of what lies inside.
+        core_texture_hu: deviation of the trabecular pattern.
+        smoothing_mm: rounding of the mesh's facets.
+        threshold: below one half the bone is inflated, as thin meshes want.
+        depth_mm: to this depth below the surface distances are known.
+    """
+
+    cortex_mm: float
+    cortex_hu: float
+    core_hu: float
+    core_texture_hu: float = 60.0
+    smoothing_mm: float = 0.8
+    threshold: float = 0.5
+    depth_mm: float = 1.3
+
+
+RIB = BoneStyle(1.3, tissue.CORTICAL_BONE, 120.0, 40.0, threshold=0.36)
+SHAFT = BoneStyle(3.0, tissue.CORTICAL_BONE, tissue.TRABECULAR_BONE, smoothing_mm=1.0, depth_mm=2.0)
+HUMERUS = BoneStyle(4.4, tissue.CORTICAL_BONE, tissue.TRABECULAR_BONE, smoothing_mm=1.2, depth_mm=2.4)
+FEMUR = BoneStyle(6.0, tissue.CORTICAL_BONE, 230.0, smoothing_mm=1.0, depth_mm=2.4)
+CLAVICLE = BoneStyle(2.1, tissue.CORTICAL_BONE, tissue.TRABECULAR_BONE, smoothing_mm=0.9)
+SCAPULA = BoneStyle(1.2, 1100.0, 190.0, smoothing_mm=0.6)
+HIP = BoneStyle(1.5, 1150.0, 170.0, smoothing_mm=2.2)
+SACRAL = BoneStyle(1.1, 900.0, 120.0, smoothing_mm=2.0)
+VERTEBRA = BoneStyle(1.0, 680.0, 135.0, smoothing_mm=1.0)
+CERVICAL = BoneStyle(1.1, 1000.0, 260.0, smoothing_mm=0.7)
+JAW = BoneStyle(2.3, 1350.0, 330.0, 90.0, smoothing_mm=0.6)
+HAND = BoneStyle(1.3, 1150.0, 320.0, smoothing_mm=0.4)
+
+_SHAFTS = {"humerus": HUMERUS, "ulna": SHAFT, "radius": SHAFT, "r_femur": FEMUR, "l_femur": FEMUR, "clavicle": CLAVICLE}
+
+
+@dataclass(frozen=True, eq=False)
+class Filled:
+    """A mesh filled on a fine local lattice.
+
+    Attributes:
+        lattice: 1 mm lattice over the bone; two samples to each voxel of the volume along each axis.
+        box: the voxels of the volume that it covers.
+        inside: which samples are bone.
+        depth_mm: depth below the surface, exact to about three times the style's `depth_mm`.
+        texture: noise of unit deviation.
+    """
+
+    lattice: Lattice
+    box: Box
+    inside: NDArray[np.bool_]
+    depth_mm: NDArray[np.float32]
+    texture: NDArray[np.float32]
+
+
+def depth_below_surface(inside: NDArray[np.bool_], width: float) -> NDArray[np.float32]:
+    """Depth below a mask's surface in samples, from the blurred mask; 0 outside, good to about 3 `width`."""
+    from scipy import ndimage
+    from scipy.special import ndtri
+
+    blurred = ndimage.gaussian_filter(inside.astype(np.float32), width)
+    depth = np.zeros(inside.shape, np.float32)
+    depth[inside] = width * ndtri(np.clip(blurred[inside], 0.5, 0.9999))
+    return depth
+
+
+def fill_bone(canvas: Canvas, mesh: Mesh, style: BoneStyle, rng: np.random.Generator) -> Filled | None:
+    """Fill a mesh at 1 mm; None if it lies outside the volume."""
+    from scipy import ndimage
+
+    from carm_env.anatomy.voxelise import fill
+
+    low, high = mesh.bounds_mm
+    box = canvas.fine.box(low - _MARGIN_MM, high + _MARGIN_MM)
+    if any(part.stop - part.start < 2 for part in box):
+        return None
+    coarse = canvas.fine.within(box)
+    count = tuple(_PER_VOXEL * n for n in coarse.shape)
+    # Samples lie symmetrically about the centre of each voxel.
+    lattice = Lattice(coarse.origin_mm - SAMPLE_MM / 2, SAMPLE_MM, (count[0], count[1], count[2]))
+    inside = fill(mesh.vertices_mm, mesh.faces, lattice)
+    smooth = ndimage.gaussian_filter(inside.astype(np.float32), style.smoothing_mm / SAMPLE_MM)
+    inside = smooth > style.threshold
+    depth = depth_below_surface(inside, style.depth_mm / SAMPLE_MM)
+    start = rng.integers(TILE, size=3)
+    index = [(np.arange(n) + offset) % TILE for n, offset in zip(count, start, strict=True)]
+    return Filled(lattice, box, inside, depth, canvas.fine_texture[np.ix_(*index)])
+
+
+def voxel_means(samples: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Means over the samples of each voxel of the volume."""
+    n = [size // _PER_VOXEL for size in samples.shape]
+    blocks = samples.reshape(n[0], _PER_VOXEL, n[1], _PER_VOXEL, n[2], _PER_VOXEL)
+    return blocks.mean((1, 3, 5), dtype=np.float32)
+
+
+def lay(canvas: Canvas, filled: Filled, inside: NDArray[np.bool_], hu: NDArray[np.float32]) -> None:
+    """Add filled bone to the volume."""
+    canvas.add_bone(filled.box, voxel_means(inside), voxel_means(np.where(inside, hu, np.float32(0))))
+
+
+def _shell(filled: Filled, style: BoneStyle, density: float) -> NDArray[np.float32]:
+    share = np.clip(style.cortex_mm - filled.depth_mm + 1, 0, 1)
+    core = style.core_hu + style.core_texture_hu * filled.texture
+    return share * np.float32(style.cortex_hu * density) + (1 - share) * core * np.float32(density)
+
+
+def _shaft(filled: Filled, mesh: Mesh, style: BoneStyle, density: float) -> NDArray[np.float32]:
+    # A long bone: thick cortex and marrow in the middle, a thin shell and trabeculae at the ends.
+    centre, direction, begin, end = mesh.long_axis()
+    x, y, z = filled.lattice.axes()
+    along = (x - centre[0]) * direction[0] + (y - centre[1]) * direction[1] + (z - centre[2]) * direction[2]
+    share = ((along - begin) / (end - begin)).astype(np.float32)
+    middle = np.clip(np.minimum(share, 1 - share) / 0.22 - 0.35, 0, 1)
+    thickness = _EPIPHYSIS_CORTEX_MM + middle * (style.cortex_mm - _EPIPHYSIS_CORTEX_MM)
+    wall = np.clip(thickness - filled.depth_mm + 0.8, 0, 1)
+    cortex = 1050 + (style.cortex_hu + 150 - 1050) * middle
+    core = (style.core_hu + 80 + style.core_texture_hu * filled.texture) * (1 - middle) + tissue.MARROW * middle
+    return ((wall * cortex + (1 - wall) * core) * density).astype(np.float32)
+
+
+def _sternum(filled: Filled, scale: float, density: float) -> NDArray[np.float32]:
+    # Bone in the middle, costal cartilage at both sides, calcified a little at its surface.
+    x, _, z = filled.lattice.axes()
+    half_width = 17 * scale + 16 * scale * np.clip((z - 1440 * scale) / (25 * scale), 0, 1)
+    cartilage = np.clip((np.abs(x) - half_width) / 3, 0, 1)
+    wall = np.clip(1.2 - filled.depth_mm + 0.8, 0, 1)
+    bone = (wall * 850 + (1 - wall) * (110 + 50 * filled.texture)) * density
+    return ((1 - cartilage) * bone + cartilage * (tissue.CARTILAGE + 40 * wall + 10 * filled.texture)).astype(
+        np.float32
+    )
+
+
+def bone_style(name: str) -> BoneStyle:
+    """The style of a bone by its mesh name."""
+    for stem, style in _SHAFTS.items():
+        if name.startswith(stem):
+            return style
+    if name.startswith("scapula"):
+        return SCAPULA
+    if name in PELVIS:
+        return HIP
+    if name == SACRUM:
+        return SACRAL
+    if name in THORACOLUMBAR:
+        return VERTEBRA
+    if name == CERVICAL_SPINE:
+        return CERVICAL
+    return JAW if name == MANDIBLE else HAND
+
+
+def paint_bones(canvas: Canvas, body: Body, density: float, rng: np.random.Generator) -> None:
+    """Build all bones but the skull and the mandible, and the discs between the vertebrae."""
+    _paint_discs(canvas, body)
+
+    def build(mesh: Mesh, style: BoneStyle, tone: Callable[[Filled], NDArray[np.float32]]) -> None:
+        filled = fill_bone(canvas, mesh, style, rng)
+        if filled is not None:
+            lay(canvas, filled, filled.inside, tone(filled))
+
+    for rib in body.ribs:
+        build(rib, RIB, lambda filled: _shell(filled, RIB, density))
+    build(body.sternum, CLAVICLE, lambda filled: _sternum(filled, body.scale, density))
+    for name, mesh in body.meshes.items():
+        if name in (SKULL, MANDIBLE):
+            continue
+        style = bone_style(name)
+        if style in _SHAFTS.values():
+            build(mesh, style, lambda filled, m=mesh, s=style: _shaft(filled, m, s, density))  # type: ignore[misc]
+            continue
+        pieces = mesh.shells() if name == CERVICAL_SPINE else [mesh]
+        for piece in pieces:
+            if len(piece.faces) > _SMALLEST_SHELL_FACES or len(pieces) == 1:
+                build(piece, style, lambda filled, s=style: _shell(filled, s, density))  # type: ignore[misc]
+
+
+def _paint_discs(canvas: Canvas, body: Body) -> None:
+    spine = body.spine_mm()
+    for below, above in zip(spine[:-1], spine[1:], strict=True):
+        gap = float(np.linalg.norm(above - below))
+        radii = np.array([20.0, 15.0, 0.22 * gap + 2.0]) * body.scale
+        field, box = Field.around(canvas.fine, [Ellipsoid((below + above) / 2, radii)])
+        canvas.paint_box(field, box, tissue.DISC)

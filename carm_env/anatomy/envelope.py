@@ -1,0 +1,132 @@
+"""The envelopes of trunk, neck and arms: where muscle ends and where the skin is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_env.anatomy.body import MUSCLE_MM, SKIN_MM, Body
+from carm_env.anatomy.head import HeadSurface
+from carm_env.anatomy.lattice import Lattice
+from carm_env.anatomy.limbs import arm_field
+from carm_env.anatomy.parameters import PatientParameters
+from carm_env.anatomy.shapes import Capsule, Ellipsoid, Field, smooth_intersection, smooth_union
+from carm_env.anatomy.skeleton import SIDE_SIGN, SIDES
+
+_TRUNK_TOP_MM = 1490.0
+_FAT_PROFILE = (
+    # height in the skeleton's own size, mm: thickness relative to that over the chest
+    np.array([880.0, 960.0, 1060.0, 1160.0, 1280.0, 1380.0, 1450.0, 1520.0, 1570.0, 1600.0]),
+    np.array([1.25, 1.25, 1.25, 1.2, 1.05, 1.0, 0.9, 0.7, 0.4, 0.15]),
+)
+_ARM_FAT_SHARE = 0.42
+_TABLE_MM = 316.0
+"""Height at which the back of a lying patient is flattened by the table, skeleton's own size."""
+
+
+@dataclass(frozen=True, eq=False)
+class Envelope:
+    """Signed distances on the coarse lattice, mm.
+
+    Attributes:
+        wall: from the trunk's bony and abdominal wall.
+        muscle: from the surface of muscle of trunk, neck and head.
+        arms: from the surface of the arms' muscle.
+        skin: from the skin of the whole patient.
+    """
+
+    wall: NDArray[np.float32]
+    muscle: NDArray[np.float32]
+    arms: NDArray[np.float32]
+    skin: NDArray[np.float32]
+
+
+def _trunk_muscle(body: Body, parameters: PatientParameters, lattice: Lattice, wall: NDArray[np.float32]) -> Field:
+    muscle = parameters.muscle
+    _, _, z = lattice.axes()
+    top = (z - _TRUNK_TOP_MM * body.scale).astype(np.float32)
+    field = Field(lattice, smooth_intersection(wall - np.float32(MUSCLE_MM * muscle), top, 40.0))
+    scale = body.scale
+    field.add(
+        Capsule(body.at(0, 226, 1496), body.at(0, 228, 1590), 47 * scale * (0.9 + 0.1 * muscle), 46 * scale), 40.0
+    )
+    for side in SIDES:
+        for shape, blend in _shoulder_and_back(body, side, muscle):
+            field.add(shape, blend)
+    return field
+
+
+def _shoulder_and_back(body: Body, side: str, muscle: float) -> list[tuple[Capsule, float]]:
+    # Each muscle with the width of the crease that joins it to the ones before.
+    sign, scale = SIDE_SIGN[side], body.scale
+    outwards = np.array([sign, 1.0, 1.0])
+    head = body.joints_mm(side)[2]
+    angle = body.landmarks_mm[f"{'Right' if side == 'r' else 'Left'} scapular inferior angle"]
+    breastbone_side = np.array([sign * 62 * scale, 128 * scale, body.landmarks_mm["T1"][2] - 107 * scale])
+    loin = np.array([sign * 95 * scale, 252 * scale, body.landmarks_mm["T12"][2] - 20])
+    nape, acromion = body.at(sign * 16, 252, 1556), head + outwards * [-28, 14, 4]
+    trapezius = Capsule(nape, acromion, 24 * scale, 19 * scale)
+    pectoral = Capsule(head + outwards * [-18, -6, -6], breastbone_side, 25 * muscle, 15 * muscle)
+    infraspinatus = Capsule(angle + outwards * [-5, -6, 10], head + outwards * [-30, 25, -10], 22 * muscle)
+    latissimus = Capsule(angle + outwards * [8, -6, 0], loin, 20 * muscle, 8)
+    erector_spinae = Capsule(body.at(sign * 34, 272, 1470), body.at(sign * 34, 258, 930), 24 * muscle)
+    gluteus = Capsule(body.at(sign * 70, 262, 960), body.at(sign * 75, 255, 850), 40 * muscle)
+    return [
+        (trapezius, 40.0),
+        (pectoral, 45.0),
+        (infraspinatus, 40.0),
+        (latissimus, 45.0),
+        (erector_spinae, 40.0),
+        (gluteus, 50.0),
+    ]
+
+
+def _fat_thickness(lattice: Lattice, parameters: PatientParameters) -> NDArray[np.float32]:
+    heights, share = _FAT_PROFILE
+    fat = np.interp(lattice.axis(2), heights * parameters.scale, share * parameters.fat_mm)
+    return fat.astype(np.float32)[None, None, :]
+
+
+def _trunk_skin(body: Body, parameters: PatientParameters, lattice: Lattice, muscle: NDArray[np.float32]) -> Field:
+    field = Field(lattice, muscle - np.float32(SKIN_MM) - _fat_thickness(lattice, parameters))
+    scale = body.scale
+    if parameters.female > 0:
+        size = 0.75 + 0.25 * parameters.female
+        height = body.landmarks_mm["T1"][2] - 140 * scale
+        for side in SIDES:
+            # Lying on the back, the breasts sink sideways.
+            centre = [SIDE_SIGN[side] * 88 * scale, 128 * scale, height]
+            field.add(Ellipsoid(centre, np.array([62, 40, 62]) * size), 30.0)
+    return field
+
+
+def build_envelope(body: Body, parameters: PatientParameters, lattice: Lattice, head: HeadSurface) -> Envelope:
+    """Muscle and skin of the whole patient on the coarse lattice.
+
+    Smooth unions join trunk, neck, shoulders and head without steps; forearms and hands are joined
+    with a narrow crease, so that they lie on the trunk and do not melt into it.
+    """
+    scale = body.scale
+    wall = body.wall.distance(lattice)
+    trunk = _trunk_muscle(body, parameters, lattice, wall)
+    muscle = smooth_union(trunk.values, head.muscle, 22.0)
+    skin = _trunk_skin(body, parameters, lattice, muscle).values
+    skin = smooth_union(skin, head.skin, 14.0)
+    _, y, z = lattice.axes()
+    table = y - np.float32(_TABLE_MM * scale + 0.8 * parameters.fat_mm)
+    below_neck = np.clip((1500.0 * scale - z) / 40.0, 0, 1)
+    skin = smooth_intersection(skin, (table * below_neck - 50.0 * (1 - below_neck)).astype(np.float32), 20.0)
+
+    arms = np.full(lattice.shape, np.float32(99.0))
+    arm_skin = arms.copy()
+    for side in SIDES:
+        arms = np.minimum(arms, arm_field(body, lattice, side, parameters.muscle, 0.0).values)
+        cover = SKIN_MM + _ARM_FAT_SHARE * parameters.fat_mm
+        arm_skin = smooth_union(arm_skin, arm_field(body, lattice, side, parameters.muscle, cover).values, 5.0)
+    armpit = body.landmarks_mm["T1"][2] - 82.0 * scale
+    blend = 5.0 + 30.0 * np.clip((z - armpit) / (60.0 * scale), 0, 1).astype(np.float32)
+    overlap = np.maximum(blend - np.abs(skin - arm_skin), 0) / blend
+    skin = np.minimum(skin, arm_skin) - overlap * overlap * (blend / 4)
+    return Envelope(wall, muscle, arms, skin)

@@ -1,0 +1,25 @@
+"""The default patient with its structures, and one with the arms at the sides: built once a session."""
+
+from __future__ import annotations
+
+import pytest
+
+from carm_env.anatomy.assembly import Anatomy, build_anatomy
+from carm_env.anatomy.build import as_patient, virtual_patient
+from carm_env.anatomy.parameters import PatientParameters
+from carm_env.patients import Patient
+
+
+@pytest.fixture(scope="session")
+def anatomy() -> Anatomy:
+    return build_anatomy(PatientParameters())
+
+
+@pytest.fixture(scope="session")
+def patient(anatomy: Anatomy) -> Patient:
+    return as_patient(PatientParameters(), anatomy)
+
+
+@pytest.fixture(scope="session")
+def patient_with_arms_at_sides() -> Patient:
+    return virtual_patient(0, arms="sides")

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+
+from carm_env.anatomy import build
+from carm_env.anatomy.parameters import PatientParameters
+from carm_env.errors import UnknownNameError
+from carm_env.patients import Patient
+from carm_env.volume import Volume
+
+
+def tiny_patient(parameters: PatientParameters) -> Patient:
+    """A patient of a few voxels that depends on the parameters."""
+    hu = np.full((4, 5, 6), -1000, np.int16)
+    hu[1:3, 1:4, 1:5] = int(parameters.fat_mm)
+    return Patient(build.patient_id(parameters), Volume.from_origin(hu, 2.0, (0, 0, 0)), {11: np.zeros(3)}, {"a": 1})
+
+
+@pytest.fixture
+def builds(monkeypatch, tmp_path):
+    """A cache in a temporary folder and a builder that counts its calls."""
+    calls = []
+
+    def fake(parameters, progress=None):
+        calls.append(parameters)
+        return tiny_patient(parameters)
+
+    monkeypatch.setenv("CARM_ENV_CACHE", str(tmp_path))
+    monkeypatch.setattr(build, "build_patient", fake)
+    return calls
+
+
+def test_a_patient_is_built_once_and_then_read_from_the_cache(builds):
+    first = build.virtual_patient(0)
+    second = build.virtual_patient(0)
+    assert len(builds) == 1
+    np.testing.assert_array_equal(first.volume.hu, second.volume.hu)
+    assert second.id == "virtual:0"
+
+
+def test_other_parameters_have_another_place_in_the_cache(builds):
+    ids = {build.virtual_patient(seed, **options).id for seed, options in ((0, {}), (1, {}), (0, {"arms": "sides"}))}
+    assert ids == {"virtual:0", "virtual:1", "virtual:0?arms=sides"}
+    assert len(builds) == 3
+
+
+def test_a_raised_anatomy_version_is_built_anew(builds, monkeypatch):
+    build.virtual_patient(0)
+    monkeypatch.setattr(build, "ANATOMY_VERSION", "another")
+    build.virtual_patient(0)
+    assert len(builds) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "alter", "description", "missing"])
+def test_a_damaged_cache_is_detected_and_built_anew(builds, damage):
+    build.virtual_patient(0)
+    folder = build.cache_folder(PatientParameters())
+    volume = folder / "volume.npy"
+    content = volume.read_bytes()
+    if damage == "cut":
+        volume.write_bytes(content[:-7])
+    elif damage == "alter":
+        volume.write_bytes(content[:-2] + b"\x01\x02")
+    elif damage == "description":
+        (folder / "patient.json").write_text('{"format": 1', encoding="utf-8")
+    else:
+        volume.unlink()
+    with pytest.warns(UserWarning, match="damaged and will be built again"):
+        rebuilt = build.virtual_patient(0)
+    assert len(builds) == 2
+    np.testing.assert_array_equal(rebuilt.volume.hu, tiny_patient(PatientParameters()).volume.hu)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build.virtual_patient(0)
+    assert len(builds) == 2
+
+
+def test_a_failed_build_leaves_nothing_in_the_cache(builds, monkeypatch, tmp_path):
+    def broken(parameters, progress=None):
+        raise RuntimeError("stopped")
+
+    monkeypatch.setattr(build, "build_patient", broken)
+    with pytest.raises(RuntimeError, match="stopped"):
+        build.virtual_patient(0)
+    assert not build.cache_folder(PatientParameters()).exists()
+
+
+def test_an_unknown_option_is_refused_before_anything_is_built(builds):
+    with pytest.raises(UnknownNameError, match="Did you mean 'belly_mm'"):
+        build.virtual_patient(0, bely_mm=3)
+    assert not builds
+
+
+def test_the_id_tells_the_options_that_differ_from_the_seed():
+    parameters = PatientParameters.from_seed(4, arms="sides", fat_mm=20.0)
+    assert build.patient_id(parameters) == "virtual:4?arms=sides&fat_mm=20.0"
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    script = (
+        "import sys, carm_env.anatomy\n"
+        "heavy = {'mujoco', 'myo_sim', 'scipy', 'numba'} & set(sys.modules)\n"
+        "sys.exit(', '.join(sorted(heavy)) or None)"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
