@@ -34,6 +34,10 @@ class CArmNavVectorEnv(gym.vector.VectorEnv):
         **kwargs: arguments of `carm_env.env.CArmNavEnv`, the same for all.
     """
 
+    # Gymnasium closes also what was never made: bad arguments leave these.
+    envs: Sequence[TimeLimit] = ()
+    _pool: ThreadPoolExecutor | None = None
+
     def __init__(
         self,
         num_envs: int = 1,
