@@ -18,7 +18,15 @@ from carm_env.anatomy.canvas import TILE, Canvas
 from carm_env.anatomy.lattice import FINE_MM, Box, Lattice
 from carm_env.anatomy.meshes import Mesh
 from carm_env.anatomy.shapes import Ellipsoid, Field
-from carm_env.anatomy.skeleton import CERVICAL_SPINE, MANDIBLE, PELVIS, SACRUM, SKULL, THORACOLUMBAR
+from carm_env.anatomy.skeleton import (
+    CERVICAL_SPINE,
+    MANDIBLE,
+    PELVIS,
+    SACRUM,
+    SKULL,
+    THORACOLUMBAR,
+    vertebral_body_centre,
+)
 
 SAMPLE_MM = 1.0
 _PER_VOXEL = int(FINE_MM / SAMPLE_MM)
@@ -58,7 +66,10 @@ CLAVICLE = BoneStyle(2.1, tissue.CORTICAL_BONE, tissue.TRABECULAR_BONE, smoothin
 SCAPULA = BoneStyle(1.2, 1100.0, 190.0, smoothing_mm=0.6)
 HIP = BoneStyle(1.5, 1150.0, 170.0, smoothing_mm=2.2)
 SACRAL = BoneStyle(1.1, 900.0, 120.0, smoothing_mm=2.0)
-VERTEBRA = BoneStyle(1.0, 680.0, 135.0, smoothing_mm=1.0)
+VERTEBRAL_BODY = BoneStyle(1.0, 490.0, 150.0, 80.0, smoothing_mm=0.8, threshold=0.44)
+VERTEBRAL_ARCH = BoneStyle(1.4, 1050.0, 250.0, 80.0, smoothing_mm=0.8, threshold=0.44)
+_ARCH_BEHIND_CENTRE_MM = 15.0
+"""Where pedicles begin behind the centre of a vertebral body; from there on the cortex is thick."""
 CERVICAL = BoneStyle(1.1, 1000.0, 260.0, smoothing_mm=0.7)
 JAW = BoneStyle(2.3, 1350.0, 330.0, 90.0, smoothing_mm=0.6)
 HAND = BoneStyle(1.3, 1150.0, 320.0, smoothing_mm=0.4)
@@ -163,6 +174,13 @@ def _sternum(filled: Filled, scale: float, density: float) -> NDArray[np.float32
     )
 
 
+def _vertebra(filled: Filled, centre_y_mm: float, density: float) -> NDArray[np.float32]:
+    # The body has a thin cortex that hardly shows from the front; the arch behind it a thick one that does.
+    _, y, _ = filled.lattice.axes()
+    arch = np.clip((y - centre_y_mm - _ARCH_BEHIND_CENTRE_MM) / 4 + 0.5, 0, 1).astype(np.float32)
+    return (1 - arch) * _shell(filled, VERTEBRAL_BODY, density) + arch * _shell(filled, VERTEBRAL_ARCH, density)
+
+
 def bone_style(name: str) -> BoneStyle:
     """The style of a bone by its mesh name."""
     for stem, style in _SHAFTS.items():
@@ -175,7 +193,7 @@ def bone_style(name: str) -> BoneStyle:
     if name == SACRUM:
         return SACRAL
     if name in THORACOLUMBAR:
-        return VERTEBRA
+        return VERTEBRAL_BODY
     if name == CERVICAL_SPINE:
         return CERVICAL
     return JAW if name == MANDIBLE else HAND
@@ -199,6 +217,10 @@ def paint_bones(canvas: Canvas, body: Body, density: float, rng: np.random.Gener
         style = bone_style(name)
         if style in _SHAFTS.values():
             build(mesh, style, lambda filled, m=mesh, s=style: _shaft(filled, m, s, density))  # type: ignore[misc]
+            continue
+        if style is VERTEBRAL_BODY:
+            centre_y = float(vertebral_body_centre(mesh)[1])
+            build(mesh, style, lambda filled, y=centre_y: _vertebra(filled, y, density))  # type: ignore[misc]
             continue
         pieces = mesh.shells() if name == CERVICAL_SPINE else [mesh]
         for piece in pieces:
