@@ -62,7 +62,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Like `atomic_write`, for a folder: an existing one is replaced as a whole.
 
-    Two processes that build the same folder at once both succeed; the later one wins.
+    Two processes that write the same folder at once both succeed; the later one wins, and a reader may
+    find the folder absent for a moment.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -84,10 +85,15 @@ def _replace_folder(new: Path, target: Path) -> None:
             # A filled folder cannot be replaced: move it aside, then try again.
             if not target.exists():
                 raise
+            if not target.is_dir():
+                target.unlink(missing_ok=True)
+                continue
             aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(target, aside)
-            shutil.rmtree(aside, ignore_errors=True)
+            try:
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(target, aside)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

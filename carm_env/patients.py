@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_env.files import atomic_folder, file_hash, write_json
+from carm_env.files import atomic_folder, content_hash, file_hash, write_json
 from carm_env.geometry import finite_point
 from carm_env.landmarks import landmark
 from carm_env.volume import Volume
@@ -113,7 +113,7 @@ def save_patient(patient: Patient, folder: Path) -> None:
             "card": dict(patient.card),
             "volume_sha256": file_hash(temporary / "volume.npy"),
         }
-        write_json(temporary / "patient.json", description)
+        write_json(temporary / "patient.json", {**description, "description_sha256": content_hash(description)})
 
 
 def load_saved_patient(folder: Path) -> Patient:
@@ -127,6 +127,9 @@ def load_saved_patient(folder: Path) -> Patient:
         raise FileNotFoundError(f"no saved patient at {folder}")
     try:
         description = json.loads((folder / "patient.json").read_text(encoding="utf-8"))
+        expected_hash = description.pop("description_sha256")
+        if content_hash(description) != expected_hash:
+            raise ValueError("patient.json does not match its hash")
         if description["format"] != FORMAT_VERSION:
             raise ValueError(f"format is {description['format']}, expected {FORMAT_VERSION}")
         if file_hash(folder / "volume.npy") != description["volume_sha256"]:

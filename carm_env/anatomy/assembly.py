@@ -78,7 +78,7 @@ def build_anatomy(parameters: PatientParameters, progress: Progress | None = Non
 
     tell("posing the skeleton")
     body = pose_body(parameters)
-    coarse, fine = _lattices(body, parameters)
+    coarse, fine = lattices(body, parameters)
 
     tell("growing muscle and skin")
     envelope = build_envelope(body, parameters, coarse, head_surface(body, parameters, coarse))
@@ -115,7 +115,8 @@ def build_anatomy(parameters: PatientParameters, progress: Progress | None = Non
     return Anatomy(volume, landmarks, body, thorax, envelope, chest, airways, brain, coarse)
 
 
-def _lattices(body: Body, parameters: PatientParameters) -> tuple[Lattice, Lattice]:
+def lattices(body: Body, parameters: PatientParameters) -> tuple[Lattice, Lattice]:
+    """The coarse (4 mm) and the fine (2 mm) lattice that hold the patient with air around it."""
     scale, fat, belly = parameters.scale, parameters.fat_mm, parameters.belly_mm
     low, high = joint_bounds([mesh for name, mesh in body.meshes.items() if "femur" not in name])
     reach = _FIELD_MARGIN_MM + fat + np.array([0.0, 0.6 * belly, 0.0])

@@ -58,6 +58,8 @@ _HAND_DRAPE_MM = {"r": 70.0, "l": 10.0}
 _HANGING_ELBOW_MM = np.array([53.0, 26.0, -302.0])
 _HANGING_WRIST_MM = np.array([77.0, -4.0, -548.0])
 """Elbow and wrist relative to the humeral head with the arms at the sides (outwards, backwards, up)."""
+_HUMERAL_HEAD_REACH_MM = 31.2
+"""How far around the shoulder joint the humerus is its head, skeleton's own size."""
 _USUAL_FAT_MM = 14.0
 """With more fat than this the arms hang further out."""
 
@@ -212,7 +214,9 @@ def pose_body(parameters: PatientParameters) -> Body:
     landmarks = {"Skull": _scale_head(_CRANIUM_CENTRE_MM) * scale}
     for side, title in (("r", "Right"), ("l", "Left")):
         marks = arms[side].landmarks_mm
-        landmarks[f"{title} humeral head"] = _humeral_head_centre(meshes[f"humerus_{side}"], marks["head"] * scale)
+        landmarks[f"{title} humeral head"] = _humeral_head_centre(
+            meshes[f"humerus_{side}"], marks["head"] * scale, scale
+        )
         landmarks[f"{title} scapular inferior angle"] = _lowest_point(meshes[f"scapula_{side}"])
         landmarks[f"{title} elbow"] = marks["elbow"] * scale
         landmarks[f"{title} wrist"] = _wrist_joint(meshes, side)
@@ -225,8 +229,8 @@ def _lowest_point(mesh: Mesh) -> NDArray[np.float64]:
     return mesh.vertices_mm[mesh.vertices_mm[:, 2].argmin()].copy()
 
 
-def _humeral_head_centre(humerus: Mesh, joint_mm: NDArray[np.float64]) -> NDArray[np.float64]:
-    near = humerus.vertices_mm[np.linalg.norm(humerus.vertices_mm - joint_mm, axis=1) < 32.0]
+def _humeral_head_centre(humerus: Mesh, joint_mm: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+    near = humerus.vertices_mm[np.linalg.norm(humerus.vertices_mm - joint_mm, axis=1) < _HUMERAL_HEAD_REACH_MM * scale]
     return joint_mm if len(near) < 8 else 0.5 * joint_mm + 0.5 * (near.min(0) + near.max(0)) / 2
 
 

@@ -9,14 +9,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from carm_env.anatomy.parameters import PatientParameters
-from carm_env.files import cache_dir, content_hash
+from carm_env.files import CACHE_VARIABLE, cache_dir, content_hash
 from carm_env.patients import CorruptPatientError, Patient, load_saved_patient, save_patient
 
 if TYPE_CHECKING:
     from carm_env.anatomy.assembly import Anatomy
 
-ANATOMY_VERSION = "1"
+ANATOMY_VERSION = "2"
 """Raised whenever the same parameters give another volume or other landmarks: old caches are then not used."""
 
 Progress = Callable[[str], None]
@@ -97,11 +99,40 @@ def virtual_patient(seed: int = 0, progress: Progress | None = None, **options: 
     """
     parameters = PatientParameters.from_seed(seed, **options)
     folder = cache_folder(parameters)
+    cached = _load_cached(folder)
+    if cached is not None:
+        return cached
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Only one process builds; the others wait for it and then read what it has written.
+        with FileLock(folder.with_suffix(".lock")):
+            return _load_cached(folder) or _build_into(folder, parameters, progress)
+    except OSError as error:
+        warnings.warn(
+            f"the patient cannot be kept in the cache ({error}) and is built for this process alone; "
+            f"set {CACHE_VARIABLE} to a folder that can be written",
+            stacklevel=2,
+        )
+        return build_patient(parameters, progress)
+
+
+def _load_cached(folder: Path) -> Patient | None:
     try:
         return load_saved_patient(folder)
     except FileNotFoundError:
-        pass
+        return None
     except CorruptPatientError as error:
-        warnings.warn(f"the cached patient is damaged and will be built again: {error}", stacklevel=2)
-    save_patient(build_patient(parameters, progress), folder)
+        warnings.warn(f"the cached patient is damaged and will be built again: {error}", stacklevel=3)
+        return None
+
+
+def _build_into(folder: Path, parameters: PatientParameters, progress: Progress | None) -> Patient:
+    patient = build_patient(parameters, progress)
+    try:
+        save_patient(patient, folder)
+    except OSError as error:
+        warnings.warn(
+            f"the patient cannot be kept in the cache ({error}); set {CACHE_VARIABLE} to another folder", stacklevel=3
+        )
+        return patient
     return load_saved_patient(folder)

@@ -165,7 +165,7 @@ class Canvas:
         self.hu[box] += fraction * (np.float32(hu) - self.hu[box])
 
     def add_bone(self, box: Box, fraction: NDArray[np.float32], fraction_times_hu: NDArray[np.float32]) -> None:
-        """Add bone to a box; it is laid over all other tissue by `finish`."""
+        """Add bone to a box; it is laid over all other tissue by `merge_bone`."""
         self.bone_fraction[box] += fraction
         self.bone_hu[box] += fraction_times_hu
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from carm_env.anatomy.arms import SEGMENTS, arm_segment
 from carm_env.anatomy.body import MUSCLE_MM, SKIN_MM, Body
 from carm_env.anatomy.head import HeadSurface
 from carm_env.anatomy.lattice import Lattice
 from carm_env.anatomy.limbs import arm_field
+from carm_env.anatomy.meshes import Mesh
 from carm_env.anatomy.parameters import PatientParameters
 from carm_env.anatomy.shapes import Capsule, Ellipsoid, Field, smooth_intersection, smooth_union
-from carm_env.anatomy.skeleton import SIDE_SIGN, SIDES
+from carm_env.anatomy.skeleton import MANDIBLE, SIDE_SIGN, SIDES, SKULL
 
 _TRUNK_TOP_MM = 1490.0
 _FAT_PROFILE = (
@@ -22,6 +25,10 @@ _FAT_PROFILE = (
     np.array([1.25, 1.25, 1.25, 1.2, 1.05, 1.0, 0.9, 0.7, 0.4, 0.15]),
 )
 _ARM_FAT_SHARE = 0.42
+_FLESH_ON_BONE_MM = 2.5
+_FAT_ON_BONE_SHARE = 0.25
+_HUMERUS = SEGMENTS.index("humerus")
+"""From this segment on the arms' flesh covers the bones; the trunk's covers clavicle and scapula."""
 _TABLE_MM = 316.0
 """Height at which the back of a lying patient is flattened by the table, skeleton's own size."""
 
@@ -65,15 +72,21 @@ def _shoulder_and_back(body: Body, side: str, muscle: float) -> list[tuple[Capsu
     head = body.joints_mm(side)[2]
     angle = body.landmarks_mm[f"{'Right' if side == 'r' else 'Left'} scapular inferior angle"]
     breastbone_side = np.array([sign * 62 * scale, 128 * scale, body.landmarks_mm["T1"][2] - 107 * scale])
-    loin = np.array([sign * 95 * scale, 252 * scale, body.landmarks_mm["T12"][2] - 20])
-    nape, acromion = body.at(sign * 16, 252, 1556), head + outwards * [-28, 14, 4]
-    trapezius = Capsule(nape, acromion, 24 * scale, 19 * scale)
-    pectoral = Capsule(head + outwards * [-18, -6, -6], breastbone_side, 25 * muscle, 15 * muscle)
-    infraspinatus = Capsule(angle + outwards * [-5, -6, 10], head + outwards * [-30, 25, -10], 22 * muscle)
-    latissimus = Capsule(angle + outwards * [8, -6, 0], loin, 20 * muscle, 8)
-    erector_spinae = Capsule(body.at(sign * 34, 272, 1470), body.at(sign * 34, 258, 930), 24 * muscle)
-    gluteus = Capsule(body.at(sign * 70, 262, 960), body.at(sign * 75, 255, 850), 40 * muscle)
+    loin = np.array([sign * 95 * scale, 252 * scale, body.landmarks_mm["T12"][2] - 20 * scale])
+
+    def near(point: NDArray[np.float64], out: float, back: float, up: float) -> NDArray[np.float64]:
+        return point + scale * outwards * [out, back, up]
+
+    thick = muscle * scale
+    trapezius = Capsule(body.at(sign * 16, 252, 1556), near(head, -28, 14, 4), 24 * scale, 19 * scale)
+    supraspinatus = Capsule(near(head, -72, 52, -4), near(head, -12, 22, 10), 15 * thick, 17 * thick)
+    pectoral = Capsule(near(head, -18, -6, -6), breastbone_side, 25 * thick, 15 * thick)
+    infraspinatus = Capsule(near(angle, -5, -6, 10), near(head, -30, 25, -10), 22 * thick)
+    latissimus = Capsule(near(angle, 8, -6, 0), loin, 20 * thick, 8 * scale)
+    erector_spinae = Capsule(body.at(sign * 34, 272, 1470), body.at(sign * 34, 258, 930), 24 * thick)
+    gluteus = Capsule(body.at(sign * 70, 262, 960), body.at(sign * 75, 255, 850), 40 * thick)
     return [
+        (supraspinatus, 40.0),
         (trapezius, 40.0),
         (pectoral, 45.0),
         (infraspinatus, 40.0),
@@ -102,6 +115,34 @@ def _trunk_skin(body: Body, parameters: PatientParameters, lattice: Lattice, mus
     return field
 
 
+def _bone_distance(lattice: Lattice, bones: Sequence[Mesh]) -> NDArray[np.float32]:
+    """Distance from the bones' surfaces on the lattice, mm, good to a millimetre or two."""
+    from scipy import ndimage
+
+    points = np.concatenate([bone.surface_points() for bone in bones])
+    node = np.rint((points - lattice.origin_mm) / lattice.spacing_mm).astype(int)
+    inside = ((node >= 0) & (node < lattice.shape)).all(axis=1)
+    node, points = node[inside], points[inside]
+    empty = np.ones(lattice.shape, bool)
+    empty[tuple(node.T)] = False
+    # One of the points near each node stands for all of them.
+    number = np.zeros(lattice.shape, np.int32)
+    number[tuple(node.T)] = np.arange(len(node))
+    nearest = ndimage.distance_transform_edt(empty, return_distances=False, return_indices=True)
+    chosen = number[tuple(nearest)]
+    squares = np.zeros(lattice.shape, np.float32)
+    for axis, coordinates in enumerate(lattice.axes()):
+        squares += (coordinates.astype(np.float32) - points[:, axis].astype(np.float32)[chosen]) ** 2
+    return np.sqrt(squares)
+
+
+def _cover_bones(
+    lattice: Lattice, surface: NDArray[np.float32], bones: Sequence[Mesh], cover_mm: float, crease_mm: float
+) -> NDArray[np.float32]:
+    """`surface` grown so that it covers every bone by about `cover_mm`, however the patient is built."""
+    return smooth_union(surface, _bone_distance(lattice, bones) - np.float32(cover_mm), crease_mm)
+
+
 def build_envelope(body: Body, parameters: PatientParameters, lattice: Lattice, head: HeadSurface) -> Envelope:
     """Muscle and skin of the whole patient on the coarse lattice.
 
@@ -111,7 +152,16 @@ def build_envelope(body: Body, parameters: PatientParameters, lattice: Lattice, 
     scale = body.scale
     wall = body.wall.distance(lattice)
     trunk = _trunk_muscle(body, parameters, lattice, wall)
-    muscle = smooth_union(trunk.values, head.muscle, 22.0)
+    in_arms: dict[str, list[Mesh]] = {side: [] for side in SIDES}
+    in_trunk = [*body.ribs, body.sternum]
+    for name, mesh in body.meshes.items():
+        segment = arm_segment(mesh.body)
+        if segment is not None and segment[1] >= _HUMERUS:
+            in_arms[segment[0]].append(mesh)
+        elif name not in (SKULL, MANDIBLE):
+            in_trunk.append(mesh)
+    muscle = _cover_bones(lattice, trunk.values, in_trunk, _FLESH_ON_BONE_MM, 16.0)
+    muscle = smooth_union(muscle, head.muscle, 22.0)
     skin = _trunk_skin(body, parameters, lattice, muscle).values
     skin = smooth_union(skin, head.skin, 14.0)
     _, y, z = lattice.axes()
@@ -122,9 +172,12 @@ def build_envelope(body: Body, parameters: PatientParameters, lattice: Lattice, 
     arms = np.full(lattice.shape, np.float32(99.0))
     arm_skin = arms.copy()
     for side in SIDES:
-        arms = np.minimum(arms, arm_field(body, lattice, side, parameters.muscle, 0.0).values)
+        flesh = arm_field(body, lattice, side, parameters.muscle, 0.0).values
+        arms = np.minimum(arms, _cover_bones(lattice, flesh, in_arms[side], _FLESH_ON_BONE_MM, 5.0))
         cover = SKIN_MM + _ARM_FAT_SHARE * parameters.fat_mm
-        arm_skin = smooth_union(arm_skin, arm_field(body, lattice, side, parameters.muscle, cover).values, 5.0)
+        covered = arm_field(body, lattice, side, parameters.muscle, cover).values
+        on_bone = _FLESH_ON_BONE_MM + SKIN_MM + _FAT_ON_BONE_SHARE * parameters.fat_mm
+        arm_skin = smooth_union(arm_skin, _cover_bones(lattice, covered, in_arms[side], on_bone, 5.0), 5.0)
     armpit = body.landmarks_mm["T1"][2] - 82.0 * scale
     blend = 5.0 + 30.0 * np.clip((z - armpit) / (60.0 * scale), 0, 1).astype(np.float32)
     overlap = np.maximum(blend - np.abs(skin - arm_skin), 0) / blend

@@ -8,17 +8,22 @@ from numpy.typing import NDArray
 from carm_env.anatomy.body import Body
 from carm_env.anatomy.lattice import Lattice
 from carm_env.anatomy.shapes import Capsule, Ellipsoid, Field, Shape
-from carm_env.anatomy.skeleton import SIDES
 
 _FINGER_BONES = ("proxph", "midph", "dist", "thumb", "1mc", "2mc", "3mc", "4mc", "5mc")
 
 
 def _upper_arm(
-    head: NDArray[np.float64], elbow: NDArray[np.float64], forward: NDArray[np.float64], muscle: float, fat_mm: float
+    head: NDArray[np.float64],
+    elbow: NDArray[np.float64],
+    forward: NDArray[np.float64],
+    scale: float,
+    muscle: float,
+    fat_mm: float,
 ) -> list[tuple[Shape, float]]:
-    length = float(np.linalg.norm(elbow - head))
-    down = (elbow - head) / length
-    belly = head + 0.55 * length * down
+    down = scale * (elbow - head) / float(np.linalg.norm(elbow - head))
+    forward = scale * forward
+    belly = head + 0.55 * (elbow - head)
+    muscle = muscle * scale
     return [
         (Ellipsoid(head + 18 * down, np.array([30, 34, 46]) * muscle + fat_mm + 3), 0.0),
         (Capsule(head + 8 * down, head + 60 * down, 31 * muscle + fat_mm, 35 * muscle + fat_mm), 25.0),
@@ -29,19 +34,19 @@ def _upper_arm(
 
 
 def _forearm(
-    elbow: NDArray[np.float64], wrist: NDArray[np.float64], muscle: float, fat_mm: float
+    elbow: NDArray[np.float64], wrist: NDArray[np.float64], scale: float, muscle: float, fat_mm: float
 ) -> list[tuple[Shape, float]]:
-    length = float(np.linalg.norm(wrist - elbow))
-    along = (wrist - elbow) / length
-    thick = elbow + 0.24 * length * along
+    along = scale * (wrist - elbow) / float(np.linalg.norm(wrist - elbow))
+    thick = elbow + 0.24 * (wrist - elbow)
+    bulge = 31 * muscle * scale + 0.8 * fat_mm
     return [
-        (Capsule(elbow - 4 * along, thick, 27 + 0.7 * fat_mm, 31 * muscle + 0.8 * fat_mm), 30.0),
-        (Capsule(thick, wrist - 30 * along, 31 * muscle + 0.8 * fat_mm, 20 + 0.45 * fat_mm), 30.0),
-        (Capsule(wrist - 32 * along, wrist, 20 + 0.4 * fat_mm, 19 + 0.35 * fat_mm), 15.0),
+        (Capsule(elbow - 4 * along, thick, 27 * scale + 0.7 * fat_mm, bulge), 30.0),
+        (Capsule(thick, wrist - 30 * along, bulge, 20 * scale + 0.45 * fat_mm), 30.0),
+        (Capsule(wrist - 32 * along, wrist, 20 * scale + 0.4 * fat_mm, 19 * scale + 0.35 * fat_mm), 15.0),
     ]
 
 
-def _palm(wrist: NDArray[np.float64], hand: dict[str, NDArray[np.float64]], fat_mm: float) -> list[Shape]:
+def _palm(wrist: NDArray[np.float64], hand: dict[str, NDArray[np.float64]], scale: float, fat_mm: float) -> list[Shape]:
     rays = [
         (wrist, hand["thirdmc"], 18, 14),
         (wrist, hand["secondmc"], 16, 12),
@@ -51,15 +56,16 @@ def _palm(wrist: NDArray[np.float64], hand: dict[str, NDArray[np.float64]], fat_
         (hand["fifthmc"], hand["5proxph"], 11, 9),
         (hand["secondmc"], hand["fifthmc"], 12, 11),
     ]
-    return [Capsule(start, end, r0 + 0.15 * fat_mm, r1 + 0.15 * fat_mm) for start, end, r0, r1 in rays]
+    return [Capsule(start, end, r0 * scale + 0.15 * fat_mm, r1 * scale + 0.15 * fat_mm) for start, end, r0, r1 in rays]
 
 
 def _fingers(body: Body, side: str, fat_mm: float) -> list[Shape]:
     shapes: list[Shape] = []
+    radius = 8 * body.scale + 0.15 * fat_mm
     for mesh in body.meshes.values():
         if mesh.name.endswith(f"_{side}") and any(part in mesh.name for part in _FINGER_BONES):
             centre, direction, begin, end = mesh.long_axis()
-            shapes.append(Capsule(centre + begin * direction, centre + end * direction, 8 + 0.15 * fat_mm))
+            shapes.append(Capsule(centre + begin * direction, centre + end * direction, radius))
     return shapes
 
 
@@ -79,15 +85,12 @@ def arm_field(body: Body, lattice: Lattice, side: str, muscle: float, fat_mm: fl
     forward = np.cross(bend, elbow - head)
     forward /= max(float(np.linalg.norm(forward)), 1e-6)
     field = Field(lattice)
-    shoulder_to_wrist = [*_upper_arm(head, elbow, forward, muscle, fat_mm), *_forearm(elbow, wrist, muscle, fat_mm)]
+    shoulder_to_wrist = [
+        *_upper_arm(head, elbow, forward, body.scale, muscle, fat_mm),
+        *_forearm(elbow, wrist, body.scale, muscle, fat_mm),
+    ]
     for shape, blend in shoulder_to_wrist:
         field.add(shape, blend)
-    field.add(_palm(wrist, hand, fat_mm), 14.0, margin_mm=24.0)
+    field.add(_palm(wrist, hand, body.scale, fat_mm), 14.0, margin_mm=24.0)
     field.add(_fingers(body, side, fat_mm), 5.0, margin_mm=16.0)
     return field
-
-
-def forearm_bone_points(body: Body) -> NDArray[np.float64]:
-    """``(n, 3)`` vertices of both forearms' and hands' bones, LPS mm."""
-    segments = ("ulna", "radius", "lunate", "capitate", "3mc", "5mc", "2proxph")
-    return np.concatenate([body.meshes[f"{name}_{side}"].vertices_mm for name in segments for side in SIDES])

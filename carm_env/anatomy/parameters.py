@@ -71,7 +71,7 @@ class PatientParameters:
             raise UnknownNameError("arm pose", self.arms, get_args(Arms))
         for name, (low, high) in LIMITS.items():
             value = getattr(self, name)
-            number = float(value) if isinstance(value, int | float | np.number) else math.nan
+            number = float(value) if isinstance(value, int | float | np.integer | np.floating) else math.nan
             if isinstance(value, bool) or not low <= number <= high:
                 raise ValueError(f"{name} is {value!r}, expected a number from {low:g} to {high:g}.")
             object.__setattr__(self, name, number)

@@ -29,7 +29,8 @@ SACRUM = "sacrum_geom_1_sacrum"
 _LEG_PARTS = ("tibia", "fibula", "talus", "foot", "patella", "calc", "toe")
 _FEWEST_RIB_FACES, _LOGO_FACES = 90, 5000
 _SHORTEST_RIB_MM = 40.0
-_VERTEBRA_BODY_DEPTH_MM = 28.0
+_VERTEBRA_BODY_DEPTH_MM, _VERTEBRA_DEPTH_MM = 28.0, 62.0
+"""Of a whole vertebra from front to back, the body takes the first part."""
 
 
 def thoracic(number: int) -> str:
@@ -119,7 +120,7 @@ class Skeleton:
 def vertebral_body_centre(mesh: Mesh) -> NDArray[np.float64]:
     """``(3,)`` centre of the vertebral body, the front part of a vertebra's mesh, LPS mm."""
     vertices = mesh.vertices_mm
-    depth = _VERTEBRA_BODY_DEPTH_MM * np.ptp(vertices[:, 1]) / 62.0
+    depth = _VERTEBRA_BODY_DEPTH_MM * np.ptp(vertices[:, 1]) / _VERTEBRA_DEPTH_MM
     front = vertices[vertices[:, 1] < vertices[:, 1].min() + depth]
     return (front.min(0) + front.max(0)) / 2
 

@@ -1,7 +1,7 @@
 """Chest cavity: diaphragm, mediastinum, airways' and lungs' outlines.
 
 Heights in the tables of this file are relative to the carina, all lengths in the skeleton's own size
-(mm); `Thorax.point` places them in the patient.
+(mm); `Thorax.points` places them in the patient.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from carm_env.anatomy.lattice import Lattice
 
@@ -149,7 +149,7 @@ def abdomen_points(scale: float, belly_mm: float) -> NDArray[np.float64]:
     rings = []
     for height in heights:
         half_width, front, back = (np.interp(height, _ABDOMEN_RINGS[:, 0], _ABDOMEN_RINGS[:, k]) for k in (1, 2, 3))
-        bulge = belly_mm / scale * np.exp(-(((height - _BELLY_CENTRE_MM) / _BELLY_REACH_MM) ** 2))
+        bulge = _belly_bulge(height, belly_mm / scale)
         half_width += 0.3 * bulge
         front -= 0.85 * bulge
         middle, half_depth = (front + back) / 2, (back - front) / 2
@@ -158,8 +158,13 @@ def abdomen_points(scale: float, belly_mm: float) -> NDArray[np.float64]:
         x = half_width * np.sign(np.cos(angles)) * np.abs(np.cos(angles)) ** squareness
         y = middle + half_depth * np.sign(np.sin(angles)) * np.abs(np.sin(angles)) ** squareness
         rings.append(np.stack([x, y, np.full_like(x, height)], axis=1))
-    rings += _costal_angle(heights[-1], bulge)
+    rings += _costal_angle(heights[-1], _belly_bulge(heights[-1], belly_mm / scale))
     return np.concatenate(rings) * scale
+
+
+def _belly_bulge(height_mm: float, belly_mm: float) -> float:
+    """How far the abdomen bulges forwards at a height, in the skeleton's own size, mm."""
+    return float(belly_mm * np.exp(-(((height_mm - _BELLY_CENTRE_MM) / _BELLY_REACH_MM) ** 2)))
 
 
 def _costal_angle(lowest_mm: float, bulge_mm: float) -> list[NDArray[np.float64]]:
@@ -173,6 +178,6 @@ def _costal_angle(lowest_mm: float, bulge_mm: float) -> list[NDArray[np.float64]
     return rows
 
 
-def ring_heights(low_mm: ArrayLike, scale: float) -> NDArray[np.float64]:
+def ring_heights(low_mm: float, scale: float) -> NDArray[np.float64]:
     """Heights of the rings from just below ``low_mm`` to the root of the neck."""
-    return np.arange(float(np.asarray(low_mm)) - 2 * STEP_MM, 1540.0 * scale, STEP_MM)
+    return np.arange(low_mm - 2 * STEP_MM, 1540.0 * scale, STEP_MM)

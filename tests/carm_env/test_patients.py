@@ -26,7 +26,7 @@ def test_a_saved_patient_comes_back_the_same(patient, tmp_path):
         np.testing.assert_array_equal(again.landmarks_lps_mm[key], point)
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "no volume", "no description", "half description", "old format"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "no volume", "no description", "half description", "moved landmark"])
 def test_damage_is_noticed(patient, tmp_path, damage):
     folder = tmp_path / "p"
     save_patient(patient, folder)
@@ -43,7 +43,9 @@ def test_damage_is_noticed(patient, tmp_path, damage):
     elif damage == "half description":
         description.write_text(description.read_text()[:50])
     else:
-        description.write_text(json.dumps({**json.loads(description.read_text()), "format": 0}))
+        value = json.loads(description.read_text())
+        value["landmarks_lps_mm"]["1"] = [1.0, 2.0, 3.0]
+        description.write_text(json.dumps(value))
     with pytest.raises(CorruptPatientError):
         load_saved_patient(folder)
 

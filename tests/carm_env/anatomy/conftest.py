@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from carm_env.anatomy.assembly import Anatomy, build_anatomy
-from carm_env.anatomy.build import as_patient, virtual_patient
+from carm_env.anatomy.build import as_patient
 from carm_env.anatomy.parameters import PatientParameters
 from carm_env.patients import Patient
 
@@ -22,4 +22,5 @@ def patient(anatomy: Anatomy) -> Patient:
 
 @pytest.fixture(scope="session")
 def patient_with_arms_at_sides() -> Patient:
-    return virtual_patient(0, arms="sides")
+    parameters = PatientParameters.from_seed(0, arms="sides")
+    return as_patient(parameters, build_anatomy(parameters))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import subprocess
 import sys
 import warnings
@@ -109,3 +110,41 @@ def test_importing_the_package_loads_nothing_heavy():
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def fork_and_load(barrier, queue):
+    barrier.wait()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        hu = build.virtual_patient(0).volume.hu
+    queue.put((int(hu.sum()), len(caught)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks, so that the fake builder goes along")
+def test_processes_that_want_the_same_patient_at_once_all_get_it(builds):
+    context = multiprocessing.get_context("fork")
+    barrier, queue = context.Barrier(6), context.Queue()
+    processes = [context.Process(target=fork_and_load, args=(barrier, queue)) for _ in range(6)]
+    for process in processes:
+        process.start()
+    results = [queue.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join(timeout=60)
+    assert results == [(int(tiny_patient(PatientParameters()).volume.hu.sum()), 0)] * 6
+
+
+def test_a_cache_that_cannot_be_written_costs_a_warning_not_the_patient(builds, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CARM_ENV_CACHE", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="set CARM_ENV_CACHE"):
+        patient = build.virtual_patient(0)
+    assert patient.id == "virtual:0" and len(builds) == 1
+
+
+def test_a_file_in_the_place_of_the_patient_is_replaced(builds):
+    folder = build.cache_folder(PatientParameters())
+    folder.parent.mkdir(parents=True)
+    folder.write_text("in the way")
+    build.virtual_patient(0)
+    assert folder.is_dir() and len(builds) == 1
+    assert [item.name for item in folder.parent.iterdir() if item.name.startswith(".")] == []

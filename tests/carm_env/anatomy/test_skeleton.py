@@ -51,6 +51,7 @@ def test_no_bone_of_the_forearms_enters_the_ribs(body):
         points = body.meshes[name].surface_points()
         assert ribs.query(points)[0].min() > 2.0, name
         ventral = points[(np.abs(points[:, 0]) < 90)]
+        assert len(ventral) > 10
         assert all(y < body.wall.front_y_mm(x, z) for x, y, z in ventral), name
 
 
