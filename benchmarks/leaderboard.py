@@ -196,6 +196,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted: finished episodes and built patients are kept.", file=sys.stderr)
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -127,14 +127,14 @@ def _efficiency(initial_mm: float, path_mm: float) -> float:
     return min(1.0, initial_mm / path_mm) if path_mm > 0 else 1.0
 
 
+_environments: dict[str, CArmNavEnv] = {}
+
+
 def _env(suite: Suite) -> CArmNavEnv:
     """The environment of a suite, made once in each process."""
     if suite.hash not in _environments:
         _environments[suite.hash] = CArmNavEnv(**{"patients": suite.patients, **suite.environment})
     return _environments[suite.hash]
-
-
-_environments: dict[str, CArmNavEnv] = {}
 
 
 @cache

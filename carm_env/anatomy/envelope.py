@@ -15,7 +15,7 @@ from carm_env.anatomy.lattice import Lattice
 from carm_env.anatomy.limbs import arm_field
 from carm_env.anatomy.meshes import Mesh
 from carm_env.anatomy.parameters import PatientParameters
-from carm_env.anatomy.shapes import Capsule, Ellipsoid, Field, smooth_intersection, smooth_union
+from carm_env.anatomy.shapes import FAR_MM, Capsule, Ellipsoid, Field, smooth_intersection, smooth_union
 from carm_env.anatomy.skeleton import MANDIBLE, SIDE_SIGN, SIDES, SKULL
 
 _TRUNK_TOP_MM = 1490.0
@@ -169,7 +169,7 @@ def build_envelope(body: Body, parameters: PatientParameters, lattice: Lattice, 
     below_neck = np.clip((1500.0 * scale - z) / 40.0, 0, 1)
     skin = smooth_intersection(skin, (table * below_neck - 50.0 * (1 - below_neck)).astype(np.float32), 20.0)
 
-    arms = np.full(lattice.shape, np.float32(99.0))
+    arms = np.full(lattice.shape, np.float32(FAR_MM))
     arm_skin = arms.copy()
     for side in SIDES:
         flesh = arm_field(body, lattice, side, parameters.muscle, 0.0).values
