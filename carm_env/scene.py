@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from carm_env.catalogue import load_patient
 from carm_env.geometry import CArmGeometry
 from carm_env.patients import Patient
-from carm_env.xray.camera import XRayCamera, XRaySettings
+from carm_env.xray.camera import XRayCamera
+from carm_env.xray.settings import XRaySettings
 
 MAX_RESIDENT_SCENES = 16
 
