@@ -10,8 +10,9 @@ try:
 except ImportError as error:
     raise MissingExtraError("torch", "gpu", "carm_env.xray.gpu") from error
 
+from carm_env.xray.gpu.camera import TorchCamera, XRays
 from carm_env.xray.gpu.memory import DeviceMemoryError
 from carm_env.xray.gpu.projector import TorchProjector
 from carm_env.xray.gpu.views import Views
 
-__all__ = ["DeviceMemoryError", "TorchProjector", "Views"]
+__all__ = ["DeviceMemoryError", "TorchCamera", "TorchProjector", "Views", "XRays"]

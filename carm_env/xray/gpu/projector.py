@@ -84,7 +84,7 @@ class TorchProjector:
         if len(each) != len(views):
             raise ValueError(f"got {len(each)} volumes for {len(views)} views, expected one for each, or one for all.")
         advice = memory_advice(self.device, len(views), self.bytes_per_view(views.height, views.width))
-        with self._lock, torch.inference_mode(), advice:
+        with self._lock, torch.no_grad(), advice:
             packed = self.volumes.of(each, views.slicing_axes())
             out = torch.empty(len(views), 2, views.height, views.width, device=self.device)
             sample = self._sampler()
