@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -68,7 +68,13 @@ class Views:
         if not places:
             raise ValueError("there are no places, expected at least one.")
         frames = [_at_origin(place.alpha_deg, place.beta_deg, place.projection, carm, size) for place in places]
-        return cls._moved(frames, np.array([place.isocenter_lps_mm for place in places]))
+        isocenters = np.array([place.isocenter_lps_mm for place in places])
+        views = cls.of(frames)
+        return replace(
+            views,
+            sources_lps_mm=views.sources_lps_mm + isocenters,
+            first_pixels_lps_mm=views.first_pixels_lps_mm + isocenters,
+        )
 
     @classmethod
     def from_isocenters(
@@ -77,18 +83,13 @@ class Views:
         """A C-arm at each isocentre ``(B, 3)``, all turned as `angles` is: much faster than as many places."""
         isocenters = np.asarray(isocenters_lps_mm, dtype=float)
         frame = _at_origin(angles.alpha_deg, angles.beta_deg, angles.projection, carm, size)
-        return cls._moved([frame] * len(isocenters), isocenters)
-
-    @classmethod
-    def _moved(cls, frames: Sequence[ProjectionGeometry], isocenters: FloatArray) -> Views:
-        views = cls.of(frames)
         return cls(
-            views.sources_lps_mm + isocenters,
-            views.first_pixels_lps_mm + isocenters,
-            views.column_steps_lps_mm,
-            views.row_steps_lps_mm,
-            views.height,
-            views.width,
+            frame.source_lps_mm + isocenters,
+            frame.first_pixel_lps_mm + isocenters,
+            np.broadcast_to(frame.column_step_lps_mm, isocenters.shape),
+            np.broadcast_to(frame.row_step_lps_mm, isocenters.shape),
+            frame.height,
+            frame.width,
         )
 
     def slicing_axes(self) -> NDArray[np.int64]:
