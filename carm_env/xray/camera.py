@@ -12,10 +12,10 @@ from carm_env.geometry import CArmGeometry, CArmPlace, ProjectionGeometry
 from carm_env.volume import Volume
 from carm_env.xray.detector import Detector
 from carm_env.xray.exposure import Exposure, Technique
+from carm_env.xray.fidelity import make_projector
 from carm_env.xray.polychromatic import AttenuationTable
 from carm_env.xray.projector import Projector
 from carm_env.xray.quality import ViewQuality, view_quality
-from carm_env.xray.separable import SeparableProjector
 from carm_env.xray.settings import DEFAULT_SETTINGS, XRaySettings
 from carm_env.xray.spectrum import MATERIALS, load_beam
 
@@ -75,7 +75,9 @@ class XRayCamera:
         self.volume = volume
         self.geometry = geometry
         self.settings = settings
-        self.projector: Projector | LogRenderer = SeparableProjector(volume) if projector is None else projector
+        self.projector: Projector | LogRenderer = (
+            make_projector(volume, settings.fidelity) if projector is None else projector
+        )
         if not isinstance(self.projector, LogRenderer) and self.projector.materials != MATERIALS:
             raise ValueError(f"the projector's materials are {self.projector.materials}, expected {MATERIALS}.")
         beam = load_beam(settings.kvp, settings.aluminium_mm, settings.copper_mm)

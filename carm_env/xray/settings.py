@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
-from carm_env.errors import finite_number
+from carm_env.errors import UnknownNameError, finite_number
+from carm_env.xray.fidelity import FIDELITIES, Fidelity
 from carm_env.xray.spectrum import check_beam
 from carm_env.xray.window import Display, Polarity, Window
+
+Backend = Literal["auto", "cpu", "torch", "deepdrr"]
+BACKENDS: tuple[Backend, ...] = ("auto", "cpu", "torch", "deepdrr")
 
 MIN_COLLIMATION = 0.1
 MAX_SCATTER = 1.0
@@ -41,6 +46,10 @@ class XRaySettings:
         min_range: least difference of -ln I between black and white.
         display: ``"robust"`` or ``"neglog"``.
         polarity: ``"bone_bright"`` or ``"bone_dark"``.
+        backend: what traces the rays: ``"cpu"``; ``"torch"`` (`carm_env.xray.gpu`; on CUDA where there is
+            a device); ``"deepdrr"`` (`carm_env.xray.deepdrr`); ``"auto"``, torch where there is a CUDA
+            device, else the CPU.
+        fidelity: of the CPU backend, ``"fast"`` or ``"reference"`` (`carm_env.xray.fidelity`).
 
     The models behind these are described in `carm_env.xray.spectrum`, `carm_env.xray.exposure` and
     `carm_env.xray.detector`.
@@ -67,6 +76,8 @@ class XRaySettings:
     min_range: float = Window.min_range
     display: Display = Window.display
     polarity: Polarity = Window.polarity
+    backend: Backend = "cpu"
+    fidelity: Fidelity = "fast"
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -91,6 +102,10 @@ class XRaySettings:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected a positive number.")
         if not MIN_COLLIMATION <= self.collimation <= 1:
             raise ValueError(f"collimation is {self.collimation!r}, expected {MIN_COLLIMATION} to 1.")
+        if self.backend not in BACKENDS:
+            raise UnknownNameError("backend", self.backend, BACKENDS)
+        if self.fidelity not in FIDELITIES:
+            raise UnknownNameError("fidelity", self.fidelity, FIDELITIES)
         if self.scatter > MAX_SCATTER:
             raise ValueError(f"scatter is {self.scatter!r}, expected 0 to {MAX_SCATTER:g}.")
         # The window refuses what is out of its range.
