@@ -62,11 +62,14 @@ class Fleet:
         from carm_env.xray.gpu import TorchCamera
 
         if kwargs.get("render_mode") == "human":
-            raise ValueError("render_mode is 'human', expected 'rgb_array' or None with a device: a window shows one env.")
+            raise ValueError(
+                "render_mode is 'human', expected 'rgb_array' or None with a device: a window shows one env."
+            )
         self.num_envs = num_envs
         self.envs = [TimeLimit(FleetEnv(**kwargs), max_episode_steps) for _ in range(num_envs)]
+        self._bare: list[FleetEnv] = [env.unwrapped for env in self.envs]  # type: ignore[misc]
         self._max_steps = max_episode_steps
-        first = self._env(0)
+        first = self._bare[0]
         self._angles, self._size, self._moves_mm = first._template, first.image_size, first._moves_mm
         self._with_target = first.obs_type == "dict"
         self.camera = TorchCamera(first._geometry, first._xray, device)
@@ -138,7 +141,7 @@ class Fleet:
         lowest = (self._workspaces[:, 0] - here)[:, None]
         highest = (self._workspaces[:, 1] - here)[:, None]
         stuck = ((self._moves_mm < 0) & (lowest > -_STUCK_MM)) | ((self._moves_mm > 0) & (highest < _STUCK_MM))
-        return ~stuck.any(axis=2)
+        return np.logical_not(stuck.any(axis=2))
 
     def store(self) -> None:
         """Bring the environment objects up to date, so that methods and attributes can be asked of them."""
@@ -146,7 +149,7 @@ class Fleet:
             return
         images = self._frames[..., 0].cpu().numpy()
         for i in range(self.num_envs):
-            env = self._env(i)
+            env = self._bare[i]
             env._stand_at(self._isocenters[i])
             env._done, env._is_success = bool(self._done[i]), bool(self._success[i])
             env._moved_mm, env._move_clipped = self._moved_mm[i].copy(), bool(self._clipped[i])
@@ -161,17 +164,14 @@ class Fleet:
             for i in range(self.num_envs):
                 self._load(i)
 
-    def _env(self, i: int) -> FleetEnv:
-        return self.envs[i].unwrapped  # type: ignore[return-value]
-
     def _begin(self, i: int, seed: int | None, options: dict[str, Any] | None) -> None:
         self.envs[i].reset(seed=seed, options=options)
         self._elapsed[i] = 0
-        self._noise_seeds[i] = self._env(i).noise_seed
+        self._noise_seeds[i] = self._bare[i].noise_seed
         self._load(i)
 
     def _load(self, i: int) -> None:
-        env = self._env(i)
+        env = self._bare[i]
         patient = env.scene.patient
         self._isocenters[i] = env._place.isocenter_lps_mm
         self._goals[i] = patient.landmarks_lps_mm[env.episode.target]
@@ -206,7 +206,7 @@ class Fleet:
         self._displacements_mm[numbers] = displacements
         self._distances_mm[numbers] = np.hypot(displacements[:, 0], displacements[:, 1])
         for i in numbers.tolist():
-            self._noise_seeds[i] = int(self._env(i).np_random.integers(2**31))
+            self._noise_seeds[i] = int(self._bare[i].np_random.integers(2**31))
         self._exposures[numbers] += 1
 
     def _rewards(
@@ -217,7 +217,7 @@ class Fleet:
             values.tolist() for values in (self._distances_mm, moving.astype(int), declared, self._success)
         )
         for i in np.flatnonzero(stepped).tolist():
-            rewards[i] = self._env(i).rewards.reward(
+            rewards[i] = self._bare[i].rewards.reward(
                 before[i], after[i], exposed[i], declared=ended[i], success=success[i]
             )
         return rewards

@@ -62,7 +62,9 @@ class CArmNavVectorEnv(gym.vector.VectorEnv):
         if threads is not None and threads < 1:
             raise ValueError(f"threads is {threads!r}, expected at least 1, or None for one a processor.")
         if threads is not None and device is not None:
-            raise ValueError(f"threads is {threads!r} and device {device!r}, expected one of them: a device needs no threads.")
+            raise ValueError(
+                f"threads is {threads!r} and device {device!r}, expected one of them: a device needs no threads."
+            )
         self.num_envs = num_envs
         self.render_mode = kwargs.get("render_mode")
         if device is None:

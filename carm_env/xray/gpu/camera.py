@@ -121,7 +121,7 @@ class TorchCamera:
     def log_images(
         self, volumes: Volume | Sequence[Volume], places: Sequence[CArmPlace] | Views, size: int = 256
     ) -> torch.Tensor:
-        """``-ln I``, ``(B, size, size)`` float32 on the device, of the primary alone; see `expose` for the arguments."""
+        """``-ln I``, ``(B, size, size)`` float32 on the device, of the primary alone; see `expose`."""
         views = places if isinstance(places, Views) else Views.from_places(places, self.geometry, size)
         each = [volumes] * len(views) if isinstance(volumes, Volume) else list(volumes)
         _check_sources(each, views)

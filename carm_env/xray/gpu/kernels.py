@@ -6,17 +6,15 @@ of `carm_env.xray.gpu.packing` spares every bounds check but a clamp. A tile wal
 one of its rays is inside the volume. Each view brings the address of its own volume, so one launch
 renders views of any patients along any axes.
 
-Small launches leave a GPU idle, so the slices may be split among `split` programs a tile; their partial
-sums are added afterwards, in a fixed order, and a picture repeats bit by bit.
+Small launches leave a GPU idle, so the slices may be split among several programs a tile; their partial
+sums are added afterwards, in a fixed order, and a picture repeats bit by bit. `carm_env.xray.gpu.fused`
+launches what is here.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
-
-import torch
 
 try:
     import triton
@@ -24,14 +22,6 @@ try:
 except ImportError:
     # Torch without CUDA: `carm_env.xray.gpu.projector` then takes grid_sample.
     triton = None
-
-from carm_env.xray.gpu.packing import PackedVolume
-from carm_env.xray.gpu.rays import RayGrid
-
-TILE_HEIGHT, TILE_WIDTH = 8, 16
-_WARPS = 4
-_PROGRAMS_TO_FILL_A_GPU = 2048
-_MIN_SLICES_A_PART = 16
 
 
 def _jit(function: Callable[..., None]) -> Any:
@@ -50,7 +40,7 @@ def _inside(origin, slope, voxels, lowest, highest):
 
 
 @_jit
-def _sample_kernel(
+def sample_kernel(
     volumes_ptr,
     lines_ptr,
     bounds_ptr,
@@ -180,7 +170,7 @@ def _cubic_weight(t, q):
 
 
 @_jit
-def _warp_kernel(
+def warp_kernel(
     sums_ptr,
     lines_ptr,
     bounds_ptr,
@@ -248,82 +238,3 @@ def _warp_kernel(
     # A cubic undershoots beside an edge; matter does not.
     tl.store(target, tl.maximum(soft, 0.0) * length, mask=wanted)
     tl.store(target + picture, tl.maximum(bone, 0.0) * length, mask=wanted)
-
-
-def sample_slices(volumes: Sequence[PackedVolume], grid: RayGrid, out: torch.Tensor) -> None:
-    """Write the areal densities of the grid's views, g/cm^2, into ``out`` (all views, 2, H, W) float32."""
-    device = out.device
-    numbers = torch.from_numpy(grid.views).to(device)
-    addresses = torch.tensor([volumes[view].density.data_ptr() for view in grid.views.tolist()]).to(device)
-    lines = torch.from_numpy(grid.lines).to(device)
-    bounds = torch.from_numpy(grid.bounds).to(device)
-    count, height, width = len(grid.views), grid.height, grid.width
-    across, tiles = _tiles(height, width)
-    split = split_of(count * tiles, int((grid.bounds[:, 3] - grid.bounds[:, 2]).max()))
-    whole = grid.detector is None and split == 1 and count == len(out)
-    sums = out if whole else torch.empty(split, count, 2, height, width, device=device)
-    with _on(device):
-        _sample_kernel[(count * tiles * split,)](
-            addresses,
-            lines,
-            bounds,
-            sums,
-            count,
-            height,
-            width,
-            across,
-            tiles,
-            WITH_LENGTH=grid.detector is None,
-            SPLIT=split,
-            TILE_H=TILE_HEIGHT,
-            TILE_W=TILE_WIDTH,
-            num_warps=_WARPS,
-            enable_fp_fusion=True,
-        )
-        if whole:
-            return
-        sums = sums[0] if split == 1 else sums.sum(dim=0)
-        if grid.detector is None:
-            out[numbers] = sums
-            return
-        across, tiles = _tiles(*out.shape[2:])
-        _warp_kernel[(count * tiles,)](
-            sums,
-            lines,
-            bounds,
-            torch.from_numpy(grid.detector).to(device),
-            numbers,
-            out,
-            height,
-            width,
-            *out.shape[2:],
-            across,
-            tiles,
-            TILE_H=TILE_HEIGHT,
-            TILE_W=TILE_WIDTH,
-            num_warps=_WARPS,
-            enable_fp_fusion=True,
-        )
-
-
-def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    # Triton launches on torch's current device, which need not be the tensors'.
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
-
-
-def split_of(programs: int, slices: int) -> int:
-    """Among how many programs the slices of a tile are split: 1, 2, 4 or 8.
-
-    >>> split_of(400, 200), split_of(100_000, 200), split_of(400, 20)
-    (4, 1, 1)
-    """
-    split = 1
-    while split < 8 and programs * split < _PROGRAMS_TO_FILL_A_GPU // 2 and slices // (2 * split) >= _MIN_SLICES_A_PART:
-        split *= 2
-    return split
-
-
-def _tiles(height: int, width: int) -> tuple[int, int]:
-    """Tiles across an image, and in all of it."""
-    across = -(-width // TILE_WIDTH)
-    return across, across * -(-height // TILE_HEIGHT)

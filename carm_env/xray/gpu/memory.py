@@ -114,7 +114,9 @@ def memory_advice(device: torch.device, views: int, bytes_per_view: int) -> Iter
         if fits >= 1:
             remedy = f"About {fits} would fit: render the batch in parts of that many, or smaller images."
         else:
-            remedy = "Not even one would fit: render smaller images, or free memory that other tensors and programs hold."
+            remedy = (
+                "Not even one would fit: render smaller images, or free memory that other tensors and programs hold."
+            )
         raise DeviceMemoryError(
             f"{device} is out of memory for a batch of {views} views at {bytes_per_view / 2**20:.1f} MiB each. {remedy}"
         ) from error

@@ -72,8 +72,8 @@ class SignedTable:
         both = np.flatnonzero((soft > 0) & (bone > 0))
         if both.size:
             raise ValueError(
-                f"{both[0] + HU_MIN} HU has a share of both materials {table.materials}, expected one material for each "
-                "HU: the GPU holds one number a voxel."
+                f"{both[0] + HU_MIN} HU has a share of both materials {table.materials}, expected one material for "
+                "each HU: the GPU holds one number a voxel."
             )
         # An int16 read as uint16 counts 0 .. 32767, -32768 .. -1: the table starts at 0 HU.
         self._by_bits = np.roll(soft - bone, HU_MIN)

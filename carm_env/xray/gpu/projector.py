@@ -5,18 +5,21 @@ from __future__ import annotations
 import importlib.util
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from carm_env.errors import MissingExtraError, UnknownNameError
 from carm_env.geometry import ProjectionGeometry
 from carm_env.volume import Volume
 from carm_env.xray.gpu import grid_sample
 from carm_env.xray.gpu.memory import ResidentVolumes, memory_advice
-from carm_env.xray.gpu.packing import SignedTable
-from carm_env.xray.gpu.rays import plan_rays
+from carm_env.xray.gpu.packing import PackedVolume, SignedTable
+from carm_env.xray.gpu.rays import RayGrid, plan_rays
 from carm_env.xray.gpu.views import Views
 from carm_env.xray.materials import DensityTable, soft_and_bone
 
@@ -92,16 +95,42 @@ class TorchProjector:
                 sample(packed, grid, out)
             return out
 
+    def of(self, volume: Volume) -> VolumeProjector:
+        """This projector for one volume, as `carm_env.xray.camera.XRayCamera` takes one."""
+        return VolumeProjector(self, volume)
+
     def bytes_per_view(self, height: int, width: int) -> int:
         """An estimate of what one view needs at the peak: the result and, oblique, the virtual plane behind it."""
         return 3 * 2 * 4 * height * width + (grid_sample.CHUNK_BYTES if self.backend == "grid_sample" else 0)
 
-    def _sampler(self):  # noqa: ANN202
+    def _sampler(self) -> Callable[[Sequence[PackedVolume], RayGrid, torch.Tensor], None]:
         if self.backend == "grid_sample":
             return grid_sample.sample_slices
-        from carm_env.xray.gpu import kernels
+        from carm_env.xray.gpu import fused
 
-        return kernels.sample_slices
+        return fused.sample_slices
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeProjector:
+    """One volume of a `TorchProjector`: a `carm_env.xray.projector.Projector`, numpy out.
+
+    Attributes:
+        torch_projector: what does the work.
+        volume: the CT.
+    """
+
+    torch_projector: TorchProjector
+    volume: Volume
+
+    @property
+    def materials(self) -> tuple[str, ...]:
+        """The names of the materials, in the order of `path_masses`."""
+        return self.torch_projector.materials
+
+    def path_masses(self, geometry: ProjectionGeometry) -> NDArray[np.float32]:
+        """Areal densities ``(materials, height, width)`` in g/cm^2, a fresh array each call."""
+        return self.torch_projector.path_masses(self.volume, [geometry])[0].cpu().numpy()
 
 
 def find_device(device: str | torch.device | None) -> torch.device:
@@ -111,7 +140,9 @@ def find_device(device: str | torch.device | None) -> torch.device:
     try:
         found = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"device is {device!r}, expected a device of torch, e.g. 'cuda', 'cuda:1' or 'cpu'.") from error
+        raise ValueError(
+            f"device is {device!r}, expected a device of torch, e.g. 'cuda', 'cuda:1' or 'cpu'."
+        ) from error
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"device is {str(device)!r}, but torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices. "

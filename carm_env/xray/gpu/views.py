@@ -50,8 +50,8 @@ class Views:
         for geometry in geometries:
             if (geometry.height, geometry.width) != (height, width):
                 raise ValueError(
-                    f"a view has {geometry.height} x {geometry.width} pixels and the first {height} x {width}, expected "
-                    "one image size a batch: render each size in its own call."
+                    f"a view has {geometry.height} x {geometry.width} pixels and the first {height} x {width}, "
+                    "expected one image size a batch: render each size in its own call."
                 )
         return cls(
             np.stack([geometry.source_lps_mm for geometry in geometries]),
@@ -77,9 +77,7 @@ class Views:
         )
 
     @classmethod
-    def from_isocenters(
-        cls, isocenters_lps_mm: ArrayLike, angles: CArmPlace, carm: CArmGeometry, size: int
-    ) -> Views:
+    def from_isocenters(cls, isocenters_lps_mm: ArrayLike, angles: CArmPlace, carm: CArmGeometry, size: int) -> Views:
         """A C-arm at each isocentre ``(B, 3)``, all turned as `angles` is: much faster than as many places."""
         isocenters = np.asarray(isocenters_lps_mm, dtype=float)
         frame = _at_origin(angles.alpha_deg, angles.beta_deg, angles.projection, carm, size)
