@@ -93,7 +93,9 @@ class TorchCamera:
     ) -> None:
         for item in fields(settings):
             value = getattr(settings, item.name)
-            if item.name not in MIRRORED_SETTINGS and value != item.default:
+            # This camera is the torch backend, whatever was to trace the rays of the other one.
+            ours = item.name in MIRRORED_SETTINGS or (item.name == "backend" and value in ("auto", "torch"))
+            if not ours and value != item.default:
                 raise ValueError(
                     f"TorchCamera cannot do {item.name}={value!r}, expected {item.default!r}: "
                     "use carm_env.xray.XRayCamera (device=None in a vector environment)."
