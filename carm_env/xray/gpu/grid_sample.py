@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch.nn.functional import grid_sample
 
-from carm_env.xray.gpu.packing import AFTER, BEFORE, PackedVolume
+from carm_env.xray.gpu.packing import BEFORE, PackedVolume
 from carm_env.xray.gpu.rays import RayGrid
 
-_SAMPLES_PER_CHUNK = 1 << 23
+_SAMPLES_PER_CHUNK = 1 << 20
 CHUNK_BYTES = 32 * _SAMPLES_PER_CHUNK
 """Memory of one chunk: positions and samples of two materials, and what is made on the way."""
 
@@ -48,19 +49,30 @@ def _sum_of_slices(
     """``(2, height, width)``: the bilinear samples of soft tissue and bone along the rays, summed."""
     height, width = rays.shape[:2]
     slope = rays[..., :2] / rays[..., 2:]
-    size = torch.tensor(volume.voxels[:2], device=rays.device)
     sums = torch.zeros(2, height, width, device=rays.device)
     chunk = max(1, _SAMPLES_PER_CHUNK // (height * width))
     for k0 in range(from_slice, to_slice, chunk):
         k1 = min(k0 + chunk, to_slice)
-        steps = volume.density[k0:k1, BEFORE:-AFTER, BEFORE:-AFTER].float()
-        images = torch.stack([steps.clamp(min=0), (-steps).clamp(min=0)], dim=1)
         k = torch.arange(k0, k1, device=rays.device)[:, None, None, None]
         at = source[:2] + slope * (k - source[2])
+        columns, rows = (_span(at[..., axis], volume.voxels[axis]) for axis in (0, 1))
+        if not (columns and rows):
+            continue
+        rim = BEFORE + rows.start, BEFORE + rows.stop, BEFORE + columns.start, BEFORE + columns.stop
+        steps = volume.density[k0:k1, rim[0] : rim[1], rim[2] : rim[3]].float()
+        images = torch.stack([steps.clamp(min=0), (-steps).clamp(min=0)], dim=1)
         # Voxel centres at 0 .. n - 1 become grid_sample's -1 .. 1 from edge to edge.
-        where = (2 * at + 1) / size - 1
+        first = torch.tensor([columns.start, rows.start], device=rays.device)
+        size = torch.tensor([len(columns), len(rows)], device=rays.device)
+        where = (2 * (at - first) + 1) / size - 1
         sums += grid_sample(images, where, padding_mode="zeros", align_corners=False).sum(dim=0)
     return sums
+
+
+def _span(at: torch.Tensor, voxels: int) -> range:
+    """The voxels along one axis that samples at `at` need: empty where all of them are outside."""
+    low, high = torch.aminmax(at)
+    return range(max(0, math.floor(low.item())), min(voxels, math.floor(high.item()) + 2))
 
 
 def _warp(sums: torch.Tensor, plane: torch.Tensor, rays: torch.Tensor) -> torch.Tensor:
