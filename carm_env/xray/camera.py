@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.geometry import CArmGeometry, CArmPlace, ProjectionGeometry
 from carm_env.volume import Volume
+from carm_env.xray.backends import LogRenderer, make_backend
 from carm_env.xray.detector import Detector
 from carm_env.xray.exposure import Exposure, Technique
-from carm_env.xray.fidelity import make_projector
 from carm_env.xray.polychromatic import AttenuationTable
 from carm_env.xray.projector import Projector
 from carm_env.xray.quality import ViewQuality, view_quality
@@ -22,15 +21,6 @@ from carm_env.xray.spectrum import MATERIALS, load_beam
 DEFAULT_GEOMETRY = CArmGeometry()
 SOURCE_MAX_HU = -400
 """HU above which the source would stand in matter."""
-
-
-@runtime_checkable
-class LogRenderer(Protocol):
-    """A backend that does the physics itself (an outside renderer)."""
-
-    def log_image(self, geometry: ProjectionGeometry) -> NDArray[np.float32]:
-        """``-ln I``, ``(height, width)`` float32, without noise or window; 0 is the open field."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +47,13 @@ class XRayCamera:
     Args:
         volume: the CT.
         geometry: the C-arm.
-        settings: beam, noise and window.
-        projector: another backend for the same volume: a `Projector` whose materials are soft tissue
-            and bone, or a `LogRenderer`.
+        settings: beam, noise, window and backend.
+        projector: instead of the backend that the settings name: a `Projector` of the same volume whose
+            materials are soft tissue and bone, or a `LogRenderer`.
 
     Raises:
         ValueError: a projector with other materials.
+        MissingExtraError: the backend needs a package that is not installed.
     """
 
     def __init__(
@@ -75,9 +66,7 @@ class XRayCamera:
         self.volume = volume
         self.geometry = geometry
         self.settings = settings
-        self.projector: Projector | LogRenderer = (
-            make_projector(volume, settings.fidelity) if projector is None else projector
-        )
+        self.projector: Projector | LogRenderer = make_backend(volume, settings) if projector is None else projector
         if not isinstance(self.projector, LogRenderer) and self.projector.materials != MATERIALS:
             raise ValueError(f"the projector's materials are {self.projector.materials}, expected {MATERIALS}.")
         beam = load_beam(settings.kvp, settings.aluminium_mm, settings.copper_mm)

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from carm_env.volume import Volume
 from carm_env.xray.compiled import compiled
-from carm_env.xray.materials import HU_MIN, DensityTable
+from carm_env.xray.materials import HU_MIN, DensityTable, ProductTable
+from carm_env.xray.memory import check_memory
 from carm_env.xray.separable_kernels import PADDING
 
 AXES_CRK = {0: (1, 2, 0), 1: (0, 2, 1), 2: (0, 1, 2)}
@@ -17,6 +18,7 @@ AXES_CRK = {0: (1, 2, 0), 1: (0, 2, 1), 2: (0, 1, 2)}
 
 _INT16_MAX = 32767
 _TILE = 64
+_CM_PER_MM = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +34,9 @@ class SliceLayout:
         spacing_mm: ``(3,)`` voxel size along (c, r, k), mm.
         voxels: ``(3,)`` number of voxels along (c, r, k).
         density: ``(materials, K, R + 2, C + 2 * PADDING)`` int16, in steps of `step`.
-        occupied: ``(materials, K, R)`` uint8, 1 where a row has matter.
-        extent: ``(materials, K, 2)`` int32, the columns with matter, ``(0, 0)`` for none.
-        step: the value of one step, g/cm^3.
+        extent: ``(materials, K, R + 2, 2)`` int32, the columns with matter of every row, ``(0, 0)`` for none.
+        steps: the value of one step of every channel: densities in g/cm^3.
+        unit: ``(3,)`` float32: the voxel size along (c, r, k) in cm, times the value of a step in the sums.
     """
 
     axes_crk: tuple[int, int, int]
@@ -42,27 +44,76 @@ class SliceLayout:
     spacing_mm: NDArray[np.float64]
     voxels: NDArray[np.int64]
     density: NDArray[np.int16]
-    occupied: NDArray[np.uint8]
     extent: NDArray[np.int32]
-    step: float
+    steps: tuple[float, ...]
+    unit: NDArray[np.float32]
 
 
 def build_layout(volume: Volume, table: DensityTable, axis: int) -> SliceLayout:
-    """Lay `volume` out in slices across the world axis `axis` (0, 1 or 2 for L, P, S)."""
+    """Lay the partial densities of `volume` out in slices across the world axis `axis` (0, 1 or 2 for L, P, S).
+
+    Raises:
+        MemoryError: the layout does not fit in the memory that is free.
+    """
     step = max(float(table.density.max()), 1e-6) / _INT16_MAX
-    steps = np.rint(table.density / step).astype(np.int16)
+    whole = np.rint(table.density / step).astype(np.int16)
+    return _lay_out(volume, whole, (step,) * len(whole), step, axis, _bounding_box(volume, whole))
+
+
+def build_product_layout(volume: Volume, table: ProductTable, axis: int) -> SliceLayout:
+    """Like `build_layout`, with three channels: density, fold and bone of `carm_env.xray.materials.ProductTable`.
+
+    Where the matter reaches the volume's edge, density fades out over one voxel beyond it, but fold and bone
+    go on: their product fades once.
+    """
+    steps = (float(np.abs(table.density).max()) / _INT16_MAX, 1 / _INT16_MAX, 1 / _INT16_MAX)
+    channels = (table.density, table.fold, table.bone)
+    whole = np.stack([np.rint(values / step) for values, step in zip(channels, steps, strict=True)]).astype(np.int16)
+    box = _bounding_box(volume, whole)
+    # One voxel of open air around the matter, where there is one.
+    box[:, 0] = np.maximum(box[:, 0] - 1, 0)
+    box[:, 1] = np.minimum(box[:, 1] + 1, volume.hu.shape)
+    layout = _lay_out(volume, whole, steps, steps[0] * steps[1], axis, box)
+    for channel in layout.density[1:]:
+        channel[:, :, PADDING - 1] = channel[:, :, PADDING]
+        channel[:, :, -PADDING] = channel[:, :, -PADDING - 1]
+        channel[:, 0] = channel[:, 1]
+        channel[:, -1] = channel[:, -2]
+    return layout
+
+
+def layout_bytes(shape_krc: tuple[int, int, int], channels: int) -> int:
+    """Bytes of a layout of so many slices, rows and columns; a whole volume takes no more than its own shape says."""
+    slices, rows, columns = (int(number) for number in shape_krc)
+    return channels * slices * (rows + 2) * (2 * (columns + 2 * PADDING) + 8)
+
+
+def _bounding_box(volume: Volume, values: NDArray[np.int16]) -> NDArray[np.int64]:
+    """``(3, 2)``: first and one past the last voxel with any of the values ``(n, 65536)``; zeros for none."""
     box = np.zeros((3, 2), np.int64)
-    _occupied_box(volume.hu, (steps > 0).any(0), box)
+    _occupied_box(volume.hu, (values != 0).any(0), box)
+    return box
+
+
+def _lay_out(
+    volume: Volume,
+    values: NDArray[np.int16],
+    steps: tuple[float, ...],
+    step_of_sums: float,
+    axis: int,
+    box: NDArray[np.int64],
+) -> SliceLayout:
+    """Slices of `box`; ``values`` (channels, 65536) by HU."""
     axes = AXES_CRK[axis]
     c, r, k = axes
     first, last = box[:, 0], box[:, 1]
     cropped = volume.hu[first[0] : last[0], first[1] : last[1], first[2] : last[2]].transpose(k, r, c)
     slices, rows, columns = cropped.shape
-    materials = len(table.materials)
-    density = np.zeros((materials, slices, rows + 2, columns + 2 * PADDING), np.int16)
-    occupied = np.zeros((materials, slices, rows), np.uint8)
-    extent = np.zeros((materials, slices, 2), np.int32)
-    _fill(cropped, steps, density, occupied, extent)
+    channels = len(values)
+    check_memory(volume.hu.shape, layout_bytes(cropped.shape, channels))
+    density = np.zeros((channels, slices, rows + 2, columns + 2 * PADDING), np.int16)
+    extent = np.zeros((channels, slices, rows + 2, 2), np.int32)
+    _fill(cropped, values, density, extent)
     order = list(axes)
     return SliceLayout(
         axes_crk=axes,
@@ -70,9 +121,9 @@ def build_layout(volume: Volume, table: DensityTable, axis: int) -> SliceLayout:
         spacing_mm=volume.spacing_mm[order],
         voxels=np.array([columns, rows, slices]),
         density=density,
-        occupied=occupied,
         extent=extent,
-        step=step,
+        steps=steps,
+        unit=(volume.spacing_mm[order] * _CM_PER_MM * step_of_sums).astype(np.float32),
     )
 
 
@@ -105,7 +156,6 @@ def _fill(
     hu_krc: NDArray[np.int16],
     steps: NDArray[np.int16],
     density: NDArray[np.int16],
-    occupied: NDArray[np.uint8],
     extent: NDArray[np.int32],
 ) -> None:
     """Look up every voxel; tiles of rows keep both the read and the written lines in the cache."""
@@ -113,17 +163,13 @@ def _fill(
     for material in range(density.shape[0]):
         table = steps[material]
         for k in range(slices):
-            first, last = columns, 0
             for r0 in range(0, rows, _TILE):
                 r1 = min(rows, r0 + _TILE)
                 for c in range(columns):
                     for r in range(r0, r1):
                         value = table[np.int32(hu_krc[k, r, c]) - HU_MIN]
-                        if value > 0:
+                        if value != 0:
                             density[material, k, r + 1, c + PADDING] = value
-                            occupied[material, k, r] = 1
-                            first = min(first, c)
-                            last = max(last, c + 1)
-            if last > 0:
-                extent[material, k, 0] = first
-                extent[material, k, 1] = last
+                            if extent[material, k, r + 1, 1] == 0:
+                                extent[material, k, r + 1, 0] = c
+                            extent[material, k, r + 1, 1] = c + 1

@@ -30,8 +30,12 @@ def sample_slices(volumes: Sequence[PackedVolume], grid: RayGrid, out: torch.Ten
         sums = _sum_of_slices(volumes[view], source, rays, *grid.bounds[n, 2:4].tolist())
         if grid.detector is not None:
             plane = line[3:12]
-            rays = _rays(*torch.from_numpy(grid.detector[n]).to(out.device).view(3, 3), *out.shape[2:])
-            sums = _warp(sums, plane, rays)
+            detector = torch.from_numpy(grid.detector[n]).to(out.device)
+            rays = _rays(*detector[:9].view(3, 3), *out.shape[2:])
+            # What lies between the slices counts by the mean of a slightly larger and a slightly smaller picture.
+            sides = [_warp(sums, plane, rays, plane[2] * (1 + side * detector[9])) for side in (-1, 1)]
+            # A cubic undershoots beside an edge; matter does not.
+            sums = (0.5 * sum(sides)).clamp(min=0)
         slope = rays[..., :2] / rays[..., 2:]
         out[view] = sums * torch.sqrt((slope * unit[:2]).square().sum(-1) + unit[2] ** 2)
 
@@ -75,10 +79,10 @@ def _span(at: torch.Tensor, voxels: int) -> range:
     return range(max(0, math.floor(low.item())), min(voxels, math.floor(high.item()) + 2))
 
 
-def _warp(sums: torch.Tensor, plane: torch.Tensor, rays: torch.Tensor) -> torch.Tensor:
-    """The virtual plane's sums ``(2, h, w)`` at the pixels' rays ``(H, W, 3)``, by Catmull-Rom interpolation."""
+def _warp(sums: torch.Tensor, plane: torch.Tensor, rays: torch.Tensor, reach: torch.Tensor) -> torch.Tensor:
+    """The virtual plane's sums ``(2, h, w)`` where the rays ``(H, W, 3)`` are at depth `reach`, Catmull-Rom."""
     height, width = sums.shape[1:]
-    on_plane = rays[..., :2] * (plane[2] / rays[..., 2:])
+    on_plane = rays[..., :2] * (reach / rays[..., 2:])
     columns = ((on_plane[..., 0] - plane[0]) / plane[3]).clamp(0, width - 1)
     rows = ((on_plane[..., 1] - plane[1]) / plane[7]).clamp(0, height - 1)
     column, row = columns.int().clamp(1, width - 3), rows.int().clamp(1, height - 3)
@@ -90,8 +94,7 @@ def _warp(sums: torch.Tensor, plane: torch.Tensor, rays: torch.Tensor) -> torch.
         for p, column_weight in enumerate(column_weights):
             corner = (row + (q - 1)) * width + column + (p - 1)
             value += flat[:, corner] * (row_weight * column_weight)
-    # A cubic undershoots beside an edge; matter does not.
-    return value.clamp(min=0)
+    return value
 
 
 def _cubic_weights(t: torch.Tensor) -> list[torch.Tensor]:

@@ -200,7 +200,7 @@ def warp_kernel(
     rows = tl.load(bounds_ptr + view * 6 + 4)
     columns = tl.load(bounds_ptr + view * 6 + 5)
     line = lines_ptr + view * 15
-    pixel = detector_ptr + view * 9
+    pixel = detector_ptr + view * 10
     right = i.to(tl.float32)
     down = j.to(tl.float32)
     ray_c = tl.load(pixel + 0) + right * tl.load(pixel + 3) + down * tl.load(pixel + 6)
@@ -210,25 +210,30 @@ def warp_kernel(
     slope_c = ray_c / ray_k
     slope_r = ray_r / ray_k
     depth = tl.load(line + 5)
-    c = (slope_c * depth - tl.load(line + 3)) / tl.load(line + 6)
-    r = (slope_r * depth - tl.load(line + 4)) / tl.load(line + 10)
-    c = tl.minimum(tl.maximum(c, 0.0), columns - 1.0)
-    r = tl.minimum(tl.maximum(r, 0.0), rows - 1.0)
-    column = tl.minimum(tl.maximum(c.to(tl.int32), 1), columns - 3)
-    row = tl.minimum(tl.maximum(r.to(tl.int32), 1), rows - 3)
-    f = c - column
-    g = r - row
+    zoom = tl.load(pixel + 9)
     plane = plane_height * plane_width
-    corner = sums_ptr + (view * 2).to(tl.int64) * plane + (row - 1) * plane_width + (column - 1)
+    picture_ptr = sums_ptr + (view * 2).to(tl.int64) * plane
     soft = tl.zeros([TILE_H * TILE_W], dtype=tl.float32)
     bone = tl.zeros([TILE_H * TILE_W], dtype=tl.float32)
-    for q in tl.static_range(4):
-        row_weight = _cubic_weight(g, q)
-        for p in tl.static_range(4):
-            weight = row_weight * _cubic_weight(f, p)
-            neighbour = corner + q * plane_width + p
-            soft += weight * tl.load(neighbour, mask=wanted, other=0.0)
-            bone += weight * tl.load(neighbour + plane, mask=wanted, other=0.0)
+    # What lies between the slices counts by the mean of a slightly larger and a slightly smaller picture.
+    for side in tl.static_range(2):
+        reach = depth * (1.0 + zoom * (2 * side - 1))
+        c = (slope_c * reach - tl.load(line + 3)) / tl.load(line + 6)
+        r = (slope_r * reach - tl.load(line + 4)) / tl.load(line + 10)
+        c = tl.minimum(tl.maximum(c, 0.0), columns - 1.0)
+        r = tl.minimum(tl.maximum(r, 0.0), rows - 1.0)
+        column = tl.minimum(tl.maximum(c.to(tl.int32), 1), columns - 3)
+        row = tl.minimum(tl.maximum(r.to(tl.int32), 1), rows - 3)
+        f = c - column
+        g = r - row
+        corner = picture_ptr + (row - 1) * plane_width + (column - 1)
+        for q in tl.static_range(4):
+            row_weight = 0.5 * _cubic_weight(g, q)
+            for p in tl.static_range(4):
+                weight = row_weight * _cubic_weight(f, p)
+                neighbour = corner + q * plane_width + p
+                soft += weight * tl.load(neighbour, mask=wanted, other=0.0)
+                bone += weight * tl.load(neighbour + plane, mask=wanted, other=0.0)
     across = slope_c * tl.load(line + 12)
     along = slope_r * tl.load(line + 13)
     between = tl.load(line + 14)

@@ -6,10 +6,10 @@ r(k)``, and its length between two slices is the same all along, so the areal de
 times the sum of the samples.
 
 With the detector parallel to the slices the samples are taken along the pixels' rays. Otherwise they
-are taken, as on the CPU (`carm_env.xray.separable`), along the rays of a *virtual plane* parallel to
-the slices, half way to the detector, and a bicubic warp brings the plane to the detector. A GPU has
-no need of the plane, but both devices then give the same picture at every angulation; without it they
-would differ by the error of the warp, up to 1.6e-2 of the maximum at the edges of bones.
+are taken, as on the CPU (`carm_env.xray.plane`), along the rays of a *virtual plane* parallel to the
+slices, half way to the detector, and a bicubic warp brings the plane to the detector. A GPU could do
+without the plane, but so both devices give the same picture at every angulation, where one sample a
+pixel and slice would differ by up to 1.6e-2 of the maximum at the edges of bones.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ _CM_PER_MM = 0.1
 _MIN_RELATIVE_DEPTH = 0.05
 _NEAREST_SLICE = 0.001  # of the way from the source to the detector
 _PARALLEL = 1e-9
+_MIN_SINE = 1e-6
 _MAX_WARP_STEP = 0.4
 _MARGIN = 2
+_BETWEEN_SLICES = 0.32
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +45,9 @@ class RayGrid:
             cm times the value of a step, g/cm^3.
         bounds: ``(B, 6)`` int32: voxels along c and r, the first and one past the last slice in front
             of the source, rows and columns of the grid.
-        detector: ``(B, 9)`` float32: the first pixel, a column step and a row step, as in `lines`; None
-            where the grid is the detector's.
+        detector: ``(B, 10)`` float32: the first pixel, a column step and a row step, as in `lines`, and how
+            much the plane's picture is enlarged and reduced (`carm_env.xray.separable_kernels.warp_to_detector`);
+            None where the grid is the detector's.
     """
 
     views: NDArray[np.int64]
@@ -67,8 +70,10 @@ def plan_rays(volumes: Sequence[PackedVolume], views: Views) -> list[RayGrid]:
     """The grids of all views, each through the volume beside it: one for aligned views, one for oblique ones.
 
     Raises:
-        ValueError: a cone so wide that rays at its edge run along the slices.
+        ValueError: a view that is not finite or whose source lies in the plane of its detector, or a cone so wide that
+            rays at its edge run along the slices.
     """
+    _check_views(views)
     unique = {id(volume): volume for volume in volumes}
     place = {key: n for n, key in enumerate(unique)}
     which = np.array([place[id(volume)] for volume in volumes])
@@ -113,8 +118,33 @@ def plan_rays(volumes: Sequence[PackedVolume], views: Views) -> list[RayGrid]:
         source, first, right, down, unit = (part[chosen] for part in (source, first, right, down, unit))
         plane, size = _plane(first, right, down, corners[:, chosen], 0.5 * depth[chosen])
         lines = np.concatenate([source, plane, unit], axis=1)
-        grids.append(_grid(chosen, lines, bounds, size, np.concatenate([first, right, down], axis=1)))
+        to_middle = 0.5 * (voxels[chosen, 2] - 1) - source[:, 2]
+        # A source in the middle slice has no larger and smaller picture.
+        zoom = np.divide(_BETWEEN_SLICES, to_middle, out=np.zeros_like(to_middle), where=to_middle != 0)
+        detector = np.concatenate([first, right, down, zoom[:, None]], axis=1)
+        grids.append(_grid(chosen, lines, bounds, size, detector))
     return grids
+
+
+def _check_views(views: Views) -> None:
+    middle = (
+        views.first_pixels_lps_mm
+        + 0.5 * (views.width - 1) * views.column_steps_lps_mm
+        + 0.5 * (views.height - 1) * views.row_steps_lps_mm
+    )
+    ray = middle - views.sources_lps_mm
+    normal = np.cross(views.column_steps_lps_mm, views.row_steps_lps_mm)
+    distance = np.abs((ray * normal).sum(axis=1))
+    # Written so that NaN is refused too.
+    fine = distance > _MIN_SINE * np.linalg.norm(ray, axis=1) * np.linalg.norm(normal, axis=1)
+    if not fine.all():
+        n = int(np.argmin(fine))
+        raise ValueError(
+            f"view {n}: the source {views.sources_lps_mm[n].tolist()} (LPS, mm) lies in the plane of its detector, or "
+            f"a number is not finite: first pixel {views.first_pixels_lps_mm[n].tolist()}, column step "
+            f"{views.column_steps_lps_mm[n].tolist()}, row step {views.row_steps_lps_mm[n].tolist()}. Expected a "
+            "detector before the source."
+        )
 
 
 def _grid(

@@ -10,7 +10,6 @@ from carm_env.xray.materials import (
     soft_and_bone,
 )
 
-
 NIST_ENERGIES_KEV = (20, 30, 40, 50, 60, 80, 100, 150)
 NIST_CM2_G = {
     # mu/rho, NIST X-ray mass attenuation coefficients (Hubbell and Seltzer, NISTIR 5632), table 4.

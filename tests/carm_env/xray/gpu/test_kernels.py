@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import carm_env
+
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 SCRIPT = Path(__file__).with_name("interpreted.py")
@@ -33,7 +35,13 @@ WARP = {
 @pytest.fixture(scope="module")
 def interpreted(cache_folder):
     """Errors by case; the interpreter must be chosen before Triton is imported, hence a process of its own."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "CARM_ENV_CACHE": str(cache_folder)}
+    environment = {
+        **os.environ,
+        "TRITON_INTERPRET": "1",
+        "CARM_ENV_CACHE": str(cache_folder),
+        # The package under test, wherever another copy may be installed.
+        "PYTHONPATH": str(Path(carm_env.__file__).parents[1]),
+    }
     run = subprocess.run([sys.executable, SCRIPT], env=environment, capture_output=True, text=True, timeout=600)
     if "interpret" in run.stderr.lower() and "NotImplementedError" in run.stderr:
         pytest.skip(f"this Triton cannot interpret the kernels: {run.stderr.splitlines()[-1]}")

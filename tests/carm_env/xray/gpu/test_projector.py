@@ -243,3 +243,16 @@ def test_a_batch_beyond_a_gpu_says_what_would_fit(phantom, view):
 def test_a_limit_without_room_is_an_error(limit):
     with pytest.raises(ValueError, match="limit_bytes"):
         TorchProjector("cpu", limit_bytes=limit)
+
+
+def test_a_view_without_a_picture_is_an_error(phantom, view):
+    fine = view()
+    flat = ProjectionGeometry(
+        fine.first_pixel_lps_mm, fine.first_pixel_lps_mm, fine.column_step_lps_mm, fine.row_step_lps_mm, 64, 64
+    )
+    lost = ProjectionGeometry(
+        fine.source_lps_mm * np.nan, fine.first_pixel_lps_mm, fine.column_step_lps_mm, fine.row_step_lps_mm, 64, 64
+    )
+    for geometry in (flat, lost):
+        with pytest.raises(ValueError, match="view 1: the source .* in the plane of its detector"):
+            TorchProjector("cpu").path_masses(phantom, [fine, geometry])
