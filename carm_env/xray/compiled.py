@@ -32,6 +32,12 @@ def compiled_fast(function: Function) -> Function:
     return _compile(function, fastmath=True, error_model="numpy", boundscheck=False)
 
 
+def cache_folder(kernel: Any) -> str | None:
+    """Where the machine code of a compiled function is kept; None where it cannot be."""
+    folder: str | None = kernel.stats.cache_path
+    return folder
+
+
 def _compile(function: Function, **options: Any) -> Function:
     try:
         dispatcher = njit(nogil=True, cache=True, **options)(function)
@@ -46,7 +52,13 @@ def _compile(function: Function, **options: Any) -> Function:
 
 @functools.cache
 def sources_digest(module: str) -> str:
-    """SHA-256 (hex) of the sources of `module` and of all that it imports, directly or not, of its own package."""
+    """SHA-256 (hex) of the sources of all that goes into the kernels of `module`, see `modules_within`."""
+    text = "\0".join(f"{name}\0{_source(name)}" for name in modules_within(module))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def modules_within(module: str) -> list[str]:
+    """`module` and all modules of its package, or of this one, that it imports at its top, directly or not; sorted."""
     packages = {module.partition(".")[0], __name__.partition(".")[0]}
     pending, seen = [module], set()
     while pending:
@@ -54,8 +66,7 @@ def sources_digest(module: str) -> str:
         if name not in seen and name.partition(".")[0] in packages:
             seen.add(name)
             pending += _imports(name)
-    text = "\0".join(f"{name}\0{_source(name)}" for name in sorted(seen))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sorted(name for name in seen if _source(name))
 
 
 @functools.cache

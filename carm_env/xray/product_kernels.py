@@ -83,9 +83,9 @@ def project_products(mode, layout, extent, view, air, fold, out):
     column_weights = np.zeros((slices, width), np.int32)
     first_column = np.zeros(slices, np.float32)
     per_voxel = np.zeros(slices, np.float32)
-    lower = np.zeros((rows_per_block, _G), np.int32)
-    places = np.zeros((rows_per_block, 2 * _G), np.int32)
-    row_weights = np.zeros((rows_per_block, 2 * _G), np.float32)
+    lower = np.zeros((_G, rows_per_block), np.int32)
+    places = np.zeros((2 * _G, rows_per_block), np.int32)
+    row_weights = np.zeros((2 * _G, rows_per_block), np.float32)
     constants = np.zeros(2 + _G, np.float32)
     constants[0], constants[1] = air, fold
     soft, bone = out[0], out[1]
@@ -117,7 +117,7 @@ def project_products(mode, layout, extent, view, air, fold, out):
                 # At the first slice the volume begins: there is no change to account for.
                 constants[2 + g] = _F(1 / 6) if seen and k > 0 and per_voxel[k - 1] > 0 else _F(0)
                 if seen:
-                    low_row, high_row = lower[0, g], lower[block - 1, g] + 1
+                    low_row, high_row = lower[g, 0], lower[g, block - 1] + 1
                     low, high = _columns_and_groups(
                         extent[0], k, low_row, high_row, first_column[k], per_voxel[k], lanes, groups
                     )
@@ -140,8 +140,8 @@ def project_products(mode, layout, extent, view, air, fold, out):
                         layout,
                         start,
                         padded_columns,
-                        lower[0, g],
-                        lower[block - 1, g] + 1,
+                        lower[g, 0],
+                        lower[g, block - 1] + 1,
                         base,
                         pick,
                         column_weights,

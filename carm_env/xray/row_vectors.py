@@ -16,9 +16,9 @@ SLICES_PER_PASS = 4
 """Slices added to an accumulator row in one pass over it."""
 PRODUCT_SLICES = 2
 """The same for products, which keep more numbers in registers."""
-ROWS_AT_A_TIME = (4, 2, 1)
+ROWS_AT_A_TIME = (4, 3, 2, 1)
 """Rows that are resampled together, so that they share the loads of where the columns fall."""
-RING_ROWS = 8
+RING_ROWS = 16
 """Resampled rows of a slice that are kept at a time; a power of two."""
 
 
@@ -159,7 +159,7 @@ def accumulate_rows(typing_context, mode, accumulator, offset, rows, places, wei
 
     For the columns i of the groups ``first_group <= i // lanes < last_group``::
 
-        accumulator.flat[offset + i] += sum_q weights[number, q] * rows.flat[places[number, q] + i]
+        accumulator.flat[offset + i] += sum_q weights[q, number] * rows.flat[places[q, number] + i]
     """
 
     def generate(context, builder, signature, arguments):
@@ -168,10 +168,10 @@ def accumulate_rows(typing_context, mode, accumulator, offset, rows, places, wei
             data_of(context, builder, signature.args[n], arguments[n]) for n in (1, 3, 4, 5)
         )
         target = builder.gep(accumulator_, [arguments[2]])
-        first = builder.mul(arguments[6], I64(2 * SLICES_PER_PASS))
+        numbers = builder.extract_value(context.make_array(signature.args[4])(context, builder, arguments[4]).shape, 1)
         sources = []
         for q in range(2 * SLICES_PER_PASS):
-            at = builder.add(first, I64(q))
+            at = builder.add(arguments[6], builder.mul(numbers, I64(q)))
             weight = builder.load(builder.gep(weights_, [at]))
             place = builder.sext(builder.load(builder.gep(places_, [at])), I64)
             sources.append((builder.gep(rows_, [place]), vectors.splat(weight)))
@@ -216,10 +216,11 @@ def _products(with_bone):
                 return builder.load(builder.gep(pointer, [place]))
 
             air, fold, *sixths = (vectors.splat(number_at(constants_, I64(n))) for n in range(2 + PRODUCT_SLICES))
-            first_place = builder.mul(arguments[9], I64(2 * PRODUCT_SLICES))
+            sizes = context.make_array(signature.args[7])(context, builder, arguments[7]).shape
+            numbers = builder.extract_value(sizes, 1)
             terms = []
             for q in range(2 * PRODUCT_SLICES):
-                at = builder.add(first_place, I64(q))
+                at = builder.add(arguments[9], builder.mul(numbers, I64(q)))
                 row = builder.gep(rings_, [builder.sext(number_at(places_, at), I64)])
                 terms.append((row, vectors.splat(number_at(weights_, at))))
             before = [
@@ -261,7 +262,7 @@ accumulate_products = _products(with_bone=True)
 """One row of the plane, `PRODUCT_SLICES` slices further; arguments as in its definition.
 
 `rings` is ``(3, PRODUCT_SLICES, RING_ROWS, width)``: density d, fold e and bone b, resampled along the columns; each is
-the weighted sum of the rows that `places` and `weights` ``(rows, 2 * PRODUCT_SLICES)`` name in their row `number`.
+the weighted sum of the rows that `places` and `weights` ``(2 * PRODUCT_SLICES, rows)`` name in their column `number`.
 With d', e', b' those of the slice before, which row `row` of `previous` ``(3, rows, width)`` holds and gets back, and
 ``constants = air, fold, sixth of every slice``, for the groups ``first`` to ``last - 1``::
 

@@ -42,7 +42,7 @@ MAX_COLUMN_STEP = 1.9
 _F = np.float32
 _G = SLICES_PER_PASS
 NEAREST_SLICE = _F(0.002)
-_ROWS_PER_BLOCK = 8
+_ROWS_PER_BLOCK = 16
 _WEIGHT_BITS = 14
 WEIGHT_ONE = 1 << _WEIGHT_BITS
 _VOXELS_PER_LINE = 32
@@ -76,19 +76,18 @@ def place_rows(first, step, voxels, one, g, width, lower, places, weights):
     Row numbers count the zero row in front, so 0 stands for row -1. `places` tells where in the ring of
     `project_slices` both rows begin; their weights sum up to `one`, or to zero where the slice has no row.
     """
-    for j in range(len(lower)):
+    first_place, ring = np.int32(g * RING_ROWS * width), np.int32(RING_ROWS - 1)
+    for j in range(lower.shape[1]):
         row = first + _F(np.int32(j)) * step
         x = min(max(row, _F(-1)), _F(voxels)) + _F(1)
         i = min(np.int32(x), np.int32(voxels))
         share = one if row > _F(-1) and row < _F(voxels) else _F(0)
         f = (x - _F(i)) * share
-        lower[j, g] = i
-        weights[j, 2 * g] = share - f
-        weights[j, 2 * g + 1] = f
-        places[j, 2 * g] = (np.int32(g * RING_ROWS) + (i & np.int32(RING_ROWS - 1))) * np.int32(width)
-        places[j, 2 * g + 1] = (np.int32(g * RING_ROWS) + ((i + np.int32(1)) & np.int32(RING_ROWS - 1))) * np.int32(
-            width
-        )
+        lower[g, j] = i
+        weights[2 * g, j] = share - f
+        weights[2 * g + 1, j] = f
+        places[2 * g, j] = first_place + (i & ring) * np.int32(width)
+        places[2 * g + 1, j] = first_place + ((i + np.int32(1)) & ring) * np.int32(width)
 
 
 @compiled_fast
@@ -137,9 +136,9 @@ def project_slices(mode, layout, extent, view, out):
     base = np.zeros((_G, width // QUAD), np.int32)
     pick = np.zeros((_G, width), np.int32)
     column_weights = np.zeros((_G, width), np.int32)
-    lower = np.zeros((height, _G), np.int32)
-    places = np.zeros((height, 2 * _G), np.int32)
-    row_weights = np.zeros((height, 2 * _G), np.float32)
+    lower = np.zeros((_G, height), np.int32)
+    places = np.zeros((2 * _G, height), np.int32)
+    row_weights = np.zeros((2 * _G, height), np.float32)
     first_column = np.zeros(_G, np.float32)
     per_voxel = np.zeros(_G, np.float32)
     held = np.zeros(_G, np.int64)
@@ -173,7 +172,7 @@ def project_slices(mode, layout, extent, view, out):
                     if per_voxel[g] == 0:
                         continue
                     first, last = columns, 0
-                    for r in range(lower[j0, g], lower[j1 - 1, g] + 2):
+                    for r in range(lower[g, j0], lower[g, j1 - 1] + 2):
                         if extent[material, k0 + g, r, 1] > 0:
                             first = min(first, extent[material, k0 + g, r, 0])
                             last = max(last, extent[material, k0 + g, r, 1])
@@ -188,7 +187,7 @@ def project_slices(mode, layout, extent, view, out):
                     if per_voxel[g] == 0:
                         continue
                     start = (np.int64(material) * slices + k0 + g) * padded_rows * padded_columns
-                    low_row, high_row = max(np.int64(lower[j0, g]), held[g] + 1), np.int64(lower[j1 - 1, g]) + 1
+                    low_row, high_row = max(np.int64(lower[g, j0]), held[g] + 1), np.int64(lower[g, j1 - 1]) + 1
                     held[g] = high_row
                     resample_rows(
                         mode,
