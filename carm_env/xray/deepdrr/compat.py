@@ -193,7 +193,7 @@ def load_deepdrr() -> ModuleType:
         MissingExtraError: deepdrr itself, killeengeo, strenum or cupy is not installed.
     """
     with _lock:
-        if "deepdrr" in sys.modules:
+        if sys.modules.get("deepdrr") is not None:
             return importlib.import_module("deepdrr")
         for package in REQUIRED_PACKAGES:
             if not is_installed(package):
@@ -274,7 +274,7 @@ def volume_class(deepdrr: ModuleType) -> type:
     numpy 2 asks for (a DeprecationWarning so far, at every `cupy.asarray(volume)`).
     """
 
-    class PatientVolume(deepdrr.Volume):  # type: ignore[misc, name-defined]
+    class PatientVolume(deepdrr.Volume):  # type: ignore[name-defined]
         def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
             return np.array(self.data, dtype=dtype) if copy else np.asarray(self.data, dtype=dtype)
 

@@ -1,5 +1,7 @@
 """DeepDRR without a GPU: cupy made of numpy, and DeepDRR's kernel compiled for the CPU."""
 
+import contextlib
+import functools
 import importlib.util
 import sys
 from pathlib import Path
@@ -27,33 +29,43 @@ def has_deepdrr():
             pytest.skip(f"{package} is not installed: pip install --no-deps deepdrr killeengeo strenum")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fake_cupy():
     """`build` and `Device` of the fake."""
     return _sibling("fake_cupy")
 
 
-@pytest.fixture
-def cupy(has_deepdrr, fake_cupy, monkeypatch):
-    """A cupy that records, in the place of the real one; deepdrr is imported anew with it."""
-    _forget_deepdrr()
-    module = fake_cupy.build()
-    monkeypatch.setitem(sys.modules, "cupy", module)
-    yield module
-    _forget_deepdrr()
-
-
-@pytest.fixture
-def running_cupy(has_deepdrr, fake_cupy, monkeypatch):
-    """The same, which runs DeepDRR's kernel on the CPU."""
-    kernel = _sibling("kernel_on_cpu")
-    if kernel.COMPILER is None:
+@pytest.fixture(scope="session")
+def kernel_on_cpu():
+    """`compile_kernel`, each variant compiled once."""
+    module = _sibling("kernel_on_cpu")
+    if module.COMPILER is None:
         pytest.skip("no g++ to compile DeepDRR's kernel for the CPU with")
+    return functools.cache(module.compile_kernel)
+
+
+@contextlib.contextmanager
+def _in_place_of_cupy(module):
+    # deepdrr keeps the cupy that it was imported with, so it is imported anew for each.
     _forget_deepdrr()
-    module = fake_cupy.build(kernel.compile_kernel)
-    monkeypatch.setitem(sys.modules, "cupy", module)
-    yield module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "cupy", module)
+        yield module
     _forget_deepdrr()
+
+
+@pytest.fixture(scope="module")
+def cupy(has_deepdrr, fake_cupy):
+    """A cupy that only records, in the place of the real one."""
+    with _in_place_of_cupy(fake_cupy.build()) as module:
+        yield module
+
+
+@pytest.fixture(scope="module")
+def running_cupy(has_deepdrr, fake_cupy, kernel_on_cpu):
+    """A cupy that runs DeepDRR's kernel on the CPU, in the place of the real one."""
+    with _in_place_of_cupy(fake_cupy.build(kernel_on_cpu)) as module:
+        yield module
 
 
 @pytest.fixture(scope="session")
