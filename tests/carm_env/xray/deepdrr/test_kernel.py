@@ -1,5 +1,8 @@
 """DeepDRR's own kernel, compiled for the CPU, against our projector and on an impulse."""
 
+import shutil
+import subprocess
+
 import numpy as np
 import pytest
 
@@ -92,6 +95,20 @@ def test_pictures_are_fresh_and_of_any_size(running_cupy, phantom, view):
     assert first.dtype == np.float32
     np.testing.assert_array_equal(first, kept)
     np.testing.assert_array_equal(first, again)
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc to compile DeepDRR's kernels with")
+def test_nvcc_compiles_the_kernels_as_they_are_asked_for(running_cupy, phantom, tmp_path):
+    before = len(running_cupy.modules)
+    DeepDRRRenderer(phantom).close()
+    modules = running_cupy.modules[before:]
+    assert len(modules) == 2
+    for module in modules:
+        source = tmp_path / "kernel.cu"
+        source.write_text(module.code)
+        command = ["nvcc", "--cubin", "-arch=sm_80", *module.options, "-o", str(tmp_path / "kernel.cubin"), str(source)]
+        process = subprocess.run(command, capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr
 
 
 def test_behind_metal_the_picture_stays_finite(running_cupy):
