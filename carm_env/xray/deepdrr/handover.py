@@ -40,7 +40,8 @@ def volume_in_deepdrr(deepdrr: ModuleType, volume: Volume, correct_voxel_shift: 
     """The patient as a ``deepdrr.Volume`` whose world is the patient frame (LPS, mm).
 
     Densities and materials are DeepDRR's own functions of the HU (air up to -800, bone above 350).
-    `Volume.from_hu` of DeepDRR is not used: for "LPS" it exchanges the second and the third axis.
+    `Volume.from_hu` of DeepDRR is not used: for "LPS" it exchanges the second and the third axis
+    and turns one of them round.
 
     Args:
         deepdrr: the package.

@@ -14,10 +14,11 @@ from carm_env.geometry import ProjectionGeometry
 from carm_env.volume import Volume
 from carm_env.xray.deepdrr import compat
 from carm_env.xray.deepdrr.handover import camera_projection, spectrum_array, volume_in_deepdrr
+from carm_env.xray.deepdrr.requirements import check_machine
 from carm_env.xray.spectrum import Beam, load_beam
 
 DEFAULT_STEP_MM = 0.125
-"""A power of two: sums of it are exact in the kernel's float32, where 0.1 drifts by 0.03 % of the way."""
+"""A power of two: sums of it are exact in the kernel's float32, where those of 0.1 drift by 0.01 %."""
 
 
 class DeepDRRRenderer:
@@ -25,7 +26,7 @@ class DeepDRRRenderer:
 
     It replaces the projector and the attenuation of an `XRayCamera`; noise, window and polarity stay
     those of the camera. DeepDRR's own `neglog` is not applied: it rescales every picture. Memory on
-    the device: about 5 bytes per voxel, and as much again twofold while it is built.
+    the device: about 5 bytes per voxel, some three times that while it is built.
 
     Use it in a ``with`` statement, or call `close`, to give the device's memory back.
 
@@ -43,6 +44,7 @@ class DeepDRRRenderer:
 
     Raises:
         MissingExtraError: deepdrr, killeengeo, strenum or cupy is absent.
+        RuntimeError: there is no CUDA device or no nvcc.
         MemoryError: the device has too little memory for the patient.
         ValueError: an unknown spectrum, or a step that is not positive.
     """
@@ -65,6 +67,7 @@ class DeepDRRRenderer:
         deepdrr = compat.load_deepdrr()
         import cupy
 
+        check_machine(cupy)
         spectrum = _spectrum(deepdrr, load_beam() if beam is None else beam)
         self._open_field_kev = float(spectrum[:, 0] @ spectrum[:, 1] / spectrum[:, 1].sum() / 1000)
         self._geo = deepdrr.geo

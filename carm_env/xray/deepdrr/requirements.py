@@ -29,7 +29,8 @@ def obstacles() -> list[str]:
             found.append(f"cupy does not import ({type(error).__name__}: {error}): {_cupy_remedy()}")
     if cupy is not None:
         found += _numpy_clash(cupy) + _missing_device(cupy)
-    found += _missing_compilers(cupy)
+    # DeepDRR has cupy compile its kernel with nvcc, which in turn calls the host's compiler.
+    found += _missing_nvcc(cupy) + _missing_host_compiler()
     if not found:
         try:
             load_deepdrr()
@@ -75,6 +76,13 @@ def _numpy_clash(cupy: ModuleType) -> list[str]:
     return []
 
 
+def check_machine(cupy: ModuleType) -> None:
+    """Raise RuntimeError unless there is a CUDA device and nvcc."""
+    found = _missing_device(cupy) + _missing_nvcc(cupy)
+    if found:
+        raise RuntimeError("DeepDRR cannot run here: " + "; ".join(found))
+
+
 def _missing_device(cupy: ModuleType) -> list[str]:
     remedy = "run on a machine with an NVIDIA GPU, and with a driver as new as cupy's CUDA"
     try:
@@ -85,18 +93,18 @@ def _missing_device(cupy: ModuleType) -> list[str]:
     return [f"no CUDA device: {remedy}"]
 
 
-def _missing_compilers(cupy: ModuleType | None) -> list[str]:
-    """DeepDRR has cupy compile its kernel with nvcc, which in turn calls the host's C++ compiler."""
-    found = []
-    nvcc = shutil.which("nvcc") or _nvcc_of_toolkit()
-    if cupy is not None:
-        nvcc = cupy.cuda.get_nvcc_path()
-    if not nvcc:
-        found.append("nvcc is not found: install the CUDA toolkit, then set CUDA_PATH to its folder or NVCC to nvcc")
+def _missing_nvcc(cupy: ModuleType | None) -> list[str]:
+    nvcc = shutil.which("nvcc") or _nvcc_of_toolkit() if cupy is None else cupy.cuda.get_nvcc_path()
+    if nvcc:
+        return []
+    return ["nvcc is not found: install the CUDA toolkit, then set CUDA_PATH to its folder or NVCC to nvcc"]
+
+
+def _missing_host_compiler() -> list[str]:
     host = "cl" if sys.platform == "win32" else "g++"
-    if not shutil.which(host):
-        found.append(f"the C++ compiler {host}, which nvcc calls, is not found: install it and put it on the PATH")
-    return found
+    if shutil.which(host):
+        return []
+    return [f"the C++ compiler {host}, which nvcc calls, is not found: install it and put it on the PATH"]
 
 
 def _nvcc_of_toolkit() -> str | None:

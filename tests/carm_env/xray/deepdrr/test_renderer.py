@@ -43,6 +43,13 @@ def test_a_device_too_small_for_the_patient_is_named(cupy, fake_cupy, phantom, m
         DeepDRRRenderer(phantom)
 
 
+def test_a_machine_without_a_gpu_is_named(cupy, phantom, monkeypatch):
+    monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", lambda: 0)
+    monkeypatch.setattr(cupy.cuda, "get_nvcc_path", lambda: None)
+    with pytest.raises(RuntimeError, match="no CUDA device: .*; nvcc is not found: "):
+        DeepDRRRenderer(phantom)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"beam": "90KV_AL41"}, "90KV_AL40"), ({"step_mm": 0}, "step_mm"), ({"step_mm": float("nan")}, "step_mm")],
