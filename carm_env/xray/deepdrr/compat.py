@@ -2,7 +2,8 @@
 
 Each stands beside the place upstream that it answers. Nothing outlives its use: `sys.modules` and
 every patched name are as before once the functions below return, and a package that works on this
-machine is used as it is, never replaced.
+machine is used as it is, never replaced. "Not reported upstream" means that no issue of
+arcadelab/deepdrr on it was found in November 2026.
 """
 
 from __future__ import annotations

@@ -6,7 +6,9 @@ import subprocess
 import numpy as np
 import pytest
 
+from carm_env.episode import start_isocenter_lps_mm
 from carm_env.geometry import CArmGeometry, CArmPlace, ProjectionGeometry
+from carm_env.scene import load_scene
 from carm_env.volume import Volume
 from carm_env.xray.deepdrr import DeepDRRRenderer
 from carm_env.xray.polychromatic import AttenuationTable
@@ -121,3 +123,27 @@ def test_behind_metal_the_picture_stays_finite(running_cupy):
     with DeepDRRRenderer(volume, step_mm=1.0) as renderer:
         image = renderer.log_image(geometry)
     assert np.isfinite(image).all() and image.max() > 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("alpha", "beta", "projection", "up_mm"),
+    [(0, 0, "AP", 0), (0, 0, "PA", 150), (35, 25, "AP", -100), (90, 0, "AP", 100)],
+)
+def test_it_agrees_on_a_virtual_patient(running_cupy, agreement, virtual_patient, alpha, beta, projection, up_mm):
+    low, high = virtual_patient.workspace_mm
+    isocenter = start_isocenter_lps_mm(tuple((low + high) / 2), virtual_patient) + np.array([0, 0, up_mm])
+    geometry = ProjectionGeometry.from_place(CArmPlace(tuple(isocenter), alpha, beta, projection), CArmGeometry(), 96)
+    ours = load_beam().transmission(MarchProjector(virtual_patient.volume, step_mm=0.4).path_masses(geometry))
+    with DeepDRRRenderer(virtual_patient.volume) as renderer:
+        found = agreement(np.exp(-renderer.log_image(geometry)), ours)
+    print(projection, alpha, beta, found)
+    assert found["shift"] < 0.05
+    assert found["ncc"] >= 0.9995
+    assert found["mean"] <= 5e-3
+    assert found["p99"] <= 1.5e-2
+
+
+@pytest.fixture(scope="module")
+def virtual_patient():
+    return load_scene("virtual:0").patient
