@@ -32,8 +32,7 @@ class SliceLayout:
         spacing_mm: ``(3,)`` voxel size along (c, r, k), mm.
         voxels: ``(3,)`` number of voxels along (c, r, k).
         density: ``(materials, K, R + 2, C + 2 * PADDING)`` int16, in steps of `step`.
-        occupied: ``(materials, K, R)`` uint8, 1 where a row has matter.
-        extent: ``(materials, K, 2)`` int32, the columns with matter, ``(0, 0)`` for none.
+        extent: ``(materials, K, R + 2, 2)`` int32, the columns with matter of every row, ``(0, 0)`` for none.
         step: the value of one step, g/cm^3.
     """
 
@@ -42,7 +41,6 @@ class SliceLayout:
     spacing_mm: NDArray[np.float64]
     voxels: NDArray[np.int64]
     density: NDArray[np.int16]
-    occupied: NDArray[np.uint8]
     extent: NDArray[np.int32]
     step: float
 
@@ -60,9 +58,8 @@ def build_layout(volume: Volume, table: DensityTable, axis: int) -> SliceLayout:
     slices, rows, columns = cropped.shape
     materials = len(table.materials)
     density = np.zeros((materials, slices, rows + 2, columns + 2 * PADDING), np.int16)
-    occupied = np.zeros((materials, slices, rows), np.uint8)
-    extent = np.zeros((materials, slices, 2), np.int32)
-    _fill(cropped, steps, density, occupied, extent)
+    extent = np.zeros((materials, slices, rows + 2, 2), np.int32)
+    _fill(cropped, steps, density, extent)
     order = list(axes)
     return SliceLayout(
         axes_crk=axes,
@@ -70,7 +67,6 @@ def build_layout(volume: Volume, table: DensityTable, axis: int) -> SliceLayout:
         spacing_mm=volume.spacing_mm[order],
         voxels=np.array([columns, rows, slices]),
         density=density,
-        occupied=occupied,
         extent=extent,
         step=step,
     )
@@ -105,7 +101,6 @@ def _fill(
     hu_krc: NDArray[np.int16],
     steps: NDArray[np.int16],
     density: NDArray[np.int16],
-    occupied: NDArray[np.uint8],
     extent: NDArray[np.int32],
 ) -> None:
     """Look up every voxel; tiles of rows keep both the read and the written lines in the cache."""
@@ -113,17 +108,13 @@ def _fill(
     for material in range(density.shape[0]):
         table = steps[material]
         for k in range(slices):
-            first, last = columns, 0
             for r0 in range(0, rows, _TILE):
                 r1 = min(rows, r0 + _TILE)
                 for c in range(columns):
                     for r in range(r0, r1):
                         value = table[np.int32(hu_krc[k, r, c]) - HU_MIN]
-                        if value > 0:
+                        if value != 0:
                             density[material, k, r + 1, c + PADDING] = value
-                            occupied[material, k, r] = 1
-                            first = min(first, c)
-                            last = max(last, c + 1)
-            if last > 0:
-                extent[material, k, 0] = first
-                extent[material, k, 1] = last
+                            if extent[material, k, r + 1, 1] == 0:
+                                extent[material, k, r + 1, 0] = c
+                            extent[material, k, r + 1, 1] = c + 1

@@ -98,7 +98,7 @@ class SeparableProjector:
             return out
         view = _plan(layout, geometry, LANES[type(self.mode)])
         sums = np.empty((len(self.materials), view.height, view.width), np.float32)
-        project_slices(self.mode, layout.density, layout.occupied, layout.extent, view.parameters, sums)
+        project_slices(self.mode, layout.density, layout.extent, view.parameters, sums)
         unit = (layout.spacing_mm * _CM_PER_MM * layout.step).astype(np.float32)
         to_detector(sums, view.parameters, view.pixels, unit, view.interpolate, out)
         return out

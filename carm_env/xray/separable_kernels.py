@@ -24,109 +24,94 @@ from __future__ import annotations
 import numpy as np
 
 from carm_env.xray.compiled import compiled_fast
-from carm_env.xray.simd import SLICES_PER_PASS, accumulate_rows, cubic_patch, lanes_of, resample_row
+from carm_env.xray.simd import (
+    QUAD,
+    RING_ROWS,
+    SLICES_PER_PASS,
+    WINDOW,
+    accumulate_rows,
+    cubic_patch,
+    lanes_of,
+    prefetch,
+    resample_rows,
+    shuffles,
+)
 
-PADDING = 40
-"""Zero columns on either side of every row: a group reads twice 16 voxels, from up to 4 beyond the row."""
-MAX_COLUMN_STEP = 1.8
-"""Largest distance of two columns of the plane in any slice, voxels: ``lanes`` of them fit in a window."""
+PADDING = 12
+"""Zero columns on either side of every row: a window of 8 voxels lies within them beside the row."""
+MAX_COLUMN_STEP = 1.9
+"""Largest distance of two columns of the plane in any slice, voxels: four of them fit in a window."""
 
 _F = np.float32
 _G = SLICES_PER_PASS
-_ROWS_PER_BLOCK = 64
 _NEAREST_SLICE = _F(0.002)
-_OUTSIDE = _F(-9)
+_ROWS_PER_BLOCK = 8
+_WEIGHT_BITS = 14
+_WEIGHT_ONE = 1 << _WEIGHT_BITS
+_VOXELS_PER_LINE = 32
 
 
 @compiled_fast
-def _place_columns(mode, first, step, voxels, base, index, fraction):
-    """Split the columns ``first + i * step`` of one slice into window bases, indices and fractions."""
-    lanes = lanes_of(mode)
-    for group in range(len(base)):
-        start = first + _F(np.int32(group * lanes)) * step
+def _place_columns(mode, first, step, voxels, base, pick, weights):
+    """Where the columns ``first + i * step`` of one slice fall, as `resample_row` wants it."""
+    for quad in range(len(base)):
+        start = first + _F(np.int32(quad * QUAD)) * step
         # Windows outside the row are moved to where all their voxels are padding.
-        whole = np.int32(np.floor(min(max(start, _F(4 - PADDING)), _F(voxels + 4))))
-        base[group] = whole + np.int32(PADDING)
+        whole = np.int32(np.floor(min(max(start, _F(-1 - WINDOW)), _F(voxels + 1))))
+        base[quad] = whole + np.int32(PADDING)
         start -= _F(whole)
-        for lane in range(lanes):
-            x = min(max(start + _F(np.int32(lane)) * step, _F(0)), _F(2 * lanes - 2))
+        for lane in range(QUAD):
+            x = min(max(start + _F(np.int32(lane)) * step, _F(0)), _F(WINDOW - 1.001))
             i = np.int32(x)
-            index[group * lanes + lane] = i
-            fraction[group * lanes + lane] = x - _F(i)
+            upper = np.int32((x - _F(i)) * _F(_WEIGHT_ONE) + _F(0.5))
+            column = quad * QUAD + lane
+            weights[column] = (np.int32(_WEIGHT_ONE) - upper) | (upper << np.int32(16))
+            if shuffles(mode):
+                pick[column] = np.int32(0x03020100) + i * np.int32(0x02020202)
+            else:
+                pick[column] = base[quad] + i
 
 
 @compiled_fast
-def _place_rows(first, step, voxels, slice_in_pass, lower, weights):
-    """Split the rows ``first + j * step`` of one slice into the lower voxel row and two weights.
+def _place_rows(first, step, voxels, one, g, width, lower, places, weights):
+    """Split the rows ``first + j * step`` of slice g of a pass into the lower voxel row and two weights.
 
-    Row numbers count the zero row in front, so 0 stands for row -1.
+    Row numbers count the zero row in front, so 0 stands for row -1. `places` tells where in the ring of
+    `project_slices` both rows begin; their weights sum up to `one`.
     """
     for j in range(len(lower)):
         x = min(max(first + _F(np.int32(j)) * step, _F(-1)), _F(voxels)) + _F(1)
         i = min(np.int32(x), np.int32(voxels))
-        f = x - _F(i)
-        lower[j] = i
-        weights[j, 2 * slice_in_pass] = _F(1) - f
-        weights[j, 2 * slice_in_pass + 1] = f
+        f = (x - _F(i)) * one
+        lower[j, g] = i
+        weights[j, 2 * g] = one - f
+        weights[j, 2 * g + 1] = f
+        places[j, 2 * g] = (np.int32(g * RING_ROWS) + (i & np.int32(RING_ROWS - 1))) * np.int32(width)
+        places[j, 2 * g + 1] = (np.int32(g * RING_ROWS) + ((i + np.int32(1)) & np.int32(RING_ROWS - 1))) * np.int32(width)
 
 
 @compiled_fast
-def _groups_with_matter(extent, first_column, step, lanes, width):
-    """First and one past the last column group that the matter of one slice can reach; ``(groups, 0)`` for none."""
-    groups = width // lanes
-    if step <= 0 or extent[1] == 0:
-        return groups, 0
+def _groups_with_matter(first, last, first_column, per_voxel, lanes, groups):
+    """First and one past the last column group that the voxels ``first <= c < last`` can reach."""
+    if last <= first:
+        return groups, np.int64(0)
     # Clamped before the cast: a tiny step makes them overflow an integer.
-    low = min(max((_F(extent[0] - 1) - first_column) / step, _F(0)), _F(width))
-    high = min(max((_F(extent[1]) - first_column) / step, _F(-1)), _F(width))
+    width = _F(np.int32(groups * lanes))
+    low = min(max((_F(first) - _F(1) - first_column) * per_voxel, _F(0)), width)
+    high = min(max((_F(last) - first_column) * per_voxel, _F(-1)), width)
     if high < 0:
-        return groups, 0
-    return np.int64(np.floor(low)) // lanes, min(groups, np.int64(np.ceil(high)) // lanes + 1)
+        return groups, np.int64(0)
+    return np.int64(low) // lanes, min(groups, np.int64(high) // lanes + 1)
 
 
 @compiled_fast
-def _resample_rows(
-    mode, layout, material, k, occupied, lowest, highest, columns, first_group, last_group, resampled, filled, where
-):
-    """Resample the occupied voxel rows ``lowest..highest`` of one slice along the columns.
-
-    They go to the rows of `resampled` from `filled` on; ``where[r + 1]`` becomes the place of voxel
-    row r, 0 for an empty row. Returns the next free row.
-    """
-    base, index, fraction = columns
-    slices, padded_rows, padded_columns = layout.shape[1:]
-    width = resampled.shape[1]
-    for r in range(lowest, highest + 1):
-        if not occupied[material, k, r]:
-            where[r + 1] = 0
-            continue
-        voxel_row = (np.int64(material) * slices + k) * padded_rows + r + 1
-        resample_row(
-            mode,
-            layout,
-            voxel_row * padded_columns,
-            base,
-            index,
-            fraction,
-            resampled,
-            filled * width,
-            first_group,
-            last_group,
-        )
-        where[r + 1] = filled
-        filled += 1
-    return filled
-
-
-@compiled_fast
-def project_slices(mode, layout, occupied, extent, view, out):
+def project_slices(mode, layout, extent, view, out):
     """Sum the slices of every material at the points of a virtual plane.
 
     Args:
         mode: one of `carm_env.xray.simd.available_modes`.
         layout: ``(materials, K, R + 2, C + 2 * PADDING)`` int16, zero in the padding.
-        occupied: ``(materials, K, R)`` uint8, 1 where a row has matter.
-        extent: ``(materials, K, 2)`` int32, first and one past the last column with matter (0, 0: none).
+        extent: ``(materials, K, R + 2, 2)`` int32, first and one past the last column with matter (0, 0: none).
         view: source, plane and grid, see the module's text.
         out: ``(materials, H, W)`` float32, W a multiple of the lanes; overwritten with the sums.
     """
@@ -134,80 +119,95 @@ def project_slices(mode, layout, occupied, extent, view, out):
     rows, columns = padded_rows - 2, padded_columns - 2 * PADDING
     height, width = out.shape[1], out.shape[2]
     lanes = lanes_of(mode)
+    groups = width // lanes
     source_c, source_r, source_k, plane_k, row0, row_step, column0, column_step = view
-    farthest = max(-source_k / (plane_k - source_k), (_F(slices - 1) - source_k) / (plane_k - source_k))
-    most_rows = 4 + int(_F(_ROWS_PER_BLOCK) * row_step * max(farthest, _F(0)))
 
-    # Row 0 of `resampled` stays zero: it stands for every empty row.
-    resampled = np.zeros((_G * most_rows + 1, width), np.float32)
-    base = np.zeros((_G, width // lanes), np.int32)
-    index = np.zeros((_G, width), np.int32)
-    fraction = np.zeros((_G, width), np.float32)
-    lower = np.zeros((_G, height), np.int32)
-    weights = np.zeros((height, 2 * _G), np.float32)
-    where = np.zeros((_G, rows + 2), np.int32)
-    pair_rows = np.zeros(2 * _G, np.int32)
+    farthest = max(-source_k / (plane_k - source_k), (_F(slices - 1) - source_k) / (plane_k - source_k))
+    voxels_per_row = row_step * max(farthest, _F(0))
+    rows_per_block = max(1, min(_ROWS_PER_BLOCK, 1 + int(_F(RING_ROWS - 3) / (voxels_per_row + _F(0.01)))))
+
+    ring = np.zeros((_G, RING_ROWS, width), np.float32)
+    base = np.zeros((_G, width // QUAD), np.int32)
+    pick = np.zeros((_G, width), np.int32)
+    column_weights = np.zeros((_G, width), np.int32)
+    lower = np.zeros((height, _G), np.int32)
+    places = np.zeros((height, 2 * _G), np.int32)
+    row_weights = np.zeros((height, 2 * _G), np.float32)
     first_column = np.zeros(_G, np.float32)
-    step = np.zeros(_G, np.float32)
+    per_voxel = np.zeros(_G, np.float32)
+    held = np.zeros(_G, np.int64)
     out[:] = 0
 
     for k0 in range(0, slices, _G):
-        pass_slices = min(_G, slices - k0)
-        if not np.any(extent[:, k0 : k0 + pass_slices, 1]):
-            continue
-
         for g in range(_G):
             scale = (_F(np.int32(k0 + g)) - source_k) / (plane_k - source_k)
-            # Past the last slice, or behind the source or within a millimetre of it: outside every row and column.
-            seen = g < pass_slices and scale >= _NEAREST_SLICE
-            first_row = source_r + (row0 - source_r) * scale if seen else _OUTSIDE
-            first_column[g] = source_c + (column0 - source_c) * scale if seen else _OUTSIDE
-            step[g] = column_step * scale if seen else _F(0)
-            _place_rows(first_row, row_step * scale if seen else _F(0), rows, g, lower[g], weights)
-            _place_columns(mode, first_column[g], step[g], columns, base[g], index[g], fraction[g])
+            # Past the last slice, or behind the source or within a millimetre of it: without weight.
+            seen = k0 + g < slices and scale >= _NEAREST_SLICE
+            if seen:
+                one = _F(1 / _WEIGHT_ONE)
+                step = column_step * scale
+                per_voxel[g] = _F(1) / step
+            else:
+                one = _F(0)
+                step = _F(0)
+                scale = _F(0)
+                per_voxel[g] = _F(0)
+            first_row = source_r + (row0 - source_r) * scale
+            first_column[g] = source_c + (column0 - source_c) * scale
+            _place_rows(first_row, row_step * scale, rows, one, g, width, lower, places, row_weights)
+            _place_columns(mode, first_column[g], step, columns, base[g], pick[g], column_weights[g])
 
         for material in range(materials):
-            first_group, last_group = width // lanes, 0
-            for g in range(pass_slices):
-                low, high = _groups_with_matter(extent[material, k0 + g], first_column[g], step[g], lanes, width)
-                first_group, last_group = min(first_group, low), max(last_group, high)
-            if first_group >= last_group:
-                continue
-
-            for j0 in range(0, height, _ROWS_PER_BLOCK):
-                j1 = min(height, j0 + _ROWS_PER_BLOCK)
-                filled = 1
-                for g in range(pass_slices):
-                    filled = _resample_rows(
+            first_held, last_held = groups, 0
+            for j0 in range(0, height, rows_per_block):
+                j1 = min(height, j0 + rows_per_block)
+                first_group, last_group = groups, 0
+                for g in range(_G):
+                    if per_voxel[g] == 0:
+                        continue
+                    first, last = columns, 0
+                    for r in range(lower[j0, g], lower[j1 - 1, g] + 2):
+                        if extent[material, k0 + g, r, 1] > 0:
+                            first = min(first, extent[material, k0 + g, r, 0])
+                            last = max(last, extent[material, k0 + g, r, 1])
+                    low, high = _groups_with_matter(first, last, first_column[g], per_voxel[g], lanes, groups)
+                    first_group, last_group = min(first_group, low), max(last_group, high)
+                if first_group < first_held or last_group > last_held:
+                    held[:] = -1
+                first_held, last_held = first_group, last_group
+                if first_group >= last_group:
+                    continue
+                for g in range(_G):
+                    if per_voxel[g] == 0:
+                        continue
+                    start = (np.int64(material) * slices + k0 + g) * padded_rows * padded_columns
+                    low_row, high_row = max(np.int64(lower[j0, g]), held[g] + 1), np.int64(lower[j1 - 1, g]) + 1
+                    held[g] = high_row
+                    resample_rows(
                         mode,
                         layout,
-                        material,
-                        k0 + g,
-                        occupied,
-                        max(0, lower[g, j0] - 1),
-                        min(rows - 1, lower[g, j1 - 1]),
-                        (base[g], index[g], fraction[g]),
+                        start,
+                        padded_columns,
+                        low_row,
+                        high_row,
+                        base,
+                        pick,
+                        column_weights,
+                        g,
+                        ring,
                         first_group,
                         last_group,
-                        resampled,
-                        filled,
-                        where[g],
                     )
-                if filled == 1:
-                    continue
-                # A slice past the last one may find old rows here; their weight is zero.
+                    if k0 + g + _G < slices:
+                        quads = lanes // QUAD
+                        ahead = start + _G * padded_rows * padded_columns + low_row * padded_columns
+                        for r in range(low_row, high_row + 1):
+                            for q in range(base[g, first_group * quads], base[g, last_group * quads - 1] + WINDOW, _VOXELS_PER_LINE):
+                                prefetch(layout, ahead + q)
+                            ahead += padded_columns
                 for j in range(j0, j1):
-                    used = 0
-                    for g in range(_G):
-                        pair_rows[2 * g] = where[g, lower[g, j]]
-                        pair_rows[2 * g + 1] = where[g, lower[g, j] + 1]
-                        used += pair_rows[2 * g] + pair_rows[2 * g + 1]
-                    if used > 0:
-                        target = (np.int64(material) * height + j) * width
-                        at = j * 2 * _G
-                        accumulate_rows(
-                            mode, out, target, resampled, pair_rows, weights, at, width, first_group, last_group
-                        )
+                    target = (np.int64(material) * height + j) * width
+                    accumulate_rows(mode, out, target, ring, places, row_weights, j, first_group, last_group)
 
 
 @compiled_fast

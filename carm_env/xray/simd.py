@@ -43,8 +43,13 @@ class Generic(NamedTuple):
 Mode = Avx512 | Avx2 | Generic
 
 LANES = {Avx512: 16, Avx2: 8, Generic: 8}
-SLICES_PER_PASS = 2
+QUAD, WINDOW = 4, 8
+"""Lanes that share a window, and its width in voxels: what a 128-bit byte shuffle reaches."""
+SLICES_PER_PASS = 4
 """Slices added to an accumulator row in one pass over it."""
+ROWS_AT_A_TIME = (4, 2, 1)
+RING_ROWS = 8
+"""Resampled rows of a slice that are kept at a time; a power of two."""
 
 FAST = ("fast",)
 _I16, _I32, _I64, _F32 = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
@@ -56,7 +61,7 @@ def available_modes() -> list[Mode]:
     features = config.CPU_FEATURES if config.CPU_NAME else llvm.get_host_cpu_features().flatten()
     enabled = {feature[1:] for feature in (features or "").split(",") if feature.startswith("+")}
     modes: list[Mode] = []
-    if "avx512f" in enabled:
+    if "avx512bw" in enabled:
         modes.append(Avx512())
     if "avx2" in enabled:
         modes.append(Avx2())
@@ -74,7 +79,7 @@ class _Vectors:
         self.builder, self.lanes = builder, lanes
         self.float = ir.VectorType(_F32, lanes)
         self.int = ir.VectorType(_I32, lanes)
-        self.short = ir.VectorType(_I16, lanes)
+        self.short_pair = ir.VectorType(_I16, 2 * lanes)
 
     def load(self, pointer: ir.Value, offset: ir.Value, kind: ir.Type, align: int = 4) -> ir.Value:
         address = self.builder.gep(pointer, [offset])
@@ -123,105 +128,185 @@ def lanes_of(typing_context, mode):
     return types.int64(mode), generate
 
 
-def _neighbours_one_by_one(vectors: _Vectors, row: ir.Value, base: ir.Value, index: ir.Value):
-    """Both neighbours of every lane: one unaligned 32-bit load fetches two 16-bit voxels."""
-    builder = vectors.builder
-    pairs = ir.Constant(vectors.int, ir.Undefined)
-    for lane in range(vectors.lanes):
-        position = builder.add(base, builder.sext(builder.extract_element(index, _I32(lane)), _I64))
-        address = builder.bitcast(builder.gep(row, [position]), _I32.as_pointer())
-        pairs = builder.insert_element(pairs, builder.load(address, align=2), _I32(lane))
-    sixteen = vectors.all_equal(16)
-    left = builder.ashr(builder.shl(pairs, sixteen), sixteen)
-    right = builder.ashr(pairs, sixteen)
-    return builder.sitofp(left, vectors.float), builder.sitofp(right, vectors.float)
+@intrinsic
+def shuffles(typing_context, mode):
+    """``shuffles(mode)``: whether `resample_row` picks voxels by byte shuffles, as a constant."""
 
+    def generate(context, builder, signature, arguments):
+        return ir.Constant(ir.IntType(1), mode.instance_class in (Avx512, Avx2))
 
-def _neighbours_by_permute(vectors: _Vectors, row: ir.Value, base: ir.Value, index: ir.Value, mode_class: type):
-    """Both neighbours of every lane out of two registers that hold ``2 * lanes`` voxels."""
-    builder, lanes = vectors.builder, vectors.lanes
-    halves = []
-    for start in (0, lanes):
-        voxels = vectors.load(row, builder.add(base, _I64(start)), vectors.short, align=2)
-        halves.append(builder.sitofp(builder.sext(voxels, vectors.int), vectors.float))
-    low, high = halves
-
-    def permute(lane: ir.Value) -> ir.Value:
-        if mode_class is Avx512:
-            kinds = [vectors.float, vectors.int, vectors.float]
-            function = _external(builder, "llvm.x86.avx512.vpermi2var.ps.512", vectors.float, kinds)
-            return builder.call(function, [low, lane, high])
-        # permps looks at the index's low three bits only, so both halves take the same index.
-        function = _external(builder, "llvm.x86.avx2.permps", vectors.float, [vectors.float, vectors.int])
-        from_high = builder.icmp_signed(">", lane, vectors.all_equal(lanes - 1))
-        return builder.select(from_high, builder.call(function, [high, lane]), builder.call(function, [low, lane]))
-
-    return permute(index), permute(builder.add(index, vectors.all_equal(1)))
+    return types.boolean(mode), generate
 
 
 @intrinsic
-def resample_row(
-    typing_context, mode, volume, row_offset, base, index, fraction, out, out_offset, first_group, last_group
+def prefetch(typing_context, array, offset):
+    """Ask for the cache line of ``array.flat[offset]``, which may lie outside the array."""
+
+    def generate(context, builder, signature, arguments):
+        address = builder.gep(_data(context, builder, signature.args[0], arguments[0]), [arguments[1]])
+        pointer = builder.bitcast(address, ir.IntType(8).as_pointer())
+        function = _external(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer.type, _I32, _I32, _I32])
+        builder.call(function, [pointer, _I32(0), _I32(3), _I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), generate
+
+
+class _PairsOneByOne:
+    """Both neighbours of every lane: one unaligned 32-bit load fetches two 16-bit voxels."""
+
+    def __init__(self, vectors: _Vectors, base: ir.Value, pick: ir.Value, column: ir.Value, mode_class: type) -> None:
+        self.vectors = vectors
+        builder = vectors.builder
+        addresses = (builder.gep(pick, [builder.add(column, _I64(lane))]) for lane in range(vectors.lanes))
+        self.places = [builder.sext(builder.load(address), _I64) for address in addresses]
+
+    def of_row(self, row: ir.Value) -> ir.Value:
+        builder = self.vectors.builder
+        pairs = ir.Constant(self.vectors.int, ir.Undefined)
+        for lane, place in enumerate(self.places):
+            address = builder.bitcast(builder.gep(row, [place]), _I32.as_pointer())
+            pairs = builder.insert_element(pairs, builder.load(address, align=2), _I32(lane))
+        return builder.bitcast(pairs, self.vectors.short_pair)
+
+
+class _PairsByShuffle:
+    """Both neighbours of every lane by one byte shuffle; each quad of lanes has a window of 8 voxels."""
+
+    def __init__(self, vectors: _Vectors, base: ir.Value, pick: ir.Value, column: ir.Value, mode_class: type) -> None:
+        self.vectors = vectors
+        builder = vectors.builder
+        quad = builder.udiv(column, _I64(QUAD))
+        addresses = (builder.gep(base, [builder.add(quad, _I64(n))]) for n in range(vectors.lanes // QUAD))
+        self.windows = [builder.sext(builder.load(address), _I64) for address in addresses]
+        self.bytes = ir.VectorType(ir.IntType(8), 4 * vectors.lanes)
+        self.mask = builder.bitcast(vectors.load(pick, column, vectors.int), self.bytes)
+        name = "llvm.x86.avx512.pshuf.b.512" if mode_class is Avx512 else "llvm.x86.avx2.pshuf.b"
+        self.shuffle = _external(builder, name, self.bytes, [self.bytes, self.bytes])
+
+    def of_row(self, row: ir.Value) -> ir.Value:
+        builder = self.vectors.builder
+        parts = [self.vectors.load(row, window, ir.VectorType(_I16, WINDOW), align=2) for window in self.windows]
+        while len(parts) > 1:
+            both = ir.VectorType(_I32, 2 * parts[0].type.count)
+            whole = ir.Constant(both, list(range(both.count)))
+            parts = [builder.shuffle_vector(parts[n], parts[n + 1], whole) for n in range(0, len(parts), 2)]
+        picked = builder.call(self.shuffle, [builder.bitcast(parts[0], self.bytes), self.mask])
+        return builder.bitcast(picked, self.vectors.short_pair)
+
+
+def _weighted_sum_of_pairs(vectors: _Vectors, pairs: ir.Value, weights: ir.Value, mode_class: type) -> ir.Value:
+    """``pairs[2 n] * weights[2 n] + pairs[2 n + 1] * weights[2 n + 1]`` of int16, as int32."""
+    builder = vectors.builder
+    if mode_class in (Avx512, Avx2):
+        name = "llvm.x86.avx512.pmaddw.d.512" if mode_class is Avx512 else "llvm.x86.avx2.pmadd.wd"
+        function = _external(builder, name, vectors.int, [vectors.short_pair, vectors.short_pair])
+        return builder.call(function, [pairs, weights])
+    wide = ir.VectorType(_I32, 2 * vectors.lanes)
+    products = builder.mul(builder.sext(pairs, wide), builder.sext(weights, wide), flags=["nsw"])
+    even, odd = (
+        builder.shuffle_vector(products, products, ir.Constant(vectors.int, list(range(first, 2 * vectors.lanes, 2))))
+        for first in (0, 1)
+    )
+    return builder.add(even, odd, flags=["nsw"])
+
+
+@intrinsic
+def resample_rows(
+    typing_context,
+    mode,
+    volume,
+    slice_offset,
+    row_length,
+    first_row,
+    last_row,
+    base,
+    pick,
+    weights,
+    place,
+    out,
+    first_group,
+    last_group,
 ):
-    """Linear interpolation of one row of voxels at every column of the virtual plane.
+    """Linear interpolation of rows of voxels at every column of the virtual plane.
 
-    For the columns i of the groups ``first_group <= i // lanes < last_group``, with ``row =
-    volume.flat[row_offset:]`` (int16) and ``q = base[i // lanes] + index[i]``::
+    For the rows ``first_row <= r <= last_row`` and the columns i of the groups ``first_group <= i // lanes <
+    last_group``, with ``row = volume.flat[slice_offset + r * row_length:]`` (int16), q the lower neighbour's place
+    in it and f the fraction::
 
-        out.flat[out_offset + i] = row[q] + fraction[i] * (row[q + 1] - row[q])
+        out[place, r % RING_ROWS, i] = 2**14 * row[q] + round(2**14 * f) * (row[q + 1] - row[q])
 
-    ``index`` must lie in ``[0, 2 * lanes - 2]``: a group reads ``2 * lanes`` voxels from its base.
+    `out` is ``(n, RING_ROWS, width)``, `pick` and `weights` are ``(n, width)``, `base` is ``(n, width // 4)``.
+    ``weights[place, i]`` packs ``2**14 - round(2**14 * f)`` (low half) and ``round(2**14 * f)``.
+    ``pick[place, i]`` is q if ``shuffles(mode)`` is False, else the four bytes ``2 d, 2 d + 1, 2 d + 2, 2 d + 3``
+    where ``d = q - base[place, i // 4]`` must lie in ``[0, 6]``.
     """
     mode_class = mode.instance_class
 
     def generate(context, builder, signature, arguments):
         vectors = _Vectors(builder, LANES[mode_class])
-        volume_, base_, index_, fraction_, out_ = (
-            _data(context, builder, signature.args[n], arguments[n]) for n in (1, 3, 4, 5, 6)
+        volume_, base_, pick_, weights_, out_ = (
+            _data(context, builder, signature.args[n], arguments[n]) for n in (1, 6, 7, 8, 10)
         )
-        row = builder.gep(volume_, [arguments[2]])
-        out_row = builder.gep(out_, [arguments[7]])
-        with cgutils.for_range_slice(builder, arguments[8], arguments[9], _I64(1), intp=_I64) as (group, _):
-            column = builder.mul(group, _I64(vectors.lanes))
-            start = builder.sext(builder.load(builder.gep(base_, [group])), _I64)
-            lane_index = vectors.load(index_, column, vectors.int)
-            weight = vectors.load(fraction_, column, vectors.float)
-            if mode_class is Generic:
-                left, right = _neighbours_one_by_one(vectors, row, start, lane_index)
-            else:
-                left, right = _neighbours_by_permute(vectors, row, start, lane_index, mode_class)
-            difference = builder.fsub(right, left, flags=FAST)
-            vectors.store(vectors.multiply_add(weight, difference, left), out_row, column)
+        slice_offset, row_length, first_row, last_row, place = (arguments[n] for n in (2, 3, 4, 5, 9))
+        out_shape = context.make_array(signature.args[10])(context, builder, arguments[10]).shape
+        width = builder.extract_value(out_shape, 2)
+        start = builder.mul(place, width)
+        pick_, weights_ = builder.gep(pick_, [start]), builder.gep(weights_, [start])
+        base_ = builder.gep(base_, [builder.udiv(start, _I64(QUAD))])
+        out_ = builder.gep(out_, [builder.mul(start, _I64(RING_ROWS))])
+        volume_ = builder.gep(volume_, [slice_offset])
+        row = cgutils.alloca_once_value(builder, first_row)
+        for count in ROWS_AT_A_TIME:
+            chunks = builder.sdiv(builder.sub(builder.add(last_row, _I64(1)), builder.load(row)), _I64(count))
+            with cgutils.for_range_slice(builder, _I64(0), chunks, _I64(1), intp=_I64):
+                first = builder.load(row)
+                rows, slots = [], []
+                for n in range(count):
+                    r = builder.add(first, _I64(n))
+                    rows.append(builder.gep(volume_, [builder.mul(r, row_length)]))
+                    slots.append(builder.gep(out_, [builder.mul(builder.and_(r, _I64(RING_ROWS - 1)), width)]))
+                with cgutils.for_range_slice(builder, arguments[11], arguments[12], _I64(1), intp=_I64) as (group, _):
+                    column = builder.mul(group, _I64(vectors.lanes))
+                    find = _PairsByShuffle if mode_class in (Avx512, Avx2) else _PairsOneByOne
+                    pairs = find(vectors, base_, pick_, column, mode_class)
+                    weight_pairs = builder.bitcast(vectors.load(weights_, column, vectors.int), vectors.short_pair)
+                    for voxels, slot in zip(rows, slots, strict=True):
+                        total = _weighted_sum_of_pairs(vectors, pairs.of_row(voxels), weight_pairs, mode_class)
+                        vectors.store(builder.sitofp(total, vectors.float), slot, column)
+                builder.store(builder.add(first, _I64(count)), row)
         return context.get_dummy_value()
 
-    integers = [types.int64] * 3
-    return types.void(mode, volume, types.int64, base, index, fraction, out, *integers), generate
+    integer = types.int64
+    arguments = (volume, *[integer] * 4, base, pick, weights, integer, out, integer, integer)
+    return types.void(mode, *arguments), generate
 
 
 @intrinsic
 def accumulate_rows(
-    typing_context, mode, accumulator, offset, resampled, rows, weights, weight_offset, stride, first_group, last_group
+    typing_context, mode, accumulator, offset, rows, places, weights, number, first_group, last_group
 ):
     """Add ``2 * SLICES_PER_PASS`` weighted rows to one row of the accumulator.
 
     For the columns i of the groups ``first_group <= i // lanes < last_group``::
 
-        accumulator.flat[offset + i] += sum_q weights.flat[weight_offset + q] * resampled.flat[rows[q] * stride + i]
+        accumulator.flat[offset + i] += sum_q weights[number, q] * rows.flat[places[number, q] + i]
     """
 
     def generate(context, builder, signature, arguments):
         vectors = _Vectors(builder, LANES[mode.instance_class])
-        accumulator_, resampled_, rows_, weights_ = (
+        accumulator_, rows_, places_, weights_ = (
             _data(context, builder, signature.args[n], arguments[n]) for n in (1, 3, 4, 5)
         )
         target = builder.gep(accumulator_, [arguments[2]])
+        first = builder.mul(arguments[6], _I64(2 * SLICES_PER_PASS))
         sources = []
         for q in range(2 * SLICES_PER_PASS):
-            weight = builder.load(builder.gep(weights_, [builder.add(arguments[6], _I64(q))]))
-            row = builder.sext(builder.load(builder.gep(rows_, [_I64(q)])), _I64)
-            source = builder.gep(resampled_, [builder.mul(row, arguments[7])])
-            sources.append((source, vectors.splat(weight)))
-        with cgutils.for_range_slice(builder, arguments[8], arguments[9], _I64(1), intp=_I64) as (group, _):
+            at = builder.add(first, _I64(q))
+            weight = builder.load(builder.gep(weights_, [at]))
+            place = builder.sext(builder.load(builder.gep(places_, [at])), _I64)
+            sources.append((builder.gep(rows_, [place]), vectors.splat(weight)))
+        with cgutils.for_range_slice(builder, arguments[7], arguments[8], _I64(1), intp=_I64) as (group, _):
             column = builder.mul(group, _I64(vectors.lanes))
             total = vectors.load(target, column, vectors.float)
             for source, weight in sources:
@@ -229,8 +314,8 @@ def accumulate_rows(
             vectors.store(total, target, column)
         return context.get_dummy_value()
 
-    integers = [types.int64] * 4
-    return types.void(mode, accumulator, types.int64, resampled, rows, weights, *integers), generate
+    integers = [types.int64] * 3
+    return types.void(mode, accumulator, types.int64, rows, places, weights, *integers), generate
 
 
 @intrinsic

@@ -1,0 +1,33 @@
+"""How faithfully a CPU picture is computed: one name, one projector."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from carm_env.errors import UnknownNameError
+from carm_env.volume import Volume
+from carm_env.xray.projector import Projector
+from carm_env.xray.separable import SeparableProjector
+from carm_env.xray.simd import MODE, Mode
+
+Fidelity = Literal["fast", "reference"]
+FIDELITIES: tuple[Fidelity, ...] = ("fast", "reference")
+
+
+def make_projector(volume: Volume, fidelity: Fidelity = "fast", mode: Mode = MODE) -> Projector:
+    """The CPU projector of `volume`, its materials soft tissue and bone.
+
+    Args:
+        volume: the CT.
+        fidelity: ``"fast"`` interpolates partial densities (`SeparableProjector`).
+        mode: the SIMD mode; the CPU's fastest by default.
+
+    Raises:
+        UnknownNameError: another fidelity.
+        NotImplementedError: ``"reference"``, for the moment.
+    """
+    if fidelity not in FIDELITIES:
+        raise UnknownNameError("fidelity", fidelity, FIDELITIES)
+    if fidelity == "reference":
+        raise NotImplementedError("fidelity 'reference' is not in this version.")
+    return SeparableProjector(volume, mode=mode)
