@@ -2,8 +2,9 @@
 
     python benchmarks/frame_statistics.py --ours --frames DIR --json f.json
 
-``--frames`` takes a folder of PNG files, ``--ours`` the views of ``benchmarks/contact_sheet.py``. All are
-brought to the same side first (``--side``), because sharpness is measured in pixels.
+``--frames`` takes a folder of PNG files, ``--ours`` the views of ``benchmarks/contact_sheet.py``, and once
+more those of them that the published trips show (``ours_trips``). All are brought to the same side first
+(``--side``), because sharpness is measured in pixels.
 
 Contrast is the difference of mean greys of two regions as a share of the full scale. Where only a
 picture is known, regions are boxes set by hand (``--boxes``, see ``benchmarks/frame_boxes.json``); for
@@ -38,6 +39,16 @@ DEFAULT_BOXES = Path(__file__).parent / "frame_boxes.json"
 BINS = 10
 BLACK, WHITE = 2, 253
 GRADIENT_PERCENT = (50, 90, 99)
+TRIP_VIEWS = (
+    "skull",
+    "from the skull to the right",
+    "right humeral head",
+    "right scapular angle",
+    "neck",
+    "left scapular angle",
+    "left humeral head",
+)
+"""Our views of what the published trips (skull to and from the scapular angles) show."""
 SPECTRUM_FIT = (1 / 64, 1 / 8)
 """Cycles a pixel between which the slope of the spectrum is fitted: from body parts to edges, above the noise."""
 LUNG_HU = (-950, -500)
@@ -250,6 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(str(error))
     if options.ours:
         sets["ours"] = describe_ours(options.patient, options.side, boxes)
+        sets["ours_trips"] = {name: sets["ours"][name] for name in TRIP_VIEWS}
     summaries = {name: summarise(frames) for name, frames in sets.items()}
     print(table(summaries))
     if options.json is not None:

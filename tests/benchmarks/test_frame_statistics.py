@@ -79,6 +79,7 @@ def test_frames_and_our_views_are_described_side_by_side(tmp_path, edges, capsys
     assert list(result["frames"]["frames"]) == ["a.png"] and "bone_soft" in result["frames"]["mean"]["contrast_boxes"]
     ours = result["ours"]["mean"]
     assert ours["frames"] == 16 and ours["std"] > 20
+    assert result["ours_trips"]["mean"]["frames"] == 7
     assert ours["contrast_masses"]["bone_soft"] > 0.02 and ours["contrast_masses"]["lung_soft"] < -0.02
     assert result["run"]["date"]
     assert "contrast_masses lung_soft" in capsys.readouterr().out
