@@ -3,7 +3,7 @@
     python benchmarks/scaling.py --out docs/images --json scaling.json
 
 - **side**: CPU time of a whole frame and of its line integrals alone against the picture's side;
-- **voxels**: time of a frame, resident memory and time of the first frame (which lays the volume out)
+- **voxels**: time of a frame, memory and time of the first frame (which lays the volume out)
   against the voxels of a torso of 450 x 450 x 675 mm;
 - **patients**: time of a frame when each frame is of another patient, and memory of each patient;
 - **environments**: steps/s (by the clock on the wall) of `CArmNavVectorEnv` by environments and threads;
@@ -16,11 +16,12 @@ with small numbers, to see that it works. 200 million voxels want 4 GiB.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
-import os
 import sys
 import time
-from collections.abc import Sequence
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,9 @@ FIELD_MM = (450.0, 450.0, 675.0)
 FRAME_SIZE = 256
 PATIENT_SHAPE = (150, 150, 225)
 
-Row = dict[str, float | int | None]
+MIB = 2**20
+
+Row = dict[str, float | int]
 
 
 @dataclass(frozen=True)
@@ -108,25 +111,24 @@ def by_voxels(plan: Plan) -> list[Row]:
     rows: list[Row] = []
     _camera(torso_of(plan.million_voxels[0] * 1e6))
     for millions in tqdm(plan.million_voxels, desc="voxels", disable=None):
-        before = resident_mib()
-        patient = torso_of(millions * 1e6)
-        place = _place(patient)
-        start = time.process_time()
-        camera = _camera(patient)
-        first_s = time.process_time() - start
-        memory = _difference(resident_mib(), before)
-        frame = _frames(camera, place, FRAME_SIZE, plan.repeats)
-        frame_ms = interleaved_medians({"frame": frame}, plan.rounds)["frame"]
+        with memory_held() as held_mib:
+            patient = torso_of(millions * 1e6)
+            start = time.process_time()
+            camera = _camera(patient)
+            first_s = time.process_time() - start
+            memory = held_mib()
+        frame = _frames(camera, _place(patient), FRAME_SIZE, plan.repeats)
         rows.append(
             {
                 "voxels": int(patient.volume.hu.size),
                 "spacing_mm": float(patient.volume.spacing_mm[0]),
-                "frame_ms": frame_ms,
+                "frame_ms": interleaved_medians({"frame": frame}, plan.rounds)["frame"],
                 "first_frame_s": first_s,
-                "volume_mib": patient.volume.hu.nbytes / 2**20,
+                "volume_mib": patient.volume.hu.nbytes / MIB,
                 "memory_mib": memory,
             }
         )
+        # The next volume would otherwise lie beside this one while it is made.
         del camera, frame, patient
         gc.collect()
     return rows
@@ -135,23 +137,23 @@ def by_voxels(plan: Plan) -> list[Row]:
 def by_patients(plan: Plan) -> list[Row]:
     """Time of a frame when every frame is of another patient, and the memory each of them takes."""
     rows: list[Row] = []
-    _camera(torso_phantom(plan.patient_shape, _patient_spacing(plan)))
+    spacing_mm = FIELD_MM[0] / plan.patient_shape[0]
     scenes: list[tuple[XRayCamera, CArmPlace]] = []
-    gc.collect()
-    before = resident_mib()
+    memory_mib = 0.0
     for number in plan.patients:
-        while len(scenes) < number:
-            patient = torso_phantom(plan.patient_shape, _patient_spacing(plan), seed=len(scenes))
-            scenes.append((_camera(patient), _place(patient)))
-        held = _difference(resident_mib(), before)
+        with memory_held() as held_mib:
+            while len(scenes) < number:
+                patient = torso_phantom(plan.patient_shape, spacing_mm, seed=len(scenes))
+                scenes.append((_camera(patient), _place(patient)))
+            memory_mib += held_mib()
 
         def turn() -> None:
             for camera, place in scenes:
                 camera.image(place, FRAME_SIZE, noise_seed=1)
 
-        times = interleaved_medians({"turn": Job(turn, plan.repeats, share=number)}, plan.rounds)
-        memory = None if held is None else held / number
-        rows.append({"patients": number, "frame_ms": times["turn"], "memory_mib_each": memory})
+        turns = Job(turn, plan.repeats, share=number)
+        frame_ms = interleaved_medians({"frame": turns}, plan.rounds)["frame"]
+        rows.append({"patients": number, "frame_ms": frame_ms, "memory_mib_each": memory_mib / number})
     return rows
 
 
@@ -199,21 +201,15 @@ def of_a_step(plan: Plan, seed: int) -> Row:
     return {"step_ms": float(total) * 1e3, "outside_rendering_ms": float(total - rendering) * 1e3}
 
 
-def resident_mib() -> float | None:
-    """Memory of this process that lies in RAM, MiB; None where ``/proc`` does not say."""
+@contextlib.contextmanager
+def memory_held() -> Iterator[Callable[[], float]]:
+    """Yields a function that tells the MiB of Python objects and numpy arrays made since, and still held."""
+    # Not the resident set: memory that was freed before and is used again would not show in it.
+    tracemalloc.start()
     try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError):
-        return None
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def _difference(later: float | None, earlier: float | None) -> float | None:
-    return None if later is None or earlier is None else later - earlier
-
-
-def _patient_spacing(plan: Plan) -> float:
-    return FIELD_MM[0] / plan.patient_shape[0]
+        yield lambda: (gc.collect(), tracemalloc.get_traced_memory()[0] / MIB)[1]
+    finally:
+        tracemalloc.stop()
 
 
 def _place(patient: Patient) -> CArmPlace:
@@ -248,7 +244,7 @@ def table(figures: dict[str, Any]) -> str:
     parts = []
     for name in ("side", "voxels", "patients", "environments"):
         rows = figures[name]
-        cells = [["-" if value is None else f"{value:.4g}" for value in row.values()] for row in rows]
+        cells = [[f"{value:.4g}" for value in row.values()] for row in rows]
         parts.append(markdown_table(tuple(rows[0]), cells))
     step = figures["step"]
     parts.append(

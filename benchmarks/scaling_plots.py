@@ -50,18 +50,27 @@ def _column(rows: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
     return [row[key] for row in rows]
 
 
-def _logarithmic(axes: Any, ticks: Sequence[float], labels: Sequence[str]) -> None:
+def _logarithmic_x(axes: Any, ticks: Sequence[float]) -> None:
     axes.set_xscale("log")
-    axes.set_xticks(ticks, labels)
-    axes.minorticks_off()
+    axes.set_xticks(ticks, [f"{tick:.0f}" if tick >= 0.5 else f"{tick:.2g}" for tick in ticks])
+    axes.xaxis.minorticks_off()
+
+
+def _logarithmic_y(axes: Any, values: Sequence[float]) -> None:
+    """Plain numbers at 1, 2 and 5 of every decade around `values`."""
+    axes.set_yscale("log")
+    ticks = [digit * 10.0**power for power in range(-3, 5) for digit in (1, 2, 5)]
+    shown = [tick for tick in ticks if min(values) / 2.5 <= tick <= max(values) * 2.5]
+    axes.set_yticks(shown, [f"{tick:g}" for tick in shown])
+    axes.yaxis.minorticks_off()
 
 
 def _draw_side(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-    sides = _column(rows, "side")
-    axes.plot(sides, _column(rows, "frame_ms"), "o-", color=BLUE, label="whole frame")
-    axes.plot(sides, _column(rows, "lines_ms"), "s--", color=ORANGE, label="line integrals of two materials")
-    axes.set_yscale("log")
-    _logarithmic(axes, sides, [str(side) for side in sides])
+    sides, frames, lines = (_column(rows, key) for key in ("side", "frame_ms", "lines_ms"))
+    axes.plot(sides, frames, "o-", color=BLUE, label="whole frame")
+    axes.plot(sides, lines, "s--", color=ORANGE, label="line integrals of two materials")
+    _logarithmic_x(axes, sides)
+    _logarithmic_y(axes, frames + lines)
     axes.set_xlabel("side of the picture, pixels")
     axes.set_ylabel("CPU time of a picture, ms")
     axes.legend()
@@ -70,22 +79,21 @@ def _draw_side(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
 def _draw_voxels(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     millions = [row["voxels"] / 1e6 for row in rows]
     axes.plot(millions, _column(rows, "frame_ms"), "o-", color=BLUE)
-    axes.set_yscale("log")
-    _logarithmic(axes, millions, [f"{number:.3g}" for number in millions])
+    _logarithmic_x(axes, millions)
+    _logarithmic_y(axes, _column(rows, "frame_ms"))
     axes.set_xlabel("voxels, millions")
     axes.set_ylabel("CPU time of a frame, ms", color=BLUE)
-    if all(row["memory_mib"] is not None for row in rows):
-        memory = axes.twinx()
-        memory.plot(millions, _column(rows, "memory_mib"), "s--", color=ORANGE)
-        memory.set_yscale("log")
-        memory.set_ylabel("memory of volume and camera, MiB", color=ORANGE)
+    memory = axes.twinx()
+    memory.plot(millions, _column(rows, "memory_mib"), "s--", color=ORANGE)
+    _logarithmic_y(memory, _column(rows, "memory_mib"))
+    memory.set_ylabel("memory of volume and camera, MiB", color=ORANGE)
 
 
 def _draw_patients(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     numbers = _column(rows, "patients")
     axes.plot(numbers, _column(rows, "frame_ms"), "o-", color=BLUE)
-    _logarithmic(axes, numbers, [str(number) for number in numbers])
-    axes.set_ylim(bottom=0)
+    _logarithmic_x(axes, numbers)
+    axes.set_ylim(0, 1.2 * max(_column(rows, "frame_ms")))
     axes.set_xlabel("patients that take turns")
     axes.set_ylabel("CPU time of a frame, ms")
 
@@ -98,8 +106,8 @@ def _draw_environments(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         label = f"{threads} thread" + ("s" if threads > 1 else "")
         axes.plot(_column(chosen, "environments"), _column(chosen, "steps_per_s"), style, color=colour, label=label)
     numbers = sorted({row["environments"] for row in rows})
-    _logarithmic(axes, numbers, [str(number) for number in numbers])
-    axes.set_ylim(bottom=0)
+    _logarithmic_x(axes, numbers)
+    axes.set_ylim(0, 1.2 * max(_column(rows, "steps_per_s")))
     axes.set_xlabel("environments")
     axes.set_ylabel("environment steps a second, all together")
     axes.legend()
