@@ -17,6 +17,7 @@ AXES_CRK = {0: (1, 2, 0), 1: (0, 2, 1), 2: (0, 1, 2)}
 
 _INT16_MAX = 32767
 _TILE = 64
+_CM_PER_MM = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,7 @@ class SliceLayout:
         density: ``(materials, K, R + 2, C + 2 * PADDING)`` int16, in steps of `step`.
         extent: ``(materials, K, R + 2, 2)`` int32, the columns with matter of every row, ``(0, 0)`` for none.
         step: the value of one step, g/cm^3.
+        unit: ``(3,)`` float32: the voxel size along (c, r, k) in cm, times `step`.
     """
 
     axes_crk: tuple[int, int, int]
@@ -43,6 +45,7 @@ class SliceLayout:
     density: NDArray[np.int16]
     extent: NDArray[np.int32]
     step: float
+    unit: NDArray[np.float32]
 
 
 def build_layout(volume: Volume, table: DensityTable, axis: int) -> SliceLayout:
@@ -69,6 +72,7 @@ def build_layout(volume: Volume, table: DensityTable, axis: int) -> SliceLayout:
         density=density,
         extent=extent,
         step=step,
+        unit=(volume.spacing_mm[order] * _CM_PER_MM * step).astype(np.float32),
     )
 
 

@@ -87,7 +87,9 @@ def _place_rows(first, step, voxels, one, g, width, lower, places, weights):
         weights[j, 2 * g] = one - f
         weights[j, 2 * g + 1] = f
         places[j, 2 * g] = (np.int32(g * RING_ROWS) + (i & np.int32(RING_ROWS - 1))) * np.int32(width)
-        places[j, 2 * g + 1] = (np.int32(g * RING_ROWS) + ((i + np.int32(1)) & np.int32(RING_ROWS - 1))) * np.int32(width)
+        places[j, 2 * g + 1] = (np.int32(g * RING_ROWS) + ((i + np.int32(1)) & np.int32(RING_ROWS - 1))) * np.int32(
+            width
+        )
 
 
 @compiled_fast
@@ -202,7 +204,9 @@ def project_slices(mode, layout, extent, view, out):
                         quads = lanes // QUAD
                         ahead = start + _G * padded_rows * padded_columns + low_row * padded_columns
                         for r in range(low_row, high_row + 1):
-                            for q in range(base[g, first_group * quads], base[g, last_group * quads - 1] + WINDOW, _VOXELS_PER_LINE):
+                            for q in range(
+                                base[g, first_group * quads], base[g, last_group * quads - 1] + WINDOW, _VOXELS_PER_LINE
+                            ):
                                 prefetch(layout, ahead + q)
                             ahead += padded_columns
                 for j in range(j0, j1):
@@ -211,16 +215,50 @@ def project_slices(mode, layout, extent, view, out):
 
 
 @compiled_fast
-def to_detector(sums, view, pixels, spacing, interpolate, out):
-    """Bring the sums on the virtual plane to the detector, as areal densities.
+def copy_to_detector(sums, view, copied, unit, out):
+    """Areal densities at the detector where every pixel lies on a point of the plane's grid.
+
+    Args:
+        sums: ``(materials, HV, WV)`` float32 from `project_slices`.
+        view: source, plane and grid, see the module's text.
+        copied: the grid's row of the first pixel, rows to the next pixel's, column of the first pixel, columns to
+            the next pixel's.
+        unit: ``(3,)`` float32: voxel size along (c, r, k) in the unit wanted for the ray's length, times the value
+            of one step of the layout.
+        out: ``(materials, H, W)`` float32, overwritten.
+    """
+    materials, height, width = out.shape
+    source_c, source_r, source_k, plane_k, row0, row_step, column0, column_step = view
+    first_row, next_row, first_column, next_column = copied
+    depth = plane_k - source_k
+    across = np.empty(width, np.float32)
+    for i in range(width):
+        slope = (column0 + _F(np.int32(first_column + i * next_column)) * column_step - source_c) / depth * unit[0]
+        across[i] = slope * slope + unit[2] * unit[2]
+    for j in range(height):
+        row = first_row + j * next_row
+        slope = (row0 + _F(np.int32(row)) * row_step - source_r) / depth * unit[1]
+        along = slope * slope
+        for material in range(materials):
+            plane_row = sums[material, row]
+            target = out[material, j]
+            if next_column == 1:
+                for i in range(width):
+                    target[i] = plane_row[i] * np.sqrt(across[i] + along)
+            else:
+                for i in range(width):
+                    target[i] = plane_row[first_column + i * next_column] * np.sqrt(across[i] + along)
+
+
+@compiled_fast
+def warp_to_detector(sums, view, pixels, unit, out):
+    """Areal densities at the detector by a bicubic warp of the plane.
 
     Args:
         sums: ``(materials, HV, WV)`` float32 from `project_slices`.
         view: source, plane and grid, see the module's text.
         pixels: ``(3, 3)`` float32, rows: the first pixel, a column step and a row step, in (c, r, k).
-        spacing: ``(3,)`` float32: voxel size along (c, r, k) in the unit wanted for the ray's length,
-            times the value of one step of the layout.
-        interpolate: False where every pixel falls on a point of the grid.
+        unit: as for `copy_to_detector`.
         out: ``(materials, H, W)`` float32, overwritten; never negative.
     """
     materials, plane_height, plane_width = sums.shape
@@ -230,7 +268,6 @@ def to_detector(sums, view, pixels, spacing, interpolate, out):
     columns = np.empty(width, np.float32)
     rows = np.empty(width, np.float32)
     lengths = np.empty(width, np.float32)
-    flat = sums.ravel()
     last_column, last_row = _F(plane_width - 1), _F(plane_height - 1)
     for j in range(height):
         down = _F(np.int32(j))
@@ -242,25 +279,17 @@ def to_detector(sums, view, pixels, spacing, interpolate, out):
             per_slice = _F(1) / (start_k + pixels[1, 2] * right)
             slope_c = (start_c + pixels[1, 0] * right) * per_slice
             slope_r = (start_r + pixels[1, 1] * right) * per_slice
-            c = (source_c + slope_c * depth - column0) / column_step
-            r = (source_r + slope_r * depth - row0) / row_step
-            columns[i] = min(max(c, _F(0)), last_column)
-            rows[i] = min(max(r, _F(0)), last_row)
-            across = slope_c * spacing[0]
-            along = slope_r * spacing[1]
-            lengths[i] = np.sqrt(across * across + along * along + spacing[2] * spacing[2])
+            columns[i] = min(max((source_c + slope_c * depth - column0) / column_step, _F(0)), last_column)
+            rows[i] = min(max((source_r + slope_r * depth - row0) / row_step, _F(0)), last_row)
+            across, along = slope_c * unit[0], slope_r * unit[1]
+            lengths[i] = np.sqrt(across * across + along * along + unit[2] * unit[2])
         for material in range(materials):
             plane = np.int64(material) * plane_height
             target = out[material, j]
-            if interpolate:
-                for i in range(width):
-                    column = min(max(np.int32(columns[i]), np.int32(1)), np.int32(plane_width - 3))
-                    row = min(max(np.int32(rows[i]), np.int32(1)), np.int32(plane_height - 3))
-                    corner = (plane + row - 1) * plane_width + column - 1
-                    value = cubic_patch(sums, corner, plane_width, columns[i] - _F(column), rows[i] - _F(row))
-                    # A cubic undershoots beside an edge; matter does not.
-                    target[i] = max(value * lengths[i], _F(0))
-            else:
-                for i in range(width):
-                    point = (plane + np.int64(rows[i] + _F(0.5))) * plane_width + np.int64(columns[i] + _F(0.5))
-                    target[i] = flat[point] * lengths[i]
+            for i in range(width):
+                column = min(max(np.int32(columns[i]), np.int32(1)), np.int32(plane_width - 3))
+                row = min(max(np.int32(rows[i]), np.int32(1)), np.int32(plane_height - 3))
+                corner = (plane + row - 1) * plane_width + column - 1
+                value = cubic_patch(sums, corner, plane_width, columns[i] - _F(column), rows[i] - _F(row))
+                # A cubic undershoots beside an edge; matter does not.
+                target[i] = max(value * lengths[i], _F(0))

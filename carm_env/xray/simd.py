@@ -283,9 +283,7 @@ def resample_rows(
 
 
 @intrinsic
-def accumulate_rows(
-    typing_context, mode, accumulator, offset, rows, places, weights, number, first_group, last_group
-):
+def accumulate_rows(typing_context, mode, accumulator, offset, rows, places, weights, number, first_group, last_group):
     """Add ``2 * SLICES_PER_PASS`` weighted rows to one row of the accumulator.
 
     For the columns i of the groups ``first_group <= i // lanes < last_group``::
@@ -308,10 +306,15 @@ def accumulate_rows(
             sources.append((builder.gep(rows_, [place]), vectors.splat(weight)))
         with cgutils.for_range_slice(builder, arguments[7], arguments[8], _I64(1), intp=_I64) as (group, _):
             column = builder.mul(group, _I64(vectors.lanes))
-            total = vectors.load(target, column, vectors.float)
-            for source, weight in sources:
-                total = vectors.multiply_add(weight, vectors.load(source, column, vectors.float), total)
-            vectors.store(total, target, column)
+            # Two sums, so that fewer multiplications wait for the one before.
+            sums = [vectors.load(target, column, vectors.float)]
+            for n, (source, weight) in enumerate(sources):
+                row = vectors.load(source, column, vectors.float)
+                if n == 1:
+                    sums.append(vectors.multiply(weight, row))
+                else:
+                    sums[n % 2] = vectors.multiply_add(weight, row, sums[n % 2])
+            vectors.store(vectors.add(*sums), target, column)
         return context.get_dummy_value()
 
     integers = [types.int64] * 3

@@ -1,0 +1,142 @@
+"""The virtual plane of a view: parallel to the slices, between the source and the detector.
+
+On it the separable kernels (`carm_env.xray.separable_kernels`) sum the slices; this file chooses where it
+lies and how finely it is sampled. Plain floats throughout: on short vectors numpy would take longer than
+the projection of a small picture.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_env.geometry import ProjectionGeometry
+from carm_env.xray.layout import SliceLayout
+from carm_env.xray.separable_kernels import MAX_COLUMN_STEP
+
+_MARGIN = 2
+_PARALLEL = 1e-9
+_MIN_RELATIVE_DEPTH = 0.05
+_MAX_WARP_STEP = 0.4
+_WHERE = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class VirtualPlane:
+    """A projection in a layout's index coordinates (c, r, k), voxels from the layout's first voxel.
+
+    Attributes:
+        view: ``(8,)`` float32: the source's c, r, k, the plane's k, its first row, row step, first column and
+            column step; the steps are positive.
+        pixels: ``(3, 3)`` float32: the first pixel, a column step and a row step.
+        height: rows of the plane's grid.
+        width: columns of the grid, a multiple of the lanes.
+        copied: where every pixel lies on a point of the grid: the grid's row of the first pixel, rows to the next
+            pixel's, column of the first pixel, columns to the next pixel's; None where the picture is warped.
+    """
+
+    view: NDArray[np.float32]
+    pixels: NDArray[np.float32]
+    height: int
+    width: int
+    copied: tuple[int, int, int, int] | None
+
+
+def slicing_axis(geometry: ProjectionGeometry) -> int:
+    """The world axis (0, 1, 2 for L, P, S) nearest to the central ray.
+
+    Raises:
+        ValueError: the geometry is not finite, or the source lies in the plane of the detector.
+    """
+    source, first, right, down = _vectors(geometry)
+    i, j = (geometry.width - 1) / 2, (geometry.height - 1) / 2
+    ray = [first[n] + i * right[n] + j * down[n] - source[n] for n in range(3)]
+    normal = [right[n - 2] * down[n - 1] - right[n - 1] * down[n - 2] for n in range(3)]
+    distance = abs(sum(ray[n] * normal[n] for n in range(3)))
+    if not distance > 1e-6 * math.hypot(*ray) * math.hypot(*normal):
+        raise ValueError(
+            f"the source {source} (LPS, mm) lies in the detector's plane, or a number is not finite: first pixel {first}, "
+            f"column step {right}, row step {down}. Expected a detector before the source."
+        )
+    return max(range(3), key=lambda n: abs(ray[n]))
+
+
+def plan_plane(layout: SliceLayout, geometry: ProjectionGeometry, lanes: int) -> VirtualPlane:
+    """Choose the plane, half way from the source to the detector, and its grid.
+
+    Raises:
+        ValueError: the cone is so wide that rays at its edge run along the slices.
+    """
+    spacing, origin = layout.spacing_mm.tolist(), layout.first_voxel_mm.tolist()
+    vectors = [
+        [vector[axis] / size for axis, size in zip(layout.axes_crk, spacing, strict=True)]
+        for vector in _vectors(geometry)
+    ]
+    offset = [start / size for start, size in zip(origin, spacing, strict=True)]
+    source, first = ([value - start for value, start in zip(vector, offset, strict=True)] for vector in vectors[:2])
+    right, down = vectors[2:]
+    last_column, last_row = geometry.width - 1, geometry.height - 1
+    depth = _WHERE * (first[2] + 0.5 * last_column * right[2] + 0.5 * last_row * down[2] - source[2])
+    rays = [
+        [first[n] + i * right[n] + j * down[n] - source[n] for n in range(3)]
+        for j in (0, last_row)
+        for i in (0, last_column)
+    ]
+    if any(ray[2] / depth < _MIN_RELATIVE_DEPTH for ray in rays):
+        raise ValueError(
+            f"the cone from {geometry.source_lps_mm.tolist()} (LPS, mm) is too wide for one slicing axis: "
+            "rays at its edge run along the slices. Use a smaller detector or a longer source-detector distance."
+        )
+    on_plane = [[source[n] + ray[n] * depth / ray[2] for n in range(2)] for ray in rays]
+    low = [min(point[n] for point in on_plane) for n in range(2)]
+    high = [max(point[n] for point in on_plane) for n in range(2)]
+    # The picture of the plane grows with the distance from the source: the farthest slice decides.
+    farthest = max(-source[2] / depth, (int(layout.voxels[2]) - 1 - source[2]) / depth)
+    max_step = MAX_COLUMN_STEP / max(farthest, _PARALLEL)
+    copied = None
+    if max(abs(right[1]), abs(right[2]), abs(down[0]), abs(down[2])) < _PARALLEL:
+        pitch = _WHERE * abs(right[0])
+        subdivision = max(1, math.ceil(pitch / max_step))
+        steps = [pitch / subdivision, _WHERE * abs(down[1])]
+        counts = [last_column * subdivision + 1, last_row + 1]
+        row = (0, 1) if down[1] > 0 else (last_row, -1)
+        column = (0, subdivision) if right[0] > 0 else (last_column * subdivision, -subdivision)
+        copied = (*row, *column)
+    else:
+        # A warp from a grid coarser than the voxels loses detail even if the pixels are coarse: at 0.4
+        # voxels its error is that of Joseph's method itself.
+        steps = [min(pitch, _MAX_WARP_STEP) for pitch in _finest_pitch(rays, right, down, depth)]
+        steps[0] = min(steps[0], max_step)
+        counts = [math.ceil((high[n] - low[n]) / steps[n]) + 1 + 2 * _MARGIN for n in range(2)]
+        low = [low[n] - _MARGIN * steps[n] for n in range(2)]
+    return VirtualPlane(
+        view=np.array([*source, source[2] + depth, low[1], steps[1], low[0], steps[0]], np.float32),
+        pixels=np.array([first, right, down], np.float32),
+        height=counts[1],
+        width=-(-counts[0] // lanes) * lanes,
+        copied=copied,
+    )
+
+
+def _vectors(geometry: ProjectionGeometry) -> list[list[float]]:
+    arrays = (
+        geometry.source_lps_mm,
+        geometry.first_pixel_lps_mm,
+        geometry.column_step_lps_mm,
+        geometry.row_step_lps_mm,
+    )
+    return [array.tolist() for array in arrays]
+
+
+def _finest_pitch(rays: list[list[float]], right: list[float], down: list[float], depth: float) -> list[float]:
+    """The finest spacing of the pixels on the plane along c and r, over the corner rays."""
+    pitch = [math.inf, math.inf]
+    for ray in rays:
+        scale = depth / ray[2] ** 2
+        for n in range(2):
+            moved = [(step[n] * ray[2] - ray[n] * step[2]) * scale for step in (right, down)]
+            pitch[n] = min(pitch[n], math.hypot(*moved))
+    return pitch
