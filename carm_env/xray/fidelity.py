@@ -6,6 +6,7 @@ from typing import Literal
 
 from carm_env.errors import UnknownNameError
 from carm_env.volume import Volume
+from carm_env.xray.product import ProductProjector
 from carm_env.xray.projector import Projector
 from carm_env.xray.separable import SeparableProjector
 from carm_env.xray.simd import MODE, Mode
@@ -19,15 +20,16 @@ def make_projector(volume: Volume, fidelity: Fidelity = "fast", mode: Mode = MOD
 
     Args:
         volume: the CT.
-        fidelity: ``"fast"`` interpolates partial densities (`SeparableProjector`).
+        fidelity: ``"fast"`` interpolates partial densities (`SeparableProjector`); ``"reference"`` interpolates
+            density and material and then multiplies, with open air, as DeepDRR does (`ProductProjector`).
         mode: the SIMD mode; the CPU's fastest by default.
 
     Raises:
         UnknownNameError: another fidelity.
-        NotImplementedError: ``"reference"``, for the moment.
+        ValueError: the CPU cannot run `mode`.
     """
     if fidelity not in FIDELITIES:
         raise UnknownNameError("fidelity", fidelity, FIDELITIES)
     if fidelity == "reference":
-        raise NotImplementedError("fidelity 'reference' is not in this version.")
+        return ProductProjector(volume, mode)
     return SeparableProjector(volume, mode=mode)

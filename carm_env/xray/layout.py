@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from carm_env.volume import Volume
 from carm_env.xray.compiled import compiled
-from carm_env.xray.materials import HU_MIN, DensityTable
+from carm_env.xray.materials import HU_MIN, DensityTable, ProductTable
+from carm_env.xray.memory import check_memory
 from carm_env.xray.separable_kernels import PADDING
 
 AXES_CRK = {0: (1, 2, 0), 1: (0, 2, 1), 2: (0, 1, 2)}
@@ -34,8 +35,8 @@ class SliceLayout:
         voxels: ``(3,)`` number of voxels along (c, r, k).
         density: ``(materials, K, R + 2, C + 2 * PADDING)`` int16, in steps of `step`.
         extent: ``(materials, K, R + 2, 2)`` int32, the columns with matter of every row, ``(0, 0)`` for none.
-        step: the value of one step, g/cm^3.
-        unit: ``(3,)`` float32: the voxel size along (c, r, k) in cm, times `step`.
+        steps: the value of one step of every channel: densities in g/cm^3.
+        unit: ``(3,)`` float32: the voxel size along (c, r, k) in cm, times the value of a step in the sums.
     """
 
     axes_crk: tuple[int, int, int]
@@ -44,25 +45,75 @@ class SliceLayout:
     voxels: NDArray[np.int64]
     density: NDArray[np.int16]
     extent: NDArray[np.int32]
-    step: float
+    steps: tuple[float, ...]
     unit: NDArray[np.float32]
 
 
 def build_layout(volume: Volume, table: DensityTable, axis: int) -> SliceLayout:
-    """Lay `volume` out in slices across the world axis `axis` (0, 1 or 2 for L, P, S)."""
+    """Lay the partial densities of `volume` out in slices across the world axis `axis` (0, 1 or 2 for L, P, S).
+
+    Raises:
+        MemoryError: the layout does not fit in the memory that is free.
+    """
     step = max(float(table.density.max()), 1e-6) / _INT16_MAX
-    steps = np.rint(table.density / step).astype(np.int16)
+    whole = np.rint(table.density / step).astype(np.int16)
+    return _lay_out(volume, whole, (step,) * len(whole), step, axis, _bounding_box(volume, whole))
+
+
+def build_product_layout(volume: Volume, table: ProductTable, axis: int) -> SliceLayout:
+    """Like `build_layout`, with three channels: density, fold and bone of `carm_env.xray.materials.ProductTable`.
+
+    Where the matter reaches the volume's edge, density fades out over one voxel beyond it, but fold and bone
+    go on: their product fades once.
+    """
+    steps = (float(np.abs(table.density).max()) / _INT16_MAX, 1 / _INT16_MAX, 1 / _INT16_MAX)
+    channels = (table.density, table.fold, table.bone)
+    whole = np.stack([np.rint(values / step) for values, step in zip(channels, steps, strict=True)]).astype(np.int16)
+    box = _bounding_box(volume, whole)
+    # One voxel of open air around the matter, where there is one.
+    box[:, 0] = np.maximum(box[:, 0] - 1, 0)
+    box[:, 1] = np.minimum(box[:, 1] + 1, volume.hu.shape)
+    layout = _lay_out(volume, whole, steps, steps[0] * steps[1], axis, box)
+    for channel in layout.density[1:]:
+        channel[:, :, PADDING - 1] = channel[:, :, PADDING]
+        channel[:, :, -PADDING] = channel[:, :, -PADDING - 1]
+        channel[:, 0] = channel[:, 1]
+        channel[:, -1] = channel[:, -2]
+    return layout
+
+
+def layout_bytes(shape_krc: tuple[int, int, int], channels: int) -> int:
+    """Bytes of a layout of so many slices, rows and columns; a whole volume takes no more than its own shape says."""
+    slices, rows, columns = (int(number) for number in shape_krc)
+    return channels * slices * (rows + 2) * (2 * (columns + 2 * PADDING) + 8)
+
+
+def _bounding_box(volume: Volume, values: NDArray[np.int16]) -> NDArray[np.int64]:
+    """``(3, 2)``: first and one past the last voxel with any of the values ``(n, 65536)``; zeros for none."""
     box = np.zeros((3, 2), np.int64)
-    _occupied_box(volume.hu, (steps > 0).any(0), box)
+    _occupied_box(volume.hu, (values != 0).any(0), box)
+    return box
+
+
+def _lay_out(
+    volume: Volume,
+    values: NDArray[np.int16],
+    steps: tuple[float, ...],
+    step_of_sums: float,
+    axis: int,
+    box: NDArray[np.int64],
+) -> SliceLayout:
+    """Slices of `box`; ``values`` (channels, 65536) by HU."""
     axes = AXES_CRK[axis]
     c, r, k = axes
     first, last = box[:, 0], box[:, 1]
     cropped = volume.hu[first[0] : last[0], first[1] : last[1], first[2] : last[2]].transpose(k, r, c)
     slices, rows, columns = cropped.shape
-    materials = len(table.materials)
-    density = np.zeros((materials, slices, rows + 2, columns + 2 * PADDING), np.int16)
-    extent = np.zeros((materials, slices, rows + 2, 2), np.int32)
-    _fill(cropped, steps, density, extent)
+    channels = len(values)
+    check_memory(volume.hu.shape, layout_bytes(cropped.shape, channels))
+    density = np.zeros((channels, slices, rows + 2, columns + 2 * PADDING), np.int16)
+    extent = np.zeros((channels, slices, rows + 2, 2), np.int32)
+    _fill(cropped, values, density, extent)
     order = list(axes)
     return SliceLayout(
         axes_crk=axes,
@@ -71,8 +122,8 @@ def build_layout(volume: Volume, table: DensityTable, axis: int) -> SliceLayout:
         voxels=np.array([columns, rows, slices]),
         density=density,
         extent=extent,
-        step=step,
-        unit=(volume.spacing_mm[order] * _CM_PER_MM * step).astype(np.float32),
+        steps=steps,
+        unit=(volume.spacing_mm[order] * _CM_PER_MM * step_of_sums).astype(np.float32),
     )
 
 

@@ -112,6 +112,40 @@ def soft_and_bone() -> DensityTable:
     return DensityTable(("soft", "bone"), np.stack([soft, bone]))
 
 
+@dataclass(frozen=True, eq=False)
+class ProductTable:
+    """Density and material of every possible HU, for interpolating them one by one.
+
+    With the density ``rho = air_density + density`` and, for a voxel of soft tissue, bone or air, the weights
+    ``air_fold + fold`` = 1, 0 or `AIR_TO_SOFT_ATTENUATION` and ``bone`` = 0, 1 or 0, the products ``rho * (air_fold +
+    fold)`` and ``rho * bone`` are the partial densities of soft tissue, air folded into it, and bone. What is
+    stored is zero in open air, so that a projector may skip it.
+
+    Attributes:
+        density: ``(65536,)`` float32, g/cm^3 above open air.
+        fold: ``(65536,)`` float32.
+        bone: ``(65536,)`` float32.
+        air_density: of open air, g/cm^3.
+        air_fold: the fold of air.
+    """
+
+    density: NDArray[np.float32]
+    fold: NDArray[np.float32]
+    bone: NDArray[np.float32]
+    air_density: float
+    air_fold: float
+
+
+def density_and_material() -> ProductTable:
+    """The table of the reference fidelity: DeepDRR's densities and thresholds (see the module's text)."""
+    hu = np.arange(HU_MIN, HU_MAX + 1)
+    air_density = density_from_hu(-1000)
+    density = np.minimum(density_from_hu(hu), np.float32(MAX_DENSITY_G_CM3)) - air_density
+    fold = np.select([hu <= AIR_HU, hu <= BONE_HU], [0.0, 1 - AIR_TO_SOFT_ATTENUATION], -AIR_TO_SOFT_ATTENUATION)
+    bone = (hu > BONE_HU).astype(np.float32)
+    return ProductTable(density, fold.astype(np.float32), bone, float(air_density), AIR_TO_SOFT_ATTENUATION)
+
+
 def mass_attenuation(material: str, energies_kev: ArrayLike) -> NDArray[np.float64]:
     """Mass attenuation coefficient ``(n,)`` in cm^2/g at energies ``(n,)`` in keV.
 

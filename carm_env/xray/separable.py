@@ -1,12 +1,12 @@
-"""The CPU projector: Joseph's method on a virtual plane parallel to the slices.
+"""The CPU projectors' common part, and the fast one: Joseph's method on a plane parallel to the slices.
 
-The idea and the loops are in `carm_env.xray.separable_kernels`; here a view is planned: along which
-axis the volume is sliced, where the virtual plane lies and how finely it is sampled.
+The idea and the loops are in `carm_env.xray.separable_kernels`, the plan of a view in `carm_env.xray.plane`.
 """
 
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +15,70 @@ from carm_env.geometry import ProjectionGeometry
 from carm_env.volume import Volume
 from carm_env.xray.layout import SliceLayout, build_layout
 from carm_env.xray.materials import DensityTable, soft_and_bone
-from carm_env.xray.plane import plan_plane, slicing_axis
+from carm_env.xray.plane import VirtualPlane, plan_plane, slicing_axis
 from carm_env.xray.separable_kernels import copy_to_detector, project_slices, warp_to_detector
 from carm_env.xray.simd import LANES, MODE, Mode, available_modes
 
-_CM_PER_MM = 0.1
+
+class SlicedProjector(ABC):
+    """A volume, its layouts in slices, and a projection by way of a virtual plane.
+
+    Thread-safe: several threads may project at once, and the kernels release the GIL.
+    """
+
+    def __init__(self, volume: Volume, mode: Mode) -> None:
+        # By type: as tuples, modes of as many lanes are equal.
+        if type(mode) not in map(type, available_modes()):
+            raise ValueError(f"mode is {mode!r}, expected one that this CPU can run: {available_modes()}.")
+        self.volume = volume
+        self.mode = mode
+        self._layouts: dict[int, SliceLayout] = {}
+        self._lock = threading.Lock()
+
+    @property
+    @abstractmethod
+    def materials(self) -> tuple[str, ...]:
+        """The names of the materials, in the order of `path_masses`."""
+
+    @abstractmethod
+    def _build_layout(self, axis: int) -> SliceLayout: ...
+
+    @abstractmethod
+    def _sum_slices(self, layout: SliceLayout, plane: VirtualPlane, sums: NDArray[np.float32]) -> None: ...
+
+    def layout(self, axis: int) -> SliceLayout:
+        """The volume in slices across the world axis 0, 1 or 2 (L, P, S); built at the first call.
+
+        Raises:
+            MemoryError: it does not fit in the memory that is free.
+        """
+        with self._lock:
+            if axis not in self._layouts:
+                self._layouts[axis] = self._build_layout(axis)
+            return self._layouts[axis]
+
+    def path_masses(self, geometry: ProjectionGeometry) -> NDArray[np.float32]:
+        """Areal densities ``(materials, height, width)`` in g/cm^2, a fresh array each call.
+
+        Raises:
+            ValueError: the detector has no picture of the volume, see `carm_env.xray.plane.plan_plane`.
+        """
+        layout = self.layout(slicing_axis(geometry))
+        shape = (len(self.materials), geometry.height, geometry.width)
+        if not layout.voxels.all():
+            return np.zeros(shape, np.float32)
+        plane = plan_plane(layout, geometry, LANES[type(self.mode)])
+        sums = _scratch((len(self.materials), plane.height, plane.width))
+        self._sum_slices(layout, plane, sums)
+        out = np.empty(shape, np.float32)
+        if plane.copied is None:
+            warp_to_detector(sums, plane.view, plane.pixels, layout.unit, out)
+        else:
+            copy_to_detector(sums, plane.view, plane.copied, layout.unit, out)
+        return out
 
 
-class SeparableProjector:
+class SeparableProjector(SlicedProjector):
     """Path masses of a volume on the CPU; see `carm_env.xray.projector.Projector`.
 
     The volume is laid out once for each slicing axis that is needed: frontal views need only the
@@ -30,7 +86,8 @@ class SeparableProjector:
     voxel of the body's bounding box (two materials): about 100 MB for the default patient at 2 mm,
     and half a second to build, at the first view that needs it.
 
-    Thread-safe: several threads may project at once, and the kernels release the GIL.
+    The source may lie inside the patient: what is behind it does not count, and of the slice it lies in
+    either all or nothing does.
 
     Args:
         volume: the CT.
@@ -42,46 +99,19 @@ class SeparableProjector:
     """
 
     def __init__(self, volume: Volume, table: DensityTable | None = None, mode: Mode = MODE) -> None:
-        # By type: as tuples, modes of as many lanes are equal.
-        if type(mode) not in map(type, available_modes()):
-            raise ValueError(f"mode is {mode!r}, expected one that this CPU can run: {available_modes()}.")
-        self.volume = volume
+        super().__init__(volume, mode)
         self.table = soft_and_bone() if table is None else table
-        self.mode = mode
-        self._layouts: dict[int, SliceLayout] = {}
-        self._lock = threading.Lock()
 
     @property
     def materials(self) -> tuple[str, ...]:
         """The names of the materials, in the order of `path_masses`."""
         return self.table.materials
 
-    def layout(self, axis: int) -> SliceLayout:
-        """The volume in slices across the world axis 0, 1 or 2 (L, P, S); built at the first call."""
-        with self._lock:
-            if axis not in self._layouts:
-                self._layouts[axis] = build_layout(self.volume, self.table, axis)
-            return self._layouts[axis]
+    def _build_layout(self, axis: int) -> SliceLayout:
+        return build_layout(self.volume, self.table, axis)
 
-    def path_masses(self, geometry: ProjectionGeometry) -> NDArray[np.float32]:
-        """Areal densities ``(materials, height, width)`` in g/cm^2, a fresh array each call.
-
-        Raises:
-            ValueError: the cone is so wide that rays at its edge run along the slices.
-        """
-        layout = self.layout(slicing_axis(geometry))
-        shape = (len(self.materials), geometry.height, geometry.width)
-        if not layout.voxels.all():
-            return np.zeros(shape, np.float32)
-        plane = plan_plane(layout, geometry, LANES[type(self.mode)])
-        sums = _scratch((len(self.materials), plane.height, plane.width))
+    def _sum_slices(self, layout: SliceLayout, plane: VirtualPlane, sums: NDArray[np.float32]) -> None:
         project_slices(self.mode, layout.density, layout.extent, plane.view, sums)
-        out = np.empty(shape, np.float32)
-        if plane.copied is None:
-            warp_to_detector(sums, plane.view, plane.pixels, layout.unit, out)
-        else:
-            copy_to_detector(sums, plane.view, plane.copied, layout.unit, out)
-        return out
 
 
 _buffers = threading.local()

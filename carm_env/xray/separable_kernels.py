@@ -24,18 +24,15 @@ from __future__ import annotations
 import numpy as np
 
 from carm_env.xray.compiled import compiled_fast
-from carm_env.xray.simd import (
+from carm_env.xray.row_vectors import (
     QUAD,
     RING_ROWS,
     SLICES_PER_PASS,
     WINDOW,
     accumulate_rows,
-    cubic_patch,
-    lanes_of,
-    prefetch,
     resample_rows,
-    shuffles,
 )
+from carm_env.xray.vectors import cubic_patch, lanes_of, prefetch, shuffles
 
 PADDING = 12
 """Zero columns on either side of every row: a window of 8 voxels lies within them beside the row."""
@@ -44,15 +41,15 @@ MAX_COLUMN_STEP = 1.9
 
 _F = np.float32
 _G = SLICES_PER_PASS
-_NEAREST_SLICE = _F(0.002)
+NEAREST_SLICE = _F(0.002)
 _ROWS_PER_BLOCK = 8
 _WEIGHT_BITS = 14
-_WEIGHT_ONE = 1 << _WEIGHT_BITS
+WEIGHT_ONE = 1 << _WEIGHT_BITS
 _VOXELS_PER_LINE = 32
 
 
 @compiled_fast
-def _place_columns(mode, first, step, voxels, base, pick, weights):
+def place_columns(mode, first, step, voxels, base, pick, weights):
     """Where the columns ``first + i * step`` of one slice fall, as `resample_row` wants it."""
     for quad in range(len(base)):
         start = first + _F(np.int32(quad * QUAD)) * step
@@ -63,9 +60,9 @@ def _place_columns(mode, first, step, voxels, base, pick, weights):
         for lane in range(QUAD):
             x = min(max(start + _F(np.int32(lane)) * step, _F(0)), _F(WINDOW - 1.001))
             i = np.int32(x)
-            upper = np.int32((x - _F(i)) * _F(_WEIGHT_ONE) + _F(0.5))
+            upper = np.int32((x - _F(i)) * _F(WEIGHT_ONE) + _F(0.5))
             column = quad * QUAD + lane
-            weights[column] = (np.int32(_WEIGHT_ONE) - upper) | (upper << np.int32(16))
+            weights[column] = (np.int32(WEIGHT_ONE) - upper) | (upper << np.int32(16))
             if shuffles(mode):
                 pick[column] = np.int32(0x03020100) + i * np.int32(0x02020202)
             else:
@@ -73,18 +70,20 @@ def _place_columns(mode, first, step, voxels, base, pick, weights):
 
 
 @compiled_fast
-def _place_rows(first, step, voxels, one, g, width, lower, places, weights):
+def place_rows(first, step, voxels, one, g, width, lower, places, weights):
     """Split the rows ``first + j * step`` of slice g of a pass into the lower voxel row and two weights.
 
     Row numbers count the zero row in front, so 0 stands for row -1. `places` tells where in the ring of
-    `project_slices` both rows begin; their weights sum up to `one`.
+    `project_slices` both rows begin; their weights sum up to `one`, or to zero where the slice has no row.
     """
     for j in range(len(lower)):
-        x = min(max(first + _F(np.int32(j)) * step, _F(-1)), _F(voxels)) + _F(1)
+        row = first + _F(np.int32(j)) * step
+        x = min(max(row, _F(-1)), _F(voxels)) + _F(1)
         i = min(np.int32(x), np.int32(voxels))
-        f = (x - _F(i)) * one
+        share = one if row > _F(-1) and row < _F(voxels) else _F(0)
+        f = (x - _F(i)) * share
         lower[j, g] = i
-        weights[j, 2 * g] = one - f
+        weights[j, 2 * g] = share - f
         weights[j, 2 * g + 1] = f
         places[j, 2 * g] = (np.int32(g * RING_ROWS) + (i & np.int32(RING_ROWS - 1))) * np.int32(width)
         places[j, 2 * g + 1] = (np.int32(g * RING_ROWS) + ((i + np.int32(1)) & np.int32(RING_ROWS - 1))) * np.int32(
@@ -93,7 +92,7 @@ def _place_rows(first, step, voxels, one, g, width, lower, places, weights):
 
 
 @compiled_fast
-def _groups_with_matter(first, last, first_column, per_voxel, lanes, groups):
+def groups_with_matter(first, last, first_column, per_voxel, lanes, groups):
     """First and one past the last column group that the voxels ``first <= c < last`` can reach."""
     if last <= first:
         return groups, np.int64(0)
@@ -104,6 +103,14 @@ def _groups_with_matter(first, last, first_column, per_voxel, lanes, groups):
     if high < 0:
         return groups, np.int64(0)
     return np.int64(low) // lanes, min(groups, np.int64(high) // lanes + 1)
+
+
+@compiled_fast
+def rows_in_ring(source_k, plane_k, row_step, slices):
+    """Rows of the plane that are done together: so many that their voxel rows fit in the ring."""
+    farthest = max(-source_k / (plane_k - source_k), (_F(slices - 1) - source_k) / (plane_k - source_k))
+    voxels_per_row = row_step * max(farthest, _F(0)) + _F(0.01)
+    return max(1, min(_ROWS_PER_BLOCK, 1 + int(_F(RING_ROWS - 3) / voxels_per_row)))
 
 
 @compiled_fast
@@ -124,9 +131,7 @@ def project_slices(mode, layout, extent, view, out):
     groups = width // lanes
     source_c, source_r, source_k, plane_k, row0, row_step, column0, column_step = view
 
-    farthest = max(-source_k / (plane_k - source_k), (_F(slices - 1) - source_k) / (plane_k - source_k))
-    voxels_per_row = row_step * max(farthest, _F(0))
-    rows_per_block = max(1, min(_ROWS_PER_BLOCK, 1 + int(_F(RING_ROWS - 3) / (voxels_per_row + _F(0.01)))))
+    rows_per_block = rows_in_ring(source_k, plane_k, row_step, slices)
 
     ring = np.zeros((_G, RING_ROWS, width), np.float32)
     base = np.zeros((_G, width // QUAD), np.int32)
@@ -144,9 +149,9 @@ def project_slices(mode, layout, extent, view, out):
         for g in range(_G):
             scale = (_F(np.int32(k0 + g)) - source_k) / (plane_k - source_k)
             # Past the last slice, or behind the source or within a millimetre of it: without weight.
-            seen = k0 + g < slices and scale >= _NEAREST_SLICE
+            seen = k0 + g < slices and scale >= NEAREST_SLICE
             if seen:
-                one = _F(1 / _WEIGHT_ONE)
+                one = _F(1 / WEIGHT_ONE)
                 step = column_step * scale
                 per_voxel[g] = _F(1) / step
             else:
@@ -156,8 +161,8 @@ def project_slices(mode, layout, extent, view, out):
                 per_voxel[g] = _F(0)
             first_row = source_r + (row0 - source_r) * scale
             first_column[g] = source_c + (column0 - source_c) * scale
-            _place_rows(first_row, row_step * scale, rows, one, g, width, lower, places, row_weights)
-            _place_columns(mode, first_column[g], step, columns, base[g], pick[g], column_weights[g])
+            place_rows(first_row, row_step * scale, rows, one, g, width, lower, places, row_weights)
+            place_columns(mode, first_column[g], step, columns, base[g], pick[g], column_weights[g])
 
         for material in range(materials):
             first_held, last_held = groups, 0
@@ -172,7 +177,7 @@ def project_slices(mode, layout, extent, view, out):
                         if extent[material, k0 + g, r, 1] > 0:
                             first = min(first, extent[material, k0 + g, r, 0])
                             last = max(last, extent[material, k0 + g, r, 1])
-                    low, high = _groups_with_matter(first, last, first_column[g], per_voxel[g], lanes, groups)
+                    low, high = groups_with_matter(first, last, first_column[g], per_voxel[g], lanes, groups)
                     first_group, last_group = min(first_group, low), max(last_group, high)
                 if first_group < first_held or last_group > last_held:
                     held[:] = -1
@@ -197,6 +202,7 @@ def project_slices(mode, layout, extent, view, out):
                         column_weights,
                         g,
                         ring,
+                        g,
                         first_group,
                         last_group,
                     )
