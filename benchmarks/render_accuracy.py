@@ -4,8 +4,8 @@
     python benchmarks/render_accuracy.py --volume 300x300x450 --step 0.05 --landmark carina
 
 Without ``--volume`` the default virtual patient and, if no landmark of his is asked for, a torso of 300 x
-300 x 450 voxels are measured. Two kinds of error, for fidelity ``fast`` and ``reference``, in an aligned view, two oblique ones and a lateral
-one, over the volume's middle or a landmark:
+300 x 450 voxels are measured. Two kinds of error, for fidelity ``fast`` and ``reference``, in an aligned
+view, two oblique ones and a lateral one, over the volume's middle or a landmark:
 
 - **line integral**: attenuation at 60 keV along each ray, against a march along the ray that interpolates
   *the same quantities*: partial densities for ``fast``, density and material on their own for

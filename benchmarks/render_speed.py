@@ -24,8 +24,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from benchmarks.agreement import (
+    BOXES,
+    DIFFDRR,
+    KEYS,
+    NANODRR,
+    PLASTIMATCH,
+    RTK,
+    DisagreementError,
+    check_agreement,
+)
 from benchmarks.one_core import one_core
 from benchmarks.peers import (
     PIP_LINES,
@@ -51,14 +60,7 @@ from carm_env.xray.simd import MODE, Generic
 
 OURS, OURS_GENERIC = "ours", "ours, generic"
 FRAME, FRAME_GENERIC, FRAME_REFERENCE = "whole frame", "whole frame, generic", "whole frame, reference"
-RTK, PLASTIMATCH, NANODRR, DIFFDRR, MARCH = "itk-rtk", "plastimatch", "nanodrr", "diffdrr", "march"
-INTERPOLATING = {RTK: 0.9999, NANODRR: 0.999}
-KEYS = {"rtk": RTK, "plastimatch": PLASTIMATCH, "nanodrr": NANODRR, "diffdrr": DIFFDRR}
-"""Peers by the name they have in the JSON keys."""
-BOXES = {PLASTIMATCH: 0.99, DIFFDRR: 0.99}
-"""Peers that take a voxel for a box: their pictures differ from interpolated ones, not from each other."""
-MIN_CORRELATION = {**INTERPOLATING, **BOXES}
-MIN_CORRELATION_OF_BOXES = 0.9999
+MARCH = "march"
 PACKAGES = ("carm-env", "numba", "numpy", "itk-rtk", "nanodrr", "diffdrr", "torch")
 MARCH_STEP_MM = 0.05
 MARCH_EVERY = 4
@@ -66,10 +68,6 @@ MARCH_TIMED_EVERY = 16
 REPEATS = 20
 """Calls of our own functions in a round: one call of theirs takes as long as many of ours."""
 MAX_ROUNDS = {PLASTIMATCH: 5, NANODRR: 3, MARCH: 3, DIFFDRR: 2}
-
-
-class DisagreementError(RuntimeError):
-    """A peer's picture is not ours, so that a comparison of times would mean nothing."""
 
 
 @dataclass(frozen=True)
@@ -126,36 +124,6 @@ def prepare_peers(scene: PeerView) -> dict[str, Project]:
         except ImportError as error:
             print(f"{name} is missing ({error}). To compare with it: {PIP_LINES[name]}")
     return peers
-
-
-def check_agreement(ours: NDArray[np.float32], peers: Mapping[str, Project]) -> dict[str, float]:
-    """Correlation of every peer's picture with ours.
-
-    Raises:
-        DisagreementError: it is lower than `MIN_CORRELATION`, the scale differs by a percent, or two
-            peers that take voxels for boxes differ from each other.
-    """
-    correlations = {}
-    boxes: dict[str, NDArray[np.float32]] = {}
-    for name, project in tqdm(peers.items(), desc="checking that the pictures agree", disable=None):
-        picture = project()
-        correlations[name] = _check(name, picture, "ours", ours, MIN_CORRELATION[name])
-        if name in BOXES:
-            for other, earlier in boxes.items():
-                _check(name, picture, other, earlier, MIN_CORRELATION_OF_BOXES)
-            boxes[name] = picture
-    return correlations
-
-
-def _check(name: str, picture: NDArray[np.float32], other: str, expected: NDArray[np.float32], lowest: float) -> float:
-    correlation = float(np.corrcoef(expected.ravel(), picture.ravel())[0, 1])
-    scale = float(picture.sum() / expected.sum())
-    if not correlation >= lowest or not 0.99 < scale < 1.01:
-        raise DisagreementError(
-            f"{name} and {other}: correlation {correlation:.6f} and scale {scale:.4f}, expected at least "
-            f"{lowest} and 1: no times are given."
-        )
-    return correlation
 
 
 def line_error(scene: PeerView, ours: NDArray[np.float32]) -> tuple[float, float]:

@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from benchmarks import peers, render_speed
-from benchmarks.render_speed import DisagreementError
+from benchmarks.agreement import DisagreementError
 from carm_env.patients import Patient, save_patient
 from carm_env.volume import Volume
 
