@@ -22,6 +22,8 @@ _PARALLEL = 1e-9
 _MIN_RELATIVE_DEPTH = 0.05
 _MAX_WARP_STEP = 0.4
 _WHERE = 0.5
+_BETWEEN_SLICES = 0.32
+"""Half the distance, in slices, of the two samples that stand for what lies between the slices."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +38,7 @@ class VirtualPlane:
         width: columns of the grid, a multiple of the lanes.
         copied: where every pixel lies on a point of the grid: the grid's row of the first pixel, rows to the next
             pixel's, column of the first pixel, columns to the next pixel's; None where the picture is warped.
+        zoom: how much a warped picture is enlarged and reduced, see `carm_env.xray.separable_kernels.warp_to_detector`.
     """
 
     view: NDArray[np.float32]
@@ -43,6 +46,7 @@ class VirtualPlane:
     height: int
     width: int
     copied: tuple[int, int, int, int] | None
+    zoom: np.float32
 
 
 def slicing_axis(geometry: ProjectionGeometry) -> int:
@@ -58,8 +62,8 @@ def slicing_axis(geometry: ProjectionGeometry) -> int:
     distance = abs(sum(ray[n] * normal[n] for n in range(3)))
     if not distance > 1e-6 * math.hypot(*ray) * math.hypot(*normal):
         raise ValueError(
-            f"the source {source} (LPS, mm) lies in the detector's plane, or a number is not finite: first pixel {first}, "
-            f"column step {right}, row step {down}. Expected a detector before the source."
+            f"the source {source} (LPS, mm) lies in the plane of the detector, or a number is not finite: first pixel "
+            f"{first}, column step {right}, row step {down}. Expected a detector before the source."
         )
     return max(range(3), key=lambda n: abs(ray[n]))
 
@@ -71,13 +75,9 @@ def plan_plane(layout: SliceLayout, geometry: ProjectionGeometry, lanes: int) ->
         ValueError: the cone is so wide that rays at its edge run along the slices.
     """
     spacing, origin = layout.spacing_mm.tolist(), layout.first_voxel_mm.tolist()
-    vectors = [
-        [vector[axis] / size for axis, size in zip(layout.axes_crk, spacing, strict=True)]
-        for vector in _vectors(geometry)
-    ]
-    offset = [start / size for start, size in zip(origin, spacing, strict=True)]
-    source, first = ([value - start for value, start in zip(vector, offset, strict=True)] for vector in vectors[:2])
-    right, down = vectors[2:]
+    world = [[vector[axis] for axis in layout.axes_crk] for vector in _vectors(geometry)]
+    source, first = ([(vector[n] - origin[n]) / spacing[n] for n in range(3)] for vector in world[:2])
+    right, down = ([vector[n] / spacing[n] for n in range(3)] for vector in world[2:])
     last_column, last_row = geometry.width - 1, geometry.height - 1
     depth = _WHERE * (first[2] + 0.5 * last_column * right[2] + 0.5 * last_row * down[2] - source[2])
     rays = [
@@ -118,6 +118,7 @@ def plan_plane(layout: SliceLayout, geometry: ProjectionGeometry, lanes: int) ->
         height=counts[1],
         width=-(-counts[0] // lanes) * lanes,
         copied=copied,
+        zoom=np.float32(_BETWEEN_SLICES / (0.5 * (int(layout.voxels[2]) - 1) - source[2])),
     )
 
 

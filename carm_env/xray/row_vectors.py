@@ -192,7 +192,7 @@ def accumulate_rows(typing_context, mode, accumulator, offset, rows, places, wei
     return types.void(mode, accumulator, types.int64, rows, places, weights, *integers), generate
 
 
-def _products(with_bone: bool):
+def _products(with_bone):
     """`accumulate_products` or, without bone, `accumulate_soft_products`."""
 
     @intrinsic
@@ -258,12 +258,12 @@ def _products(with_bone: bool):
 
 
 accumulate_products = _products(with_bone=True)
-"""``accumulate_products(mode, soft, bone, offset, previous, row, rings, places, weights, number, constants, first, last)``
+"""One row of the plane, `PRODUCT_SLICES` slices further; arguments as in its definition.
 
-One row of the plane, `PRODUCT_SLICES` slices further. `rings` is ``(3, PRODUCT_SLICES, RING_ROWS, width)``: density d,
-fold e and bone b, resampled along the columns; each is the weighted sum of the rows that `places` and `weights`
-``(number, 2 * PRODUCT_SLICES)`` name. With (d', e', b') those of the slice before, which `previous` ``(3, rows, width)``
-holds and gets back, and ``constants = air, fold, sixth of every slice``, for the groups ``first`` to ``last - 1``::
+`rings` is ``(3, PRODUCT_SLICES, RING_ROWS, width)``: density d, fold e and bone b, resampled along the columns; each is
+the weighted sum of the rows that `places` and `weights` ``(rows, 2 * PRODUCT_SLICES)`` name in their row `number`.
+With d', e', b' those of the slice before, which row `row` of `previous` ``(3, rows, width)`` holds and gets back, and
+``constants = air, fold, sixth of every slice``, for the groups ``first`` to ``last - 1``::
 
     soft.flat[offset + i] += d * (e + fold) + air * e - sixth * (d - d') * (e - e')
     bone.flat[offset + i] += (d + air) * b - sixth * (d - d') * (b - b')

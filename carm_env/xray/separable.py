@@ -72,7 +72,7 @@ class SlicedProjector(ABC):
         self._sum_slices(layout, plane, sums)
         out = np.empty(shape, np.float32)
         if plane.copied is None:
-            warp_to_detector(sums, plane.view, plane.pixels, layout.unit, out)
+            warp_to_detector(sums, plane.view, plane.pixels, layout.unit, plane.zoom, out)
         else:
             copy_to_detector(sums, plane.view, plane.copied, layout.unit, out)
         return out

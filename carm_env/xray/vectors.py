@@ -28,30 +28,38 @@ class Vectors:
         self.short_pair = ir.VectorType(I16, 2 * lanes)
 
     def load(self, pointer: ir.Value, offset: ir.Value, kind: ir.Type, align: int = 4) -> ir.Value:
+        """A vector of type `kind` from element `offset` on."""
         address = self.builder.gep(pointer, [offset])
         return self.builder.load(self.builder.bitcast(address, kind.as_pointer()), align=align)
 
     def store(self, value: ir.Value, pointer: ir.Value, offset: ir.Value) -> None:
+        """Write a vector from element `offset` on."""
         address = self.builder.gep(pointer, [offset])
         self.builder.store(value, self.builder.bitcast(address, value.type.as_pointer()), align=4)
 
     def splat(self, scalar: ir.Value) -> ir.Value:
+        """A float in every lane."""
         single = self.builder.insert_element(ir.Constant(self.float, ir.Undefined), scalar, I32(0))
         return self.broadcast_lane(single, 0)
 
     def broadcast_lane(self, vector: ir.Value, lane: int) -> ir.Value:
+        """One lane in every lane."""
         return self.builder.shuffle_vector(vector, vector, ir.Constant(self.int, [lane] * self.lanes))
 
     def subtract(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """Difference."""
         return self.builder.fsub(a, b, flags=FAST)
 
     def add(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """Sum, in any order."""
         return self.builder.fadd(a, b, flags=FAST)
 
     def multiply(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """Product."""
         return self.builder.fmul(a, b, flags=FAST)
 
     def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        """``a * b + c``, fused where the CPU can."""
         return self.add(self.multiply(a, b), c)
 
 

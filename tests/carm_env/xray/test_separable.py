@@ -8,8 +8,8 @@ import pytest
 from carm_env.geometry import CArmGeometry, CArmPlace, ProjectionGeometry
 from carm_env.volume import Volume
 from carm_env.xray.materials import density_from_hu
-from carm_env.xray.reference import MarchProjector
 from carm_env.xray.plane import slicing_axis
+from carm_env.xray.reference import MarchProjector
 from carm_env.xray.separable import SeparableProjector
 from carm_env.xray.simd import Avx2, Avx512, Generic, available_modes
 
