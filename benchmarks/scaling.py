@@ -158,36 +158,41 @@ def by_patients(plan: Plan) -> list[Row]:
 
 
 def by_environments(plan: Plan, seed: int) -> list[Row]:
-    """Steps/s of `CArmNavVectorEnv` under random moves, by environments and threads."""
-    rows: list[Row] = []
+    """Steps/s of `CArmNavVectorEnv` under random moves, by environments and threads; all take turns."""
     rng = np.random.default_rng(seed)
-    for threads in plan.threads:
-        for number in plan.environments:
-            if threads > number:
-                continue
-            env = CArmNavVectorEnv(number, threads=threads, image_size=FRAME_SIZE)
-            env.reset(seed=seed)
-            walls, cpus = [], []
-            for measured in [False] + [True] * plan.rounds:
-                moves = rng.integers(N_ACTIONS - 1, size=(plan.steps, number))
-                moves += moves >= ALIGNED.index
-                wall, cpu = time.perf_counter(), time.process_time()
-                for actions in moves:
-                    env.step(actions)
-                if measured:
-                    walls.append(time.perf_counter() - wall)
-                    cpus.append(time.process_time() - cpu)
-            env.close()
-            steps = plan.steps * number
-            rows.append(
-                {
-                    "environments": number,
-                    "threads": threads,
-                    "steps_per_s": steps / float(np.median(walls)),
-                    "cpu_ms_per_step": float(np.median(cpus)) / steps * 1e3,
-                }
-            )
+    chosen = [(number, threads) for threads in plan.threads for number in plan.environments if threads <= number]
+    groups = {key: CArmNavVectorEnv(key[0], threads=key[1], image_size=FRAME_SIZE) for key in chosen}
+    seconds: dict[tuple[int, int], list[tuple[float, float]]] = {key: [] for key in chosen}
+    for env in groups.values():
+        env.reset(seed=seed)
+        _step_all(env, 2, rng)
+    for _ in tqdm(range(plan.rounds), desc="environments", disable=None):
+        for key, env in groups.items():
+            seconds[key].append(_step_all(env, plan.steps, rng))
+    rows: list[Row] = []
+    for (number, threads), times in seconds.items():
+        wall, cpu = np.median(times, axis=0) / (plan.steps * number)
+        rows.append(
+            {
+                "environments": number,
+                "threads": threads,
+                "steps_per_s": 1 / float(wall),
+                "cpu_ms_per_step": float(cpu) * 1e3,
+            }
+        )
+    for env in groups.values():
+        env.close()
     return rows
+
+
+def _step_all(env: CArmNavVectorEnv, steps: int, rng: np.random.Generator) -> tuple[float, float]:
+    """Step every environment so often; seconds by the clock on the wall and of CPU."""
+    moves = rng.integers(N_ACTIONS - 1, size=(steps, env.num_envs))
+    moves += moves >= ALIGNED.index
+    wall, cpu = time.perf_counter(), time.process_time()
+    for actions in moves:
+        env.step(actions)
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def of_a_step(plan: Plan, seed: int) -> Row:
