@@ -12,9 +12,11 @@ from carm_env.geometry import PROJECTIONS
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from carm_env.doctor import examine
+    from carm_env.doctor import examine, warm_up
 
-    findings = examine()
+    # First, so that its time is that of all compilation.
+    warmed = [warm_up()] if options.warm else []
+    findings = [*examine(), *warmed]
     width = max(len(finding.subject) for finding in findings)
     for finding in findings:
         mark = "!" if finding.is_problem else " "
@@ -62,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser("doctor", help="what works on this machine, and why the rest does not")
     doctor.set_defaults(command=_doctor)
+    doctor.add_argument("--warm", action="store_true", help="compile now what the first pictures need, and keep it")
 
     render = commands.add_parser("render", help="take an X-ray and save it")
     render.set_defaults(command=_render)

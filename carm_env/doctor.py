@@ -7,6 +7,7 @@ import importlib.util
 import os
 import platform
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -131,6 +132,32 @@ def _backends() -> list[Finding]:
             found = f"fails: {type(error).__name__}: {error}"
             findings.append(Finding(f"backend {name}", found, is_problem=name == "cpu"))
     return findings
+
+
+def warm_up() -> Finding:
+    """Compile whatever the first pictures need on this CPU, in its fastest SIMD mode, and keep it on disk."""
+    from carm_env.geometry import CArmPlace
+    from carm_env.volume import Volume
+    from carm_env.xray.camera import XRayCamera
+    from carm_env.xray.compiled import cache_folder
+    from carm_env.xray.fidelity import FIDELITIES, make_projector
+    from carm_env.xray.separable_kernels import project_slices
+    from carm_env.xray.simd import MODE
+
+    start = time.perf_counter()
+    hu = np.full((40, 40, 40), -1000, np.int16)
+    hu[10:30, 10:30, 10:30] = 0
+    hu[18:22, 18:22, 10:30] = 1000
+    volume = Volume.from_origin(hu, 5.0, (-97.5, -97.5, -97.5))
+    for fidelity in FIDELITIES:
+        camera = XRayCamera(volume, projector=make_projector(volume, fidelity))
+        for alpha in (0.0, 20.0):
+            camera.image(CArmPlace((0.0, 0.0, 0.0), alpha), 64, noise_seed=1)
+    found = f"ready for SIMD mode {type(MODE).__name__} after {time.perf_counter() - start:.1f} s"
+    folder = cache_folder(project_slices)
+    if folder is None:
+        return Finding("kernels", f"{found}, but cannot be kept: set NUMBA_CACHE_DIR to a folder", is_problem=True)
+    return Finding("kernels", f"{found}, kept in {folder}")
 
 
 def examine() -> list[Finding]:

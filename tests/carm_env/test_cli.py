@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,6 +15,44 @@ def test_doctor_says_what_works(capsys):
     for subject in ("Python", "numba", "CPUs", "cache", "backend cpu", "backend deepdrr", "backend torch"):
         assert subject in report
     assert "works (numba, SIMD mode" in report
+
+
+_PICTURES = """
+from numba.core.dispatcher import Dispatcher
+import gc
+import numpy as np
+from carm_env.geometry import CArmPlace
+from carm_env.volume import Volume
+from carm_env.xray import XRayCamera
+from carm_env.xray.fidelity import make_projector
+
+hu = np.full((20, 30, 40), -1000, np.int16)
+hu[5:15, 5:15, 5:35] = 500
+volume = Volume.from_origin(hu, 4.0, (0, 0, 0))
+for fidelity in ("fast", "reference"):
+    camera = XRayCamera(volume, projector=make_projector(volume, fidelity))
+    for angles in ((0, 0), (90, 0), (30, 20)):
+        assert camera.image(CArmPlace((40, 40, 80), *angles), 128, noise_seed=3).max() == 255
+kernels = [thing for thing in gc.get_objects() if isinstance(thing, Dispatcher)]
+print(sum(sum(kernel.stats.cache_hits.values()) for kernel in kernels))
+print(*[kernel.py_func.__name__ for kernel in kernels if kernel.stats.cache_misses])
+"""
+
+
+def test_after_warming_pictures_compile_nothing(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=True
+        ).stdout
+
+    kernels = [line for line in run("-m", "carm_env.cli", "doctor", "--warm").splitlines() if "kernels" in line]
+    assert len(kernels) == 1
+    assert "ready for SIMD mode" in kernels[0] and str(tmp_path) in kernels[0]
+    hits, *compiled = run("-c", _PICTURES).splitlines()
+    assert int(hits) > 5
+    assert compiled == [""]
 
 
 def test_doctor_names_a_cache_that_cannot_be_written(capsys, monkeypatch, tmp_path):
