@@ -23,7 +23,9 @@ _MIN_RELATIVE_DEPTH = 0.05
 _MAX_WARP_STEP = 0.4
 _WHERE = 0.5
 _BETWEEN_SLICES = 0.32
-"""Half the distance, in slices, of the two samples that stand for what lies between the slices."""
+"""Half the distance, in slices, of the two samples that stand for what lies between the slices: 0.41 would have the
+right second moment; 0.32 leaves the least error (measured from 15 to 49 degrees on two phantoms)."""
+_MIN_ZOOM_DEPTH = 16.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +120,14 @@ def plan_plane(layout: SliceLayout, geometry: ProjectionGeometry, lanes: int) ->
         height=counts[1],
         width=-(-counts[0] // lanes) * lanes,
         copied=copied,
-        zoom=np.float32(_BETWEEN_SLICES / (0.5 * (int(layout.voxels[2]) - 1) - source[2])),
+        zoom=np.float32(_BETWEEN_SLICES / max(_middle_depth(source[2], depth, int(layout.voxels[2])), _MIN_ZOOM_DEPTH)),
     )
+
+
+def _middle_depth(source_k: float, depth: float, slices: int) -> float:
+    """How many slices lie, on the average, between the source and the slices before it; 0 if none does."""
+    near, far = sorted(math.copysign(1, depth) * (k - source_k) for k in (0, slices - 1))
+    return 0.5 * (max(near, 0) + far)
 
 
 def _vectors(geometry: ProjectionGeometry) -> list[list[float]]:

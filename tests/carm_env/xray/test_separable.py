@@ -1,5 +1,6 @@
 """The fast projector against a float64 march, analytic paths and itself."""
 
+import dataclasses
 import threading
 
 import numpy as np
@@ -7,11 +8,13 @@ import pytest
 
 from carm_env.geometry import CArmGeometry, CArmPlace, ProjectionGeometry
 from carm_env.volume import Volume
+from carm_env.xray import separable
+from carm_env.xray.fidelity import FIDELITIES, make_projector
 from carm_env.xray.materials import density_from_hu
 from carm_env.xray.plane import slicing_axis
 from carm_env.xray.reference import MarchProjector
 from carm_env.xray.separable import SeparableProjector
-from carm_env.xray.simd import Avx2, Avx512, Generic, available_modes
+from carm_env.xray.simd import Avx2, Avx512, Generic, Wide, available_modes
 
 ALIGNED = [(0, 0, "AP"), (0, 0, "PA"), (90, 0, "AP"), (-90, 0, "AP"), (90, 0, "PA"), (0, 90, "AP")]
 OBLIQUE = [(20, 0, "AP"), (0, -25, "PA"), (30, 15, "AP"), (44, 0, "AP"), (46, -20, "PA"), (75, 10, "AP")]
@@ -45,8 +48,8 @@ def test_aligned_views_agree_with_the_march(projector, oracle, view, alpha, beta
 def test_oblique_views_agree_with_the_march(projector, oracle, view, alpha, beta, projection):
     geometry = view(alpha, beta, projection)
     largest, mean = relative_errors(projector.path_masses(geometry), oracle.path_masses(geometry))
-    assert largest < 1.5e-2
-    assert mean < 1e-3
+    assert largest < 1e-2
+    assert mean < 6e-4
 
 
 def test_smooth_matter_in_an_aligned_view_is_exact_to_half_a_thousandth(centre, view, phantom):
@@ -92,12 +95,19 @@ def test_volumes_partly_behind_the_source_or_outside_the_cone(projector, oracle,
     assert np.abs(fast - exact).sum(0).max() <= max(0.02 * exact.sum(0).max(), one_slice)
 
 
-@pytest.mark.parametrize("mode", available_modes(), ids=lambda mode: type(mode).__name__)
-@pytest.mark.parametrize(("alpha", "beta"), [(0, 0), (30, 15), (90, 0)])
-def test_every_mode_agrees_with_the_generic_one(phantom, view, mode, alpha, beta):
-    geometry = view(alpha, beta, size=100)
-    reference = SeparableProjector(phantom, mode=Generic()).path_masses(geometry)
-    fast = SeparableProjector(phantom, mode=mode).path_masses(geometry)
+@pytest.fixture
+def any_mode(monkeypatch):
+    """Lets the 16 portable lanes through, which no one is offered."""
+    monkeypatch.setattr(separable, "available_modes", lambda: [*available_modes(), Wide()])
+
+
+@pytest.mark.parametrize("mode", [*available_modes(), Wide()], ids=lambda mode: type(mode).__name__)
+@pytest.mark.parametrize("fidelity", FIDELITIES)
+@pytest.mark.parametrize(("alpha", "beta", "size"), [(0, 0, 100), (30, 15, 100), (90, 0, 33)])
+def test_every_mode_agrees_with_the_generic_one(phantom, view, any_mode, mode, fidelity, alpha, beta, size):
+    geometry = view(alpha, beta, size=size)
+    reference = make_projector(phantom, fidelity, Generic()).path_masses(geometry)
+    fast = make_projector(phantom, fidelity, mode).path_masses(geometry)
     np.testing.assert_allclose(fast, reference, atol=2e-5 * reference.max())
 
 
@@ -125,17 +135,30 @@ def test_a_cube_has_the_length_of_its_path():
     assert bone.max() == 0
 
 
-@pytest.mark.parametrize(("alpha", "beta", "projection"), ALIGNED[:4] + OBLIQUE)
-def test_a_voxel_appears_where_its_centre_projects(alpha, beta, projection):
+ANGLES = [(alpha, beta) for alpha in (-90, -60, -46, -44, -20, 0, 20, 44, 46, 60, 90) for beta in (-44, -25, 0, 25, 44)]
+
+
+@pytest.fixture(scope="module")
+def impulse():
     hu = np.full((41, 31, 51), -1000, np.int16)
     hu[28, 9, 33] = 1000
-    volume = Volume.from_origin(hu, (2.0, 2.5, 1.5), (10, -20, 300))
-    target = volume.lps_from_index([28, 9, 33])
+    return Volume.from_origin(hu, (2.0, 2.5, 1.5), (10, -20, 300))
+
+
+@pytest.fixture(scope="module", params=FIDELITIES)
+def impulse_projector(request, impulse):
+    return make_projector(impulse, request.param)
+
+
+@pytest.mark.parametrize("projection", ["AP", "PA"])
+@pytest.mark.parametrize(("alpha", "beta"), [*ANGLES, (0, 90), (0, -80), (45, 0), (0, 46), (30, 50)])
+def test_a_voxel_appears_where_its_centre_projects(impulse, impulse_projector, alpha, beta, projection):
+    target = impulse.lps_from_index([28, 9, 33])
     place = CArmPlace(tuple(target + [20, 15, -25]), alpha, beta, projection)
     geometry = ProjectionGeometry.from_place(place, CArmGeometry(), 512)
-    picture = SeparableProjector(volume).path_masses(geometry).sum(0)
+    _, bone = impulse_projector.path_masses(geometry)
     v, u = np.mgrid[:512, :512]
-    centroid = [(picture * u).sum() / picture.sum(), (picture * v).sum() / picture.sum()]
+    centroid = [(bone * u).sum() / bone.sum(), (bone * v).sum() / bone.sum()]
     np.testing.assert_allclose(centroid, geometry.project(target), atol=0.1)
 
 
@@ -176,12 +199,52 @@ def test_a_cone_too_wide_for_one_axis_is_an_error(projector, centre):
         projector.path_masses(geometry)
 
 
-def test_every_call_returns_its_own_array(projector, view):
-    first = projector.path_masses(view())
+def test_a_detector_that_contains_the_source_is_an_error(projector, view):
+    geometry = view()
+    flat = dataclasses.replace(geometry, first_pixel_lps_mm=geometry.source_lps_mm - 20 * geometry.column_step_lps_mm)
+    with pytest.raises(ValueError, match="lies in the plane of the detector"):
+        projector.path_masses(flat)
+
+
+@pytest.mark.parametrize("name", ["source_lps_mm", "first_pixel_lps_mm", "column_step_lps_mm", "row_step_lps_mm"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_an_error(projector, view, name, value):
+    geometry = view()
+    vector = getattr(geometry, name).copy()
+    vector[1] = value
+    with pytest.raises(ValueError, match="not finite"):
+        projector.path_masses(dataclasses.replace(geometry, **{name: vector}))
+
+
+@pytest.mark.parametrize("fidelity", FIDELITIES)
+def test_a_source_inside_the_patient_sees_only_what_is_before_it(phantom, centre, fidelity):
+    # From the middle of the phantom to the back, and from far in front of it through all of it.
+    geometry = ProjectionGeometry.from_place(CArmPlace(tuple(centre + [0, 530, 0])), CArmGeometry(), 32)
+    inside = make_projector(phantom, fidelity).path_masses(geometry).sum(0)
+    outside = (
+        make_projector(phantom, fidelity)
+        .path_masses(ProjectionGeometry.from_place(CArmPlace(tuple(centre)), CArmGeometry(), 32))
+        .sum(0)
+    )
+    assert 0.3 * outside[16, 16] < inside[16, 16] < 0.7 * outside[16, 16]
+
+
+@pytest.mark.parametrize("fidelity", FIDELITIES)
+@pytest.mark.parametrize("angles", [(0, 0), (20, 10)])
+def test_every_call_returns_its_own_array(phantom, view, fidelity, angles):
+    projector = make_projector(phantom, fidelity)
+    first = projector.path_masses(view(*angles))
     kept = first.copy()
-    second = projector.path_masses(view(offset=(10, 0, 0)))
+    second = projector.path_masses(view(*angles, offset=(10, 0, 0)))
     assert not np.shares_memory(first, second)
     np.testing.assert_array_equal(first, kept)
+
+
+def test_a_smaller_picture_after_a_larger_one_is_not_disturbed_by_it(phantom, view):
+    expected = SeparableProjector(phantom).path_masses(view(15, size=48))
+    projector = SeparableProjector(phantom)
+    projector.path_masses(view(60, 20, size=200))
+    np.testing.assert_array_equal(projector.path_masses(view(15, size=48)), expected)
 
 
 def test_threads_share_a_projector(phantom, view):

@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+
+from carm_env.volume import Volume
+from carm_env.xray import layout, memory
+from carm_env.xray.fidelity import FIDELITIES, make_projector
+from carm_env.xray.layout import layout_bytes
+
+
+def test_the_estimate_is_what_the_layout_takes(phantom):
+    for fidelity, channels in zip(FIDELITIES, (2, 3), strict=True):
+        built = make_projector(phantom, fidelity).layout(1)
+        columns, rows, slices = built.voxels
+        assert layout_bytes((slices, rows, columns), channels) == built.density.nbytes + built.extent.nbytes
+
+
+@pytest.mark.parametrize("fidelity", FIDELITIES)
+def test_a_volume_that_does_not_fit_is_an_error_before_anything_is_allocated(phantom, view, monkeypatch, fidelity):
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
+    monkeypatch.setattr(layout, "_fill", None)
+    with pytest.raises(MemoryError, match=r"56 x 52 x 64 voxels needs [\d,]+ bytes .* 1,000 are free"):
+        make_projector(phantom, fidelity).path_masses(view())
+
+
+def test_where_the_system_does_not_tell_nothing_is_refused(phantom, view, monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")
+    assert memory.available_bytes() is None
+    assert make_projector(phantom).path_masses(view()).max() > 0
+
+
+def test_free_memory_is_read_from_the_kernels_table(monkeypatch, tmp_path):
+    table = tmp_path / "meminfo"
+    table.write_text("MemTotal:  2000 kB\nMemAvailable:    1234 kB\n")
+    monkeypatch.setattr(memory, "_MEMINFO", table)
+    assert memory.available_bytes() == 1234 * 1024
+
+
+def test_a_small_body_in_a_large_volume_needs_only_its_box(view, monkeypatch):
+    hu = np.full((200, 200, 200), -1000, np.int16)
+    hu[90:110, 90:110, 90:110] = 0
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1_000_000)
+    volume = Volume.from_origin(hu, 2.0, (-200, -150, 700))
+    assert make_projector(volume).layout(1).voxels.tolist() == [20, 20, 20]
