@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import resource
 import shutil
 import subprocess
 import tempfile
@@ -35,7 +34,7 @@ PIP_LINES = {
     "itk-rtk": "pip install itk-rtk",
     "plastimatch": "apt-get install plastimatch",
     "nanodrr": "pip install nanodrr",
-    "diffdrr": "pip install --no-deps diffdrr torch",
+    "diffdrr": "pip install torch && pip install --no-deps diffdrr",
 }
 ENERGY_KEV = 60.0
 DIFFDRR_PATCH = 2048
@@ -236,6 +235,8 @@ class Plastimatch:
 
     def _run(self, angles: int) -> float:
         """Make as many pictures, all from the same side; CPU seconds of the program."""
+        import resource  # not on Windows, where plastimatch is not either
+
         carm, size = self._scene.carm, self._scene.size
         command = ["plastimatch", "drr", "--algorithm", "exact", "--threading", "cpu", "--hu-conversion", "none"]
         command += ["--sad", f"{carm.source_isocenter_mm}", "--sid", f"{carm.source_detector_mm}"]
