@@ -180,7 +180,7 @@ def leaderboard_page(results: Sequence[EpisodeResult], figures: Figures) -> str:
         leaderboard_table(figures),
         "`*` sees a part of the truth: `oracle` the displacement to the target, `atlas` the closest landmark. "
         'Success: "aligned" was declared within the tolerance. Intervals are 95 % and clustered by patient. '
-        "Exposures count the first view; dose is nominal air kerma; path efficiency is 0 for a failure.",
+        "Exposures count the first view; dose is reference air kerma; path efficiency is 0 for a failure.",
     ]
     if differences:
         headings = ("suite", "pair", "episodes", "success difference (points)", "95 % interval")

@@ -37,7 +37,7 @@ class EpisodeResult:
         final_distance_mm: and at the end.
         steps: decisions taken.
         exposures: X-rays taken, the first included.
-        dose_mgy: nominal air kerma of these.
+        dose_mgy: reference air kerma of these, mGy (`carm_env.xray.exposure`).
         path_mm: length of the isocentre's way.
         path_efficiency: length of the straight way to the target over `path_mm`, at most 1; 0 for a failure.
         invalid_answers: answers that could not be read.

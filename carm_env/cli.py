@@ -34,26 +34,66 @@ def _render(options: argparse.Namespace) -> int:
     from carm_env.files import atomic_write
     from carm_env.geometry import CArmPlace, check_image_size
     from carm_env.scene import load_scene
+    from carm_env.xray.settings import XRaySettings
 
     if Image.registered_extensions().get(options.out.suffix.lower()) not in Image.SAVE:
         raise ValueError(f"--out is {options.out}, expected an image file, e.g. x.png.")
     size = check_image_size(options.size)
     given = options.landmark if options.at is None else options.at
     start = None if given is None else parse_start(given)
+    settings = XRaySettings(**{name: getattr(options, name) for name in _XRAY_OPTIONS})
     check_patient_name(options.patient)
-    scene = load_scene(options.patient)
+    scene = load_scene(options.patient, settings=settings)
     patient = scene.patient
     if start is None:
         low, high = patient.workspace_mm
         start = tuple((low + high) / 2)
     isocenter = start_isocenter_lps_mm(start, patient)
     place = CArmPlace(tuple(isocenter), options.alpha, options.beta, options.projection)
-    image = scene.camera.image(place, size, options.noise_seed)
+    # Who asks for photons, mAs or read-out noise wants to see them.
+    noisy = options.photons or options.mas != XRaySettings.mas or options.exposure_control
+    seed = 0 if options.noise_seed is None and noisy else options.noise_seed
+    xray = scene.camera.expose(place, size, seed)
     with atomic_write(options.out) as temporary:
-        Image.fromarray(image).save(temporary)
+        Image.fromarray(xray.image).save(temporary)
     x, y, z = isocenter
+    exposure = xray.exposure
     print(f"{options.out}: {patient.id}, isocentre x {x:.1f}, y {y:.1f}, z {z:.1f} mm (LPS), {size} x {size} pixels")
+    print(
+        f"{settings.kvp:g} kV, {exposure.mas:.3g} mAs, {exposure.photons:.3g} photons a pixel, reference air kerma "
+        f"{exposure.air_kerma_mgy:.3g} mGy, {exposure.dap_mgy_cm2:.3g} mGy cm2; view: {xray.quality}"
+    )
     return 0
+
+
+_XRAY_OPTIONS: dict[str, tuple[float | str | bool | None, str]] = {
+    "kvp": (90.0, "tube voltage, 40-150 kV"),
+    "aluminium_mm": (4.0, "filtration, mm of aluminium"),
+    "copper_mm": (0.0, "additional filtration, mm of copper"),
+    "mas": (0.5, "tube current times time, mAs"),
+    "photons": (None, "photons a pixel in the open field, instead of --mas; 0 for no noise"),
+    "exposure_control": (False, "choose the mAs automatically"),
+    "collimation": (1.0, "share of the detector's side, 0.1-1"),
+    "scatter": (0.0, "scatter to primary for each unit of -ln I"),
+    "display": ("robust", "robust or neglog"),
+    "polarity": ("bone_bright", "bone_bright or bone_dark"),
+    "backend": ("cpu", "auto, cpu, torch or deepdrr"),
+    "fidelity": ("fast", "fast or reference, of the CPU backend"),
+}
+"""Fields of `carm_env.xray.settings.XRaySettings` that the command line offers: default and help."""
+
+
+def _add_xray_options(render: argparse.ArgumentParser) -> None:
+    group = render.add_argument_group("exposure and display")
+    for name, (default, text) in _XRAY_OPTIONS.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(default, bool):
+            group.add_argument(flag, action="store_true", help=text)
+        elif isinstance(default, str):
+            group.add_argument(flag, default=default, help=f"{text} (default {default})")
+        else:
+            shown = text if default is None else f"{text} (default {default:g})"
+            group.add_argument(flag, type=float, default=default, metavar="X", help=shown)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,7 +122,13 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("--beta", type=float, default=0.0, help="degrees, positive CAUD (default 0)")
     render.add_argument("--projection", default="AP", help=f"{' or '.join(PROJECTIONS)} (default AP)")
     render.add_argument("--size", type=int, default=512, help="pixels a side, 16-2048 (default 512)")
-    render.add_argument("--noise-seed", type=int, default=None, help="add quantum noise with this seed (default none)")
+    render.add_argument(
+        "--noise-seed",
+        type=int,
+        default=None,
+        help="add noise with this seed (default: 0 with --photons, --mas, else none)",
+    )
+    _add_xray_options(render)
     render.add_argument("--out", type=Path, required=True, help="image file to write")
     return parser
 

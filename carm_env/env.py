@@ -24,7 +24,7 @@ from carm_env.geometry import CArmGeometry, CArmPlace, Projection, check_image_s
 from carm_env.landmarks import N_LANDMARKS, landmark
 from carm_env.rewards import RewardSettings, RewardType
 from carm_env.scene import Scene, load_scene
-from carm_env.xray.camera import XRaySettings
+from carm_env.xray.settings import XRaySettings
 
 ObsType = Literal["dict", "image"]
 OBS_TYPES: tuple[ObsType, ...] = ("dict", "image")
@@ -97,7 +97,9 @@ class CArmNavEnv(gym.Env[Any, np.int64]):
     | ``target_landmark`` | id of the target |
     | ``is_success`` | "aligned" was declared within the tolerance |
     | ``exposures`` | X-rays taken so far |
-    | ``dose_mgy`` | air kerma at the isocentre so far, without backscatter (nominal technique), mGy |
+    | ``dose_mgy`` | reference air kerma so far, mGy: 15 cm from the isocentre towards the source, no backscatter |
+    | ``dap_mgy_cm2`` | air kerma-area product so far, mGy cm^2 |
+    | ``view_quality`` | the last X-ray: ``"ok"``, ``"misses_patient"``, ``"saturated"`` or ``"empty"`` |
     | ``action_mask`` | ``(49,)`` int8: 1 where each commanded axis would still move |
     | ``move_effective`` | the last action moved the C-arm |
     | ``move_clipped`` | the workspace limit shortened the last move |
@@ -122,7 +124,7 @@ class CArmNavEnv(gym.Env[Any, np.int64]):
         alpha_deg: angulation of every view, -45 to 45; positive RAO (`carm_env.geometry.CArmPlace`).
         beta_deg: angulation of every view, -45 to 45; positive CAUD.
         geometry: fields of `carm_env.geometry.CArmGeometry`.
-        xray: fields of `carm_env.xray.camera.XRaySettings`.
+        xray: fields of `carm_env.xray.settings.XRaySettings`.
 
     Raises:
         ValueError: an argument or option out of range.
@@ -230,6 +232,7 @@ class CArmNavEnv(gym.Env[Any, np.int64]):
         self._scene = scene
         self._done = False
         self._exposures = 0
+        self._dose_mgy = self._dap_mgy_cm2 = 0.0
         self._is_success = False
         self._moved_mm = np.zeros(2)
         self._move_clipped = False
@@ -275,11 +278,10 @@ class CArmNavEnv(gym.Env[Any, np.int64]):
         self._check_running()
         from carm_env.display import Screen, draw_view
 
-        dose_mgy = self.scene.camera.dose_mgy(self._exposures)
         frame = draw_view(
             self._image,
             f"find: {landmark(self.episode.target).name}",
-            f"exposure {self._exposures}   {self._distance_mm:.0f} mm   {dose_mgy:.2f} mGy",
+            f"exposure {self._exposures}   {self._distance_mm:.0f} mm   {self._dose_mgy:.2f} mGy",
         )
         if self.render_mode == "rgb_array":
             return frame
@@ -322,8 +324,12 @@ class CArmNavEnv(gym.Env[Any, np.int64]):
 
     def _expose(self) -> None:
         noise_seed = int(self.np_random.integers(2**31))
-        self._image = self.scene.camera.image(self._place, self.image_size, noise_seed)
+        xray = self.scene.camera.expose(self._place, self.image_size, noise_seed)
+        self._image = xray.image
+        self._view_quality = xray.quality
         self._exposures += 1
+        self._dose_mgy += xray.exposure.air_kerma_mgy
+        self._dap_mgy_cm2 += xray.exposure.dap_mgy_cm2
 
     def _observation(self) -> Observation:
         image = self._image[:, :, None].copy()
@@ -357,7 +363,9 @@ class CArmNavEnv(gym.Env[Any, np.int64]):
             "target_landmark": self.episode.target,
             "is_success": self._is_success,
             "exposures": self._exposures,
-            "dose_mgy": self.scene.camera.dose_mgy(self._exposures),
+            "dose_mgy": self._dose_mgy,
+            "dap_mgy_cm2": self._dap_mgy_cm2,
+            "view_quality": self._view_quality,
             "action_mask": self._action_mask(),
             "move_effective": bool(np.any(self._moved_mm != 0)),
             "move_clipped": self._move_clipped,

@@ -22,6 +22,8 @@ FloatArray = NDArray[np.float64]
 Projection = Literal["AP", "PA"]
 PROJECTIONS: tuple[Projection, ...] = ("AP", "PA")
 
+MAX_ALPHA_DEG, MAX_BETA_DEG = 180.0, 90.0
+
 LEFT = np.array([1.0, 0.0, 0.0])
 POSTERIOR = np.array([0.0, 1.0, 0.0])
 CRANIAL = np.array([0.0, 0.0, 1.0])
@@ -86,6 +88,10 @@ class CArmPlace:
             negative cranially (CRAN), as in DeepDRR.
         projection: ``"AP"``, the source in front of the patient (as the paper's authors rendered),
             or ``"PA"``, the source behind.
+
+    Raises:
+        ValueError: a point that is not finite, or an angle beyond what a C-arm reaches: 180 degrees
+            either way about the long axis, 90 along the patient.
     """
 
     isocenter_lps_mm: tuple[float, float, float]
@@ -96,8 +102,11 @@ class CArmPlace:
     def __post_init__(self) -> None:
         point = finite_point("isocenter_lps_mm", self.isocenter_lps_mm)
         object.__setattr__(self, "isocenter_lps_mm", tuple(point.tolist()))
-        for name in ("alpha_deg", "beta_deg"):
-            object.__setattr__(self, name, finite_number(name, getattr(self, name)))
+        for name, limit in (("alpha_deg", MAX_ALPHA_DEG), ("beta_deg", MAX_BETA_DEG)):
+            angle = finite_number(name, getattr(self, name))
+            if abs(angle) > limit:
+                raise ValueError(f"{name} is {angle!r}, beyond the C-arm's range: expected -{limit:g} to {limit:g}.")
+            object.__setattr__(self, name, angle)
         if self.projection not in PROJECTIONS:
             raise UnknownNameError("projection", self.projection, PROJECTIONS)
 

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from carm_env.geometry import CRANIAL, LEFT, POSTERIOR, ProjectionGeometry
 from carm_env.scene import Scene
+from carm_env.xray.window import Window
 
 SOURCE_DISTANCE_MM = 5000.0
 MARGIN_MM = 20.0
@@ -50,4 +51,4 @@ def take_overview(scene: Scene, pixel_mm: float = 1.5) -> Overview:
     geometry = ProjectionGeometry(
         centre - SOURCE_DISTANCE_MM * POSTERIOR, corner, step * LEFT, -step * CRANIAL, height, width
     )
-    return Overview(scene.camera.image_of(geometry), geometry)
+    return Overview(Window().apply(scene.camera.log_image_of(geometry)), geometry)

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from carm_env.catalogue import load_patient
 from carm_env.geometry import CArmGeometry
 from carm_env.patients import Patient
-from carm_env.xray.camera import XRayCamera, XRaySettings
+from carm_env.xray.backends import LogRenderer
+from carm_env.xray.camera import XRayCamera
+from carm_env.xray.projector import Projector
+from carm_env.xray.settings import XRaySettings
 
 MAX_RESIDENT_SCENES = 16
 
@@ -38,12 +41,22 @@ class _SceneStore:
             if scene is None:
                 patient = next((s.patient for k, s in self._scenes.items() if k[0] == name), None)
                 patient = patient or load_patient(name)
-                scene = Scene(patient, XRayCamera(patient.volume, geometry, settings))
+                projector = self._shared_projector(name, settings)
+                scene = Scene(patient, XRayCamera(patient.volume, geometry, settings, projector))
                 self._scenes[key] = scene
             self._scenes.move_to_end(key)
             while len(self._scenes) > self._capacity:
                 self._scenes.popitem(last=False)
             return scene
+
+    def _shared_projector(self, name: str, settings: XRaySettings) -> Projector | None:
+        """The projector of the same patient under other settings: noise, window and beam are not its business."""
+        for (other, _, others_settings), scene in self._scenes.items():
+            projector = scene.camera.projector
+            same = (others_settings.backend, others_settings.fidelity) == (settings.backend, settings.fidelity)
+            if other == name and same and not isinstance(projector, LogRenderer):
+                return projector
+        return None
 
 
 _store = _SceneStore(MAX_RESIDENT_SCENES)

@@ -21,27 +21,17 @@ class Volume:
             translation, with positive spacings.
 
     Raises:
-        ValueError: another dtype or shape, or an affine that is not finite and axis-aligned.
+        ValueError: another dtype or shape, or an affine that is not finite, singular, or not along the
+            axes; the message names the value and the remedy.
     """
 
     hu: NDArray[np.int16]
     affine_lps_mm: NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        if self.hu.ndim != 3 or self.hu.dtype != np.int16 or min(self.hu.shape) < 2:
-            raise ValueError(
-                f"hu has shape {self.hu.shape} and dtype {self.hu.dtype}, expected (nx, ny, nz) int16, "
-                "two voxels or more along each axis."
-            )
+        _check_hu(self.hu)
         affine = np.array(self.affine_lps_mm, dtype=float)
-        if affine.shape != (4, 4) or not np.isfinite(affine).all() or (affine[3] != [0, 0, 0, 1]).any():
-            raise ValueError(f"affine_lps_mm is {affine!r}, expected a finite (4, 4) affine.")
-        spacing = np.diag(affine)[:3]
-        if (spacing <= 0).any() or np.abs(affine[:3, :3] - np.diag(spacing)).max() > 1e-6 * spacing.max():
-            raise ValueError(
-                f"affine_lps_mm is {affine.tolist()}, expected positive spacings on the diagonal and nothing beside "
-                "them: resample the volume to the LPS axes first."
-            )
+        _check_affine(affine)
         affine.setflags(write=False)
         view = self.hu.view()
         view.setflags(write=False)
@@ -86,3 +76,40 @@ class Volume:
         safe = np.where(inside[..., None], index, 0)
         values = self.hu[safe[..., 0], safe[..., 1], safe[..., 2]]
         return np.where(inside, values, np.int16(AIR_HU))
+
+
+def _check_hu(hu: NDArray) -> None:
+    if hu.ndim != 3 or min(hu.shape) < 2:
+        raise ValueError(f"hu has shape {hu.shape}, expected (nx, ny, nz), two voxels or more along each axis.")
+    if hu.dtype == np.int16:
+        return
+    if np.issubdtype(hu.dtype, np.floating):
+        bad = int(np.count_nonzero(~np.isfinite(hu)))
+        holds = f", {bad} of its values NaN or infinite," if bad else ""
+        raise ValueError(
+            f"hu has dtype {hu.dtype}{holds} but int16 is expected. Replace what is not finite (air is {AIR_HU}), "
+            "then convert with np.rint(np.clip(hu, -32768, 32767)).astype(np.int16)."
+        )
+    raise ValueError(
+        f"hu has dtype {hu.dtype} but int16 is expected: Hounsfield units, after rescale slope and intercept. "
+        "Convert with np.clip(hu, -32768, 32767).astype(np.int16)."
+    )
+
+
+def _check_affine(affine: NDArray[np.float64]) -> None:
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or (affine[3] != [0, 0, 0, 1]).any():
+        raise ValueError(
+            f"affine_lps_mm is {affine.tolist()}, expected a finite (4, 4) affine with the last row 0, 0, 0, 1."
+        )
+    matrix = affine[:3, :3]
+    lengths = np.linalg.norm(matrix, axis=0)
+    if (lengths == 0).any():
+        raise ValueError(f"affine_lps_mm has the spacing {lengths.tolist()} mm, expected more than 0 along each axis.")
+    if abs(np.linalg.det(matrix / lengths)) < 1e-6:
+        raise ValueError(f"affine_lps_mm is singular ({matrix.tolist()}): its three axes lie in one plane.")
+    spacing = np.diag(affine)[:3]
+    if (spacing <= 0).any() or np.abs(matrix - np.diag(spacing)).max() > 1e-6 * spacing.max():
+        raise ValueError(
+            f"affine_lps_mm is {affine.tolist()}, flipped, turned or sheared; expected positive spacings on the "
+            "diagonal and nothing beside them: resample the volume to the LPS axes first."
+        )

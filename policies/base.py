@@ -10,7 +10,17 @@ from typing import Any, ClassVar
 from carm_env.actions import Move
 
 PUBLIC_INFO = frozenset(
-    {"target_landmark", "exposures", "dose_mgy", "action_mask", "move_effective", "move_clipped", "moved_mm"}
+    {
+        "target_landmark",
+        "exposures",
+        "dose_mgy",
+        "dap_mgy_cm2",
+        "view_quality",
+        "action_mask",
+        "move_effective",
+        "move_clipped",
+        "moved_mm",
+    }
 )
 """What every policy may know beside the image: what the C-arm itself reports, and its task."""
 

@@ -2,73 +2,40 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
-from numbers import Real
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.geometry import CArmGeometry, CArmPlace, ProjectionGeometry
 from carm_env.volume import Volume
-from carm_env.xray.detector import add_quantum_noise
+from carm_env.xray.backends import LogRenderer, make_backend
+from carm_env.xray.detector import Detector
+from carm_env.xray.exposure import Exposure, Technique
 from carm_env.xray.polychromatic import AttenuationTable
 from carm_env.xray.projector import Projector
-from carm_env.xray.separable import SeparableProjector
-from carm_env.xray.spectrum import MATERIALS, check_beam, load_beam
-from carm_env.xray.window import Window
+from carm_env.xray.quality import ViewQuality, view_quality
+from carm_env.xray.settings import DEFAULT_SETTINGS, XRaySettings
+from carm_env.xray.spectrum import MATERIALS, load_beam
 
 DEFAULT_GEOMETRY = CArmGeometry()
+SOURCE_MAX_HU = -400
+"""HU above which the source would stand in matter."""
 
 
-@dataclass(frozen=True)
-class XRaySettings:
-    """How a picture is taken and shown.
+@dataclass(frozen=True, eq=False)
+class XRay:
+    """One exposure.
 
     Attributes:
-        kvp: tube voltage, kV.
-        aluminium_mm: filtration of the beam, mm of aluminium.
-        photons: photons that a pixel meets in the open field; fewer make more noise, 0 none.
-        mas: tube current times time of one exposure, mAs: the nominal technique that `XRayCamera.dose_mgy` counts.
-        dark_percent: percentile of the image that becomes black; this and the next three are
-            explained in `carm_env.xray.window.Window`.
-        bright_percent: percentile that becomes white.
-        gamma: exponent of the grey curve.
-        min_range: least difference of -ln I between black and white.
-
-    Raises:
-        ValueError: a value is out of range.
+        image: ``(H, W)`` uint8, a fresh array.
+        exposure: technique and dose.
+        quality: whether the view shows the patient; the picture is valid whatever it says.
     """
 
-    kvp: float = 90.0
-    aluminium_mm: float = 4.0
-    photons: float = 1e6
-    mas: float = 0.5
-    dark_percent: float = Window.dark_percent
-    bright_percent: float = Window.bright_percent
-    gamma: float = Window.gamma
-    min_range: float = Window.min_range
-
-    def __post_init__(self) -> None:
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
-                raise ValueError(f"{item.name} is {value!r}, expected a finite number.")
-        check_beam(self.kvp, self.aluminium_mm)
-        if self.photons < 0:
-            raise ValueError(f"photons is {self.photons!r}, expected a positive number, or 0 for no noise.")
-        if self.mas <= 0:
-            raise ValueError(f"mas is {self.mas!r}, expected a positive number of mAs.")
-        # The window refuses what is out of its range.
-        _ = self.window
-
-    @property
-    def window(self) -> Window:
-        """From the logarithmic image to grey."""
-        return Window(self.dark_percent, self.bright_percent, self.gamma, self.min_range)
-
-
-DEFAULT_SETTINGS = XRaySettings()
+    image: NDArray[np.uint8]
+    exposure: Exposure
+    quality: ViewQuality
 
 
 class XRayCamera:
@@ -80,11 +47,13 @@ class XRayCamera:
     Args:
         volume: the CT.
         geometry: the C-arm.
-        settings: beam, noise and window.
-        projector: another backend for the same volume; its materials must be soft tissue and bone.
+        settings: beam, noise, window and backend.
+        projector: instead of the backend that the settings name: a `Projector` of the same volume whose
+            materials are soft tissue and bone, or a `LogRenderer`.
 
     Raises:
         ValueError: a projector with other materials.
+        MissingExtraError: the backend needs a package that is not installed.
     """
 
     def __init__(
@@ -92,48 +61,94 @@ class XRayCamera:
         volume: Volume,
         geometry: CArmGeometry = DEFAULT_GEOMETRY,
         settings: XRaySettings = DEFAULT_SETTINGS,
-        projector: Projector | None = None,
+        projector: Projector | LogRenderer | None = None,
     ) -> None:
         self.volume = volume
         self.geometry = geometry
         self.settings = settings
-        self.projector: Projector = SeparableProjector(volume) if projector is None else projector
-        if self.projector.materials != MATERIALS:
+        self.projector: Projector | LogRenderer = make_backend(volume, settings) if projector is None else projector
+        if not isinstance(self.projector, LogRenderer) and self.projector.materials != MATERIALS:
             raise ValueError(f"the projector's materials are {self.projector.materials}, expected {MATERIALS}.")
-        beam = load_beam(settings.kvp, settings.aluminium_mm)
-        self._noise_factor = beam.noise_factor
-        self._exposure_mgy = beam.air_kerma_mgy(settings.mas, geometry.source_isocenter_mm)
+        beam = load_beam(settings.kvp, settings.aluminium_mm, settings.copper_mm)
+        self.technique = Technique(beam, geometry, settings.collimation)
+        self.detector = Detector(
+            beam.noise_factor,
+            settings.scatter,
+            settings.scatter_mm,
+            settings.scintillator_mm,
+            settings.electronic_noise,
+        )
+        self.table = AttenuationTable.of_beam(beam)
         self._window = settings.window
-        self._table = AttenuationTable.of_beam(beam)
 
     def path_masses(self, place: CArmPlace, size: int = 256) -> NDArray[np.float32]:
-        """Areal densities ``(2, size, size)`` of soft tissue and bone along each ray, g/cm^2."""
+        """Areal densities ``(2, size, size)`` of soft tissue and bone along each ray, g/cm^2.
+
+        Raises:
+            TypeError: the backend does the physics itself and knows no path masses.
+        """
+        if isinstance(self.projector, LogRenderer):
+            raise TypeError(f"{type(self.projector).__name__} gives no path masses, only log_image().")
         return self.projector.path_masses(ProjectionGeometry.from_place(place, self.geometry, size))
 
     def log_image(self, place: CArmPlace, size: int = 256) -> NDArray[np.float32]:
-        """``-ln I``, ``(size, size)`` float32, without noise or window; 0 is the open field."""
-        return self._table.log_image(self.path_masses(place, size))
+        """``-ln I``, ``(size, size)`` float32, of the primary alone, as it meets the detector; 0 is the open field."""
+        return self.log_image_of(ProjectionGeometry.from_place(place, self.geometry, size))
+
+    def log_image_of(self, geometry: ProjectionGeometry) -> NDArray[np.float32]:
+        """The same for any projection, also one that this C-arm could not take.
+
+        Raises:
+            ValueError: the source stands in the patient.
+        """
+        if self.volume.hu_at(geometry.source_lps_mm) > SOURCE_MAX_HU:
+            raise ValueError(
+                f"the X-ray source at {np.round(geometry.source_lps_mm, 1).tolist()} (LPS, mm) stands in the patient. "
+                "Move the isocentre, or use a C-arm with a longer source_isocenter_mm."
+            )
+        if isinstance(self.projector, LogRenderer):
+            return self.projector.log_image(geometry)
+        return self.table.log_image(self.projector.path_masses(geometry))
 
     def image(self, place: CArmPlace, size: int = 256, noise_seed: int | None = None) -> NDArray[np.uint8]:
-        """The picture, ``(size, size)`` uint8, a fresh array: air black, bone white.
+        """The picture, ``(size, size)`` uint8, a fresh array: air black, bone white; see `expose`."""
+        return self.expose(place, size, noise_seed).image
+
+    def expose(self, place: CArmPlace, size: int = 256, noise_seed: int | None = None) -> XRay:
+        """Take a picture.
 
         Args:
             place: where the C-arm stands.
             size: pixels along each side, 16 to 2048.
-            noise_seed: seed of the quantum noise; None for a picture without noise.
+            noise_seed: seed of the noise; None for a picture without noise.
 
         Raises:
-            ValueError: `size` is out of range.
+            ValueError: `size` is out of range, or the source stands in the patient.
         """
-        return self.image_of(ProjectionGeometry.from_place(place, self.geometry, size), noise_seed)
+        settings = self.settings
+        log_image = self.log_image(place, size)
+        pixel_mm = self.geometry.detector_mm / size
+        exposure = self._exposure(log_image, pixel_mm)
+        photons = 0.0 if settings.photons == 0 else exposure.photons
+        margin = round((1 - settings.collimation) / 2 * size)
+        inside = (slice(margin, size - margin),) * 2
+        read = self.detector.read(log_image, pixel_mm, photons, noise_seed, margin)[inside]
+        black, white = self._window.limits(read)
+        seen = log_image[inside]
+        quality = view_quality(seen, white - black, settings.min_range, photons if noise_seed is not None else 0.0)
+        picture = self._window.apply(read, (black, white))
+        if margin:
+            image = np.zeros((size, size), np.uint8)
+            image[inside] = picture
+            picture = image
+        return XRay(picture, exposure, quality)
 
-    def image_of(self, geometry: ProjectionGeometry, noise_seed: int | None = None) -> NDArray[np.uint8]:
-        """The picture of any projection, also one that this C-arm could not take; see `image`."""
-        log_image = self._table.log_image(self.projector.path_masses(geometry))
-        if noise_seed is not None and self.settings.photons > 0:
-            log_image = add_quantum_noise(log_image, self.settings.photons, noise_seed, self._noise_factor)
-        return self._window.apply(log_image)
-
-    def dose_mgy(self, exposures: int) -> float:
-        """Air kerma of `exposures` exposures of nominal technique: at the isocentre, without patient or backscatter."""
-        return exposures * self._exposure_mgy
+    def _exposure(self, log_image: NDArray[np.float32], pixel_mm: float) -> Exposure:
+        settings = self.settings
+        if settings.exposure_control:
+            mas = self.technique.automatic_mas(log_image, settings.detector_photons_mm2)
+        elif settings.photons:
+            mas = self.technique.mas_for(settings.photons, pixel_mm)
+        else:
+            mas = settings.mas
+        return self.technique.exposure(mas, pixel_mm)

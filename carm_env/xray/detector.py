@@ -1,87 +1,202 @@
-"""An energy-integrating detector's quantum noise.
+"""An energy-integrating flat-panel detector: from the logarithmic image to the one that is read out.
 
-Behind attenuation N = -ln I a pixel that meets n photons in the open field meets about ``n exp(-N)``
-of them, so the logarithm of its signal scatters with variance ``f exp(N) / n``, where f >= 1 tells
-how unlike the photons' energies are (`carm_env.xray.spectrum.Beam.noise_factor`).
+The model, in the order of the light's way; every signal is a share of the open field's:
 
-The noise of a pixel is a function of the seed and the pixel's number (a counter-based hash), so it
-needs no state, does not depend on threads and repeats on every machine.
+1. *Primary*: ``T = exp(-N)``, N the polyenergetic ``-ln I`` of `carm_env.xray.polychromatic`.
+2. *Collimation*: nothing arrives outside the field.
+3. *Scatter*, optional: ``T + s G * (T N)``, G a wide Gaussian. Forward scatter is as strong as the
+   absorption that makes it, ``-I ln I`` (Ohnesorge, Flohr and Klingenbeck-Regn, European Radiology 9,
+   1999), so the ratio of scatter to primary is about s N behind a uniform patient: it grows in
+   proportion to the thickness, as measured by Boone and Seibert (Medical Physics 15, 1988).
+4. *Quanta*: n photons meet a pixel in the open field. Their energies differ, so the variance of the
+   integrated signal is that of ``n / f`` equal quanta, ``f = <E^2> / <E>^2 >= 1`` (Swank). Counts follow
+   Poisson's law.
+5. *Scintillator*: a quantum's light spreads as a Gaussian and is summed by the pixels; neighbouring
+   pixels share quanta, which correlates their noise.
+6. *Electronics*: normal noise, the same in every pixel.
+7. *Logarithm*, of at least half a photon.
 """
 
 from __future__ import annotations
 
+import functools
+import math
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, zoom
 
 from carm_env.xray.compiled import compiled_fast
+from carm_env.xray.noise import add_electronic_noise, add_quantum_noise
 
-MAX_LOG_NOISE = 0.5
-"""Largest standard deviation of the logarithm: beyond, a pixel has met hardly a photon."""
+ELEMENT_MM = 0.194
+"""Side of a detector element, as DeepDRR's ``MobileCArm`` has it; a pixel of the picture bins several."""
 
-_F, _U = np.float32, np.uint32
-_SUM_MEAN = 131070  # of four numbers from 0 to 65535
-_SUM_TO_UNIT = 1 / np.sqrt(4 * (2.0**32 - 1) / 12)
-_TWO_LN_2 = 1.3862943611198906
+MAX_LOG = 80.0
+"""Largest -ln I that is told apart from no signal at all."""
+
+_F = np.float32
+_MIN_LEAK = 1e-4
+_MIN_SPREAD = 1e-3
+_MAX_TAPS = 64
+_SCATTER_CELLS = 8
+_LOG2_E = 1 / math.log(2)
 
 
-def add_quantum_noise(
-    log_image: NDArray[np.float32], photons: float, seed: int, noise_factor: float = 1.0
-) -> NDArray[np.float32]:
-    """`log_image` with quantum noise, a new array.
+@dataclass(frozen=True)
+class Detector:
+    """What happens behind the patient; the model is in the module's text.
+
+    Attributes:
+        noise_factor: f, at least 1.
+        scatter: s, the ratio of scatter to primary for each unit of -ln I; 0 for none.
+        scatter_mm: standard deviation of G on the detector, mm.
+        scintillator_mm: standard deviation of the light's spread, mm; 0 for none.
+        electronic_noise: standard deviation of a detector element's read-out, in photons.
+    """
+
+    noise_factor: float = 1.0
+    scatter: float = 0.0
+    scatter_mm: float = 40.0
+    scintillator_mm: float = 0.0
+    electronic_noise: float = 0.0
+
+    def read(
+        self,
+        log_image: NDArray[np.float32],
+        pixel_mm: float,
+        photons: float = 0.0,
+        seed: int | None = None,
+        margin: int = 0,
+    ) -> NDArray[np.float32]:
+        """The logarithmic image as read out, a new ``(H, W)`` float32 array.
+
+        Args:
+            log_image: ``(H, W)`` float32, -ln of the primary's share.
+            pixel_mm: side of a pixel, mm.
+            photons: photons a pixel meets in the open field; 0 for no noise at all.
+            seed: of the noise; None for a picture without noise.
+            margin: rows and columns that the collimator covers on every side.
+        """
+        signal = np.empty(log_image.shape, np.float32)
+        _transmit(np.ascontiguousarray(log_image, dtype=np.float32), signal)
+        if margin:
+            _cover(signal, margin)
+        if self.scatter > 0:
+            signal += self.scatter * _scattered(signal, log_image, self.scatter_mm / pixel_mm)
+        noisy = seed is not None and photons > 0
+        if noisy:
+            add_quantum_noise(signal, photons / self.noise_factor, seed)  # type: ignore[arg-type]
+        taps = light_spread(self.scintillator_mm / pixel_mm)
+        if len(taps) > 1:
+            signal = _spread(signal, taps)
+        if noisy and self.electronic_noise > 0:
+            # The read-out noises of the elements that a pixel bins add up in quadrature.
+            deviation = self.electronic_noise * max(pixel_mm / ELEMENT_MM, 1.0) / photons
+            add_electronic_noise(signal, deviation, seed)  # type: ignore[arg-type]
+        _logarithm(signal, _F(max(0.5 / photons if noisy else 0.0, math.exp(-MAX_LOG))))
+        return signal
+
+
+@functools.lru_cache(maxsize=32)
+def light_spread(sigma: float) -> NDArray[np.float32]:
+    """Shares of a pixel's light that the pixels around it read, ``(2 m + 1,)`` float32, the middle one its own.
+
+    Quanta arrive evenly over the pixel, and each one's light spreads as a Gaussian: the shares are the
+    second differences of the Gaussian's second integral.
 
     Args:
-        log_image: ``(H, W)`` float32, -ln of the transmitted share.
-        photons: photons a pixel meets in the open field; 0 for no noise.
-        seed: any integer; the same seed gives the same noise.
-        noise_factor: f in the module's text, at least 1.
+        sigma: standard deviation of the spread, in pixels.
 
-    Raises:
-        ValueError: `photons` is negative or not finite.
+    Returns:
+        An array that all callers share.
+
+    >>> [round(float(share), 3) for share in light_spread(0.13)]
+    [0.052, 0.896, 0.052]
+    >>> light_spread(0.0).tolist()
+    [1.0]
     """
-    if not np.isfinite(photons) or photons < 0:
-        raise ValueError(f"photons is {photons!r}, expected a finite number, 0 for no noise.")
-    noisy = np.array(log_image, dtype=np.float32, order="C")
-    if photons > 0:
-        _add_noise(noisy, _F(np.sqrt(noise_factor / photons)), _U(_mix_seed(seed)))
-    return noisy
+    if sigma < _MIN_SPREAD:
+        return np.ones(1, np.float32)
+    reach = min(math.ceil(4 * sigma) + 1, _MAX_TAPS)
+    at = np.arange(-reach - 1, reach + 2)
+    normal = np.exp(-((at / sigma) ** 2) / 2) / math.sqrt(2 * math.pi)
+    cumulative = np.array([0.5 * math.erfc(-x / sigma / math.sqrt(2)) for x in at])
+    taps = np.diff(at * cumulative + sigma * normal, 2)
+    while len(taps) > 1 and taps[0] < _MIN_LEAK:
+        taps = taps[1:-1]
+    return (taps / taps.sum()).astype(np.float32)
 
 
-def _mix_seed(seed: int) -> int:
-    """32 bits in which neighbouring seeds have nothing in common (the finaliser of SplitMix64)."""
-    mask = (1 << 64) - 1
-    value = (int(seed) + 0x9E3779B97F4A7C15) & mask
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & mask
-    return (value ^ (value >> 31)) >> 32
+def _scattered(primary: NDArray[np.float32], log_image: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    """``G * (T N)`` on a coarse grid, ``(H, W)``; beyond the picture the patient goes on as its mirror image."""
+    shape = primary.shape
+    counts = [max(1, round(side * _SCATTER_CELLS / max(sigma, _SCATTER_CELLS))) for side in shape]
+    edges = [np.rint(np.arange(n) * (side / n)).astype(int) for n, side in zip(counts, shape, strict=True)]
+    areas = np.outer(*(np.diff(np.append(start, side)) for start, side in zip(edges, shape, strict=True)))
+    coarse = np.add.reduceat(np.add.reduceat(primary * log_image, edges[0], axis=0), edges[1], axis=1) / areas
+    cells = [side / n for side, n in zip(shape, counts, strict=True)]
+    smooth = gaussian_filter(coarse, [sigma / cell for cell in cells], mode="reflect")
+    return zoom(smooth, cells, order=1, mode="nearest", grid_mode=True)
+
+
+def _cover(signal: NDArray[np.float32], margin: int) -> None:
+    signal[:margin] = signal[-margin:] = 0
+    signal[:, :margin] = signal[:, -margin:] = 0
 
 
 @compiled_fast
-def _add_noise(image: NDArray[np.float32], amplitude: np.float32, seed: np.uint32) -> None:
-    height, width = image.shape
-    normal = np.empty(width, np.float32)
+def _transmit(log_image: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    """``out = exp(-log_image)``, to 2e-7."""
+    flat, target = log_image.ravel(), out.ravel()
+    for i in range(len(flat)):
+        # 2**(whole + part): the whole goes into the exponent bits, the part into a polynomial, so that
+        # the loop vectorises (there is no vector libm here).
+        power = min(max(flat[i], _F(0)), _F(MAX_LOG)) * _F(-_LOG2_E)
+        whole = np.int32(power) - np.int32(1)
+        x = power - _F(whole)
+        growth = _F(0.05565866) + x * (_F(0.0091968) + x * _F(0.00178967))
+        growth = _F(1) + x * (_F(0.69314758) + x * (_F(0.24020687) + x * growth))
+        target[i] = growth * np.int32((whole + np.int32(127)) << np.int32(23)).view(np.float32)
+
+
+@compiled_fast
+def _logarithm(signal: NDArray[np.float32], lowest: np.float32) -> None:
+    """``signal = -ln(max(signal, lowest))`` in place, to 2e-7; `lowest` is positive."""
+    flat = signal.ravel()
+    for i in range(len(flat)):
+        bits = np.float32(max(flat[i], lowest)).view(np.int32)
+        exponent = (bits >> np.int32(23)) - np.int32(127)
+        x = np.int32((bits & np.int32(0x7FFFFF)) | np.int32(0x3F800000)).view(np.float32) - _F(1)
+        tail = _F(0.17757024) + x * (_F(-0.10785368) + x * (_F(0.04421419) + x * _F(-0.00857468)))
+        tail = _F(-0.49997449) + x * (_F(0.33276177) + x * (_F(-0.24499612) + x * tail))
+        flat[i] = -(_F(exponent) * _F(0.69314718) + x * (_F(0.99999981) + x * tail))
+
+
+@compiled_fast
+def _spread(signal: NDArray[np.float32], taps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Convolve rows and columns with `taps`; beyond the edge the picture goes on as at its edge."""
+    height, width = signal.shape
+    reach = len(taps) // 2
+    along = np.empty((height, width), np.float32)
+    padded = np.empty(width + 2 * reach, np.float32)
     for j in range(height):
-        row = image[j]
-        for i in range(width):
-            # Two rounds of a 32-bit mixer (Wellons' lowbias32) give four 16-bit uniforms; their
-            # sum is normal enough for noise (kurtosis 2.7) and never an outlier.
-            x = _U(_U(_U(i + j * width) * _U(2654435761)) ^ seed)
-            x = _U(_U(x ^ (x >> _U(16))) * _U(0x7FEB352D))
-            x = _U(_U(x ^ (x >> _U(15))) * _U(0x846CA68B))
-            x = _U(x ^ (x >> _U(16)))
-            y = _U(_U(x * _U(0x9E3779B1)) + _U(0x85EBCA6B))
-            y = _U(_U(y ^ (y >> _U(15))) * _U(0x2C1B3C6D))
-            y = _U(y ^ (y >> _U(13)))
-            total = np.int32((x & _U(0xFFFF)) + (x >> _U(16)) + (y & _U(0xFFFF)) + (y >> _U(16)))
-            normal[i] = _F(total - np.int32(_SUM_MEAN)) * _F(_SUM_TO_UNIT)
-        for i in range(width):
-            # 2**(whole + part) = exp(row / 2): the whole goes into the exponent bits, the part into a
-            # polynomial, so that the loop vectorises (there is no vector libm here).
-            power = min(max(row[i], _F(0)), _F(80)) * _F(1 / _TWO_LN_2)
-            whole = np.int32(power)
-            part = power - _F(whole)
-            growth = _F(1) + part * (
-                _F(0.69314718) + part * (_F(0.2402265) + part * (_F(0.0555041) + part * _F(0.0096181)))
-            )
-            scale = np.int32((whole + np.int32(127)) << np.int32(23)).view(np.float32)
-            deviation = min(amplitude * growth * scale, _F(MAX_LOG_NOISE))
-            row[i] += deviation * normal[i]
+        padded[:reach] = signal[j, 0]
+        padded[reach : reach + width] = signal[j]
+        padded[reach + width :] = signal[j, width - 1]
+        row = along[j]
+        row[:] = 0
+        for t in range(len(taps)):
+            weight = taps[t]
+            for i in range(width):
+                row[i] += weight * padded[i + t]
+    out = np.zeros((height, width), np.float32)
+    for j in range(height):
+        row = out[j]
+        for t in range(len(taps)):
+            source = along[min(max(j + t - reach, 0), height - 1)]
+            weight = taps[t]
+            for i in range(width):
+                row[i] += weight * source[i]
+    return out

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from carm_env import cli
 from carm_env.cli import main
+from carm_env.xray.settings import XRaySettings
 
 
 def test_doctor_says_what_works(capsys):
@@ -80,9 +82,39 @@ def test_render_takes_millimetres_and_angles(tmp_path):
         assert np.abs(pictures[0] - other).mean() > 2
 
 
+def test_the_exposure_options_have_the_settings_defaults():
+    options = cli._parser().parse_args(["render", "--out", "x.png"])
+    assert XRaySettings(**{name: getattr(options, name) for name in cli._XRAY_OPTIONS}) == XRaySettings()
+
+
+def test_render_takes_the_exposure(tmp_path, capsys):
+    def render(*arguments):
+        out = tmp_path / "x.png"
+        assert main(["render", "--landmark", "carina", "--size", "128", "--out", str(out), *arguments]) == 0
+        return np.asarray(Image.open(out)).astype(int), capsys.readouterr().out
+
+    plain, report = render()
+    assert "90 kV, 0.5 mAs" in report and "view: ok" in report
+    faint, report = render("--kvp", "80", "--photons", "2000", "--alpha", "30", "--beta", "15")
+    assert "80 kV" in report and "2e+03 photons" in report
+    assert np.abs(np.diff(faint, axis=1)).mean() > 3 * np.abs(np.diff(plain, axis=1)).mean()
+    dark, _ = render("--polarity", "bone_dark")
+    np.testing.assert_array_equal(dark, 255 - plain)
+    narrow, _ = render("--collimation", "0.5")
+    assert not narrow[:32].any() and narrow[64, 64] > 0
+    _, report = render("--exposure-control", "--copper-mm", "0.2", "--scatter", "0.2", "--display", "neglog")
+    assert "0.5 mAs" not in report
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--kvp", "500"], "kvp is 500"),
+        (["--photons", "-3"], "photons"),
+        (["--photons", "100", "--exposure-control"], "leave photons None"),
+        (["--display", "neg"], "Did you mean 'neglog'"),
+        (["--backend", "gpu"], "unknown backend"),
+        (["--alpha", "200"], "beyond the C-arm's range"),
         (["--landmark", "karina"], "Did you mean 'Carina'"),
         (["--patient", "virtual"], "expected a whole number"),
         (["--patient", "none.nii.gz"], "no such file"),

@@ -199,9 +199,32 @@ def test_info_tells_the_truth(env):
     offset = patient.landmarks_lps_mm[1] - info["isocenter_lps_mm"]
     np.testing.assert_allclose(info["displacement_mm"], offset[[0, 2]])
     assert info["isocenter_lps_mm"][1] == pytest.approx(patient.mid_depth_mm)
-    dose = info["dose_mgy"]
+    assert info["view_quality"] == "ok"
+    dose, product = info["dose_mgy"], info["dap_mgy_cm2"]
     _, _, _, _, info = env.step(0)
     assert info["exposures"] == 2 and info["dose_mgy"] == pytest.approx(2 * dose) and dose > 0
+    assert info["dap_mgy_cm2"] == pytest.approx(2 * product) and product > 0
+    # Half a mAs at 90 kV and 4 mm Al, 38 cm from the focus; the field there is 11.1 cm wide.
+    assert dose == pytest.approx(0.0684 * 0.5 / 0.38**2, rel=0.01)
+    assert product == pytest.approx(dose * 11.1**2, rel=0.01)
+
+
+def test_a_view_beside_the_patient_says_so(env):
+    patient = env.reset(seed=0)[0] is not None and env.unwrapped.scene.patient
+    low, high = patient.workspace_mm
+    _, info = env.reset(seed=0, options={**ROUTE, "start": (float(low[0]), float(high[1]))})
+    assert info["view_quality"] == "misses_patient"
+
+
+def test_under_exposure_control_thick_views_cost_more_dose():
+    env = gym.make("CArmNav-v0", image_size=SIZE, xray={"exposure_control": True})
+    doses = {
+        start: env.reset(seed=0, options={**ROUTE, "start": start})[1]["dose_mgy"] for start in ("left wrist", "T12")
+    }
+    assert doses["T12"] != pytest.approx(doses["left wrist"], rel=0.05)
+    env.reset(seed=0, options={**ROUTE, "start": "T12"})
+    _, _, _, _, info = env.step(Move(0, 3).index)
+    assert info["dose_mgy"] > doses["T12"]
 
 
 def test_the_workspace_stops_the_c_arm_and_the_mask_knows(env):
@@ -230,7 +253,7 @@ def test_observations_are_fresh_arrays(env):
 
 
 def test_a_second_exposure_at_one_place_has_other_noise():
-    env = gym.make("CArmNav-v0", image_size=SIZE, xray={"photons": 1e4})
+    env = gym.make("CArmNav-v0", image_size=SIZE, xray={"photons": 3e5})
     env.reset(seed=0, options={**ROUTE, "start": "T12"})
     first = env.step(Move(0, 1).index)[0]["image"].astype(int)
     env.step(Move(0, -1).index)

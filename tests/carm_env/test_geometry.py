@@ -111,3 +111,10 @@ def test_bad_values_are_named():
 def test_image_sizes_out_of_range_are_refused(size):
     with pytest.raises(ValueError, match="from 16 to 2048"):
         check_image_size(size)
+
+
+@pytest.mark.parametrize(("angles", "message"), [({"alpha_deg": 181}, "alpha_deg is 181"), ({"beta_deg": -91}, "-90")])
+def test_angles_beyond_the_arm_are_errors(angles, message):
+    with pytest.raises(ValueError, match=message):
+        CArmPlace((0, 0, 0), **angles)
+    CArmPlace((0, 0, 0), alpha_deg=-180, beta_deg=90)

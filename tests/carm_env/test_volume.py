@@ -31,17 +31,43 @@ def test_a_volume_cannot_be_changed():
         volume.affine_lps_mm[0, 0] = 1
 
 
-def test_bad_volumes_are_refused():
-    with pytest.raises(ValueError, match="int16"):
-        Volume(np.zeros((3, 3, 3)), np.eye(4))
-    with pytest.raises(ValueError, match="two voxels or more"):
-        Volume(np.zeros((3, 1, 3), np.int16), np.eye(4))
-    with pytest.raises(ValueError, match="finite"):
-        Volume(np.zeros((3, 3, 3), np.int16), np.full((4, 4), np.nan))
-    flipped = np.diag([-1.0, 1, 1, 1])
-    with pytest.raises(ValueError, match="positive spacings"):
-        Volume(np.zeros((3, 3, 3), np.int16), flipped)
-    sheared = np.eye(4)
-    sheared[0, 1] = 0.2
-    with pytest.raises(ValueError, match="resample"):
-        Volume(np.zeros((3, 3, 3), np.int16), sheared)
+AIR = np.zeros((3, 3, 3), np.int16)
+
+
+def affine(**entries):
+    matrix = np.eye(4)
+    for place, value in entries.items():
+        matrix[int(place[1]), int(place[2])] = value
+    return matrix
+
+
+@pytest.mark.parametrize(
+    ("hu", "message"),
+    [
+        (np.zeros((3, 3)), r"shape \(3, 3\)"),
+        (np.zeros((3, 1, 3), np.int16), "two voxels or more"),
+        (np.zeros((3, 3, 3), np.float32), "dtype float32 but int16"),
+        (np.full((3, 3, 3), np.nan), "27 of its values NaN or infinite"),
+        (np.zeros((3, 3, 3), np.uint16), "dtype uint16 but int16"),
+    ],
+)
+def test_arrays_that_are_no_ct_are_refused(hu, message):
+    with pytest.raises(ValueError, match=message):
+        Volume(hu, np.eye(4))
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        (np.full((4, 4), np.nan), "finite"),
+        (np.eye(3), "finite"),
+        (affine(a30=1.0), "last row"),
+        (affine(a11=0.0), r"spacing \[1.0, 0.0, 1.0\] mm"),
+        (affine(a01=1.0, a11=1e-9), "singular"),
+        (affine(a00=-1.0), "flipped"),
+        (affine(a01=0.2), "resample"),
+    ],
+)
+def test_affines_that_are_no_grid_are_refused(matrix, message):
+    with pytest.raises(ValueError, match=message):
+        Volume(AIR, matrix)

@@ -99,6 +99,21 @@ def test_the_picture_is_larger_when_the_detector_is_farther(phantom, place):
     "values",
     [
         {"kvp": 5},
+        {"copper_mm": -1},
+        {"mas": 0},
+        {"photons": "many"},
+        {"exposure_control": 1},
+        {"exposure_control": True, "photons": 1e5},
+        {"detector_photons_mm2": 0},
+        {"collimation": 0.05},
+        {"collimation": 1.5},
+        {"scatter": -0.1},
+        {"scatter": 7},
+        {"scatter_mm": 0},
+        {"scintillator_mm": -1},
+        {"electronic_noise": -1},
+        {"display": "log"},
+        {"polarity": None},
         {"kvp": "90"},
         {"photons": -1},
         {"photons": float("inf")},
@@ -143,3 +158,90 @@ def test_threads_share_a_camera(phantom, camera, centre):
 def test_a_volume_of_air_gives_a_black_picture(place):
     volume = Volume.from_origin(np.full((4, 4, 4), -1000, np.int16), 2.0, place.isocenter_lps_mm)
     assert not XRayCamera(volume).image(place, 32).any()
+
+
+def test_a_view_that_misses_the_patient_says_so_and_is_valid(camera, place, centre):
+    assert camera.expose(place, 64).quality == "ok"
+    miss = camera.expose(CArmPlace(tuple(centre + [2000, 0, 0])), 64, noise_seed=1)
+    assert miss.quality == "misses_patient"
+    assert miss.image.shape == (64, 64) and miss.image.dtype == np.uint8
+
+
+def test_an_exposure_too_faint_is_saturated_and_valid(phantom, place):
+    faint = XRayCamera(phantom, settings=XRaySettings(photons=20)).expose(place, 64, noise_seed=1)
+    assert faint.quality == "saturated"
+    assert faint.image.dtype == np.uint8
+
+
+def test_a_block_of_tissue_that_fills_the_view_is_empty(place):
+    hu = np.full((40, 10, 40), 40, np.int16)
+    first = np.array(place.isocenter_lps_mm) - [390, 90, 390]
+    view = XRayCamera(Volume.from_origin(hu, 20.0, first)).expose(place, 64)
+    assert view.quality == "empty"
+
+
+def test_noise_and_dose_follow_the_technique(phantom, place):
+    faint, strong = (XRayCamera(phantom, settings=XRaySettings(mas=mas)) for mas in (0.02, 2.0))
+    quiet = XRayCamera(phantom).image(place, 64).astype(int)
+    noises = [np.abs(camera.image(place, 64, noise_seed=1) - quiet).mean() for camera in (faint, strong)]
+    assert noises[0] > 2 * noises[1]
+    low, high = (camera.expose(place, 64).exposure for camera in (faint, strong))
+    assert high.air_kerma_mgy == pytest.approx(100 * low.air_kerma_mgy)
+    assert high.photons == pytest.approx(100 * low.photons)
+
+
+def test_photons_that_are_stated_set_the_dose(phantom, place):
+    exposures = [
+        XRayCamera(phantom, settings=XRaySettings(photons=photons)).expose(place, 64).exposure for photons in (1e4, 1e6)
+    ]
+    assert [exposure.photons for exposure in exposures] == pytest.approx([1e4, 1e6])
+    assert exposures[1].air_kerma_mgy == pytest.approx(100 * exposures[0].air_kerma_mgy)
+
+
+def test_the_exposure_control_evens_out_what_arrives(phantom, centre):
+    camera = XRayCamera(phantom, settings=XRaySettings(exposure_control=True, detector_photons_mm2=1e5))
+    thick = camera.expose(CArmPlace(tuple(centre)), 64).exposure
+    air = camera.expose(CArmPlace(tuple(centre + [300, 0, 0])), 64).exposure
+    assert thick.mas > 5 * air.mas
+    assert thick.air_kerma_mgy > 5 * air.air_kerma_mgy
+
+
+def test_outside_the_collimated_field_the_picture_is_black(phantom, camera, place):
+    narrow = XRayCamera(phantom, settings=XRaySettings(collimation=0.5))
+    view = narrow.expose(place, 64, noise_seed=1)
+    inside = view.image[16:48, 16:48]
+    assert not view.image[:16].any() and not view.image[:, 48:].any()
+    assert inside.max() == 255 and inside.std() > 20
+    full = camera.expose(place, 64).exposure
+    assert view.exposure.dap_mgy_cm2 == pytest.approx(full.dap_mgy_cm2 / 4)
+
+
+def test_scatter_lowers_the_contrast_that_arrives(phantom, place):
+    def contrast(scatter):
+        camera = XRayCamera(phantom, settings=XRaySettings(scatter=scatter))
+        read = camera.detector.read(camera.log_image(place, 64), 298 / 64)
+        return float(np.percentile(read, 99) - np.percentile(read, 20))
+
+    assert contrast(0.3) < 0.8 * contrast(0.0)
+
+
+def test_dark_bone_is_an_option(phantom, camera, place):
+    dark = XRayCamera(phantom, settings=XRaySettings(polarity="bone_dark"))
+    np.testing.assert_array_equal(dark.image(place, 64), 255 - camera.image(place, 64))
+
+
+def test_a_source_in_the_patient_is_an_error(phantom, centre):
+    near = XRayCamera(phantom, CArmGeometry(source_isocenter_mm=20))
+    with pytest.raises(ValueError, match="stands in the patient"):
+        near.image(CArmPlace(tuple(centre)), 64)
+
+
+def test_an_outside_renderer_is_a_backend(phantom, camera, place):
+    class Outside:
+        def log_image(self, geometry):
+            return camera.log_image_of(geometry)
+
+    outside = XRayCamera(phantom, projector=Outside())
+    np.testing.assert_array_equal(outside.image(place, 64, noise_seed=2), camera.image(place, 64, noise_seed=2))
+    with pytest.raises(TypeError, match="no path masses"):
+        outside.path_masses(place)

@@ -31,12 +31,20 @@ def test_more_filtration_and_more_kilovolts_harden_the_beam(beam):
 
 
 @pytest.mark.parametrize(
-    ("kvp", "aluminium_mm", "message"),
-    [(10, 4, "kvp"), (500, 4, "kvp"), (float("nan"), 4, "kvp"), (90, -1, "aluminium_mm"), (90, 1e9, "aluminium_mm")],
+    ("beam", "message"),
+    [
+        ((10, 4), "kvp"),
+        ((500, 4), "kvp"),
+        ((float("nan"), 4), "kvp"),
+        ((90, -1), "aluminium_mm"),
+        ((90, 1e9), "aluminium_mm"),
+        ((90, 4, -0.1), "copper_mm"),
+        ((90, 4, 30), "copper_mm"),
+    ],
 )
-def test_an_impossible_beam_is_an_error(kvp, aluminium_mm, message):
+def test_an_impossible_beam_is_an_error(beam, message):
     with pytest.raises(ValueError, match=message):
-        load_beam(kvp, aluminium_mm)
+        load_beam(*beam)
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a zip file", None])
@@ -61,6 +69,31 @@ def test_a_cached_beam_needs_neither_spekpy_nor_xraydb(beam, monkeypatch):
     load_beam.cache_clear()
     monkeypatch.setattr(spectrum, "_compute", lambda *_: pytest.fail("the beam is in the cache"))
     np.testing.assert_array_equal(load_beam().energies_kev, beam.energies_kev)
+
+
+def test_copper_hardens_the_beam_as_its_attenuation_says(beam):
+    import xraydb
+
+    filtered = load_beam(90, 4, 0.3)
+    kept = np.exp(-0.03 * 8.96 * xraydb.mu_elam("Cu", filtered.energies_kev * 1000))
+    fluence = np.interp(filtered.energies_kev, beam.energies_kev, beam.fluence) * kept
+    np.testing.assert_allclose(filtered.fluence, fluence / fluence.sum(), atol=2e-4)
+    assert filtered.photons_per_mm2_mas / beam.photons_per_mm2_mas == pytest.approx(fluence.sum(), rel=0.01)
+    assert filtered.mean_energy_kev > beam.mean_energy_kev + 5
+
+
+def test_kerma_is_the_fluence_times_energy_and_absorption(beam):
+    import xraydb
+
+    # NIST mass energy-absorption coefficients of dry air, cm^2/g (Hubbell and Seltzer, NISTIR 5632, table 4);
+    # reading between so few of them costs a percent or two.
+    energies = [10, 15, 20, 30, 40, 50, 60, 80, 100]
+    absorption = [4.742, 1.334, 0.5389, 0.1537, 0.06833, 0.04098, 0.03041, 0.02407, 0.02325]
+    mu_en = np.exp(np.interp(np.log(beam.energies_kev), np.log(energies), np.log(absorption)))
+    kev_per_gram = 100 * beam.photons_per_mm2_mas * (beam.fluence * beam.energies_kev * mu_en).sum()
+    joule_per_kilogram = kev_per_gram * 1.602177e-16 * 1000
+    assert beam.air_kerma_mgy_per_mas == pytest.approx(1000 * joule_per_kilogram, rel=0.03)
+    assert xraydb.mu_elam("Al", 30000) == pytest.approx(1.128, rel=0.01)
 
 
 def test_without_a_cache_the_beam_is_computed(beam, monkeypatch, tmp_path):

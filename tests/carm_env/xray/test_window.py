@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from carm_env.xray.window import Window
+from carm_env.errors import UnknownNameError
+from carm_env.xray.window import NEGLOG_EPSILON, Window, neglog
 
 WINDOW = Window()
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -73,4 +74,39 @@ def test_any_memory_order_and_a_fresh_array():
 )
 def test_impossible_windows_are_errors(values):
     with pytest.raises(ValueError, match="expected"):
+        Window(**values)
+
+
+def test_dark_bone_is_the_negative_of_bright_bone():
+    image = np.random.default_rng(0).normal(3, 1, (60, 60)).astype(np.float32)
+    np.testing.assert_array_equal(Window(polarity="bone_dark").apply(image), 255 - WINDOW.apply(image))
+
+
+def test_neglog_is_deepdrrs_formula():
+    image = np.random.default_rng(0).uniform(0, 7, (50, 50)).astype(np.float32)
+    intensity = np.exp(-image.astype(float))
+    shown = -np.log(intensity + intensity.min() + NEGLOG_EPSILON)
+    shown = (shown - shown.min()) / (shown.max() - shown.min())
+    np.testing.assert_allclose(neglog(image), shown, atol=1e-6)
+    grey = Window(display="neglog").apply(image)
+    assert np.abs(grey - 255 * shown).max() < 0.6
+    assert grey.min() == 0 and grey.max() == 255
+
+
+@given(arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.floats(0, 80, width=32)))
+def test_neglog_never_fails_and_keeps_the_order(image):
+    grey = Window(display="neglog").apply(image)
+    assert (np.diff(grey.ravel()[np.argsort(image.ravel(), kind="stable")].astype(int)) >= 0).all()
+
+
+def test_limits_asked_before_give_the_same_picture():
+    image = np.random.default_rng(1).normal(3, 1, (60, 60)).astype(np.float32)
+    np.testing.assert_array_equal(WINDOW.apply(image, WINDOW.limits(image)), WINDOW.apply(image))
+
+
+@pytest.mark.parametrize(
+    ("values", "near"), [({"display": "neg"}, "neglog"), ({"polarity": "bone_black"}, "bone_dark")]
+)
+def test_unknown_displays_name_the_nearest(values, near):
+    with pytest.raises(UnknownNameError, match=near):
         Window(**values)

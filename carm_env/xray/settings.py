@@ -1,0 +1,120 @@
+"""How a picture is taken and shown: the settings of an X-ray camera."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from carm_env.errors import UnknownNameError, finite_number
+from carm_env.xray.fidelity import FIDELITIES, Fidelity
+from carm_env.xray.spectrum import check_beam
+from carm_env.xray.window import Display, Polarity, Window
+
+Backend = Literal["auto", "cpu", "torch", "deepdrr"]
+BACKENDS: tuple[Backend, ...] = ("auto", "cpu", "torch", "deepdrr")
+
+MIN_COLLIMATION = 0.1
+MAX_SCATTER = 1.0
+_NOT_NEGATIVE = ("scatter", "scintillator_mm", "electronic_noise")
+_POSITIVE = ("mas", "detector_photons_mm2", "scatter_mm")
+
+
+@dataclass(frozen=True)
+class XRaySettings:
+    """How a picture is taken and shown.
+
+    Attributes:
+        kvp: tube voltage, 40 to 150 kV.
+        aluminium_mm: filtration of the beam, mm of aluminium.
+        copper_mm: additional filtration, mm of copper.
+        mas: tube current times time of one exposure, mAs. It sets noise and dose.
+        photons: photons that a pixel of the picture meets in the open field; 0 for no noise. Where it is
+            given, `mas` follows from it. None: as many as `mas` gives, about 1e6 at 256 x 256 pixels.
+        exposure_control: choose `mas` for each exposure, so that `detector_photons_mm2` arrive in the
+            middle of the field (automatic exposure control). `photons` must then be None.
+        detector_photons_mm2: see `exposure_control`; photons a mm^2.
+        collimation: side of the square field as a share of the detector's, 0.1 to 1. Outside, the picture is black.
+        scatter: ratio of scatter to primary for each unit of -ln I, 0 to 1: about 0.3 for a chest without
+            a grid, 0.05 with one; 0 for none.
+        scatter_mm: how far scatter spreads: standard deviation on the detector, mm.
+        scintillator_mm: how far light spreads in the scintillator: standard deviation, mm; 0 for not at all.
+        electronic_noise: standard deviation of a 0.194 mm detector element's read-out, in photons.
+        dark_percent: percentile of the image that becomes black; this and the next five are explained in
+            `carm_env.xray.window.Window`.
+        bright_percent: percentile that becomes white.
+        gamma: exponent of the grey curve.
+        min_range: least difference of -ln I between black and white.
+        display: ``"robust"`` or ``"neglog"``.
+        polarity: ``"bone_bright"`` or ``"bone_dark"``.
+        backend: what traces the rays: ``"cpu"``; ``"torch"`` (`carm_env.xray.gpu`; on CUDA where there is
+            a device); ``"deepdrr"`` (`carm_env.xray.deepdrr`); ``"auto"``, torch where there is a CUDA
+            device, else the CPU.
+        fidelity: of the CPU backend, ``"fast"`` or ``"reference"`` (`carm_env.xray.fidelity`).
+
+    The models behind these are described in `carm_env.xray.spectrum`, `carm_env.xray.exposure` and
+    `carm_env.xray.detector`.
+
+    Raises:
+        ValueError: a value is out of range, or two contradict each other.
+    """
+
+    kvp: float = 90.0
+    aluminium_mm: float = 4.0
+    copper_mm: float = 0.0
+    mas: float = 0.5
+    photons: float | None = None
+    exposure_control: bool = False
+    detector_photons_mm2: float = 7500.0
+    collimation: float = 1.0
+    scatter: float = 0.0
+    scatter_mm: float = 40.0
+    scintillator_mm: float = 0.15
+    electronic_noise: float = 1.0
+    dark_percent: float = Window.dark_percent
+    bright_percent: float = Window.bright_percent
+    gamma: float = Window.gamma
+    min_range: float = Window.min_range
+    display: Display = Window.display
+    polarity: Polarity = Window.polarity
+    backend: Backend = "cpu"
+    fidelity: Fidelity = "fast"
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            if isinstance(item.default, float) or (item.name == "photons" and self.photons is not None):
+                object.__setattr__(self, item.name, finite_number(item.name, getattr(self, item.name)))
+        check_beam(self.kvp, self.aluminium_mm, self.copper_mm)
+        if not isinstance(self.exposure_control, bool):
+            raise ValueError(f"exposure_control is {self.exposure_control!r}, expected True or False.")
+        if self.photons is not None:
+            if self.photons < 0:
+                raise ValueError(f"photons is {self.photons!r}, expected a positive number, 0 for no noise, or None.")
+            if self.exposure_control:
+                raise ValueError(
+                    f"photons is {self.photons!r} and exposure_control is on, which chooses them: leave photons None, "
+                    "or set detector_photons_mm2."
+                )
+        for name in _NOT_NEGATIVE:
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected a positive number, or 0 for none.")
+        for name in _POSITIVE:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected a positive number.")
+        if not MIN_COLLIMATION <= self.collimation <= 1:
+            raise ValueError(f"collimation is {self.collimation!r}, expected {MIN_COLLIMATION} to 1.")
+        if self.backend not in BACKENDS:
+            raise UnknownNameError("backend", self.backend, BACKENDS)
+        if self.fidelity not in FIDELITIES:
+            raise UnknownNameError("fidelity", self.fidelity, FIDELITIES)
+        if self.scatter > MAX_SCATTER:
+            raise ValueError(f"scatter is {self.scatter!r}, expected 0 to {MAX_SCATTER:g}.")
+        # The window refuses what is out of its range.
+        _ = self.window
+
+    @property
+    def window(self) -> Window:
+        """From the logarithmic image to grey."""
+        return Window(self.dark_percent, self.bright_percent, self.gamma, self.min_range, self.display, self.polarity)
+
+
+DEFAULT_SETTINGS = XRaySettings()
