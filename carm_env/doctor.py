@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
+from typing import Literal
 
 import numpy as np
 
@@ -86,28 +87,40 @@ def _cache() -> Finding:
 
 
 def _cpu_backend() -> str:
-    from carm_env.geometry import CArmPlace
-    from carm_env.volume import Volume
-    from carm_env.xray.camera import XRayCamera
     from carm_env.xray.simd import MODE
 
-    # A cube of water, 10 cm wide, seen from the front: its middle must weigh 10 g/cm^2, its surroundings nothing.
-    hu = np.full((40, 40, 40), -1000, np.int16)
-    hu[10:30, 10:30, 10:30] = 0
-    camera = XRayCamera(Volume.from_origin(hu, 5.0, (-97.5, -97.5, -97.5)))
-    masses = camera.path_masses(CArmPlace((0.0, 0.0, 0.0)), 64).sum(axis=0)
-    if not (np.isclose(masses[32, 32], 10.3, rtol=0.02) and masses[32, 0] == 0):
-        raise RuntimeError(f"a 10 cm cube of water weighs {masses[32, 32]:.2f} g/cm^2, expected 10.3")
+    _weigh_water("cpu")
     return f"works (numba, SIMD mode {type(MODE).__name__})"
 
 
 def _torch_backend() -> str:
     if importlib.util.find_spec("torch") is None:
-        return "no: torch is not installed"
+        return "no: torch is not installed (extra 'gpu')"
+    from carm_env.xray.gpu import TorchProjector
+
+    _weigh_water("torch")
+    projector = TorchProjector()
+    if projector.device.type != "cuda":
+        return f"works on the CPU only, slowly ({projector.backend}): torch sees no CUDA device"
     import torch
 
-    cuda = f"CUDA device {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "no CUDA device"
-    return f"not in this version (torch {torch.__version__}, {cuda})"
+    return f"works ({projector.backend} on {torch.cuda.get_device_name()})"
+
+
+def _weigh_water(backend: Literal["cpu", "torch"]) -> None:
+    """Raise RuntimeError unless a cube of water, 10 cm wide and seen from the front, weighs 10 g/cm^2."""
+    from carm_env.geometry import CArmPlace
+    from carm_env.volume import Volume
+    from carm_env.xray.camera import XRayCamera
+    from carm_env.xray.settings import XRaySettings
+
+    hu = np.full((40, 40, 40), -1000, np.int16)
+    hu[10:30, 10:30, 10:30] = 0
+    volume = Volume.from_origin(hu, 5.0, (-97.5, -97.5, -97.5))
+    camera = XRayCamera(volume, settings=XRaySettings(backend=backend))
+    masses = camera.path_masses(CArmPlace((0.0, 0.0, 0.0)), 64).sum(axis=0)
+    if not (np.isclose(masses[32, 32], 10.3, rtol=0.02) and masses[32, 0] == 0):
+        raise RuntimeError(f"a 10 cm cube of water weighs {masses[32, 32]:.2f} g/cm^2, expected 10.3")
 
 
 def _deepdrr_backend() -> str:

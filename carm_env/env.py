@@ -219,7 +219,8 @@ class CArmNavEnv(gym.Env[Any, np.int64]):
         options = options or {}
         check_keys("reset option", options, RESET_OPTIONS)
         name = options.get("patient", self.patients[int(self.np_random.integers(len(self.patients)))])
-        check_patient_name(name)
+        if "patient" in options:
+            check_patient_name(name)
         scene = load_scene(name, self._geometry, self._xray)
         drawn_target = draw_target(scene.patient, self.np_random)
         target = landmark(options["target"]).id if "target" in options else drawn_target

@@ -11,6 +11,7 @@ both projections: an image is always shown as if one faced the patient.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -112,14 +113,23 @@ class CArmPlace:
 
     def axes_lps(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Unit vectors of the image's columns and rows and of the central ray, each ``(3,)``, LPS."""
-        alpha, beta = np.deg2rad(self.alpha_deg), np.deg2rad(self.beta_deg)
-        # The detector lies behind the patient in AP, so the same turn about the long axis
-        # carries it to the other side than in PA; likewise for the turn about the lateral axis.
-        sign = 1.0 if self.projection == "AP" else -1.0
-        turn_long = _rotation_z(sign * alpha)
-        turn_lateral = _rotation_x(-sign * beta)
-        rotation = turn_lateral @ turn_long
-        return rotation @ LEFT, rotation @ -CRANIAL, rotation @ (sign * POSTERIOR)
+        return _axes_lps(self.alpha_deg, self.beta_deg, self.projection)
+
+
+@lru_cache(maxsize=1024)
+def _axes_lps(alpha_deg: float, beta_deg: float, projection: Projection) -> tuple[FloatArray, FloatArray, FloatArray]:
+    alpha, beta = np.deg2rad(alpha_deg), np.deg2rad(beta_deg)
+    # The detector lies behind the patient in AP, so the same turn about the long axis
+    # carries it to the other side than in PA; likewise for the turn about the lateral axis.
+    sign = 1.0 if projection == "AP" else -1.0
+    turn_long = _rotation_z(sign * alpha)
+    turn_lateral = _rotation_x(-sign * beta)
+    rotation = turn_lateral @ turn_long
+    axes = rotation @ LEFT, rotation @ -CRANIAL, rotation @ (sign * POSTERIOR)
+    for axis in axes:
+        # All callers share them.
+        axis.setflags(write=False)
+    return axes
 
 
 def _rotation_z(angle: float) -> FloatArray:

@@ -70,7 +70,8 @@ class Window:
             raise UnknownNameError("polarity", self.polarity, POLARITIES)
 
     @cached_property
-    def _curve(self) -> NDArray[np.uint8]:
+    def curve(self) -> NDArray[np.uint8]:
+        """``(4096,)``: the grey of every level between black and white."""
         exponent = self.gamma if self.display == "robust" else 1.0
         curve = np.rint(255 * np.linspace(0, 1, _LEVELS) ** exponent).astype(np.uint8)
         return curve if self.polarity == "bone_bright" else 255 - curve
@@ -108,7 +109,7 @@ class Window:
             flat = neglog(flat)
             black, contrast = 0.0, 1.0
         grey = np.empty(flat.shape, np.uint8)
-        _apply(flat, black, contrast, self._curve, grey)
+        _apply(flat, black, contrast, self.curve, grey)
         return grey.reshape(image.shape)
 
 

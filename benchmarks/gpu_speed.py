@@ -1,0 +1,287 @@
+"""Speed of the torch backend on a GPU, beside nanodrr and DeepDRR, and how near it comes to the hardware's limit.
+
+    python benchmarks/gpu_speed.py --json g.json
+
+Settings of nanodrr's own benchmark: 200 x 200 pixels of 2 mm, source 850 mm from the isocentre, detector
+1020 mm from the source, 500 samples a ray for nanodrr; here frontal views of the virtual patient. Ours
+takes one sample a slice, and both materials in one pass; nanodrr takes one material. So nanodrr is
+timed a second time with as many samples a ray as the patient has slices. Pictures must agree before a time is printed.
+
+Times are wall-clock times of calls without a pause, the device's work included, medians over rounds in which
+everything takes its turn. A peer that is missing is named with the line that installs it.
+
+On a machine without CUDA, ``--device cpu`` runs the same with small numbers, as a check of the script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from benchmarks.gpu_peers import (
+    GPU_PIP_LINES,
+    NANODRR_ARM,
+    NANODRR_SAMPLES,
+    NANODRR_SIZE,
+    BatchView,
+    deepdrr,
+    line_integrals,
+    nanodrr,
+)
+from benchmarks.provenance import PACKAGES, provenance
+from benchmarks.report import markdown_table
+from benchmarks.roofline import device_facts, roofline, seconds_of
+from carm_env.actions import ALIGNED, N_ACTIONS
+from carm_env.catalogue import load_patient
+from carm_env.files import write_json
+from carm_env.geometry import CArmPlace
+from carm_env.patients import Patient
+from carm_env.vector_env import CArmNavVectorEnv
+from carm_env.xray.gpu import TorchCamera, TorchProjector, Views
+from carm_env.xray.separable import SeparableProjector
+
+MIN_CORRELATION = 0.999
+ANGULATIONS = {"aligned": (0.0, 0.0), "oblique": (30.0, 15.0)}
+
+
+class DisagreementError(RuntimeError):
+    """A picture is not what it should be, so that a time would mean nothing."""
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda", help="device of torch (default cuda)")
+    parser.add_argument("--patient", default="virtual:0", help="the patient's name (default virtual:0)")
+    parser.add_argument("--size", type=int, default=NANODRR_SIZE, help="pixels along each side (default 200)")
+    parser.add_argument("--samples", type=int, default=NANODRR_SAMPLES, help="nanodrr's samples a ray (default 500)")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 64], help="views a call (default 1 64)")
+    parser.add_argument("--envs", type=int, nargs="+", default=[1, 64, 512], help="environments (default 1 64 512)")
+    parser.add_argument("--env-size", type=int, default=256, help="side of an environment's image (default 256)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds to take the median of (default 5)")
+    parser.add_argument("--repeats", type=int, default=20, help="calls a round (default 20)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of places and moves (default 0)")
+    parser.add_argument("--json", type=Path, help="write the result to this file")
+    arguments = parser.parse_args(argv)
+    for name in ("rounds", "repeats", "samples"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name} is {getattr(arguments, name)}, expected 1 or more")
+    if min(arguments.batches + arguments.envs) < 1:
+        parser.error("--batches and --envs take numbers of 1 or more")
+    if torch.device(arguments.device).type == "cuda" and not torch.cuda.is_available():
+        parser.error(f"--device is {arguments.device}, and torch sees no CUDA device; --device cpu checks the script")
+    return arguments
+
+
+def batch_of(patient: Patient, count: int, size: int, device: torch.device, seed: int) -> BatchView:
+    """`count` frontal views over the workspace of `patient`."""
+    low, high = patient.workspace_mm
+    at = np.random.default_rng(seed).uniform(low, high, (count, 2))
+    at[0] = (low + high) / 2
+    places = tuple(CArmPlace((x, patient.mid_depth_mm, z)) for x, z in at.tolist())
+    return BatchView(patient.volume, places, size, device)
+
+
+def agreement(patient: Patient, projector: TorchProjector, size: int) -> dict[str, float]:
+    """Largest and mean error against the CPU projector, as shares of the maximum, aligned and oblique."""
+    errors = {}
+    cpu = SeparableProjector(patient.volume)
+    x, z = patient.workspace_mm.mean(axis=0).tolist()
+    for name, (alpha, beta) in ANGULATIONS.items():
+        place = CArmPlace((x, patient.mid_depth_mm, z), alpha, beta)
+        views = Views.from_places([place], NANODRR_ARM, size)
+        picture = projector.path_masses(patient.volume, views)[0].cpu().numpy()
+        exact = cpu.path_masses(BatchView(patient.volume, (place,), size, projector.device).geometries[0])
+        error = np.abs(picture - exact) / exact.sum(0).max()
+        errors[f"{name}_max"], errors[f"{name}_mean"] = float(error.max()), float(error.mean())
+        if error.max() > 2e-3 or error.mean() > 2e-4:
+            raise DisagreementError(
+                f"{projector.backend}, {name}: {error.max():.1e} (mean {error.mean():.1e}) off the CPU"
+            )
+    return errors
+
+
+def renderers(view: BatchView, samples: int) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
+    """What can be timed on this device, by name, and what is missing with the line that installs it."""
+    cuda = view.device.type == "cuda"
+    views = Views.from_places(view.places, NANODRR_ARM, view.size)
+    camera = TorchCamera(NANODRR_ARM, device=view.device)
+    seeds = list(range(len(view.places)))
+    slices = camera.projector.volumes.of([view.volume], views.slicing_axes()[:1])[0].voxels[2]
+    jobs: dict[str, Callable[[], Any]] = {
+        "ours, whole frame": lambda: camera.images(view.volume, views, noise_seeds=seeds)
+    }
+    missing = {}
+    makers: dict[str, tuple[str, Callable[[], Callable[[], Any]]]] = {}
+    for backend in ("triton", "grid_sample"):
+        makers[f"ours, {backend}"] = ("triton", functools.partial(_ours, view, views, backend))
+    for backend in ("triton", "torch"):
+        for count in dict.fromkeys((samples, slices)):
+            name = f"nanodrr, {backend}, {count} samples"
+            makers[name] = ("nanodrr", functools.partial(nanodrr, view, backend, count))
+    makers["deepdrr, whole frame"] = ("deepdrr", functools.partial(deepdrr, view))
+    for name, (package, make) in makers.items():
+        if not cuda and ("triton" in name or "deepdrr" in name):
+            missing[name] = "needs a CUDA device"
+            continue
+        try:
+            jobs[name] = make()
+        except ImportError as error:
+            package = "triton" if "triton" in str(error) else package
+            missing[name] = GPU_PIP_LINES[package]
+    return jobs, missing
+
+
+def _ours(view: BatchView, views: Views, backend: Any) -> Callable[[], torch.Tensor]:
+    projector = TorchProjector(view.device, backend)
+    return lambda: projector.path_masses(view.volume, views)
+
+
+def check_peers(view: BatchView, jobs: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    """Correlation of every nanodrr picture with ours.
+
+    Raises:
+        DisagreementError: it is lower than 0.999, or the scale differs by a percent.
+    """
+    views = Views.from_places(view.places, NANODRR_ARM, view.size)
+    ours = line_integrals(TorchProjector(view.device).path_masses(view.volume, views)).cpu().numpy()
+    correlations = {}
+    for name, job in jobs.items():
+        if name.startswith("nanodrr"):
+            theirs = job().float().cpu().numpy()
+            correlation = float(np.corrcoef(ours.ravel(), theirs.ravel())[0, 1])
+            scale = float(theirs.sum() / ours.sum())
+            if correlation < MIN_CORRELATION or not 0.99 < scale < 1.01:
+                raise DisagreementError(f"{name}: correlation {correlation:.5f} and scale {scale:.4f} with ours")
+            correlations[name] = correlation
+    return correlations
+
+
+def time_in_turn(
+    jobs: dict[str, Callable[[], Any]], device: torch.device, rounds: int, repeats: int
+) -> dict[str, float]:
+    """Median seconds of a call of every job; they take turns, so a disturbance hits all alike."""
+    for job in jobs.values():
+        job()
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in tqdm(range(rounds), desc="timing", disable=None):
+        for name, job in jobs.items():
+            times[name].append(seconds_of(job, device, repeats))
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def steps_per_s(count: int, arguments: argparse.Namespace) -> dict[str, float]:
+    """Environment steps a second with images left on the device, and the share of the time beside the pictures."""
+    env = CArmNavVectorEnv(count, device=arguments.device, image_size=arguments.env_size, patients=arguments.patient)
+    assert env._fleet is not None
+    device = env._fleet.device
+    env.reset(seed=arguments.seed)
+    rng = np.random.default_rng(arguments.seed)
+
+    def step() -> None:
+        # Drawn among the moves alone; episodes end by their time limit and begin anew.
+        actions = rng.integers(N_ACTIONS - 1, size=count)
+        env.step(actions + (actions >= ALIGNED.index))
+
+    step()
+    # 21 steps are an episode with its reset.
+    repeats = max(arguments.repeats, 21)
+    whole = float(np.median([seconds_of(step, device, repeats) for _ in range(arguments.rounds)]))
+    fleet = env._fleet
+    everyone = np.arange(count)
+    pictures = float(
+        np.median([seconds_of(lambda: fleet._expose(everyone), device, repeats) for _ in range(arguments.rounds)])
+    )
+    env.close()
+    return {"steps_per_s": count / whole, "us_per_step_beside_pictures": max(0.0, whole - pictures) / count * 1e6}
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Check the pictures, then time everything; the result as JSON."""
+    device = torch.device(arguments.device)
+    patient = load_patient(arguments.patient)
+    backends = ["grid_sample"] + (["triton"] if TorchProjector(device).backend == "triton" else [])
+    errors = {name: agreement(patient, TorchProjector(device, name), arguments.size) for name in backends}  # type: ignore[arg-type]
+    frames, limits = {}, {}
+    correlations: dict[str, float] = {}
+    missing: dict[str, str] = {}
+    for count in arguments.batches:
+        view = batch_of(patient, count, arguments.size, device, arguments.seed)
+        jobs, missing = renderers(view, arguments.samples)
+        correlations = check_peers(view, jobs)
+        times = time_in_turn(jobs, device, arguments.rounds, arguments.repeats)
+        frames[str(count)] = {name: count / seconds for name, seconds in times.items()}
+        limits[str(count)] = roofline(view, times[f"ours, {backends[-1]}"])
+    environments = {
+        str(count): steps_per_s(count, arguments) for count in tqdm(arguments.envs, desc="environments", disable=None)
+    }
+    return {
+        "frames_per_s": frames,
+        "environments": environments,
+        "roofline": limits,
+        "error_vs_cpu": errors,
+        "correlation_with_ours": correlations,
+        "missing": missing,
+        "backend": backends[-1],
+        "patient": patient.id,
+        "voxels": list(patient.volume.hu.shape),
+        "spacing_mm": patient.volume.spacing_mm.tolist(),
+        "size": arguments.size,
+        "samples": arguments.samples,
+        "env_size": arguments.env_size,
+        "device": device_facts(device),
+        "run": provenance(arguments.seed, (*PACKAGES, "torch", "triton", "nanodrr", "deepdrr")),
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as text."""
+    batches = list(result["frames_per_s"])
+    names = dict.fromkeys(name for batch in batches for name in result["frames_per_s"][batch])
+    rows = [
+        (name, *(f"{result['frames_per_s'][batch].get(name, float('nan')):.4g}" for batch in batches)) for name in names
+    ]
+    rows += [(name, *[why] * len(batches)) for name, why in result["missing"].items()]
+    lines = [
+        f"{result['patient']}, {result['size']} x {result['size']} pixels on {result['device']['name']}",
+        markdown_table(("frames/s", *(f"{batch} a call" for batch in batches)), rows),
+        markdown_table(
+            ("environments", "steps/s", "us a step beside pictures"),
+            [
+                (count, f"{figures['steps_per_s']:.4g}", f"{figures['us_per_step_beside_pictures']:.3g}")
+                for count, figures in result["environments"].items()
+            ],
+        ),
+        markdown_table(
+            ("limits", *(f"{batch} a call" for batch in batches)),
+            [
+                (name, *(f"{result['roofline'][batch][name]:.3g}" for batch in batches))
+                for name in next(iter(result["roofline"].values()))
+            ],
+        ),
+    ]
+    for backend, errors in result["error_vs_cpu"].items():
+        lines.append(f"{backend} against the CPU projector: " + ", ".join(f"{k} {v:.1e}" for k, v in errors.items()))
+    return "\n\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, and write the JSON file."""
+    arguments = parse_arguments(argv)
+    result = measure(arguments)
+    print(table(result))
+    if arguments.json is not None:
+        write_json(arguments.json, result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

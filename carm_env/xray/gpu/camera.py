@@ -1,0 +1,224 @@
+"""The torch camera: `carm_env.xray.camera.XRayCamera` for many places and patients at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from carm_env.geometry import CArmGeometry, CArmPlace
+from carm_env.volume import Volume
+from carm_env.xray.camera import DEFAULT_GEOMETRY, SOURCE_MAX_HU
+from carm_env.xray.detector import Detector
+from carm_env.xray.exposure import MAX_MAS, MEASURING_FIELD, MIN_MAS, Exposure, Technique
+from carm_env.xray.gpu import display
+from carm_env.xray.gpu.detector import log_images, read_out
+from carm_env.xray.gpu.memory import memory_advice
+from carm_env.xray.gpu.projector import Backend, TorchProjector
+from carm_env.xray.gpu.views import Views
+from carm_env.xray.polychromatic import AttenuationTable
+from carm_env.xray.settings import DEFAULT_SETTINGS, XRaySettings
+from carm_env.xray.spectrum import MATERIALS, load_beam
+
+_BYTES_PER_PIXEL = 80
+"""What the chain from path masses to greys holds at its peak."""
+
+MIRRORED_SETTINGS = frozenset(
+    {
+        "kvp",
+        "aluminium_mm",
+        "copper_mm",
+        "mas",
+        "photons",
+        "exposure_control",
+        "detector_photons_mm2",
+        "collimation",
+        "scatter",
+        "scatter_mm",
+        "scintillator_mm",
+        "electronic_noise",
+        "dark_percent",
+        "bright_percent",
+        "gamma",
+        "min_range",
+        "display",
+        "polarity",
+    }
+)
+"""The settings that `TorchCamera` honours; any other one must be at its default."""
+
+
+@dataclass(frozen=True, eq=False)
+class XRays:
+    """B exposures.
+
+    Attributes:
+        images: ``(B, H, W)`` uint8 on the device, a fresh tensor.
+        exposures: technique and dose of each.
+        quality: ``(B,)`` names of `carm_env.xray.quality.VIEW_QUALITIES`.
+    """
+
+    images: torch.Tensor
+    exposures: Sequence[Exposure]
+    quality: NDArray[np.object_]
+
+
+class TorchCamera:
+    """Takes pictures of any patients, many in one call, and leaves them on the device.
+
+    What comes out is what `carm_env.xray.camera.XRayCamera` gives, to 2 grey levels without noise; with
+    a seed the noise is the same too, but for a pixel here and there in which float32 rounds otherwise.
+
+    Args:
+        geometry: the C-arm.
+        settings: beam, noise and window.
+        device: any device of torch; None for CUDA where there is one, else the CPU.
+        backend: of `carm_env.xray.gpu.TorchProjector`, as `limit_bytes`.
+        limit_bytes: the most that resident volumes may take on the device.
+
+    Raises:
+        ValueError: a setting that this camera does not have; the errors of `TorchProjector`.
+    """
+
+    def __init__(
+        self,
+        geometry: CArmGeometry = DEFAULT_GEOMETRY,
+        settings: XRaySettings = DEFAULT_SETTINGS,
+        device: str | torch.device | None = None,
+        backend: Backend = "auto",
+        limit_bytes: int | None = None,
+    ) -> None:
+        for item in fields(settings):
+            value = getattr(settings, item.name)
+            # This camera is the torch backend, whatever was to trace the rays of the other one.
+            ours = item.name in MIRRORED_SETTINGS or (item.name == "backend" and value in ("auto", "torch"))
+            if not ours and value != item.default:
+                raise ValueError(
+                    f"TorchCamera cannot do {item.name}={value!r}, expected {item.default!r}: "
+                    "use carm_env.xray.XRayCamera (device=None in a vector environment)."
+                )
+        self.geometry = geometry
+        self.settings = settings
+        self.projector = TorchProjector(device, backend, limit_bytes=limit_bytes)
+        self.device = self.projector.device
+        beam = load_beam(settings.kvp, settings.aluminium_mm, settings.copper_mm)
+        self.technique = Technique(beam, geometry, settings.collimation)
+        self.detector = Detector(
+            beam.noise_factor,
+            settings.scatter,
+            settings.scatter_mm,
+            settings.scintillator_mm,
+            settings.electronic_noise,
+        )
+        self._table = torch.from_numpy(AttenuationTable.of_beam(beam).values).to(self.device)
+
+    @property
+    def materials(self) -> tuple[str, ...]:
+        """The names of the materials."""
+        return MATERIALS
+
+    def log_images(
+        self, volumes: Volume | Sequence[Volume], places: Sequence[CArmPlace] | Views, size: int = 256
+    ) -> torch.Tensor:
+        """``-ln I``, ``(B, size, size)`` float32 on the device, of the primary alone; see `expose`."""
+        views = places if isinstance(places, Views) else Views.from_places(places, self.geometry, size)
+        each = [volumes] * len(views) if isinstance(volumes, Volume) else list(volumes)
+        _check_sources(each, views)
+        with torch.no_grad():
+            return log_images(self.projector.path_masses(each, views), self._table)
+
+    def images(
+        self,
+        volumes: Volume | Sequence[Volume],
+        places: Sequence[CArmPlace] | Views,
+        size: int = 256,
+        noise_seeds: Sequence[int] | None = None,
+    ) -> torch.Tensor:
+        """The pictures, ``(B, size, size)`` uint8 on the device: air black, bone white; see `expose`."""
+        return self.expose(volumes, places, size, noise_seeds).images
+
+    def expose(
+        self,
+        volumes: Volume | Sequence[Volume],
+        places: Sequence[CArmPlace] | Views,
+        size: int = 256,
+        noise_seeds: Sequence[int] | None = None,
+    ) -> XRays:
+        """Take a picture at every place.
+
+        Args:
+            volumes: the patient of each picture, or one for all.
+            places: where the C-arm stands, B places; or `carm_env.xray.gpu.Views` of this C-arm, whose image
+                size counts instead of `size`.
+            size: pixels along each side, 16 to 2048.
+            noise_seeds: seed of each picture's noise; None for pictures without noise.
+
+        Raises:
+            ValueError: `size` is out of range, numbers that do not match, or a source that stands in its patient.
+            carm_env.xray.gpu.memory.DeviceMemoryError: the device has no room; the message gives the batch that fits.
+        """
+        views = places if isinstance(places, Views) else Views.from_places(places, self.geometry, size)
+        if noise_seeds is not None and len(noise_seeds) != len(views):
+            raise ValueError(f"got {len(noise_seeds)} noise_seeds for {len(views)} places, expected one for each.")
+        pixels = views.height * views.width
+        with torch.no_grad(), memory_advice(self.device, len(views), _BYTES_PER_PIXEL * pixels):
+            return self._develop(self.log_images(volumes, views), noise_seeds)
+
+    def _develop(self, log_image: torch.Tensor, noise_seeds: Sequence[int] | None) -> XRays:
+        settings = self.settings
+        size = log_image.shape[1]
+        pixel_mm = self.geometry.detector_mm / size
+        exposures = self._exposures(log_image, pixel_mm)
+        photons = torch.tensor([exposure.photons for exposure in exposures], dtype=torch.float32).to(self.device)
+        noisy = noise_seeds is not None and settings.photons != 0
+        margin = round((1 - settings.collimation) / 2 * size)
+        inside = (slice(None), slice(margin, size - margin), slice(margin, size - margin))
+        seeds = noise_seeds if noisy else None
+        read = read_out(self.detector, log_image, pixel_mm, photons, seeds, margin)[inside]
+        window = settings.window
+        black, white = display.limits(window, read)
+        quality = display.quality_numbers(
+            log_image[inside], white - black, settings.min_range, photons if noisy else None
+        )
+        picture = display.show(window, read, black, white)
+        if margin:
+            images = torch.zeros(log_image.shape, dtype=torch.uint8, device=self.device)
+            images[inside] = picture
+            picture = images
+        return XRays(picture, exposures, display.quality_names(quality.cpu().numpy()))
+
+    def _exposures(self, log_image: torch.Tensor, pixel_mm: float) -> list[Exposure]:
+        settings = self.settings
+        if settings.exposure_control:
+            each = self._automatic_mas(log_image)
+            return [self.technique.exposure(mas, pixel_mm) for mas in each]
+        mas = self.technique.mas_for(settings.photons, pixel_mm) if settings.photons else settings.mas
+        return [self.technique.exposure(mas, pixel_mm)] * len(log_image)
+
+    def _automatic_mas(self, log_image: torch.Tensor) -> list[float]:
+        """`carm_env.xray.exposure.Technique.automatic_mas` of every picture."""
+        side = log_image.shape[1]
+        field = max(1, round(self.settings.collimation * MEASURING_FIELD * side))
+        start = (side - field) // 2
+        middle = slice(start, start + field)
+        transmitted = torch.exp(-log_image[:, middle, middle]).mean(dim=(1, 2)).double().clamp(min=1e-12)
+        open_field = self.technique.beam.photons_per_mm2(1.0, self.geometry.source_detector_mm)
+        return (self.settings.detector_photons_mm2 / (open_field * transmitted)).clamp(MIN_MAS, MAX_MAS).tolist()
+
+
+def _check_sources(volumes: Sequence[Volume], views: Views) -> None:
+    """ValueError where a source stands in its patient."""
+    members: dict[Volume, list[int]] = {}
+    for n, volume in enumerate(volumes):
+        members.setdefault(volume, []).append(n)
+    for volume, numbers in members.items():
+        sources = views.sources_lps_mm[numbers]
+        stuck = volume.hu_at(sources) > SOURCE_MAX_HU
+        if stuck.any():
+            raise ValueError(
+                f"the X-ray source at {np.round(sources[int(np.argmax(stuck))], 1).tolist()} (LPS, mm) stands in the "
+                "patient. Move the isocentre, or use a C-arm with a longer source_isocenter_mm."
+            )

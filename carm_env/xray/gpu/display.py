@@ -1,0 +1,96 @@
+"""`carm_env.xray.window` and `carm_env.xray.quality` in torch, for a batch of pictures."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from carm_env.xray.quality import (
+    MAX_STARVED_SHARE,
+    MIN_SEEN_SHARE,
+    SEEN_LOG,
+    STARVED_LOG,
+    STARVED_PHOTONS,
+    VIEW_QUALITIES,
+)
+from carm_env.xray.window import NEGLOG_EPSILON, Window
+
+_BINS = 2048
+_LEVELS = 4096
+
+
+def limits(window: Window, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What would become black and white in each of ``(B, H, W)`` images of -ln I; two ``(B,)``.
+
+    A histogram of 2048 bins over each image's range, as on the CPU.
+    """
+    flat = images.flatten(1)
+    count, pixels = flat.shape
+    low, high = flat.aminmax(dim=1, keepdim=True)
+    extent = high - low
+    scale = torch.where(extent > 0, _BINS / extent, 0)
+    bins = ((flat - low) * scale).int().clamp_(max=_BINS - 1)
+    bins += torch.arange(count, dtype=torch.int32, device=flat.device)[:, None] * _BINS
+    below = torch.bincount(bins.view(-1), minlength=count * _BINS).view(count, _BINS).cumsum(dim=1)
+    width = extent[:, 0] / _BINS
+    first = _first(below > window.dark_percent / 100 * pixels)
+    last = _first(below >= window.bright_percent / 100 * pixels)
+    return low[:, 0] + first * width, low[:, 0] + (last + 1) * width
+
+
+def _first(found: torch.Tensor) -> torch.Tensor:
+    return found.byte().argmax(dim=1)
+
+
+def show(window: Window, images: torch.Tensor, black: torch.Tensor, white: torch.Tensor) -> torch.Tensor:
+    """Grey values ``(B, H, W)`` uint8 of images of -ln I, stretched from `black` to `white`, each ``(B,)``."""
+    contrast = (white - black).clamp(min=window.min_range)
+    if window.display == "neglog":
+        images, black, contrast = _neglog(images), torch.zeros_like(black), torch.ones_like(contrast)
+    scale = (_LEVELS - 1) / contrast
+    level = ((images - black[:, None, None]) * scale[:, None, None]).clamp(0, _LEVELS - 1)
+    return _curve(window, images.device)[(level + 0.5).int()]
+
+
+def _neglog(images: torch.Tensor) -> torch.Tensor:
+    intensity = torch.exp(-images.double())
+    shown = -torch.log(intensity + intensity.amin(dim=(1, 2), keepdim=True) + NEGLOG_EPSILON)
+    low, high = shown.amin(dim=(1, 2), keepdim=True), shown.amax(dim=(1, 2), keepdim=True)
+    return ((shown - low) / (high - low).clamp(min=float(np.finfo(np.float32).eps))).float()
+
+
+@functools.lru_cache(maxsize=16)
+def _curve(window: Window, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(window.curve).to(device)
+
+
+def quality_numbers(
+    log_images: torch.Tensor, contrast: torch.Tensor, min_range: float, photons: torch.Tensor | None
+) -> torch.Tensor:
+    """The numbers, ``(B,)`` int64, of the views' qualities in `carm_env.xray.quality.VIEW_QUALITIES`.
+
+    Args:
+        log_images: ``(B, H, W)``, -ln I without noise inside the collimated field.
+        contrast: ``(B,)``, what is to be shown, in -ln I.
+        min_range: least difference that is stretched to the full range of greys.
+        photons: ``(B,)`` photons a pixel meets in the open field; None where noise is off.
+    """
+    pixels = log_images[0].numel()
+    ends = torch.full_like(contrast, STARVED_LOG)
+    if photons is not None:
+        ends = torch.minimum(ends, torch.log(photons / STARVED_PHOTONS))
+    seen = (log_images > SEEN_LOG).sum(dim=(1, 2))
+    starved = (log_images > ends[:, None, None]).sum(dim=(1, 2))
+    number = torch.full_like(seen, VIEW_QUALITIES.index("ok"))
+    number[contrast < min_range] = VIEW_QUALITIES.index("empty")
+    number[starved > MAX_STARVED_SHARE * pixels] = VIEW_QUALITIES.index("saturated")
+    number[seen < MIN_SEEN_SHARE * pixels] = VIEW_QUALITIES.index("misses_patient")
+    return number
+
+
+def quality_names(numbers: NDArray[np.int64]) -> NDArray[np.object_]:
+    """``(B,)`` names of qualities."""
+    return np.array(VIEW_QUALITIES, dtype=object)[numbers]

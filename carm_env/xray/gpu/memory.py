@@ -1,0 +1,128 @@
+"""What fits on the device: patients that stay there, and the advice when a batch does not fit."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+
+import torch
+from numpy.typing import NDArray
+
+from carm_env.volume import Volume
+from carm_env.xray.gpu.packing import PackedVolume, SignedTable, pack_volume
+
+_SHARE_OF_A_GPU = 0.5
+_LIMIT_ON_A_CPU = 4 << 30
+_SAFETY = 0.9
+
+
+class DeviceMemoryError(RuntimeError):
+    """The device has no room; the message says what would fit."""
+
+
+class ResidentVolumes:
+    """Patients packed on the device, each once for every slicing axis that views need.
+
+    A packed patient takes 2 bytes for each voxel of the body's bounding box and axis: about 35 MB for
+    the default patient and frontal views. When a new one would go beyond `limit_bytes`, those used
+    least recently leave first; what the running batch needs never leaves.
+
+    Args:
+        table: density and material by HU.
+        device: where they live.
+        limit_bytes: the most they may take together; None for half of a GPU's memory, and 4 GiB on a CPU.
+    """
+
+    def __init__(self, table: SignedTable, device: torch.device, limit_bytes: int | None = None) -> None:
+        if limit_bytes is not None and limit_bytes < 1:
+            raise ValueError(f"limit_bytes is {limit_bytes!r}, expected a positive number of bytes, or None.")
+        self.table = table
+        self.device = device
+        self.limit_bytes = _default_limit(device) if limit_bytes is None else limit_bytes
+        # The key holds the volume: as long as it is here, its id is nobody else's.
+        self._packed: OrderedDict[tuple[Volume, int], PackedVolume] = OrderedDict()
+
+    @property
+    def nbytes(self) -> int:
+        """What the patients take now."""
+        return sum(packed.nbytes for packed in self._packed.values())
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    def of(self, volumes: Sequence[Volume], axes: NDArray) -> list[PackedVolume]:
+        """Each volume, packed along the axis beside it.
+
+        Raises:
+            DeviceMemoryError: the volumes of this batch alone go beyond the limit.
+        """
+        keys = list(zip(volumes, axes.tolist(), strict=True))
+        wanted = dict.fromkeys(keys)
+        for key in wanted:
+            if key not in self._packed:
+                self._packed[key] = pack_volume(*key[:1], self.table, key[1], self.device)
+            self._packed.move_to_end(key)
+            self._make_room(wanted)
+        return [self._packed[key] for key in keys]
+
+    def _make_room(self, wanted: dict[tuple[Volume, int], None]) -> None:
+        while self.nbytes > self.limit_bytes:
+            oldest = next(iter(self._packed))
+            if oldest in wanted:
+                needed = sum(packed.nbytes for key, packed in self._packed.items() if key in wanted)
+                raise DeviceMemoryError(
+                    f"the {len(wanted)} volumes of this batch need more than limit_bytes={self.limit_bytes}: "
+                    f"{sum(key in self._packed for key in wanted)} of them already take {needed} bytes. "
+                    "Raise limit_bytes, or put fewer patients into one batch."
+                )
+            del self._packed[oldest]
+
+
+def _default_limit(device: torch.device) -> int:
+    if device.type != "cuda":
+        return _LIMIT_ON_A_CPU
+    _, total = torch.cuda.mem_get_info(device)
+    return int(_SHARE_OF_A_GPU * total)
+
+
+def batch_that_fits(free_bytes: int, bytes_per_view: int) -> int:
+    """How many views fit into `free_bytes`, with a tenth kept free.
+
+    >>> batch_that_fits(1_000_000, 10_000)
+    90
+    """
+    return int(_SAFETY * free_bytes) // bytes_per_view
+
+
+@contextlib.contextmanager
+def memory_advice(device: torch.device, views: int, bytes_per_view: int) -> Iterator[None]:
+    """Turn CUDA's out-of-memory error into one that gives the batch that would fit.
+
+    Args:
+        device: where the batch is made.
+        views: number of views in it.
+        bytes_per_view: what one view needs at the peak.
+
+    Raises:
+        DeviceMemoryError: CUDA ran out of memory.
+    """
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        fits = min(batch_that_fits(_free_bytes(device), bytes_per_view), views - 1)
+        if fits >= 1:
+            remedy = f"About {fits} would fit: render the batch in parts of that many, or smaller images."
+        else:
+            remedy = (
+                "Not even one would fit: render smaller images, or free memory that other tensors and programs hold."
+            )
+        raise DeviceMemoryError(
+            f"{device} is out of memory for a batch of {views} views at {bytes_per_view / 2**20:.1f} MiB each. {remedy}"
+        ) from error
+
+
+def _free_bytes(device: torch.device) -> int:
+    free, _ = torch.cuda.mem_get_info(device)
+    # What torch keeps for itself but does not use can be used as well.
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

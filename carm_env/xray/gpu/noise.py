@@ -1,0 +1,90 @@
+"""`carm_env.xray.noise` in torch: the same hash, so a seed means the same noise on every device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from carm_env.xray.noise import ELECTRONIC_STREAM, FEW_QUANTA, QUANTUM_STREAM, mix_seed
+
+_SUM_MEAN = 131070  # of four numbers from 0 to 65535
+_SUM_TO_UNIT = float(1 / np.sqrt(4 * (2.0**32 - 1) / 12))
+_MAX_QUANTA = 200
+_CHECK_EVERY = 16
+
+
+def add_quantum_noise(signal: torch.Tensor, quanta: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
+    """The signal that so many quanta would make where `signal` is expected: ``k / quanta``, k of Poisson's law.
+
+    Args:
+        signal: ``(B, H, W)`` float32, shares of the open field, not negative.
+        quanta: ``(B,)`` float32, quanta that make a signal of 1.
+        seeds: one a picture; the same seed gives the same noise.
+    """
+    hashes = _first_hash(signal, seeds, QUANTUM_STREAM)
+    each = quanta[:, None, None]
+    noisy = signal + torch.sqrt(signal / each) * _normals(hashes)
+    few = (signal < FEW_QUANTA / each).nonzero(as_tuple=True)
+    if len(few[0]):
+        bits = _second_hash(_second_hash(hashes[few]))
+        uniform = ((bits.long() & 0xFFFFFFFF).double() + 0.5) / 2.0**32
+        many = quanta[few[0]]
+        noisy[few] = _draw_few(signal[few].double() * many.double(), uniform).float() / many
+    return noisy
+
+
+def add_electronic_noise(signal: torch.Tensor, deviation: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
+    """`signal` with normal noise of standard deviation `deviation`, ``(B,)``, the same in every pixel of a picture."""
+    return signal + deviation[:, None, None] * _normals(_first_hash(signal, seeds, ELECTRONIC_STREAM))
+
+
+def _first_hash(signal: torch.Tensor, seeds: Sequence[int], stream: int) -> torch.Tensor:
+    """``(B, H, W)`` int32: 32 bits for every pixel. Integers wrap at 32 bits, as unsigned ones do."""
+    mixed = np.array([mix_seed(seed, stream) for seed in seeds], np.uint32).view(np.int32)
+    height, width = signal.shape[1:]
+    counter = torch.arange(height * width, dtype=torch.int32, device=signal.device).view(1, height, width)
+    x = counter * _signed(2654435761) ^ torch.from_numpy(mixed).to(signal.device)[:, None, None]
+    x = (x ^ _shifted(x, 16)) * _signed(0x7FEB352D)
+    x = (x ^ _shifted(x, 15)) * _signed(0x846CA68B)
+    return x ^ _shifted(x, 16)
+
+
+def _second_hash(x: torch.Tensor) -> torch.Tensor:
+    y = x * _signed(0x9E3779B1) + _signed(0x85EBCA6B)
+    y = (y ^ _shifted(y, 15)) * _signed(0x2C1B3C6D)
+    return y ^ _shifted(y, 13)
+
+
+def _normals(hashes: torch.Tensor) -> torch.Tensor:
+    """Standard normal numbers, each the sum of four 16-bit uniforms."""
+    second = _second_hash(hashes)
+    total = (hashes & 0xFFFF) + _shifted(hashes, 16) + (second & 0xFFFF) + _shifted(second, 16)
+    return (total - _SUM_MEAN).float() * _SUM_TO_UNIT
+
+
+def _draw_few(mean: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """Numbers of Poisson's law, by inversion."""
+    probability = torch.exp(-mean)
+    total = probability.clone()
+    count = torch.zeros_like(mean)
+    for n in range(1, _MAX_QUANTA + 1):
+        more = uniform > total
+        # Asking whether all are done waits for the device: not at every turn.
+        if n % _CHECK_EVERY == 1 and not more.any():
+            break
+        count += more
+        probability = probability * mean / n
+        total = torch.where(more, total + probability, total)
+    return count
+
+
+def _shifted(x: torch.Tensor, bits: int) -> torch.Tensor:
+    """``x >> bits`` with zeros coming in, as for unsigned integers."""
+    return (x >> bits) & ((1 << (32 - bits)) - 1)
+
+
+def _signed(constant: int) -> int:
+    """A 32-bit constant as int32 has it."""
+    return constant - (1 << 32) if constant >= 1 << 31 else constant

@@ -1,0 +1,126 @@
+"""A volume as the GPU kernels read it: one signed int16 a voxel, slices outermost, on the device.
+
+A voxel is soft tissue or bone, never both (`carm_env.xray.materials`), so one number holds its
+density and its material: positive is soft tissue, negative is bone, in the steps of
+`carm_env.xray.layout`. One load fetches both materials, and a patient takes half the memory and half
+the cache that two int16 would take.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from carm_env.volume import Volume
+from carm_env.xray.layout import AXES_CRK
+from carm_env.xray.materials import HU_MIN, DensityTable
+
+BEFORE, AFTER = 1, 2
+"""Zero voxels in front of and behind every row, and zero rows likewise.
+
+A kernel clamps a coordinate to -1 .. n, where the neighbours -1, n and n + 1 are zero, and then reads
+its four neighbours without asking whether they exist.
+"""
+MAX_VOXELS = 2**31 - 1
+_INT16_MAX = 32767
+
+
+@dataclass(frozen=True, eq=False)
+class PackedVolume:
+    """One patient, sliced along one axis and cropped to what is not empty.
+
+    Attributes:
+        axes_crk: the world axes (0, 1, 2 for L, P, S) of columns, rows and slices.
+        first_voxel_mm: ``(3,)`` world coordinates of voxel ``(0, 0, 0)`` along (c, r, k), mm.
+        spacing_mm: ``(3,)`` voxel size along (c, r, k), mm.
+        voxels: number of voxels along (c, r, k); zeros for an empty volume.
+        density: ``(K, R + 3, C + 3)`` int16 on the device, soft tissue positive and bone negative.
+        step: the value of one step, g/cm^3.
+    """
+
+    axes_crk: tuple[int, int, int]
+    first_voxel_mm: NDArray[np.float64]
+    spacing_mm: NDArray[np.float64]
+    voxels: tuple[int, int, int]
+    density: torch.Tensor
+    step: float
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes on the device."""
+        return self.density.numel() * self.density.element_size()
+
+
+class SignedTable:
+    """Density and material of every HU as one signed int16.
+
+    Args:
+        table: soft tissue and bone, in this order.
+
+    Raises:
+        ValueError: another number of materials, or an HU that has a share of both.
+    """
+
+    def __init__(self, table: DensityTable) -> None:
+        if len(table.materials) != 2:
+            raise ValueError(f"the table's materials are {table.materials}, expected two: soft tissue and bone.")
+        self.step = max(float(table.density.max()), 1e-6) / _INT16_MAX
+        soft, bone = np.rint(table.density / self.step).astype(np.int16)
+        both = np.flatnonzero((soft > 0) & (bone > 0))
+        if both.size:
+            raise ValueError(
+                f"{both[0] + HU_MIN} HU has a share of both materials {table.materials}, expected one material for "
+                "each HU: the GPU holds one number a voxel."
+            )
+        # An int16 read as uint16 counts 0 .. 32767, -32768 .. -1: the table starts at 0 HU.
+        self._by_bits = np.roll(soft - bone, HU_MIN)
+
+    def of(self, hu: NDArray[np.int16]) -> NDArray[np.int16]:
+        """Signed steps of HU, the same shape."""
+        return np.take(self._by_bits, np.ascontiguousarray(hu).view(np.uint16))
+
+
+def pack_volume(volume: Volume, table: SignedTable, axis: int, device: torch.device) -> PackedVolume:
+    """Lay `volume` out on `device` in slices across the world axis `axis` (0, 1 or 2 for L, P, S).
+
+    Raises:
+        ValueError: more voxels than a 32-bit index can count.
+    """
+    steps = table.of(volume.hu)
+    first, last = _occupied_box(steps)
+    axes = AXES_CRK[axis]
+    c, r, k = axes
+    cropped = torch.from_numpy(steps[first[0] : last[0], first[1] : last[1], first[2] : last[2]]).to(device)
+    slices, rows, columns = (int(cropped.shape[n]) for n in (k, r, c))
+    shape = (slices, rows + BEFORE + AFTER, columns + BEFORE + AFTER)
+    if np.prod(shape, dtype=np.int64) > MAX_VOXELS:
+        raise ValueError(
+            f"the volume has {shape} voxels without the air around it, expected at most {MAX_VOXELS}: resample it."
+        )
+    density = torch.zeros(shape, dtype=torch.int16, device=device)
+    density[:, BEFORE : BEFORE + rows, BEFORE : BEFORE + columns] = cropped.permute(k, r, c)
+    order = list(axes)
+    return PackedVolume(
+        axes_crk=axes,
+        first_voxel_mm=volume.lps_from_index(first)[order],
+        spacing_mm=volume.spacing_mm[order],
+        voxels=(columns, rows, slices),
+        density=density,
+        step=table.step,
+    )
+
+
+def _occupied_box(steps: NDArray[np.int16]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and one past the last index with matter along each axis, each ``(3,)``; zeros for none."""
+    first, last = np.zeros(3, np.int64), np.zeros(3, np.int64)
+    occupied = steps != 0
+    plane = occupied.any(axis=2)
+    profiles = (plane.any(axis=1), plane.any(axis=0), occupied.any(axis=(0, 1)))
+    for axis, profile in enumerate(profiles):
+        indices = np.flatnonzero(profile)
+        if indices.size:
+            first[axis], last[axis] = indices[0], indices[-1] + 1
+    return first, last

@@ -1,0 +1,107 @@
+"""Many projections at once, as arrays: what one launch renders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from carm_env.geometry import CArmGeometry, CArmPlace, Projection, ProjectionGeometry
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """B cone-beam projections of one image size; the fields of `carm_env.geometry.ProjectionGeometry`, stacked.
+
+    Attributes:
+        sources_lps_mm: ``(B, 3)``.
+        first_pixels_lps_mm: ``(B, 3)``.
+        column_steps_lps_mm: ``(B, 3)``.
+        row_steps_lps_mm: ``(B, 3)``.
+        height: number of rows.
+        width: number of columns.
+    """
+
+    sources_lps_mm: FloatArray
+    first_pixels_lps_mm: FloatArray
+    column_steps_lps_mm: FloatArray
+    row_steps_lps_mm: FloatArray
+    height: int
+    width: int
+
+    def __len__(self) -> int:
+        return len(self.sources_lps_mm)
+
+    @classmethod
+    def of(cls, geometries: Sequence[ProjectionGeometry]) -> Views:
+        """Any projections.
+
+        Raises:
+            ValueError: none, or images of different sizes.
+        """
+        if not geometries:
+            raise ValueError("there are no views, expected at least one.")
+        height, width = geometries[0].height, geometries[0].width
+        for geometry in geometries:
+            if (geometry.height, geometry.width) != (height, width):
+                raise ValueError(
+                    f"a view has {geometry.height} x {geometry.width} pixels and the first {height} x {width}, "
+                    "expected one image size a batch: render each size in its own call."
+                )
+        return cls(
+            np.stack([geometry.source_lps_mm for geometry in geometries]),
+            np.stack([geometry.first_pixel_lps_mm for geometry in geometries]),
+            np.stack([geometry.column_step_lps_mm for geometry in geometries]),
+            np.stack([geometry.row_step_lps_mm for geometry in geometries]),
+            height,
+            width,
+        )
+
+    @classmethod
+    def from_places(cls, places: Sequence[CArmPlace], carm: CArmGeometry, size: int) -> Views:
+        """A C-arm at each place, with a detector binned to ``size x size`` pixels; ValueError for a bad size."""
+        if not places:
+            raise ValueError("there are no places, expected at least one.")
+        frames = [_at_origin(place.alpha_deg, place.beta_deg, place.projection, carm, size) for place in places]
+        isocenters = np.array([place.isocenter_lps_mm for place in places])
+        views = cls.of(frames)
+        return replace(
+            views,
+            sources_lps_mm=views.sources_lps_mm + isocenters,
+            first_pixels_lps_mm=views.first_pixels_lps_mm + isocenters,
+        )
+
+    @classmethod
+    def from_isocenters(cls, isocenters_lps_mm: ArrayLike, angles: CArmPlace, carm: CArmGeometry, size: int) -> Views:
+        """A C-arm at each isocentre ``(B, 3)``, all turned as `angles` is: much faster than as many places."""
+        isocenters = np.asarray(isocenters_lps_mm, dtype=float)
+        frame = _at_origin(angles.alpha_deg, angles.beta_deg, angles.projection, carm, size)
+        return cls(
+            frame.source_lps_mm + isocenters,
+            frame.first_pixel_lps_mm + isocenters,
+            np.broadcast_to(frame.column_step_lps_mm, isocenters.shape),
+            np.broadcast_to(frame.row_step_lps_mm, isocenters.shape),
+            frame.height,
+            frame.width,
+        )
+
+    def slicing_axes(self) -> NDArray[np.int64]:
+        """``(B,)``: the world axis (0, 1, 2 for L, P, S) nearest to each central ray."""
+        middle = (
+            self.first_pixels_lps_mm
+            + (self.width - 1) / 2 * self.column_steps_lps_mm
+            + (self.height - 1) / 2 * self.row_steps_lps_mm
+        )
+        return np.argmax(np.abs(middle - self.sources_lps_mm), axis=1)
+
+
+@lru_cache(maxsize=4096)
+def _at_origin(
+    alpha_deg: float, beta_deg: float, projection: Projection, carm: CArmGeometry, size: int
+) -> ProjectionGeometry:
+    return ProjectionGeometry.from_place(CArmPlace((0.0, 0.0, 0.0), alpha_deg, beta_deg, projection), carm, size)

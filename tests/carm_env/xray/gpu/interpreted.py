@@ -1,0 +1,60 @@
+"""Run by test_kernels with TRITON_INTERPRET=1: the kernels against the CPU projector, on little phantoms.
+
+Prints, as JSON, the largest and the mean error of every view as a share of its maximum.
+"""
+
+import json
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+
+from carm_env.geometry import CArmGeometry, CArmPlace, ProjectionGeometry
+from carm_env.volume import Volume
+from carm_env.xray import SeparableProjector
+from carm_env.xray.gpu import TorchProjector, fused
+
+ANGLES = [(0, 0, "AP"), (0, 0, "PA"), (90, 0, "AP"), (0, 90, "AP"), (30, 15, "AP"), (46, -20, "PA")]
+ARM = CArmGeometry()
+
+
+def phantom(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], seed: int) -> Volume:
+    """Blobs of soft tissue and bone in air."""
+    noise = gaussian_filter(np.random.default_rng(seed).normal(size=shape), 2.5)
+    hu = np.where(noise > np.quantile(noise, 0.9), 900, np.where(noise > np.quantile(noise, 0.3), 40, -1000))
+    return Volume.from_origin(gaussian_filter(hu.astype(float), 0.7).astype(np.int16), spacing_mm, (0, 0, 0))
+
+
+def errors(volumes: list[Volume], geometries: list[ProjectionGeometry]) -> list[tuple[float, float]]:
+    """The largest and the mean error of every view."""
+    pictures = TorchProjector("cpu", "triton").path_masses(volumes, geometries)
+    assert torch.isfinite(pictures).all()
+    result = []
+    for volume, geometry, picture in zip(volumes, geometries, pictures.numpy(), strict=True):
+        exact = SeparableProjector(volume).path_masses(geometry)
+        error = np.abs(picture - exact) / exact.sum(0).max()
+        result.append((float(error.max()), float(error.mean())))
+    return result
+
+
+def main() -> None:
+    """Print the errors of a batch in large tiles, of views alone, and of slices split among programs."""
+    first, second = phantom((20, 18, 22), (8.0, 9.0, 7.0), 0), phantom((16, 24, 12), (7.0, 6.0, 10.0), 1)
+    geometries = []
+    for n, (alpha, beta, projection) in enumerate(ANGLES):
+        volume = (first, second)[n % 2]
+        centre = volume.lps_from_index((np.array(volume.hu.shape) - 1) / 2)
+        place = CArmPlace(tuple(centre + [10, 0, -15]), alpha, beta, projection)
+        geometries.append(ProjectionGeometry.from_place(place, ARM, 25))
+    volumes = [(first, second)[n % 2] for n in range(len(ANGLES))]
+    alone = errors(volumes[:1], geometries[:1])
+    # The interpreter pays for every operation, however many pixels it is for.
+    fused.TILE_HEIGHT = fused.TILE_WIDTH = 32
+    together = errors(volumes, geometries)
+    fused._MIN_SLICES_A_PART = 2
+    split = errors(volumes[:1] + volumes[4:5], geometries[:1] + geometries[4:5])
+    print(json.dumps({"alone": alone, "together": together, "split": split}))
+
+
+if __name__ == "__main__":
+    main()

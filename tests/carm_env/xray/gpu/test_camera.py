@@ -1,0 +1,138 @@
+"""The torch camera against the CPU's, in every setting."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+
+from carm_env.geometry import CArmPlace
+from carm_env.xray import XRayCamera, XRaySettings
+from carm_env.xray.gpu import DeviceMemoryError, TorchCamera
+from carm_env.xray.gpu import memory as memory_module
+from carm_env.xray.gpu.camera import MIRRORED_SETTINGS
+
+SIZE = 64
+MAX_GREYS = 2
+PLACES = [(0, 0, "AP", 0), (0, 0, "PA", 50), (20, 0, "AP", 0), (30, 15, "AP", -40), (0, 0, "AP", 2000)]
+SETTINGS = [
+    {},
+    {"photons": 0},
+    {"photons": 2000},
+    {"photons": 30},
+    {"exposure_control": True},
+    {"collimation": 0.6},
+    {"scatter": 0.3},
+    {"scatter": 0.5, "scatter_mm": 5.0, "collimation": 0.5},
+    {"display": "neglog"},
+    {"polarity": "bone_dark", "gamma": 1.3},
+    {"scintillator_mm": 3.0},
+    {"scintillator_mm": 0.0, "electronic_noise": 0.0},
+    {"kvp": 60.0, "copper_mm": 0.3, "electronic_noise": 50.0, "mas": 0.01},
+    {"dark_percent": 5.0, "bright_percent": 90.0, "min_range": 2.0},
+]
+
+
+@pytest.fixture(scope="module")
+def places(centre):
+    return [CArmPlace(tuple(centre + [x, 0, 0]), alpha, beta, projection) for alpha, beta, projection, x in PLACES]
+
+
+@pytest.fixture(scope="module")
+def patients(phantom, other):
+    return [phantom, other, phantom, other, phantom]
+
+
+@pytest.mark.parametrize("values", SETTINGS, ids=str)
+@pytest.mark.parametrize("seeds", [None, [3, 4, 5, 2**31 - 1, -7]], ids=["clean", "noisy"])
+def test_exposures_are_those_of_the_cpu_camera(device, patients, places, values, seeds):
+    settings = XRaySettings(**values)
+    xrays = TorchCamera(settings=settings, device=device).expose(patients, places, SIZE, seeds)
+    assert xrays.images.shape == (len(places), SIZE, SIZE)
+    assert xrays.images.dtype == torch.uint8
+    assert xrays.images.device.type == device
+    for n, (volume, place) in enumerate(zip(patients, places, strict=True)):
+        seed = None if seeds is None else seeds[n]
+        expected = XRayCamera(volume, settings=settings).expose(place, SIZE, seed)
+        difference = np.abs(xrays.images[n].cpu().numpy().astype(int) - expected.image)
+        if seeds is None:
+            assert difference.max() <= MAX_GREYS
+        else:
+            # The same noise. Where hardly a quantum arrives, one more or less is many greys.
+            assert (difference > MAX_GREYS).mean() < 1e-3
+        assert xrays.quality[n] == expected.quality
+        for name in ("mas", "photons", "air_kerma_mgy", "dap_mgy_cm2"):
+            assert getattr(xrays.exposures[n], name) == pytest.approx(getattr(expected.exposure, name), rel=1e-4)
+
+
+def test_a_seed_means_the_same_noise_in_any_batch(device, phantom, places):
+    camera = TorchCamera(settings=XRaySettings(photons=2000), device=device)
+    together = camera.images(phantom, places[:3], SIZE, [1, 2, 1])
+    alone = camera.images(phantom, places[2:3], SIZE, [1])
+    other_seed = camera.images(phantom, places[2:3], SIZE, [2])
+    assert torch.equal(together[2], alone[0])
+    assert not torch.equal(alone, other_seed)
+
+
+@pytest.mark.gpu
+def test_the_noise_of_a_gpu_is_that_of_a_cpu(phantom, places):
+    settings = XRaySettings(photons=300)
+    pictures = [
+        TorchCamera(settings=settings, device=device).images(phantom, places, 128, [1, 2, 3, 4, 5]).cpu().numpy()
+        for device in ("cuda", "cpu")
+    ]
+    assert (np.abs(np.subtract(*pictures, dtype=int)) > MAX_GREYS).mean() < 1e-3
+
+
+@pytest.mark.parametrize("size", [16, 33, 128])
+def test_log_images_are_those_of_the_cpu_camera(device, phantom, places, size):
+    ours = TorchCamera(device=device).log_images(phantom, places[:4], size).cpu().numpy()
+    camera = XRayCamera(phantom)
+    for picture, place in zip(ours, places, strict=False):
+        np.testing.assert_allclose(picture, camera.log_image(place, size), atol=2e-4)
+
+
+def test_every_setting_is_honoured_or_refused():
+    assert {item.name for item in fields(XRaySettings)} >= MIRRORED_SETTINGS
+    with pytest.raises(ValueError, match="cannot do fidelity='reference'"):
+        TorchCamera(settings=XRaySettings(fidelity="reference"), device="cpu")
+    with pytest.raises(ValueError, match="cannot do backend='deepdrr'"):
+        TorchCamera(settings=XRaySettings(backend="deepdrr"), device="cpu")
+    for backend in ("auto", "cpu", "torch"):
+        TorchCamera(settings=XRaySettings(backend=backend), device="cpu")
+
+
+def test_a_source_in_the_patient_is_an_error(phantom, centre):
+    inside = CArmPlace(tuple(centre + [0, 530, 0]))
+    with pytest.raises(ValueError, match="stands in the patient"):
+        TorchCamera(device="cpu").images(phantom, [CArmPlace(tuple(centre)), inside], 32)
+
+
+def test_numbers_that_do_not_match_are_errors(phantom, other, places):
+    camera = TorchCamera(device="cpu")
+    with pytest.raises(ValueError, match="2 noise_seeds for 5 places"):
+        camera.images(phantom, places, 32, [1, 2])
+    with pytest.raises(ValueError, match="2 volumes for 5 views"):
+        camera.images([phantom, other], places, 32)
+    with pytest.raises(ValueError, match="image size"):
+        camera.images(phantom, places, 15)
+
+
+def test_pictures_are_fresh_tensors(device, phantom, places):
+    camera = TorchCamera(device=device)
+    first = camera.images(phantom, places[:1], 32)
+    kept = first.clone()
+    first[:] = 7
+    assert torch.equal(camera.images(phantom, places[:1], 32), kept)
+
+
+def test_out_of_memory_while_developing_names_the_batch_that_fits(phantom, places, monkeypatch):
+    camera = TorchCamera(device="cpu")
+
+    def overflow(*arguments):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(camera, "_develop", overflow)
+    monkeypatch.setattr(memory_module, "_free_bytes", lambda device: 3 * 80 * 32 * 32)
+    with pytest.raises(DeviceMemoryError, match="batch of 5 views.*About 2 would fit"):
+        camera.images(phantom, places, 32)

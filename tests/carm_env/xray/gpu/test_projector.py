@@ -1,0 +1,258 @@
+"""The torch projector against the CPU's, and its errors."""
+
+import numpy as np
+import pytest
+import torch
+
+from carm_env.errors import MissingExtraError, UnknownNameError
+from carm_env.geometry import CArmGeometry, CArmPlace, ProjectionGeometry
+from carm_env.volume import Volume
+from carm_env.xray import SeparableProjector, XRayCamera
+from carm_env.xray.gpu import DeviceMemoryError, TorchProjector, Views
+from carm_env.xray.gpu import memory as memory_module
+from carm_env.xray.gpu import projector as projector_module
+from carm_env.xray.gpu.memory import batch_that_fits
+from carm_env.xray.materials import DensityTable, soft_and_bone
+from carm_env.xray.reference import MarchProjector
+
+MAX_ERROR, MEAN_ERROR = 2e-3, 2e-4
+
+
+def assert_agree(pictures, volumes, views):
+    """Every picture is the CPU projector's, to the tolerance of the project."""
+    assert len(pictures) == len(views)
+    for picture, volume, geometry in zip(pictures.cpu().numpy(), volumes, views, strict=True):
+        exact = SeparableProjector(volume).path_masses(geometry)
+        error = np.abs(picture - exact) / exact.sum(0).max()
+        assert exact.max() > 1
+        assert error.max() < MAX_ERROR
+        assert error.mean() < MEAN_ERROR
+
+
+@pytest.mark.parametrize("size", [64, 100])
+def test_patients_and_axes_of_one_batch_agree_with_the_cpu(device, mixed, size):
+    volumes, views = mixed(size)
+    pictures = TorchProjector(device).path_masses(volumes, views)
+    assert pictures.shape == (len(views), 2, size, size)
+    assert pictures.dtype == torch.float32
+    assert pictures.device.type == device
+    assert_agree(pictures, volumes, views)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("size", [64, 200])
+def test_both_backends_agree_on_a_gpu(mixed, size):
+    volumes, views = mixed(size)
+    fast = TorchProjector("cuda", "triton").path_masses(volumes, views)
+    plain = TorchProjector("cuda", "grid_sample").path_masses(volumes, views)
+    torch.testing.assert_close(fast, plain, atol=1e-4 * plain.max().item(), rtol=0)
+
+
+@pytest.mark.gpu
+def test_large_and_small_launches_agree_on_a_gpu(phantom, view):
+    # A small launch splits the slices among programs.
+    projector = TorchProjector("cuda", "triton")
+    views = [view(offset=(x, 0, 0), size=96) for x in range(-60, 60)]
+    together = projector.path_masses(phantom, views)
+    alone = torch.cat([projector.path_masses(phantom, [geometry]) for geometry in views[:3]])
+    torch.testing.assert_close(together[:3], alone, atol=1e-4 * alone.max().item(), rtol=0)
+
+
+def test_the_tolerance_is_not_for_free(phantom, view):
+    """Half a pixel aside would already fail, so the agreement above means something."""
+    geometry, beside = view(size=64), view(size=64, offset=(1.2, 0, 0))
+    with pytest.raises(AssertionError):
+        assert_agree(TorchProjector("cpu").path_masses(phantom, [beside]), [phantom], [geometry])
+
+
+def test_aligned_views_agree_with_the_march(phantom, view):
+    geometry = view()
+    picture = TorchProjector("cpu").path_masses(phantom, [geometry])[0].numpy().sum(0)
+    exact = MarchProjector(phantom).path_masses(geometry).sum(0)
+    assert np.abs(picture - exact).max() < 2e-3 * exact.max()
+
+
+@pytest.mark.parametrize("offset", [(0, 500, 0), (0, 560, 0), (0, -450, 0), (130, 0, 0), (0, 0, -600), (0, 2000, 0)])
+@pytest.mark.parametrize("alpha", [0, 25])
+def test_volumes_partly_behind_the_source_or_outside_the_cone(device, phantom, view, offset, alpha):
+    geometry = view(alpha, size=32, offset=offset)
+    picture = TorchProjector(device).path_masses(phantom, [geometry])[0].cpu().numpy()
+    exact = SeparableProjector(phantom).path_masses(geometry)
+    np.testing.assert_allclose(picture, exact, atol=2e-3 * max(exact.sum(0).max(), 0.5))
+
+
+def test_an_empty_volume_beside_a_full_one(device, phantom, view):
+    empty = Volume.from_origin(np.full((5, 6, 7), -1000, np.int16), 2.0, (0, 0, 0))
+    for alpha in (0, 20):
+        pictures = TorchProjector(device).path_masses([empty, phantom], [view(alpha)] * 2)
+        assert not pictures[0].any()
+        assert pictures[1].max() > 1
+
+
+def test_bone_and_soft_tissue_do_not_mix(device, phantom, view):
+    soft_only = Volume(np.minimum(phantom.hu, 300).astype(np.int16), phantom.affine_lps_mm)
+    assert not TorchProjector(device).path_masses(soft_only, [view()])[0, 1].any()
+
+
+def test_metal_and_impossible_values_are_those_of_the_cpu(device, phantom, view):
+    hu = phantom.hu.copy()
+    hu[30:34, 20:24, 30:34] = 32767
+    hu[:5] = -32768
+    volume = Volume(hu, phantom.affine_lps_mm)
+    assert_agree(TorchProjector(device).path_masses(volume, [view()]), [volume], [view()])
+
+
+def test_every_call_gives_its_own_tensor_that_training_can_use(device, phantom, view):
+    projector = TorchProjector(device)
+    first = projector.path_masses(phantom, [view()])
+    kept = first.clone()
+    projector.path_masses(phantom, [view(offset=(10, 0, 0))])
+    assert torch.equal(first, kept)
+    weight = torch.ones(1, device=device, requires_grad=True)
+    (first * weight).sum().backward()
+    assert weight.grad is not None
+
+
+def test_views_may_be_places_of_one_arm(centre, phantom):
+    places = [CArmPlace(tuple(centre + [x, 0, 0]), alpha) for x, alpha in ((0, 0), (20, 10), (-30, 10))]
+    arm = CArmGeometry()
+    geometries = [ProjectionGeometry.from_place(place, arm, 48) for place in places]
+    projector = TorchProjector("cpu")
+    expected = projector.path_masses(phantom, geometries)
+    from_places = projector.path_masses(phantom, Views.from_places(places, arm, 48))
+    isocenters = [place.isocenter_lps_mm for place in places[1:]]
+    from_isocenters = projector.path_masses(phantom, Views.from_isocenters(isocenters, places[1], arm, 48))
+    torch.testing.assert_close(from_places, expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(from_isocenters, expected[1:], atol=1e-3, rtol=0)
+
+
+def test_one_volume_serves_the_camera(phantom, centre):
+    place = CArmPlace(tuple(centre), 20)
+    bound = TorchProjector("cpu").of(phantom)
+    pictures = [XRayCamera(phantom, projector=projector).image(place, 64) for projector in (bound, None)]
+    assert np.abs(np.subtract(*pictures, dtype=int)).max() <= 1
+
+
+def test_batches_that_do_not_fit_together_are_errors(phantom, view):
+    projector = TorchProjector("cpu")
+    with pytest.raises(ValueError, match="one image size a batch"):
+        projector.path_masses(phantom, [view(size=32), view(size=48)])
+    with pytest.raises(ValueError, match="got 3 volumes for 2 views"):
+        projector.path_masses([phantom] * 3, [view(size=32)] * 2)
+    with pytest.raises(ValueError, match="no views"):
+        projector.path_masses(phantom, [])
+    with pytest.raises(ValueError, match="no places"):
+        Views.from_places([], CArmGeometry(), 32)
+
+
+def test_a_cone_too_wide_for_one_axis_is_an_error(phantom, centre):
+    wide = CArmGeometry(source_detector_mm=200, source_isocenter_mm=100, detector_mm=900)
+    geometry = ProjectionGeometry.from_place(CArmPlace(tuple(centre), 40), wide, 64)
+    with pytest.raises(ValueError, match="too wide"):
+        TorchProjector("cpu").path_masses(phantom, [geometry])
+
+
+def test_a_table_with_two_materials_in_one_voxel_is_an_error():
+    density = soft_and_bone().density.copy()
+    density[:, 32768 + 40] = 0.5
+    with pytest.raises(ValueError, match="40 HU has a share of both"):
+        TorchProjector("cpu", table=DensityTable(("soft", "bone"), density))
+    with pytest.raises(ValueError, match="expected two"):
+        TorchProjector("cpu", table=DensityTable(("mu",), density[:1]))
+
+
+def test_backends_and_devices_that_are_not_there_are_errors(monkeypatch):
+    with pytest.raises(UnknownNameError, match="Did you mean 'triton'"):
+        TorchProjector("cpu", "tritton")
+    with pytest.raises(ValueError, match="expected a device of torch"):
+        TorchProjector("gpu")
+    with pytest.raises(ValueError, match="CUDA devices"):
+        TorchProjector("cuda:64")
+    monkeypatch.setattr(projector_module.importlib.util, "find_spec", lambda name: None)
+    assert TorchProjector("cpu").backend == "grid_sample"
+    with pytest.raises(MissingExtraError, match=r"carm-env\[gpu\]"):
+        TorchProjector("cpu", "triton")
+
+
+def test_triton_without_a_gpu_names_the_other_backend(monkeypatch):
+    monkeypatch.setattr(projector_module.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="use 'grid_sample'"):
+        TorchProjector("cpu", "triton")
+    assert projector_module.choose_backend("auto", torch.device("cuda")) == "triton"
+
+
+def test_volumes_stay_until_others_need_the_room(phantom, other, view):
+    one = TorchProjector("cpu")
+    one.path_masses(phantom, [view(size=32)])
+    size = one.volumes.nbytes
+    assert 0 < size < 4 * phantom.hu.size
+
+    small = TorchProjector("cpu", limit_bytes=int(1.2 * size))
+    for volume in (phantom, other, phantom):
+        small.path_masses(volume, [view(size=32)])
+        assert len(small.volumes) == 1
+    assert small.volumes.nbytes == size
+    # The same volume along another axis is another copy.
+    with pytest.raises(DeviceMemoryError, match="limit_bytes"):
+        small.path_masses(phantom, [view(size=32), view(90, size=32)])
+
+
+def test_the_least_used_volume_leaves_first(phantom, other, view):
+    projector = TorchProjector("cpu")
+    for volume in (phantom, other):
+        projector.path_masses(volume, [view(size=32)])
+    projector.path_masses(phantom, [view(size=32)])
+    packed_phantom = projector.volumes.of([phantom], np.array([1]))[0]
+    projector.volumes.limit_bytes = projector.volumes.nbytes
+    third = Volume(other.hu, other.affine_lps_mm)
+    projector.path_masses(third, [view(size=32)])
+    assert projector.volumes.of([phantom], np.array([1]))[0] is packed_phantom
+
+
+def test_out_of_memory_names_the_batch_that_fits(phantom, view, monkeypatch):
+    projector = TorchProjector("cpu")
+
+    def overflow(*arguments):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    each = projector.bytes_per_view(32, 32)
+    monkeypatch.setattr(projector, "_sampler", lambda: overflow)
+    monkeypatch.setattr(memory_module, "_free_bytes", lambda device: 4 * each)
+    with pytest.raises(DeviceMemoryError, match="batch of 5 views.*About 3 would fit"):
+        projector.path_masses(phantom, [view(size=32)] * 5)
+    monkeypatch.setattr(memory_module, "_free_bytes", lambda device: each // 2)
+    with pytest.raises(DeviceMemoryError, match="Not even one would fit"):
+        projector.path_masses(phantom, [view(size=32)] * 5)
+
+
+def test_the_advice_is_never_what_has_just_failed():
+    assert batch_that_fits(100, 10) == 9
+    assert batch_that_fits(5, 10) == 0
+
+
+@pytest.mark.gpu
+def test_a_batch_beyond_a_gpu_says_what_would_fit(phantom, view):
+    _, total = torch.cuda.mem_get_info()
+    count = total // (2 * 4 * 512 * 512) + 1
+    with pytest.raises(DeviceMemoryError, match="would fit"):
+        TorchProjector("cuda").path_masses(phantom, [view(size=512)] * count)
+
+
+@pytest.mark.parametrize("limit", [0, -5])
+def test_a_limit_without_room_is_an_error(limit):
+    with pytest.raises(ValueError, match="limit_bytes"):
+        TorchProjector("cpu", limit_bytes=limit)
+
+
+def test_a_view_without_a_picture_is_an_error(phantom, view):
+    fine = view()
+    flat = ProjectionGeometry(
+        fine.first_pixel_lps_mm, fine.first_pixel_lps_mm, fine.column_step_lps_mm, fine.row_step_lps_mm, 64, 64
+    )
+    lost = ProjectionGeometry(
+        fine.source_lps_mm * np.nan, fine.first_pixel_lps_mm, fine.column_step_lps_mm, fine.row_step_lps_mm, 64, 64
+    )
+    for geometry in (flat, lost):
+        with pytest.raises(ValueError, match="view 1: the source .* in the plane of its detector"):
+            TorchProjector("cpu").path_masses(phantom, [fine, geometry])
