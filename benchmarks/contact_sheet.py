@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from carm_env.episode import landmark_lps_mm
 from carm_env.files import atomic_write
 from carm_env.geometry import CArmPlace
+from carm_env.patients import Patient
 from carm_env.scene import Scene, load_scene
 
 COLUMNS = 4
@@ -58,12 +59,16 @@ VIEWS = (
 )
 
 
+def place_of(view: View, patient: Patient) -> CArmPlace:
+    """Where the C-arm stands for a view of a patient."""
+    x, _, z = landmark_lps_mm(patient, view.landmark)
+    isocenter = (x + view.left_mm, patient.mid_depth_mm, z + view.cranial_mm)
+    return CArmPlace(isocenter, view.alpha_deg, view.beta_deg)
+
+
 def take(scene: Scene, view: View, size: int) -> Image.Image:
     """One view with its caption."""
-    x, _, z = landmark_lps_mm(scene.patient, view.landmark)
-    isocenter = (x + view.left_mm, scene.patient.mid_depth_mm, z + view.cranial_mm)
-    place = CArmPlace(isocenter, view.alpha_deg, view.beta_deg)
-    picture = Image.fromarray(scene.camera.image(place, size, noise_seed=0))
+    picture = Image.fromarray(scene.camera.image(place_of(view, scene.patient), size, noise_seed=0))
     canvas = Image.new("L", (size, size + CAPTION_HEIGHT))
     canvas.paste(picture, (0, CAPTION_HEIGHT))
     ImageDraw.Draw(canvas).text((5, 4), view.caption, fill=225, font=ImageFont.load_default(size=13))

@@ -1,18 +1,22 @@
-"""Speed and error of our line integrals beside ITK-RTK's Joseph projector and nanodrr.
+"""Speed and error of our projector beside other projects', in one run on one core.
 
-    python benchmarks/render_speed.py --json render_speed.json
+    python benchmarks/render_speed.py --volume 300x300x450 --json render_speed.json
 
-Everything runs in one process on one core: the same frontal view of the same volume (by default
-the virtual patient of --seed), one material, 256 x 256 line integrals. The pictures must agree
-before a time is printed. Times are CPU times, medians over rounds in which the projectors take turns.
-A peer that is not installed is reported with the line that installs it.
+Everything runs on one core: the same frontal view of the same volume (by default the virtual patient
+of --seed; a saved patient's folder; or a synthetic torso of so many voxels of --spacing mm), line
+integrals of one material, 256 x 256 pixels. The pictures must agree before a time is printed. Times
+are CPU times, medians over rounds in which all take turns; a slow peer sits out the later rounds.
+
+``whole frame`` is more than the peers do: two materials, spectrum, noise, window, uint8. ``generic`` is
+our code without the instructions of this CPU. Our float64 march takes 0.05 mm steps; it is timed on
+one pixel in 16 along each axis and scaled. A peer that is not installed is reported with the line that
+installs it.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,28 +24,50 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from benchmarks.agreement import (
+    BOXES,
+    DIFFDRR,
+    KEYS,
+    NANODRR,
+    PLASTIMATCH,
+    RTK,
+    DisagreementError,
+    check_agreement,
+)
 from benchmarks.one_core import one_core
-from benchmarks.peers import PIP_LINES, PeerView, Project, nanodrr_samples, nanodrr_trilinear, rtk_joseph
+from benchmarks.peers import (
+    PIP_LINES,
+    PeerView,
+    Plastimatch,
+    Project,
+    diffdrr_siddon,
+    nanodrr_samples,
+    nanodrr_trilinear,
+    rtk_joseph,
+)
+from benchmarks.phantom import DEFAULT_SPACING_MM
 from benchmarks.provenance import provenance
+from benchmarks.timing import Job, interleaved_medians
+from benchmarks.volume_argument import VolumeChoice, add_volume_arguments, load_volume
 from carm_env.files import write_json
-from carm_env.patients import Patient, load_saved_patient
+from carm_env.patients import Patient
 from carm_env.xray.camera import XRayCamera
+from carm_env.xray.fidelity import make_projector
 from carm_env.xray.reference import MarchProjector
 from carm_env.xray.separable import SeparableProjector
+from carm_env.xray.simd import MODE, Generic
 
-OURS, RTK, NANODRR, FRAME = "ours", "itk-rtk", "nanodrr", "whole frame"
-MIN_CORRELATION = {RTK: 0.9999, NANODRR: 0.999}
-PACKAGES = ("carm-env", "numba", "numpy", "itk-rtk", "nanodrr", "torch")
+OURS, OURS_GENERIC = "ours", "ours, generic"
+FRAME, FRAME_GENERIC, FRAME_REFERENCE = "whole frame", "whole frame, generic", "whole frame, reference"
+MARCH = "march"
+PACKAGES = ("carm-env", "numba", "numpy", "itk-rtk", "nanodrr", "diffdrr", "torch")
 MARCH_STEP_MM = 0.05
 MARCH_EVERY = 4
+MARCH_TIMED_EVERY = 16
 REPEATS = 20
 """Calls of our own functions in a round: one call of theirs takes as long as many of ours."""
-
-
-class DisagreementError(RuntimeError):
-    """A peer's picture is not ours, so that a comparison of times would mean nothing."""
+MAX_ROUNDS = {PLASTIMATCH: 5, NANODRR: 3, MARCH: 3, DIFFDRR: 2}
 
 
 @dataclass(frozen=True)
@@ -49,14 +75,16 @@ class Arguments:
     """What the command line says.
 
     Attributes:
-        volume: folder of a saved patient; None for the virtual patient of `seed`.
-        seed: seed of the virtual patient.
+        volume: a saved patient or a torso's voxels; None for the virtual patient of `seed`.
+        spacing: side of a torso's voxels, mm.
+        seed: seed of the virtual patient or of the torso.
         size: pixels along each side.
         rounds: rounds in which the projectors take turns.
         json: where to write the result; None to print it only.
     """
 
-    volume: Path | None = None
+    volume: VolumeChoice | None = None
+    spacing: float = DEFAULT_SPACING_MM
     seed: int = 0
     size: int = 256
     rounds: int = 5
@@ -66,8 +94,7 @@ class Arguments:
 def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--volume", type=Path, help="folder of a saved patient (default: virtual, of --seed)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the virtual patient (default 0)")
+    add_volume_arguments(parser)
     parser.add_argument("--size", type=int, default=256, help="pixels along each side (default 256)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds to take the median of (default 5)")
     parser.add_argument("--json", type=Path, help="write the result to this file")
@@ -79,16 +106,17 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
 
 def patient_to_measure(arguments: Arguments) -> Patient:
     """The patient to take pictures of."""
-    if arguments.volume is not None:
-        return load_saved_patient(arguments.volume)
-    from carm_env.anatomy.build import virtual_patient
-
-    return virtual_patient(arguments.seed)
+    return load_volume(arguments.volume, arguments.spacing, arguments.seed)
 
 
 def prepare_peers(scene: PeerView) -> dict[str, Project]:
     """Every peer that is installed, ready to project."""
-    makers: dict[str, Callable[[PeerView], Project]] = {RTK: rtk_joseph, NANODRR: nanodrr_trilinear}
+    makers: dict[str, Callable[[PeerView], Project]] = {
+        RTK: rtk_joseph,
+        PLASTIMATCH: Plastimatch,
+        NANODRR: nanodrr_trilinear,
+        DIFFDRR: diffdrr_siddon,
+    }
     peers = {}
     for name, make in makers.items():
         try:
@@ -98,84 +126,85 @@ def prepare_peers(scene: PeerView) -> dict[str, Project]:
     return peers
 
 
-def check_agreement(ours: NDArray[np.float32], peers: Mapping[str, Project]) -> dict[str, float]:
-    """Correlation of every peer's picture with ours.
-
-    Raises:
-        DisagreementError: it is lower than `MIN_CORRELATION`, or the scale differs by a percent.
-    """
-    correlations = {}
-    for name, project in tqdm(peers.items(), desc="checking that the pictures agree", disable=None):
-        picture = project()
-        correlation = float(np.corrcoef(ours.ravel(), picture.ravel())[0, 1])
-        scale = float(picture.sum() / ours.sum())
-        if not correlation >= MIN_CORRELATION[name] or not 0.99 < scale < 1.01:
-            raise DisagreementError(
-                f"{name}: correlation {correlation:.6f} and scale {scale:.4f}, expected at least "
-                f"{MIN_CORRELATION[name]} and 1: no times are given."
-            )
-        correlations[name] = correlation
-    return correlations
-
-
 def line_error(scene: PeerView, ours: NDArray[np.float32]) -> tuple[float, float]:
     """Largest and mean error against a float64 march, as shares of the picture's maximum.
 
     The march takes 0.05 mm steps, on every fourth pixel in each direction.
     """
-    v, u = np.mgrid[MARCH_EVERY // 2 : scene.size : MARCH_EVERY, MARCH_EVERY // 2 : scene.size : MARCH_EVERY]
+    pixels = _every(MARCH_EVERY, scene.size)
     march = MarchProjector(scene.volume, scene.table, step_mm=MARCH_STEP_MM)
-    exact = march.along(scene.geometry, np.stack([u, v], axis=-1))[0]
-    error = np.abs(ours[v, u] - exact) / exact.max()
+    exact = march.along(scene.geometry, pixels)[0]
+    error = np.abs(ours[pixels[..., 1], pixels[..., 0]] - exact) / exact.max()
     return float(error.max()), float(error.mean())
 
 
-def interleaved_medians(
-    jobs: Mapping[str, Callable[[], Any]], rounds: int, repeats: Mapping[str, int]
-) -> dict[str, float]:
-    """Median CPU time of a call of every job, ms; the jobs take turns, so a disturbance hits all alike.
+def _every(stride: int, size: int) -> NDArray[np.intp]:
+    """Pixels ``(n, n, 2)``, each ``(u, v)``: every `stride`-th of the picture, from the middle of the first stride."""
+    v, u = np.mgrid[stride // 2 : size : stride, stride // 2 : size : stride]
+    return np.stack([u, v], axis=-1)
 
-    Args:
-        jobs: what to time; each is called once before, to warm up.
-        rounds: number of rounds.
-        repeats: calls a round, 1 where a job is not named.
+
+def our_jobs(scene: PeerView) -> dict[str, Job]:
+    """Our line integrals and whole frames, in the CPU's mode and in the generic one, warmed up.
+
+    Raises:
+        DisagreementError: the two modes differ by more than a thousandth of the maximum.
     """
-    times: dict[str, list[float]] = {name: [] for name in jobs}
-    for job in jobs.values():
-        job()
-    for _ in tqdm(range(rounds), desc="timing", disable=None):
-        for name, job in jobs.items():
-            count = repeats.get(name, 1)
-            start = time.process_time()
-            for _ in range(count):
-                job()
-            times[name].append((time.process_time() - start) / count * 1e3)
-    return {name: float(np.median(values)) for name, values in times.items()}
+    geometry, volume = scene.geometry, scene.volume
+    fast, generic = (SeparableProjector(volume, scene.table, mode=mode) for mode in (MODE, Generic()))
+    difference = np.abs(fast.path_masses(geometry) - generic.path_masses(geometry)).max()
+    if not difference <= 1e-3 * fast.path_masses(geometry).max():
+        raise DisagreementError(f"our modes differ by {difference}: no times are given.")
+    projectors = {
+        FRAME: make_projector(volume),
+        FRAME_GENERIC: make_projector(volume, mode=Generic()),
+        FRAME_REFERENCE: make_projector(volume, "reference"),
+    }
+    cameras = {name: XRayCamera(volume, projector=projector) for name, projector in projectors.items()}
+    for camera in cameras.values():
+        camera.image(scene.place, scene.size, noise_seed=1)
+    return {
+        OURS: Job(lambda: fast.path_masses(geometry), REPEATS),
+        OURS_GENERIC: Job(lambda: generic.path_masses(geometry), REPEATS),
+        **{name: _frames(camera, scene) for name, camera in cameras.items()},
+    }
+
+
+def _frames(camera: XRayCamera, scene: PeerView) -> Job:
+    return Job(lambda: camera.image(scene.place, scene.size, noise_seed=1), REPEATS)
+
+
+def march_job(scene: PeerView) -> Job:
+    """Our float64 march on one pixel in `MARCH_TIMED_EVERY` along each axis, as that share of a picture."""
+    march = MarchProjector(scene.volume, scene.table, step_mm=MARCH_STEP_MM)
+    pixels = _every(MARCH_TIMED_EVERY, scene.size)
+    share = pixels[..., 0].size / scene.size**2
+    return Job(lambda: march.along(scene.geometry, pixels), 1, MAX_ROUNDS[MARCH], share)
 
 
 def measure(patient: Patient, arguments: Arguments) -> dict[str, Any]:
     """Check the pictures, then time the projectors; the result as JSON."""
     scene = PeerView.frontal(patient.volume, patient.mid_depth_mm, arguments.size)
-    geometry = scene.geometry
-    projector = SeparableProjector(scene.volume, scene.table)
-    ours = projector.path_masses(geometry)[0]
+    ours = SeparableProjector(scene.volume, scene.table).path_masses(scene.geometry)[0]
     peers = prepare_peers(scene)
     correlations = check_agreement(ours, peers)
     print("measuring the error against a float64 march", flush=True)
     largest, mean = line_error(scene, ours)
-    camera = XRayCamera(scene.volume)
-    jobs: dict[str, Callable[[], Any]] = {
-        OURS: lambda: projector.path_masses(geometry),
-        FRAME: lambda: camera.image(scene.place, scene.size, noise_seed=1),
-        **peers,
-    }
-    times = interleaved_medians(jobs, arguments.rounds, {OURS: REPEATS, FRAME: REPEATS})
-    ratios = {name: times[name] / times[OURS] for name in peers}
+    jobs = {**our_jobs(scene), MARCH: march_job(scene)}
+    for name, project in peers.items():
+        jobs[name] = Job(project, 1, MAX_ROUNDS.get(name), seconds=getattr(project, "seconds", None))
+    times = interleaved_medians(jobs, arguments.rounds)
+
+    def ratio(name: str, to: str = OURS) -> float | None:
+        return times[name] / times[to] if name in times else None
+
     return {
-        "ratio_vs_rtk": ratios.get(RTK),
-        "ratio_vs_nanodrr": ratios.get(NANODRR),
-        "correlation_with_rtk": correlations.get(RTK),
-        "correlation_with_nanodrr": correlations.get(NANODRR),
+        **{f"ratio_vs_{key}": ratio(name) for key, name in KEYS.items()},
+        "ratio_vs_rtk_frame": ratio(RTK, FRAME),
+        "ratio_vs_rtk_generic": ratio(RTK, OURS_GENERIC),
+        "ratio_vs_rtk_frame_generic": ratio(RTK, FRAME_GENERIC),
+        "ratio_vs_march": ratio(MARCH),
+        **{f"correlation_with_{key}": correlations.get(name) for key, name in KEYS.items()},
         "line_error_max": largest,
         "line_error_mean": mean,
         "times_ms": times,
@@ -185,9 +214,9 @@ def measure(patient: Patient, arguments: Arguments) -> dict[str, Any]:
         "spacing_mm": scene.volume.spacing_mm.tolist(),
         "size": scene.size,
         "rounds": arguments.rounds,
-        "simd_mode": type(projector.mode).__name__,
+        "simd_mode": type(MODE).__name__,
         "nanodrr_samples": nanodrr_samples(scene),
-        "run": provenance(None if arguments.volume else arguments.seed, PACKAGES),
+        "run": provenance(None if arguments.volume and arguments.volume.folder else arguments.seed, PACKAGES),
     }
 
 
@@ -195,27 +224,37 @@ def table(result: Mapping[str, Any]) -> str:
     """The result as text."""
     what = {
         OURS: f"line integrals, slice-separable Joseph, int16 ({result['simd_mode']})",
+        OURS_GENERIC: "the same without this CPU's instructions",
         RTK: "line integrals, Joseph, float32, full volume",
+        PLASTIMATCH: "line integrals, Siddon, C++, float32",
         NANODRR: f"line integrals, torch trilinear, float32, {result['nanodrr_samples']} samples a ray in the volume",
+        DIFFDRR: "line integrals, torch Siddon (its default), float32, in patches",
+        MARCH: f"line integrals, our march, float64, {MARCH_STEP_MM} mm, a sample of the pixels, scaled",
         FRAME: "ours: two materials, spectrum, noise, window, uint8",
+        FRAME_GENERIC: "the same without this CPU's instructions",
+        FRAME_REFERENCE: "the same with density and material interpolated on their own",
     }
     times = result["times_ms"]
     lines = [
         f"{result['patient']}: {result['voxels']} voxels of {result['spacing_mm']} mm, "
         f"{result['size']} x {result['size']} pixels, one core of {result['run']['processor']}",
-        f"{'':12} {'ms':>9} {'x ours':>8}  what is timed",
+        f"{'':22} {'ms':>9} {'x ours':>8}  what is timed",
     ]
     for name, description in what.items():
         if name in times:
-            lines.append(f"{name:12} {times[name]:9.2f} {times[name] / times[OURS]:8.1f}  {description}")
+            lines.append(f"{name:22} {times[name]:9.2f} {times[name] / times[OURS]:8.1f}  {description}")
         else:
-            lines.append(f"{name:12} {'missing':>9} {'':8}  {result['missing'][name]}")
-    correlations = [
-        f"correlation with {name} {value:.6f}"
-        for name, value in ((RTK, result["correlation_with_rtk"]), (NANODRR, result["correlation_with_nanodrr"]))
-        if value is not None
-    ]
-    lines.extend(correlations)
+            lines.append(f"{name:22} {'missing':>9} {'':8}  {result['missing'][name]}")
+    if result["ratio_vs_rtk_frame"] is not None:
+        lines.append(
+            f"{RTK}'s line integrals take {result['ratio_vs_rtk_frame']:.1f} times as long as our whole frame, "
+            f"{result['ratio_vs_rtk_frame_generic']:.1f} times in the generic mode"
+        )
+    for key, name in KEYS.items():
+        correlation = result[f"correlation_with_{key}"]
+        if correlation is not None:
+            boxes = " (voxels as boxes)" if name in BOXES else ""
+            lines.append(f"correlation with {name} {correlation:.6f}{boxes}")
     lines.append(
         f"error against a float64 march ({MARCH_STEP_MM} mm, every {MARCH_EVERY}th pixel): "
         f"max {result['line_error_max']:.1e}, mean {result['line_error_mean']:.1e} of the maximum"

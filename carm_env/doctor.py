@@ -124,9 +124,10 @@ def _weigh_water(backend: Literal["cpu", "torch"]) -> None:
 
 
 def _deepdrr_backend() -> str:
-    if importlib.util.find_spec("deepdrr") is None:
-        return "no: deepdrr is not installed (extra 'deepdrr')"
-    return "not in this version"
+    from carm_env.xray.deepdrr.requirements import obstacles, try_a_picture
+
+    found = obstacles()
+    return "no: " + "; ".join(found) if found else try_a_picture()
 
 
 _BACKENDS: dict[str, Callable[[], str]] = {

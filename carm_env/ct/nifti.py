@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from carm_env.errors import MissingExtraError
+from carm_env.memory import check_memory
 from carm_env.volume import AIR_HU, Volume
+
+_BYTES_PER_VOXEL = 12
+"""While a file is read: float32 as read and turned, and the int16 that stay."""
+
+_NIFTI_1, _NIFTI_2 = 348, 540
+_HEADER_SIZES = (_NIFTI_1, _NIFTI_2)
+_FLOAT_BYTES = {16: 4, 64: 8}
+"""The header's code of a float type, and its size."""
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
@@ -29,7 +41,8 @@ def load_nifti(path: str | Path, spacing_mm: float | None = None) -> Volume:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a readable three-dimensional NIfTI image.
+        ValueError: not a readable three-dimensional NIfTI image, or one with NaN.
+        MemoryError: it does not fit in the memory that is free.
         MissingExtraError: SimpleITK is not installed (extra ``ct``).
     """
     try:
@@ -38,12 +51,23 @@ def load_nifti(path: str | Path, spacing_mm: float | None = None) -> Volume:
         raise MissingExtraError("SimpleITK", "ct", "Reading CT files") from error
     if not Path(path).is_file():
         raise FileNotFoundError(f"no such file: {path}")
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetOutputPixelType(sitk.sitkFloat32)
     try:
-        image = sitk.ReadImage(str(path), sitk.sitkFloat32)
+        reader.ReadImageInformation()
+        if reader.GetDimension() != 3:
+            raise ValueError(f"{path} has {reader.GetDimension()} dimensions, expected 3.")
+        _check_size(reader.GetSize())
+        image = reader.Execute()
     except RuntimeError as error:
         raise ValueError(f"{path} is not a readable NIfTI image: {str(error).splitlines()[-1].strip()}") from error
-    if image.GetDimension() != 3:
-        raise ValueError(f"{path} has {image.GetDimension()} dimensions, expected 3.")
+    if reader.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64):
+        bad = _count_not_finite(Path(path))
+        if bad:
+            raise ValueError(
+                f"{path} holds {bad} voxels that are NaN or infinite, expected Hounsfield units: repair it."
+            )
     image = sitk.DICOMOrient(image, "LPS")
     aligned = np.allclose(image.GetDirection(), np.eye(3).ravel(), atol=1e-4)
     if not aligned or spacing_mm is not None:
@@ -52,6 +76,24 @@ def load_nifti(path: str | Path, spacing_mm: float | None = None) -> Volume:
     limits = np.iinfo(np.int16)
     hu = np.ascontiguousarray(np.clip(np.rint(hu), limits.min, limits.max).astype(np.int16))
     return Volume.from_origin(hu, image.GetSpacing(), image.GetOrigin())
+
+
+def _count_not_finite(path: Path) -> int:
+    """Voxels of a float NIfTI file that are no number: ITK reads them as 0, which is water."""
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    order = "<" if int.from_bytes(content[:4], "little") in _HEADER_SIZES else ">"
+    if int.from_bytes(content[:4], "little" if order == "<" else "big") == _NIFTI_1:
+        kind = np.frombuffer(content, f"{order}i2", 1, 70)[0]
+        start = int(np.frombuffer(content, f"{order}f4", 1, 108)[0])
+    else:
+        kind = np.frombuffer(content, f"{order}i2", 1, 12)[0]
+        start = int(np.frombuffer(content, f"{order}i8", 1, 168)[0])
+    voxels = np.frombuffer(content[start:], f"{order}f{_FLOAT_BYTES[int(kind)]}")
+    return int(np.count_nonzero(~np.isfinite(voxels)))
+
+
+def _check_size(size: Sequence[int]) -> None:
+    check_memory(tuple(size), math.prod(size) * _BYTES_PER_VOXEL, "to be read")
 
 
 def _resample(sitk, image, spacing_mm: float):  # type: ignore[no-untyped-def]
@@ -64,6 +106,7 @@ def _resample(sitk, image, spacing_mm: float):  # type: ignore[no-untyped-def]
     )
     low, high = corners.min(0), corners.max(0)
     count = np.floor((high - low) / spacing_mm).astype(int) + 1
+    _check_size(count.tolist())
     grid = sitk.ResampleImageFilter()
     grid.SetSize([int(n) for n in count])
     grid.SetOutputSpacing([float(spacing_mm)] * 3)

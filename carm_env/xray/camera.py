@@ -64,6 +64,7 @@ class XRayCamera:
         projector: Projector | LogRenderer | None = None,
     ) -> None:
         self.volume = volume
+        self._box_mm = [corner.tolist() for corner in volume.corners_lps_mm]
         self.geometry = geometry
         self.settings = settings
         self.projector: Projector | LogRenderer = make_backend(volume, settings) if projector is None else projector
@@ -101,7 +102,10 @@ class XRayCamera:
         Raises:
             ValueError: the source stands in the patient.
         """
-        if self.volume.hu_at(geometry.source_lps_mm) > SOURCE_MAX_HU:
+        source, low, high = geometry.source_lps_mm.tolist(), *self._box_mm
+        # The source is outside the volume, but for odd C-arms: no reason to look up its voxel each time.
+        inside = all(low[n] <= source[n] <= high[n] for n in range(3))
+        if inside and self.volume.hu_at(geometry.source_lps_mm) > SOURCE_MAX_HU:
             raise ValueError(
                 f"the X-ray source at {np.round(geometry.source_lps_mm, 1).tolist()} (LPS, mm) stands in the patient. "
                 "Move the isocentre, or use a C-arm with a longer source_isocenter_mm."

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from carm_env.memory import check_memory
 from carm_env.volume import Volume
 from carm_env.xray.compiled import compiled
 from carm_env.xray.materials import HU_MIN, DensityTable, ProductTable
-from carm_env.xray.memory import check_memory
 from carm_env.xray.separable_kernels import PADDING
 
 AXES_CRK = {0: (1, 2, 0), 1: (0, 2, 1), 2: (0, 1, 2)}
@@ -110,7 +110,7 @@ def _lay_out(
     cropped = volume.hu[first[0] : last[0], first[1] : last[1], first[2] : last[2]].transpose(k, r, c)
     slices, rows, columns = cropped.shape
     channels = len(values)
-    check_memory(volume.hu.shape, layout_bytes(cropped.shape, channels))
+    check_memory(volume.hu.shape, layout_bytes(cropped.shape, channels), "for its slices along one axis")
     density = np.zeros((channels, slices, rows + 2, columns + 2 * PADDING), np.int16)
     extent = np.zeros((channels, slices, rows + 2, 2), np.int32)
     _fill(cropped, values, density, extent)

@@ -11,6 +11,8 @@ def test_a_tiny_run_gives_every_figure(tmp_path, capsys):
     figures = json.loads(out.read_text())
     assert figures["steps_per_s_256"] > 0 and figures["steps_per_s_128"] > 0
     assert 0 <= figures["share_outside_rendering"] <= 1
+    step_ms = 1e3 / figures["steps_per_s_256"]
+    assert figures["ms_outside_rendering"] == pytest.approx(figures["share_outside_rendering"] * step_ms)
     assert figures["run"]["date"] and figures["run"]["processor"]
     assert "steps_vs_rtk_frames" in figures
     assert "| steps_per_s_256" in capsys.readouterr().out

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from carm_env import memory
 from carm_env.ct.nifti import load_nifti
 
 sitk = pytest.importorskip("SimpleITK")
@@ -63,6 +64,23 @@ def test_bad_files_are_named(tmp_path):
     sitk.WriteImage(sitk.Image([4, 4, 4, 4], sitk.sitkInt16), str(tmp_path / "four.nii.gz"))
     with pytest.raises(ValueError, match="4 dimensions"):
         load_nifti(tmp_path / "four.nii.gz")
+
+
+def test_voxels_that_are_no_number_are_counted(tmp_path, hu):
+    array = hu.astype(np.float32)
+    array[0, 0, :3] = np.nan
+    with pytest.raises(ValueError, match="3 voxels that are NaN"):
+        load_nifti(write(tmp_path / "a.nii.gz", array))
+
+
+def test_more_voxels_than_memory_is_an_error_before_they_are_read(tmp_path, hu, monkeypatch):
+    path = write(tmp_path / "a.nii.gz", hu)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 20_000)
+    with pytest.raises(MemoryError, match="10 x 12 x 14 voxels needs 20,160 bytes to be read"):
+        load_nifti(path)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 100_000)
+    with pytest.raises(MemoryError, match="voxels needs"):
+        load_nifti(path, spacing_mm=0.1)
 
 
 @pytest.mark.skipif(not REAL_CT.is_file(), reason="the real chest CT (../shared/data) is not here")

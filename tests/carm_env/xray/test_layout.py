@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from carm_env import memory
 from carm_env.volume import Volume
-from carm_env.xray import layout, memory
+from carm_env.xray import layout
 from carm_env.xray.fidelity import FIDELITIES, make_projector
 from carm_env.xray.layout import layout_bytes
 
@@ -26,13 +27,6 @@ def test_where_the_system_does_not_tell_nothing_is_refused(phantom, view, monkey
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")
     assert memory.available_bytes() is None
     assert make_projector(phantom).path_masses(view()).max() > 0
-
-
-def test_free_memory_is_read_from_the_kernels_table(monkeypatch, tmp_path):
-    table = tmp_path / "meminfo"
-    table.write_text("MemTotal:  2000 kB\nMemAvailable:    1234 kB\n")
-    monkeypatch.setattr(memory, "_MEMINFO", table)
-    assert memory.available_bytes() == 1234 * 1024
 
 
 def test_a_small_body_in_a_large_volume_needs_only_its_box(view, monkeypatch):

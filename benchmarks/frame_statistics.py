@@ -1,0 +1,274 @@
+"""Describes X-ray frames by numbers: greys, sharpness, noise, contrast of bone and lung.
+
+    python benchmarks/frame_statistics.py --ours --frames DIR --json f.json
+
+``--frames`` takes a folder of PNG files, ``--ours`` the views of ``benchmarks/contact_sheet.py``, and once
+more those of them that the published trips show (``ours_trips``). All are brought to the same side first
+(``--side``), because sharpness is measured in pixels.
+
+Contrast is the difference of mean greys of two regions as a share of the full scale. Where only a
+picture is known, regions are boxes set by hand (``--boxes``, see ``benchmarks/frame_boxes.json``); for
+our own views they also follow from what each ray went through, behind equal thicknesses (`REGIONS`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import convolve
+
+from benchmarks.contact_sheet import VIEWS, place_of
+from benchmarks.provenance import provenance
+from benchmarks.report import markdown_table
+from carm_env.files import write_json
+from carm_env.geometry import CArmGeometry, CArmPlace, ProjectionGeometry
+from carm_env.scene import Scene, load_scene
+from carm_env.xray.materials import HU_MAX, HU_MIN, DensityTable
+from carm_env.xray.separable import SeparableProjector
+
+DEFAULT_SIDE = 768
+DEFAULT_BOXES = Path(__file__).parent / "frame_boxes.json"
+BINS = 10
+BLACK, WHITE = 2, 253
+GRADIENT_PERCENT = (50, 90, 99)
+TRIP_VIEWS = (
+    "skull",
+    "from the skull to the right",
+    "right humeral head",
+    "right scapular angle",
+    "neck",
+    "left scapular angle",
+    "left humeral head",
+)
+"""Our views of what the published trips (skull to and from the scapular angles) show."""
+SPECTRUM_FIT = (1 / 64, 1 / 8)
+"""Cycles a pixel between which the slope of the spectrum is fitted: from body parts to edges, above the noise."""
+LUNG_HU = (-950, -500)
+REGIONS = {
+    "bone": "1 g/cm^2 of bone or more, less than 1 cm of lung",
+    "lung": "5 cm of lung or more, less than 0.3 g/cm^2 of bone",
+    "soft": "less than 0.05 g/cm^2 of bone and 0.5 cm of lung, 2 cm of tissue or more",
+}
+DENSITY_G_CM3 = {"soft": 1.05, "bone": 1.6}
+"""To tell the thickness of what a ray went through."""
+MIN_PIXELS = 50
+_LAPLACIAN = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]])
+
+Frame = NDArray[np.uint8]
+Boxes = Mapping[str, Mapping[str, Sequence[int]]]
+
+
+def describe(frame: Frame) -> dict[str, Any]:
+    """Figures of a frame ``(n, n)`` uint8.
+
+    - ``mean``, ``std``: of the greys, 0 to 255; ``black`` and ``white``: shares of pixels at the ends;
+      ``histogram``: shares in ten equal bins.
+    - ``slope``: of the radial power spectrum (Hann window) in a double-logarithmic plot, between 1/64 and
+      1/8 cycles a pixel; more negative is smoother. ``above_1_8`` and ``above_1_4``: shares of the
+      variance at more than 1/8 and 1/4 of the sampling frequency.
+    - ``gradient_50``, ``_90``, ``_99``: percentiles of the gradient's magnitude, greys a pixel.
+    - ``noise``: standard deviation of the noise in greys by Immerkaer's operator (Computer Vision and
+      Image Understanding 64, 1996); rounding to whole greys alone gives 0.2 to 0.3.
+    """
+    grey = frame.astype(np.float64)
+    rows, columns = np.gradient(grey)
+    gradient = np.hypot(rows, columns)
+    noise = np.abs(convolve(grey, _LAPLACIAN)[1:-1, 1:-1]).mean() * np.sqrt(np.pi / 2) / 6
+    return {
+        "mean": float(grey.mean()),
+        "std": float(grey.std()),
+        "black": float((frame <= BLACK).mean()),
+        "white": float((frame >= WHITE).mean()),
+        "histogram": (np.histogram(frame, BINS, (0, 256))[0] / frame.size).tolist(),
+        **_spectrum(grey),
+        **{f"gradient_{p}": float(np.percentile(gradient, p)) for p in GRADIENT_PERCENT},
+        "noise": float(noise),
+    }
+
+
+def _spectrum(grey: NDArray[np.float64]) -> dict[str, float]:
+    """Slope and high-frequency shares of the radial power spectrum."""
+    side = len(grey)
+    hann = np.hanning(side)
+    power = np.abs(np.fft.fft2((grey - grey.mean()) * hann * hann[:, None])) ** 2
+    power[0, 0] = 0
+    frequency = np.fft.fftfreq(side)
+    radius = np.hypot(frequency, frequency[:, None])
+    ring = np.rint(radius * side).astype(int).ravel()
+    mean_power = np.bincount(ring, power.ravel()) / np.maximum(np.bincount(ring), 1)
+    rings = np.arange(len(mean_power)) / side
+    fitted = (rings >= SPECTRUM_FIT[0]) & (rings <= SPECTRUM_FIT[1]) & (mean_power > 0)
+    slope = np.polyfit(np.log(rings[fitted]), np.log(mean_power[fitted]), 1)[0] if fitted.sum() > 1 else np.nan
+    total = power.sum() or 1.0
+    return {
+        "slope": float(slope),
+        "above_1_8": float(power[radius > 1 / 8].sum() / total),
+        "above_1_4": float(power[radius > 1 / 4].sum() / total),
+    }
+
+
+def box_contrasts(frame: Frame, regions: Mapping[str, NDArray[np.bool_]]) -> dict[str, float]:
+    """``bone_soft`` and ``lung_soft``: mean grey less that of soft tissue, as shares of 255; only those that exist."""
+    greys = {name: float(frame[where].mean()) for name, where in regions.items() if where.any()}
+    return {
+        f"{name}_soft": (greys[name] - greys["soft"]) / 255
+        for name in ("bone", "lung")
+        if name in greys and "soft" in greys
+    }
+
+
+def box_regions(boxes: Mapping[str, Sequence[int]], side: int) -> dict[str, NDArray[np.bool_]]:
+    """Masks ``(side, side)`` of boxes ``[left, top, right, bottom]`` that were set at 768 pixels."""
+    masks = {}
+    for name, box in boxes.items():
+        left, top, right, bottom = (round(edge * side / DEFAULT_SIDE) for edge in box)
+        masks[name] = np.zeros((side, side), np.bool_)
+        masks[name][top:bottom, left:right] = True
+    return masks
+
+
+def mass_contrasts(scene: Scene, place: CArmPlace, frame: Frame) -> dict[str, float]:
+    """``bone_soft`` and ``lung_soft`` of our own view, by what the rays went through (`REGIONS`).
+
+    Pixels are compared behind equal thicknesses of the body, to 1 cm, so that a thin arm is not held
+    against a thick trunk; thicknesses with fewer than 50 pixels of either region do not count.
+    """
+    side = len(frame)
+    soft, bone = scene.camera.path_masses(place, side)
+    lung_cm = _lung_projector(scene).path_masses(ProjectionGeometry.from_place(place, CArmGeometry(), side))[0]
+    thickness_cm = soft / DENSITY_G_CM3["soft"] + bone / DENSITY_G_CM3["bone"] + lung_cm
+    masks = {
+        "bone": (bone >= 1) & (lung_cm < 1),
+        "lung": (lung_cm >= 5) & (bone < 0.3),
+        "soft": (bone < 0.05) & (lung_cm < 0.5) & (thickness_cm >= 2),
+    }
+    centimetre = np.rint(thickness_cm).astype(int)
+    counts = {name: np.bincount(centimetre[mask], minlength=200) for name, mask in masks.items()}
+    greys = {name: np.bincount(centimetre[mask], frame[mask], minlength=200) for name, mask in masks.items()}
+    found = {}
+    for name in ("bone", "lung"):
+        both = np.minimum(counts[name], counts["soft"]) * (np.minimum(counts[name], counts["soft"]) >= MIN_PIXELS)
+        if both.any():
+            at = both > 0
+            difference = greys[name][at] / counts[name][at] - greys["soft"][at] / counts["soft"][at]
+            found[f"{name}_soft"] = float(np.average(difference, weights=both[at]) / 255)
+    return found
+
+
+def _lung_projector(scene: Scene) -> SeparableProjector:
+    """Centimetres of lung along each ray: a material of density 1."""
+    hu = np.arange(HU_MIN, HU_MAX + 1)
+    inside = (LUNG_HU[0] <= hu) & (hu <= LUNG_HU[1])
+    return SeparableProjector(scene.patient.volume, DensityTable(("lung",), inside[None].astype(np.float32)))
+
+
+def describe_folder(folder: Path, side: int, boxes: Boxes) -> dict[str, dict[str, Any]]:
+    """Figures of every PNG file of `folder`, by file name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    paths = sorted(folder.glob("*.png"))
+    if not paths:
+        raise ValueError(f"--frames is {folder}, expected a folder with PNG files.")
+    figures = {}
+    for path in paths:
+        with Image.open(path) as picture:
+            frame = np.asarray(picture.convert("L").resize((side, side), Image.Resampling.LANCZOS))
+        figures[path.name] = describe(frame)
+        if path.name in boxes:
+            figures[path.name]["contrast_boxes"] = box_contrasts(frame, box_regions(boxes[path.name], side))
+    return figures
+
+
+def describe_ours(patient: str, side: int, boxes: Boxes) -> dict[str, dict[str, Any]]:
+    """Figures of our views of a patient, by caption."""
+    scene = load_scene(patient)
+    figures = {}
+    for view in VIEWS:
+        place = place_of(view, scene.patient)
+        frame = scene.camera.image(place, side, noise_seed=0)
+        figures[view.caption] = describe(frame)
+        figures[view.caption]["contrast_masses"] = mass_contrasts(scene, place, frame)
+        if view.caption in boxes:
+            figures[view.caption]["contrast_boxes"] = box_contrasts(frame, box_regions(boxes[view.caption], side))
+    return figures
+
+
+def summarise(frames: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over frames of every figure, nested as the figures are; a contrast over the frames that have it."""
+    keys = dict.fromkeys(key for frame in frames.values() for key in frame)
+    summary: dict[str, Any] = {"frames": len(frames)}
+    for key in keys:
+        values = [frame[key] for frame in frames.values() if key in frame]
+        if isinstance(values[0], Mapping):
+            inner = {str(n): value for n, value in enumerate(values)}
+            summary[key] = {name: value for name, value in summarise(inner).items() if name != "frames"}
+        else:
+            summary[key] = np.mean(values, axis=0).tolist()
+    return summary
+
+
+def table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
+    """The means as a table: a row a figure, a column a set of frames."""
+    rows: dict[str, list[str]] = {}
+    flat = {name: dict(_flatten(summary)) for name, summary in summaries.items()}
+    for key in dict.fromkeys(key for summary in flat.values() for key in summary):
+        rows[key] = [f"{summary[key]:.3g}" if key in summary else "-" for summary in flat.values()]
+    return markdown_table(("mean of", *summaries), [(key, *cells) for key, cells in rows.items()])
+
+
+def _flatten(summary: Mapping[str, Any]) -> list[tuple[str, float]]:
+    items: list[tuple[str, float]] = []
+    for key, value in summary.items():
+        if isinstance(value, Mapping):
+            items += [(f"{key} {name}", number) for name, number in value.items()]
+        elif isinstance(value, list):
+            items += [(f"{key} {n + 1}", number) for n, number in enumerate(value)]
+        else:
+            items.append((key, value))
+    return items
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=Path, help="folder of PNG files to describe")
+    parser.add_argument("--ours", action="store_true", help="describe our own views")
+    parser.add_argument("--patient", default="virtual:0", help="whose views (default virtual:0)")
+    parser.add_argument("--side", type=int, default=DEFAULT_SIDE, help="pixels a side (default 768)")
+    parser.add_argument("--boxes", type=Path, default=DEFAULT_BOXES, help="JSON file of boxes by frame and region")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    options = parser.parse_args(arguments)
+    if not options.ours and options.frames is None:
+        parser.error("expected --frames DIR, --ours, or both")
+    if not 64 <= options.side <= 2048:
+        parser.error(f"--side is {options.side}, expected 64 to 2048")
+    boxes = json.loads(options.boxes.read_text(encoding="utf-8"))
+    sets: dict[str, dict[str, dict[str, Any]]] = {}
+    if options.frames is not None:
+        try:
+            sets["frames"] = describe_folder(options.frames, options.side, boxes)
+        except ValueError as error:
+            parser.error(str(error))
+    if options.ours:
+        sets["ours"] = describe_ours(options.patient, options.side, boxes)
+        sets["ours_trips"] = {name: sets["ours"][name] for name in TRIP_VIEWS}
+    summaries = {name: summarise(frames) for name, frames in sets.items()}
+    print(table(summaries))
+    if options.json is not None:
+        result = {name: {"mean": summaries[name], "frames": frames} for name, frames in sets.items()}
+        write_json(options.json, {**result, "side": options.side, "regions": REGIONS, "run": provenance(0)})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""DeepDRR as a renderer: any patient, any projection, to the logarithmic image before windowing."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_env.errors import UnknownNameError, finite_number
+from carm_env.geometry import ProjectionGeometry
+from carm_env.volume import Volume
+from carm_env.xray.deepdrr import compat
+from carm_env.xray.deepdrr.handover import camera_projection, spectrum_array, volume_in_deepdrr
+from carm_env.xray.deepdrr.requirements import check_machine
+from carm_env.xray.spectrum import Beam, load_beam
+
+DEFAULT_STEP_MM = 0.125
+"""A power of two: sums of it are exact in the kernel's float32, where those of 0.1 drift by 0.01 %."""
+
+
+class DeepDRRRenderer:
+    """Takes pictures of one patient with DeepDRR's CUDA kernel; threads may share it, one at a time works.
+
+    It replaces the projector and the attenuation of an `XRayCamera`; noise, window and polarity stay
+    those of the camera. DeepDRR's own `neglog` is not applied: it rescales every picture. Memory on
+    the device: about 5 bytes per voxel, some three times that while it is built.
+
+    Use it in a ``with`` statement, or call `close`, to give the device's memory back.
+
+    Args:
+        volume: the patient.
+        beam: a beam of `load_beam` (its default if None), or the name of one of DeepDRR's own spectra:
+            ``"60KV_AL35"``, ``"90KV_AL40"``, ``"120KV_AL43"``.
+        step_mm: length of a step along the ray, mm. (DeepDRR's documentation says voxels; its kernel
+            steps in world units.)
+        correct_voxel_shift: undo the shift by one voxel along each axis that DeepDRR's kernel makes
+            (see `carm_env.xray.deepdrr.handover.KERNEL_SHIFT`); False leaves it as DeepDRR draws it.
+        open_air: let the air around the patient attenuate, as in DeepDRR; it costs about 0.005 of
+            ``-ln I`` for 30 cm. By default it cancels out as for a detector calibrated with an open field.
+        device: number of the CUDA device; None for the current one.
+
+    Raises:
+        MissingExtraError: deepdrr, killeengeo, strenum or cupy is absent.
+        RuntimeError: there is no CUDA device or no nvcc.
+        MemoryError: the device has too little memory for the patient.
+        ValueError: an unknown spectrum, or a step that is not positive.
+    """
+
+    def __init__(
+        self,
+        volume: Volume,
+        beam: Beam | str | None = None,
+        *,
+        step_mm: float = DEFAULT_STEP_MM,
+        correct_voxel_shift: bool = True,
+        open_air: bool = False,
+        device: int | None = None,
+    ) -> None:
+        if finite_number("step_mm", step_mm) <= 0:
+            raise ValueError(f"step_mm is {step_mm!r}, expected a positive length.")
+        self.volume = volume
+        self._lock = threading.Lock()
+        self._projector: Any = None
+        deepdrr = compat.load_deepdrr()
+        import cupy
+
+        check_machine(cupy)
+        spectrum = _spectrum(deepdrr, load_beam() if beam is None else beam)
+        self._open_field_kev = float(spectrum[:, 0] @ spectrum[:, 1] / spectrum[:, 1].sum() / 1000)
+        self._geo = deepdrr.geo
+        self._device = cupy.cuda.Device(device)
+        patient = volume_in_deepdrr(deepdrr, volume, correct_voxel_shift, open_air)
+        projector = deepdrr.Projector(
+            patient,
+            # Only meshes need buffers of the first size; those of a picture are made when it is taken.
+            camera_intrinsics=deepdrr.geo.CameraIntrinsicTransform(np.eye(3), sensor_height=1, sensor_width=1),
+            step=step_mm,
+            spectrum=spectrum,
+            neglog=False,
+            max_mesh_hits=4,
+            mesh_layers=1,
+            cuda_device_id=self._device.id,
+        )
+        with self._device, compat.volumes_only():
+            compat.check_memory(cupy, patient.data.nbytes + patient.materials[1].nbytes)
+            projector.initialize()
+            compat.detach_device(projector)
+        self._projector = projector
+
+    def log_image(self, geometry: ProjectionGeometry) -> NDArray[np.float32]:
+        """``-ln(I / I0)``, ``(height, width)`` float32, a fresh array: 0 is the open field.
+
+        I is the energy per photon that reaches the detector, I0 that of the open field. A ray starts
+        at the source and does not end at the detector, as for every `Projector` of this package.
+
+        Raises:
+            ValueError: the renderer is closed.
+        """
+        camera = camera_projection(self._geo, geometry)
+        with self._lock, self._device:
+            if self._projector is None:
+                raise ValueError("this DeepDRRRenderer is closed, expected an open one: make a new one for the volume.")
+            energy_kev = self._projector.project(camera)
+        # Behind metal a float32 intensity may be 0; its logarithm must stay finite.
+        share = np.maximum(energy_kev / np.float32(self._open_field_kev), np.finfo(np.float32).tiny)
+        return -np.log(share, dtype=np.float32)
+
+    def close(self) -> None:
+        """Give the device's memory back; a second call does nothing."""
+        with self._lock, self._device:
+            if self._projector is not None:
+                self._projector.free()
+                self._projector = None
+
+    def __enter__(self) -> DeepDRRRenderer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _spectrum(deepdrr: Any, beam: Beam | str) -> NDArray[np.float64]:
+    if isinstance(beam, Beam):
+        return spectrum_array(beam)
+    own = deepdrr.projector.projector.spectral_data.spectrums
+    if beam not in own:
+        raise UnknownNameError("DeepDRR spectrum", beam, own)
+    return np.asarray(own[beam], dtype=np.float64)

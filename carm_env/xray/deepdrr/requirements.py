@@ -1,0 +1,141 @@
+"""What DeepDRR lacks on this machine, each with its remedy, and a trial picture where it lacks nothing."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from carm_env.xray.deepdrr.compat import OTHER_WAY, TESTED_VERSION, is_installed, load_deepdrr
+
+LAST_PYTHON = (3, 12)
+"""The newest Python for which numpy 1.26, the last below deepdrr's pin, has wheels."""
+
+
+def obstacles() -> list[str]:
+    """Everything that keeps DeepDRR from running here, each as ``what is wrong: what to do``; empty if nothing does."""
+    found = _missing_packages()
+    cupy = None
+    if is_installed("cupy"):
+        try:
+            cupy = importlib.import_module("cupy")
+        except Exception as error:  # a cupy built for another numpy or CUDA raises what its loader raises
+            found.append(f"cupy does not import ({type(error).__name__}: {error}): {_cupy_remedy()}")
+    if cupy is not None:
+        found += _numpy_clash(cupy) + _missing_device(cupy)
+    # DeepDRR has cupy compile its kernel with nvcc, which in turn calls the host's compiler.
+    found += _missing_nvcc(cupy) + _missing_host_compiler()
+    if not found:
+        try:
+            load_deepdrr()
+        except Exception as error:
+            found.append(
+                f"deepdrr {metadata.version('deepdrr')} does not import ({type(error).__name__}: {error}): "
+                f"the version tested is {TESTED_VERSION}, pip install --no-deps deepdrr=={TESTED_VERSION}"
+            )
+    return found
+
+
+def _missing_packages() -> list[str]:
+    found = []
+    if not is_installed("deepdrr"):
+        extra = "pip install 'carm-env[deepdrr]'"
+        if sys.version_info[:2] > LAST_PYTHON:
+            # There the extra is empty: it would install nothing and say nothing.
+            extra = f"Python is {sys.version_info[0]}.{sys.version_info[1]}, so"
+        found.append(f"the package deepdrr is not installed: {extra} ({OTHER_WAY})")
+    found += [
+        f"the package {package} is not installed: pip install --no-deps {package}"
+        for package in ("killeengeo", "strenum")
+        if is_installed("deepdrr") and not is_installed(package)
+    ]
+    if not is_installed("cupy"):
+        found.append(f"the package cupy is not installed: {_cupy_remedy()}")
+    return found
+
+
+def _cupy_remedy() -> str:
+    # cupy 14 dropped numpy 1.
+    limit = "" if _major(np.__version__) >= 2 else "<14"
+    return f"pip install 'cupy-cuda12x{limit}' for a CUDA 12 toolkit, 'cupy-cuda13x{limit}' for CUDA 13"
+
+
+def _major(version: str) -> int:
+    return int(version.partition(".")[0])
+
+
+def _numpy_clash(cupy: ModuleType) -> list[str]:
+    if _major(cupy.__version__) >= 14 and _major(np.__version__) < 2:
+        return [f"cupy {cupy.__version__} needs numpy 2 but numpy is {np.__version__}: {_cupy_remedy()}"]
+    return []
+
+
+def check_machine(cupy: ModuleType) -> None:
+    """Raise RuntimeError unless there is a CUDA device and nvcc."""
+    found = _missing_device(cupy) + _missing_nvcc(cupy)
+    if found:
+        raise RuntimeError("DeepDRR cannot run here: " + "; ".join(found))
+
+
+def _missing_device(cupy: ModuleType) -> list[str]:
+    remedy = "run on a machine with an NVIDIA GPU, and with a driver as new as cupy's CUDA"
+    try:
+        if cupy.cuda.runtime.getDeviceCount() > 0:
+            return []
+    except Exception as error:  # cupy's own error, which a broken cupy may not even have
+        return [f"no CUDA device ({error}): {remedy}"]
+    return [f"no CUDA device: {remedy}"]
+
+
+def _missing_nvcc(cupy: ModuleType | None) -> list[str]:
+    nvcc = shutil.which("nvcc") or _nvcc_of_toolkit() if cupy is None else cupy.cuda.get_nvcc_path()
+    if nvcc:
+        return []
+    return ["nvcc is not found: install the CUDA toolkit, then set CUDA_PATH to its folder or NVCC to nvcc"]
+
+
+def _missing_host_compiler() -> list[str]:
+    host = "cl" if sys.platform == "win32" else "g++"
+    if shutil.which(host):
+        return []
+    return [f"the C++ compiler {host}, which nvcc calls, is not found: install it and put it on the PATH"]
+
+
+def _nvcc_of_toolkit() -> str | None:
+    folder = os.environ.get("CUDA_PATH") or "/usr/local/cuda"
+    path = Path(folder) / "bin" / "nvcc"
+    return str(path) if path.exists() else None
+
+
+def try_a_picture() -> str:
+    """Take a picture of a cube of water and describe the backend.
+
+    Raises:
+        RuntimeError: the picture is wrong.
+    """
+    import cupy
+
+    from carm_env.geometry import CArmGeometry, CArmPlace, ProjectionGeometry
+    from carm_env.volume import Volume
+    from carm_env.xray.deepdrr.renderer import DeepDRRRenderer
+    from carm_env.xray.spectrum import load_beam
+
+    # 10 cm of water at 1.03 g/cm^3 in the middle of the picture, open field at its edge.
+    hu = np.full((40, 40, 40), -1000, np.int16)
+    hu[10:30, 10:30, 10:30] = 0
+    volume = Volume.from_origin(hu, 5.0, (-97.5, -97.5, -97.5))
+    with DeepDRRRenderer(volume) as renderer:
+        image = renderer.log_image(ProjectionGeometry.from_place(CArmPlace((0.0, 0.0, 0.0)), CArmGeometry(), 64))
+    expected = -np.log(load_beam().transmission(np.array([10.3, 0.0])))
+    if not (np.isclose(image[32, 32], expected, rtol=0.03) and abs(image[32, 0]) < 1e-3):
+        raise RuntimeError(f"10 cm of water give -ln I = {image[32, 32]:.3f}, expected {expected:.3f}")
+    name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+    version = metadata.version("deepdrr")
+    untested = "" if version == TESTED_VERSION else f", untested: the version tested is {TESTED_VERSION}"
+    return f"works (deepdrr {version}, cupy {cupy.__version__}, {name}{untested})"

@@ -1,0 +1,53 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import scaling
+from benchmarks.scaling import QUICK, main, torso_of
+from carm_env.errors import MissingExtraError
+
+
+def test_a_quick_run_gives_every_figure_and_plot(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out, file = tmp_path / "plots", tmp_path / "s.json"
+    assert main(["--quick", "--out", str(out), "--json", str(file)]) == 0
+    figures = json.loads(file.read_text())
+    assert [row["side"] for row in figures["side"]] == list(QUICK.sides)
+    assert all(row["frame_ms"] > 0 and row["lines_ms"] > 0 for row in figures["side"])
+    assert all(row["memory_mib"] > row["volume_mib"] for row in figures["voxels"])
+    assert [row["patients"] for row in figures["patients"]] == list(QUICK.patients)
+    assert {(row["environments"], row["threads"]) for row in figures["environments"]} == {(1, 1), (2, 1), (2, 2)}
+    assert all(row["steps_per_s"] > 0 for row in figures["environments"])
+    assert 0 < figures["step"]["outside_rendering_ms"] < figures["step"]["step_ms"]
+    assert figures["quick"] and figures["run"]["processor"]
+    for name in ("side", "voxels", "patients", "environments"):
+        path = out / f"scaling_{name}.png"
+        assert path.stat().st_size < 150_000
+        assert np.asarray(Image.open(path).convert("L")).std() > 5
+    assert "outside rendering" in capsys.readouterr().out
+
+
+def test_a_torso_has_the_voxels_that_were_asked_for_in_the_same_field():
+    volume = torso_of(2e5).volume
+    assert volume.hu.size == pytest.approx(2e5, rel=0.05)
+    assert (volume.hu.shape * volume.spacing_mm) == pytest.approx(scaling.FIELD_MM, rel=0.02)
+
+
+def test_memory_that_is_held_is_told_and_what_was_freed_is_not():
+    with scaling.memory_held() as held_mib:
+        kept = np.ones(32 * 2**20, np.uint8)
+        freed = np.ones(64 * 2**20, np.uint8)
+        del freed
+        assert held_mib() == pytest.approx(kept.nbytes / 2**20, abs=1)
+
+
+def test_without_matplotlib_nothing_is_measured_in_vain(tmp_path, monkeypatch):
+    def absent():
+        raise MissingExtraError("matplotlib", "bench", "Drawing plots")
+
+    monkeypatch.setattr(scaling, "import_pyplot", absent)
+    monkeypatch.setattr(scaling, "measure", lambda *_: pytest.fail("measured"))
+    with pytest.raises(MissingExtraError, match="carm-env.bench"):
+        main(["--quick", "--out", str(tmp_path)])

@@ -1,0 +1,17 @@
+import pytest
+
+from carm_env import memory
+
+
+def test_free_memory_is_read_from_the_kernels_table(monkeypatch, tmp_path):
+    table = tmp_path / "meminfo"
+    table.write_text("MemTotal:  2000 kB\nMemAvailable:    1234 kB\n")
+    monkeypatch.setattr(memory, "_MEMINFO", table)
+    assert memory.available_bytes() == 1234 * 1024
+
+
+def test_what_does_not_fit_is_named(monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda: 10_000)
+    memory.check_memory((10, 10, 10), 10_000, "to be read")
+    with pytest.raises(MemoryError, match="10 x 10 x 20 voxels needs 20,000 bytes to be read, and 10,000 are free"):
+        memory.check_memory((10, 10, 20), 20_000, "to be read")
