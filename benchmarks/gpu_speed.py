@@ -110,7 +110,7 @@ def agreement(patient: Patient, projector: TorchProjector, size: int) -> dict[st
 
 
 def renderers(view: BatchView, samples: int) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
-    """What can be timed on this device, by name, and what is missing with the line that installs it."""
+    """What can be timed on this device, by name, and what is missing: the line that installs it, or why it fails."""
     cuda = view.device.type == "cuda"
     views = Views.from_places(view.places, NANODRR_ARM, view.size)
     camera = TorchCamera(NANODRR_ARM, device=view.device)
@@ -133,10 +133,18 @@ def renderers(view: BatchView, samples: int) -> tuple[dict[str, Callable[[], Any
             missing[name] = "needs a CUDA device"
             continue
         try:
-            jobs[name] = make()
+            job = make()
+            job()
         except ImportError as error:
             package = "triton" if "triton" in str(error) else package
             missing[name] = GPU_PIP_LINES[package]
+        except Exception as error:
+            # A peer that fails must not take the other figures with it; ours must.
+            if name.startswith("ours"):
+                raise
+            missing[name] = f"fails: {type(error).__name__}: {error}"
+        else:
+            jobs[name] = job
     return jobs, missing
 
 

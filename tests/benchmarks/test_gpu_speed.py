@@ -56,6 +56,14 @@ def test_absent_peers_are_named_with_their_pip_line(monkeypatch):
     assert "ours, grid_sample" in jobs
     assert missing["nanodrr, torch, 50 samples"] == "pip install nanodrr"
 
+    def broken(*arguments):
+        raise RuntimeError("no nvcc")
+
+    monkeypatch.setattr(gpu_speed, "nanodrr", broken)
+    jobs, missing = gpu_speed.renderers(view, 50)
+    assert "ours, grid_sample" in jobs
+    assert missing["nanodrr, torch, 50 samples"] == "fails: RuntimeError: no nvcc"
+
 
 def test_nanodrr_is_given_our_views():
     pytest.importorskip("nanodrr")
