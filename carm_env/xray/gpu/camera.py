@@ -14,14 +14,14 @@ from carm_env.volume import Volume
 from carm_env.xray.camera import DEFAULT_GEOMETRY, SOURCE_MAX_HU
 from carm_env.xray.detector import Detector
 from carm_env.xray.exposure import MAX_MAS, MEASURING_FIELD, MIN_MAS, Exposure, Technique
-from carm_env.xray.gpu import display
-from carm_env.xray.gpu.detector import log_images, read_out
+from carm_env.xray.gpu import detector as plain_detector
+from carm_env.xray.gpu import display, fused_detector
 from carm_env.xray.gpu.memory import memory_advice
 from carm_env.xray.gpu.projector import Backend, TorchProjector
 from carm_env.xray.gpu.views import Views
 from carm_env.xray.polychromatic import AttenuationTable
 from carm_env.xray.settings import DEFAULT_SETTINGS, XRaySettings
-from carm_env.xray.spectrum import MATERIALS, load_beam
+from carm_env.xray.spectrum import load_beam
 
 _BYTES_PER_PIXEL = 80
 """What the chain from path masses to greys holds at its peak."""
@@ -113,12 +113,8 @@ class TorchCamera:
             settings.scintillator_mm,
             settings.electronic_noise,
         )
+        self._steps = fused_detector if self.projector.backend == "triton" else plain_detector
         self._table = torch.from_numpy(AttenuationTable.of_beam(beam).values).to(self.device)
-
-    @property
-    def materials(self) -> tuple[str, ...]:
-        """The names of the materials."""
-        return MATERIALS
 
     def log_images(
         self, volumes: Volume | Sequence[Volume], places: Sequence[CArmPlace] | Views, size: int = 256
@@ -128,7 +124,7 @@ class TorchCamera:
         each = [volumes] * len(views) if isinstance(volumes, Volume) else list(volumes)
         _check_sources(each, views)
         with torch.no_grad():
-            return log_images(self.projector.path_masses(each, views), self._table)
+            return self._steps.log_images(self.projector.path_masses(each, views), self._table)
 
     def images(
         self,
@@ -177,7 +173,7 @@ class TorchCamera:
         margin = round((1 - settings.collimation) / 2 * size)
         inside = (slice(None), slice(margin, size - margin), slice(margin, size - margin))
         seeds = noise_seeds if noisy else None
-        read = read_out(self.detector, log_image, pixel_mm, photons, seeds, margin)[inside]
+        read = self._steps.read_out(self.detector, log_image, pixel_mm, photons, seeds, margin)[inside]
         window = settings.window
         black, white = display.limits(window, read)
         quality = display.quality_numbers(

@@ -58,21 +58,12 @@ def read_out(
         seeds: of the noise, one a picture; None for pictures without noise.
         margin: rows and columns that the collimator covers on every side.
     """
-    signal = torch.exp(-log_image.clamp(0, MAX_LOG))
-    if margin:
-        signal[:, :margin] = signal[:, -margin:] = 0
-        signal[:, :, :margin] = signal[:, :, -margin:] = 0
-    if detector.scatter > 0:
-        height, width = signal.shape[1:]
-        sigma = detector.scatter_mm / pixel_mm
-        down = _scatter_matrix(height, sigma, signal.device)
-        across = _scatter_matrix(width, sigma, signal.device)
-        signal += detector.scatter * (down @ (signal * log_image) @ across.T)
+    signal = add_scatter(detector, transmit(log_image, margin), log_image, pixel_mm)
     if seeds is not None:
         signal = add_quantum_noise(signal, photons / detector.noise_factor, seeds)
     taps = light_spread(detector.scintillator_mm / pixel_mm).tolist()
     if len(taps) > 1:
-        signal = _spread(signal, taps)
+        signal = spread_light(signal, taps)
     if seeds is not None and detector.electronic_noise > 0:
         # The read-out noises of the elements that a pixel bins add up in quadrature.
         deviation = detector.electronic_noise * max(pixel_mm / ELEMENT_MM, 1.0) / photons
@@ -80,6 +71,26 @@ def read_out(
     nothing = math.exp(-MAX_LOG)
     lowest = torch.full_like(photons, nothing) if seeds is None else (0.5 / photons).clamp(min=nothing)
     return -torch.log(torch.maximum(signal, lowest[:, None, None]))
+
+
+def transmit(log_image: torch.Tensor, margin: int) -> torch.Tensor:
+    """The primary's share of the open field, new ``(B, H, W)``; nothing behind the collimator's `margin`."""
+    signal = torch.exp(-log_image.clamp(0, MAX_LOG))
+    if margin:
+        signal[:, :margin] = signal[:, -margin:] = 0
+        signal[:, :, :margin] = signal[:, :, -margin:] = 0
+    return signal
+
+
+def add_scatter(detector: Detector, primary: torch.Tensor, log_image: torch.Tensor, pixel_mm: float) -> torch.Tensor:
+    """`primary` with the scatter that the model adds to it."""
+    if detector.scatter == 0:
+        return primary
+    height, width = primary.shape[1:]
+    sigma = detector.scatter_mm / pixel_mm
+    down = _scatter_matrix(height, sigma, primary.device)
+    across = _scatter_matrix(width, sigma, primary.device)
+    return primary + detector.scatter * (down @ (primary * log_image) @ across.T)
 
 
 @functools.lru_cache(maxsize=16)
@@ -97,7 +108,7 @@ def _scatter_matrix(side: int, sigma: float, device: torch.device) -> torch.Tens
     return torch.from_numpy(fine.astype(np.float32)).to(device)
 
 
-def _spread(signal: torch.Tensor, taps: list[float]) -> torch.Tensor:
+def spread_light(signal: torch.Tensor, taps: list[float]) -> torch.Tensor:
     """Convolve rows and columns with `taps`; beyond the edge the picture goes on as at its edge."""
     reach = len(taps) // 2
     height, width = signal.shape[1:]

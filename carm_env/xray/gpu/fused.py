@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from carm_env.xray.gpu import kernels
+from carm_env.xray.gpu.device import on_device
 from carm_env.xray.gpu.packing import PackedVolume
 from carm_env.xray.gpu.rays import RayGrid
 
@@ -31,7 +30,7 @@ def sample_slices(volumes: Sequence[PackedVolume], grid: RayGrid, out: torch.Ten
     split = split_of(count * tiles, int((grid.bounds[:, 3] - grid.bounds[:, 2]).max()))
     whole = grid.detector is None and split == 1 and count == len(out)
     sums = out[None] if whole else torch.empty(split, count, 2, height, width, device=device)
-    with _on(device):
+    with on_device(device):
         kernels.sample_kernel[(count * tiles * split,)](
             addresses,
             lines,
@@ -73,11 +72,6 @@ def sample_slices(volumes: Sequence[PackedVolume], grid: RayGrid, out: torch.Ten
             num_warps=_WARPS,
             enable_fp_fusion=True,
         )
-
-
-def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    # Triton launches on torch's current device, which need not be the tensors'.
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def split_of(programs: int, slices: int) -> int:

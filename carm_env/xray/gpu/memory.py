@@ -55,16 +55,33 @@ class ResidentVolumes:
         """Each volume, packed along the axis beside it.
 
         Raises:
-            DeviceMemoryError: the volumes of this batch alone go beyond the limit.
+            DeviceMemoryError: the volumes of this batch alone go beyond the limit, or the device has no room for one.
         """
         keys = list(zip(volumes, axes.tolist(), strict=True))
         wanted = dict.fromkeys(keys)
         for key in wanted:
             if key not in self._packed:
-                self._packed[key] = pack_volume(*key[:1], self.table, key[1], self.device)
+                self._packed[key] = self._pack(key, wanted)
             self._packed.move_to_end(key)
             self._make_room(wanted)
         return [self._packed[key] for key in keys]
+
+    def _pack(self, key: tuple[Volume, int], wanted: dict[tuple[Volume, int], None]) -> PackedVolume:
+        volume, axis = key
+        try:
+            return pack_volume(volume, self.table, axis, self.device)
+        except torch.cuda.OutOfMemoryError:
+            # Others may take less than the limit and still be in the way.
+            for other in [other for other in self._packed if other not in wanted]:
+                del self._packed[other]
+        try:
+            return pack_volume(volume, self.table, axis, self.device)
+        except torch.cuda.OutOfMemoryError as error:
+            raise DeviceMemoryError(
+                f"{self.device} has no room for a volume of {volume.hu.shape} voxels, which takes up to "
+                f"{2 * volume.hu.size / 2**20:.0f} MiB, beside {self.nbytes / 2**20:.0f} MiB of other volumes of this "
+                "batch. Put fewer patients into one batch, or resample the volume."
+            ) from error
 
     def _make_room(self, wanted: dict[tuple[Volume, int], None]) -> None:
         while self.nbytes > self.limit_bytes:

@@ -10,7 +10,7 @@ import torch
 from carm_env.xray.noise import ELECTRONIC_STREAM, FEW_QUANTA, QUANTUM_STREAM, mix_seed
 
 _SUM_MEAN = 131070  # of four numbers from 0 to 65535
-_SUM_TO_UNIT = float(1 / np.sqrt(4 * (2.0**32 - 1) / 12))
+SUM_TO_UNIT = float(1 / np.sqrt(4 * (2.0**32 - 1) / 12))
 _MAX_QUANTA = 200
 _CHECK_EVERY = 16
 
@@ -40,12 +40,16 @@ def add_electronic_noise(signal: torch.Tensor, deviation: torch.Tensor, seeds: S
     return signal + deviation[:, None, None] * _normals(_first_hash(signal, seeds, ELECTRONIC_STREAM))
 
 
+def mixed_seeds(seeds: Sequence[int], stream: int, device: torch.device) -> torch.Tensor:
+    """``(B,)`` int32 on the device: the bits of `carm_env.xray.noise.mix_seed`."""
+    return torch.from_numpy(np.array([mix_seed(seed, stream) for seed in seeds], np.uint32).view(np.int32)).to(device)
+
+
 def _first_hash(signal: torch.Tensor, seeds: Sequence[int], stream: int) -> torch.Tensor:
     """``(B, H, W)`` int32: 32 bits for every pixel. Integers wrap at 32 bits, as unsigned ones do."""
-    mixed = np.array([mix_seed(seed, stream) for seed in seeds], np.uint32).view(np.int32)
     height, width = signal.shape[1:]
     counter = torch.arange(height * width, dtype=torch.int32, device=signal.device).view(1, height, width)
-    x = counter * _signed(2654435761) ^ torch.from_numpy(mixed).to(signal.device)[:, None, None]
+    x = counter * _signed(2654435761) ^ mixed_seeds(seeds, stream, signal.device)[:, None, None]
     x = (x ^ _shifted(x, 16)) * _signed(0x7FEB352D)
     x = (x ^ _shifted(x, 15)) * _signed(0x846CA68B)
     return x ^ _shifted(x, 16)
@@ -61,7 +65,7 @@ def _normals(hashes: torch.Tensor) -> torch.Tensor:
     """Standard normal numbers, each the sum of four 16-bit uniforms."""
     second = _second_hash(hashes)
     total = (hashes & 0xFFFF) + _shifted(hashes, 16) + (second & 0xFFFF) + _shifted(second, 16)
-    return (total - _SUM_MEAN).float() * _SUM_TO_UNIT
+    return (total - _SUM_MEAN).float() * SUM_TO_UNIT
 
 
 def _draw_few(mean: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:

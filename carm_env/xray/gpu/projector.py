@@ -17,6 +17,7 @@ from carm_env.errors import MissingExtraError, UnknownNameError
 from carm_env.geometry import ProjectionGeometry
 from carm_env.volume import Volume
 from carm_env.xray.gpu import grid_sample
+from carm_env.xray.gpu.device import find_device
 from carm_env.xray.gpu.memory import ResidentVolumes, memory_advice
 from carm_env.xray.gpu.packing import PackedVolume, SignedTable
 from carm_env.xray.gpu.rays import RayGrid, plan_rays
@@ -131,24 +132,6 @@ class VolumeProjector:
     def path_masses(self, geometry: ProjectionGeometry) -> NDArray[np.float32]:
         """Areal densities ``(materials, height, width)`` in g/cm^2, a fresh array each call."""
         return self.torch_projector.path_masses(self.volume, [geometry])[0].cpu().numpy()
-
-
-def find_device(device: str | torch.device | None) -> torch.device:
-    """The device as torch names it; ValueError where CUDA is asked for and is not there."""
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(
-            f"device is {device!r}, expected a device of torch, e.g. 'cuda', 'cuda:1' or 'cpu'."
-        ) from error
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device is {str(device)!r}, but torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices. "
-            "Use device='cpu', or a torch built for CUDA on a machine with a GPU (carm-env doctor)."
-        )
-    return found
 
 
 def choose_backend(backend: Backend, device: torch.device) -> Literal["grid_sample", "triton"]:

@@ -1,6 +1,7 @@
 """Run by test_kernels with TRITON_INTERPRET=1: the kernels against the CPU projector, on little phantoms.
 
-Prints, as JSON, the largest and the mean error of every view as a share of its maximum.
+Prints, as JSON, the largest and the mean error of every view as a share of its maximum, and for some settings
+of the camera the largest difference of greys and the share of the pixels that differ by more than two.
 """
 
 import json
@@ -11,11 +12,18 @@ from scipy.ndimage import gaussian_filter
 
 from carm_env.geometry import CArmGeometry, CArmPlace, ProjectionGeometry
 from carm_env.volume import Volume
-from carm_env.xray import SeparableProjector
-from carm_env.xray.gpu import TorchProjector, fused
+from carm_env.xray import SeparableProjector, XRayCamera, XRaySettings
+from carm_env.xray.gpu import TorchCamera, TorchProjector, fused
 
 ANGLES = [(0, 0, "AP"), (0, 0, "PA"), (90, 0, "AP"), (0, 90, "AP"), (30, 15, "AP"), (46, -20, "PA")]
 ARM = CArmGeometry()
+CAMERAS: list[tuple[dict[str, float], list[int] | None]] = [
+    ({}, None),
+    ({}, [1, -5]),
+    ({"photons": 40, "electronic_noise": 2.0}, [7, 8]),
+    ({"scatter": 0.4, "collimation": 0.7, "scintillator_mm": 6.0, "photons": 1e5}, [7, 8]),
+    ({"scintillator_mm": 80.0}, [7, 8]),
+]
 
 
 def phantom(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], seed: int) -> Volume:
@@ -37,14 +45,31 @@ def errors(volumes: list[Volume], geometries: list[ProjectionGeometry]) -> list[
     return result
 
 
+def grey_errors(volumes: list[Volume], places: list[CArmPlace]) -> list[tuple[int, float]]:
+    """Largest difference of greys, and share of the pixels beyond two, for every case of `CAMERAS`."""
+    result = []
+    for values, seeds in CAMERAS:
+        settings = XRaySettings(**values)
+        camera = TorchCamera(settings=settings, device="cpu", backend="triton")
+        images = camera.images(volumes, places, 25, seeds).numpy().astype(int)
+        expected = [
+            XRayCamera(volume, settings=settings).image(place, 25, None if seeds is None else seeds[n])
+            for n, (volume, place) in enumerate(zip(volumes, places, strict=True))
+        ]
+        difference = np.abs(images - np.stack(expected))
+        result.append((int(difference.max()), float((difference > 2).mean())))
+    return result
+
+
 def main() -> None:
-    """Print the errors of a batch in large tiles, of views alone, and of slices split among programs."""
+    """Print the errors of a batch in large tiles, of views alone, of slices split among programs, and of greys."""
     first, second = phantom((20, 18, 22), (8.0, 9.0, 7.0), 0), phantom((16, 24, 12), (7.0, 6.0, 10.0), 1)
-    geometries = []
+    places, geometries = [], []
     for n, (alpha, beta, projection) in enumerate(ANGLES):
         volume = (first, second)[n % 2]
         centre = volume.lps_from_index((np.array(volume.hu.shape) - 1) / 2)
         place = CArmPlace(tuple(centre + [10, 0, -15]), alpha, beta, projection)
+        places.append(place)
         geometries.append(ProjectionGeometry.from_place(place, ARM, 25))
     volumes = [(first, second)[n % 2] for n in range(len(ANGLES))]
     alone = errors(volumes[:1], geometries[:1])
@@ -53,7 +78,8 @@ def main() -> None:
     together = errors(volumes, geometries)
     fused._MIN_SLICES_A_PART = 2
     split = errors(volumes[:1] + volumes[4:5], geometries[:1] + geometries[4:5])
-    print(json.dumps({"alone": alone, "together": together, "split": split}))
+    greys = grey_errors([first, second], places[:2])
+    print(json.dumps({"alone": alone, "together": together, "split": split, "greys": greys}))
 
 
 if __name__ == "__main__":

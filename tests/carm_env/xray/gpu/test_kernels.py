@@ -1,6 +1,7 @@
 """The Triton kernels without a GPU: interpreted against the CPU projector, and compiled for GPUs."""
 
 import importlib.util
+import inspect
 import json
 import os
 import subprocess
@@ -31,6 +32,24 @@ WARP = {
     **dict.fromkeys(("plane_height", "plane_width", "height", "width", "tiles_across", "tiles"), "i32"),
 }
 
+VALUES = {"height": "i32", "width": "i32", "pixels": "i32", "seeds_ptr": "*i32"}
+
+
+def picture_kernels():
+    """The kernels of the picture, each with its arguments' types and its constants."""
+    from carm_env.xray.gpu import detector_kernels, fused_detector
+    from carm_env.xray.gpu.noise import SUM_TO_UNIT
+
+    noise = {"SUM_TO_UNIT": SUM_TO_UNIT, "B": fused_detector.BLOCK}
+    for kernel, constants in (
+        (detector_kernels.look_up_kernel, {"NODES": 128, "B": fused_detector.BLOCK}),
+        (detector_kernels.quanta_kernel, {**noise, "FEW": 30.0}),
+        (detector_kernels.read_out_kernel, {**noise, "REACH": 1, "NOISY": True}),
+    ):
+        names = [name for name in inspect.signature(kernel.fn).parameters if name not in constants]
+        default = {name: "*fp32" if name.endswith("_ptr") else "fp32" for name in names}
+        yield kernel, {name: VALUES.get(name, kind) for name, kind in default.items()}, constants
+
 
 @pytest.fixture(scope="module")
 def interpreted(cache_folder):
@@ -57,6 +76,14 @@ def test_the_interpreted_kernels_agree_with_the_cpu(interpreted, case, count):
         assert mean < 2e-4
 
 
+def test_the_interpreted_picture_is_that_of_the_cpu(interpreted):
+    (clean, _), *noisy = interpreted["greys"]
+    assert clean <= 2
+    assert len(noisy) == 4
+    for _, share in noisy:
+        assert share < 2e-3
+
+
 @pytest.mark.parametrize("capability", [75, 80, 90])
 @pytest.mark.parametrize("small", [False, True])
 def test_the_kernels_compile_for_gpus(capability, small):
@@ -70,6 +97,7 @@ def test_the_kernels_compile_for_gpus(capability, small):
     # Triton makes a constant of an argument that is 1, as a batch of one view in one tile has them.
     ones = ("views", "tiles_across", "tiles") if small else ()
     for kernel, signature, constants in (
+        *picture_kernels(),
         (kernels.sample_kernel, SAMPLE, {**tile, "WITH_LENGTH": True, "SPLIT": 1}),
         (kernels.sample_kernel, SAMPLE, {**tile, "WITH_LENGTH": False, "SPLIT": 4}),
         (kernels.warp_kernel, WARP, tile),

@@ -7,9 +7,10 @@ import torch
 from carm_env.errors import MissingExtraError, UnknownNameError
 from carm_env.geometry import CArmGeometry, CArmPlace, ProjectionGeometry
 from carm_env.volume import Volume
-from carm_env.xray import SeparableProjector, XRayCamera
+from carm_env.xray import SeparableProjector, XRayCamera, XRaySettings
 from carm_env.xray.gpu import DeviceMemoryError, TorchProjector, Views
 from carm_env.xray.gpu import memory as memory_module
+from carm_env.xray.gpu import packing as packing_module
 from carm_env.xray.gpu import projector as projector_module
 from carm_env.xray.gpu.memory import batch_that_fits
 from carm_env.xray.materials import DensityTable, soft_and_bone
@@ -128,9 +129,12 @@ def test_views_may_be_places_of_one_arm(centre, phantom):
 
 def test_one_volume_serves_the_camera(phantom, centre):
     place = CArmPlace(tuple(centre), 20)
-    bound = TorchProjector("cpu").of(phantom)
-    pictures = [XRayCamera(phantom, projector=projector).image(place, 64) for projector in (bound, None)]
-    assert np.abs(np.subtract(*pictures, dtype=int)).max() <= 1
+    expected = XRayCamera(phantom).image(place, 64)
+    for camera in (
+        XRayCamera(phantom, projector=TorchProjector("cpu").of(phantom)),
+        XRayCamera(phantom, settings=XRaySettings(backend="torch")),
+    ):
+        assert np.abs(camera.image(place, 64).astype(int) - expected).max() <= 1
 
 
 def test_batches_that_do_not_fit_together_are_errors(phantom, view):
@@ -224,6 +228,30 @@ def test_out_of_memory_names_the_batch_that_fits(phantom, view, monkeypatch):
     monkeypatch.setattr(memory_module, "_free_bytes", lambda device: each // 2)
     with pytest.raises(DeviceMemoryError, match="Not even one would fit"):
         projector.path_masses(phantom, [view(size=32)] * 5)
+
+
+def test_a_volume_without_room_displaces_others_and_then_is_an_error(phantom, other, view, monkeypatch):
+    projector = TorchProjector("cpu")
+    projector.path_masses(phantom, [view(size=32)])
+    pack, failures = memory_module.pack_volume, [1]
+
+    def pack_or_fail(*arguments):
+        if failures and failures.pop():
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return pack(*arguments)
+
+    monkeypatch.setattr(memory_module, "pack_volume", pack_or_fail)
+    projector.path_masses(other, [view(size=32)])
+    assert len(projector.volumes) == 1
+    failures[:] = [1, 1]
+    with pytest.raises(DeviceMemoryError, match=r"no room for a volume of \(56, 52, 64\) voxels"):
+        projector.path_masses(phantom, [view(size=32)])
+
+
+def test_a_volume_beyond_32_bit_indices_is_an_error(phantom, view, monkeypatch):
+    monkeypatch.setattr(packing_module, "MAX_VOXELS", 1000)
+    with pytest.raises(ValueError, match="expected at most 1000"):
+        TorchProjector("cpu").path_masses(phantom, [view(size=32)])
 
 
 def test_the_advice_is_never_what_has_just_failed():

@@ -1,0 +1,31 @@
+"""Devices of torch: finding one, and launching kernels on it."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+
+
+def find_device(device: str | torch.device | None) -> torch.device:
+    """The device as torch names it, CUDA for None where there is one; ValueError where it is not there."""
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device is {device!r}, expected a device of torch, e.g. 'cuda', 'cuda:1' or 'cpu'."
+        ) from error
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device is {str(device)!r}, but torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices. "
+            "Use device='cpu', or a torch built for CUDA on a machine with a GPU (carm-env doctor)."
+        )
+    return found
+
+
+def on_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Make `device` the one on which Triton launches: torch's current one, which need not be the tensors'."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
