@@ -13,6 +13,7 @@ $(VENV)/demo.stamp: pyproject.toml
 	@echo "== Making the virtual environment $(VENV) and installing carm-env (a minute or two)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/carm-env doctor --warm
 	@touch $@
 	@echo "== Installed after $$(( $$(date +%s) - $(STARTED) )) s"
 

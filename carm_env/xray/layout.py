@@ -23,9 +23,9 @@ _CM_PER_MM = 0.1
 
 @dataclass(frozen=True, eq=False)
 class SliceLayout:
-    """Partial densities sliced along one axis, cropped to what is not empty.
+    """Partial densities, or other channels, sliced along one axis and cropped to what is not empty.
 
-    It takes 2 bytes for each material and voxel of the cropped volume: about 100 MB for a patient
+    It takes 2 bytes for each channel and voxel of the cropped volume: about 100 MB for a patient
     at 2 mm and two materials.
 
     Attributes:
@@ -33,8 +33,9 @@ class SliceLayout:
         first_voxel_mm: ``(3,)`` world coordinates of voxel ``(0, 0, 0)`` along (c, r, k), mm.
         spacing_mm: ``(3,)`` voxel size along (c, r, k), mm.
         voxels: ``(3,)`` number of voxels along (c, r, k).
-        density: ``(materials, K, R + 2, C + 2 * PADDING)`` int16, in steps of `step`.
-        extent: ``(materials, K, R + 2, 2)`` int32, the columns with matter of every row, ``(0, 0)`` for none.
+        density: ``(channels, K, R + 2, C + 2 * PADDING)`` int16, in `steps`; zero in the padding but for what
+            `build_product_layout` says.
+        extent: ``(channels, K, R + 2, 2)`` int32, the columns with matter of every row, ``(0, 0)`` for none.
         steps: the value of one step of every channel: densities in g/cm^3.
         unit: ``(3,)`` float32: the voxel size along (c, r, k) in cm, times the value of a step in the sums.
     """

@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 AIR_HU = -800
 BONE_HU = 350
 OPEN_AIR_HU = -970
+PURE_AIR_HU = -1000
 AIR_TO_SOFT_ATTENUATION = 0.917
 MAX_DENSITY_G_CM3 = 4.0
 
@@ -139,7 +140,7 @@ class ProductTable:
 def density_and_material() -> ProductTable:
     """The table of the reference fidelity: DeepDRR's densities and thresholds (see the module's text)."""
     hu = np.arange(HU_MIN, HU_MAX + 1)
-    air_density = density_from_hu(-1000)
+    air_density = density_from_hu(PURE_AIR_HU)
     density = np.minimum(density_from_hu(hu), np.float32(MAX_DENSITY_G_CM3)) - air_density
     fold = np.select([hu <= AIR_HU, hu <= BONE_HU], [0.0, 1 - AIR_TO_SOFT_ATTENUATION], -AIR_TO_SOFT_ATTENUATION)
     bone = (hu > BONE_HU).astype(np.float32)

@@ -40,7 +40,7 @@ class VirtualPlane:
         width: columns of the grid, a multiple of the lanes.
         copied: where every pixel lies on a point of the grid: the grid's row of the first pixel, rows to the next
             pixel's, column of the first pixel, columns to the next pixel's; None where the picture is warped.
-        zoom: how much a warped picture is enlarged and reduced, see `carm_env.xray.separable_kernels.warp_to_detector`.
+        zoom: how much a warped picture is enlarged and reduced, see `carm_env.xray.plane_kernels.warp_to_detector`.
     """
 
     view: NDArray[np.float32]

@@ -14,7 +14,8 @@ class Projector(Protocol):
     """A backend that integrates partial densities along rays (CPU, GPU, or an outside renderer).
 
     A ray starts at the source, goes through the centre of a pixel and does not end there: what
-    lies behind the detector plane, which a real C-arm would not allow, counts as well.
+    lies behind the detector plane, which a real C-arm would not allow, counts as well. A source may lie
+    inside the patient: what is behind it does not count.
 
     Attributes:
         materials: the names of the materials, in the order of `path_masses`.

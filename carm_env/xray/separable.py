@@ -16,7 +16,8 @@ from carm_env.volume import Volume
 from carm_env.xray.layout import SliceLayout, build_layout
 from carm_env.xray.materials import DensityTable, soft_and_bone
 from carm_env.xray.plane import VirtualPlane, plan_plane, slicing_axis
-from carm_env.xray.separable_kernels import copy_to_detector, project_slices, warp_to_detector
+from carm_env.xray.plane_kernels import copy_to_detector, warp_to_detector
+from carm_env.xray.separable_kernels import project_slices
 from carm_env.xray.simd import LANES, MODE, Mode, available_modes
 
 

@@ -1,17 +1,20 @@
-"""The separable projector's two loops: slices to a virtual plane, and the plane to the detector.
+"""The separable projector's loop: slices to a virtual plane.
 
 Joseph's method (IEEE TMI 1, 1982) walks a ray through the volume slice by slice, along the axis
 nearest to the ray, and interpolates bilinearly in every slice. On a plane *parallel* to the slices
 the picture of a slice is only scaled and shifted: row j of the plane falls on one row coordinate of
 the slice, column i on one column coordinate. So bilinear interpolation separates. `project_slices`
+takes a few slices at a time and
 
-1. finds, for every slice, where the plane's columns and rows fall (a line each);
-2. resamples every voxel row that is needed along the columns, once (`resample_row`);
-3. adds to every row of the plane the weighted sum of two resampled rows (`accumulate_rows`).
+1. finds where the plane's columns and rows fall in each of them (a line each);
+2. resamples the voxel rows that a block of the plane's rows needs along the columns, once
+   (`resample_rows`), into a ring that still holds the last rows of the block before;
+3. adds to every row of the plane the weighted sum of two resampled rows of each slice
+   (`accumulate_rows`).
 
-Rows, slices and column groups without matter are skipped. `to_detector` then multiplies by the
-length of the ray between two slices and brings the plane to the detector: a copy if the detector is
-parallel to the slices (the result *is* Joseph's), else a bicubic warp.
+Voxels are int16 and so are their weights along the columns, 1/16384 apart: two products of 16 bits and
+their sum are one instruction. Everything else is float32. Blocks of rows and groups of columns without matter
+are skipped. `carm_env.xray.plane_kernels` brings the plane to the detector.
 
 Index coordinates are (c, r, k), voxels from the centre of the layout's first voxel: c along a row, r
 across the rows, k across the slices. ``view`` (float32, 8 numbers) is the source ``c, r, k``, the
@@ -32,7 +35,7 @@ from carm_env.xray.row_vectors import (
     accumulate_rows,
     resample_rows,
 )
-from carm_env.xray.vectors import cubic_patch, lanes_of, prefetch, shuffles
+from carm_env.xray.vectors import lanes_of, prefetch, shuffles
 
 PADDING = 12
 """Zero columns on either side of every row: a window of 8 voxels lies within them beside the row."""
@@ -42,15 +45,16 @@ MAX_COLUMN_STEP = 1.9
 _F = np.float32
 _G = SLICES_PER_PASS
 NEAREST_SLICE = _F(0.002)
-_ROWS_PER_BLOCK = 16
-_WEIGHT_BITS = 14
-WEIGHT_ONE = 1 << _WEIGHT_BITS
+"""Slices nearer to the source, as a share of the plane's distance, do not count."""
+_MOST_ROWS_PER_BLOCK = 16
+WEIGHT_ONE = 1 << 14
+"""The weight of a voxel that a column falls upon."""
 _VOXELS_PER_LINE = 32
 
 
 @compiled_fast
 def place_columns(mode, first, step, voxels, base, pick, weights):
-    """Where the columns ``first + i * step`` of one slice fall, as `resample_row` wants it."""
+    """Where the columns ``first + i * step`` of one slice fall, as `resample_rows` wants it."""
     for quad in range(len(base)):
         start = first + _F(np.int32(quad * QUAD)) * step
         # Windows outside the row are moved to where all their voxels are padding.
@@ -109,7 +113,7 @@ def rows_in_ring(source_k, plane_k, row_step, slices):
     """Rows of the plane that are done together: so many that their voxel rows fit in the ring."""
     farthest = max(-source_k / (plane_k - source_k), (_F(slices - 1) - source_k) / (plane_k - source_k))
     voxels_per_row = row_step * max(farthest, _F(0)) + _F(0.01)
-    return max(1, min(_ROWS_PER_BLOCK, 1 + int(_F(RING_ROWS - 3) / voxels_per_row)))
+    return max(1, min(_MOST_ROWS_PER_BLOCK, 1 + int(_F(RING_ROWS - 3) / voxels_per_row)))
 
 
 @compiled_fast
@@ -129,7 +133,6 @@ def project_slices(mode, layout, extent, view, out):
     lanes = lanes_of(mode)
     groups = width // lanes
     source_c, source_r, source_k, plane_k, row0, row_step, column0, column_step = view
-
     rows_per_block = rows_in_ring(source_k, plane_k, row_step, slices)
 
     ring = np.zeros((_G, RING_ROWS, width), np.float32)
@@ -149,15 +152,9 @@ def project_slices(mode, layout, extent, view, out):
             scale = (_F(np.int32(k0 + g)) - source_k) / (plane_k - source_k)
             # Past the last slice, or behind the source or within a millimetre of it: without weight.
             seen = k0 + g < slices and scale >= NEAREST_SLICE
-            if seen:
-                one = _F(1 / WEIGHT_ONE)
-                step = column_step * scale
-                per_voxel[g] = _F(1) / step
-            else:
-                one = _F(0)
-                step = _F(0)
-                scale = _F(0)
-                per_voxel[g] = _F(0)
+            scale, one = (scale, _F(1 / WEIGHT_ONE)) if seen else (_F(0), _F(0))
+            step = column_step * scale
+            per_voxel[g] = _F(1) / step if seen else _F(0)
             first_row = source_r + (row0 - source_r) * scale
             first_column[g] = source_c + (column0 - source_c) * scale
             place_rows(first_row, row_step * scale, rows, one, g, width, lower, places, row_weights)
@@ -178,6 +175,7 @@ def project_slices(mode, layout, extent, view, out):
                             last = max(last, extent[material, k0 + g, r, 1])
                     low, high = groups_with_matter(first, last, first_column[g], per_voxel[g], lanes, groups)
                     first_group, last_group = min(first_group, low), max(last_group, high)
+                # Rows that the ring holds from the block before are of use if they are as long as these.
                 if first_group < first_held or last_group > last_held:
                     held[:] = -1
                 first_held, last_held = first_group, last_group
@@ -216,96 +214,3 @@ def project_slices(mode, layout, extent, view, out):
                 for j in range(j0, j1):
                     target = (np.int64(material) * height + j) * width
                     accumulate_rows(mode, out, target, ring, places, row_weights, j, first_group, last_group)
-
-
-@compiled_fast
-def copy_to_detector(sums, view, copied, unit, out):
-    """Areal densities at the detector where every pixel lies on a point of the plane's grid.
-
-    Args:
-        sums: ``(materials, HV, WV)`` float32 from `project_slices`.
-        view: source, plane and grid, see the module's text.
-        copied: the grid's row of the first pixel, rows to the next pixel's, column of the first pixel, columns to
-            the next pixel's.
-        unit: ``(3,)`` float32: voxel size along (c, r, k) in the unit wanted for the ray's length, times the value
-            of one step of the layout.
-        out: ``(materials, H, W)`` float32, overwritten.
-    """
-    materials, height, width = out.shape
-    source_c, source_r, source_k, plane_k, row0, row_step, column0, column_step = view
-    first_row, next_row, first_column, next_column = copied
-    depth = plane_k - source_k
-    across = np.empty(width, np.float32)
-    for i in range(width):
-        slope = (column0 + _F(np.int32(first_column + i * next_column)) * column_step - source_c) / depth * unit[0]
-        across[i] = slope * slope + unit[2] * unit[2]
-    for j in range(height):
-        row = first_row + j * next_row
-        slope = (row0 + _F(np.int32(row)) * row_step - source_r) / depth * unit[1]
-        along = slope * slope
-        for material in range(materials):
-            plane_row = sums[material, row]
-            target = out[material, j]
-            if next_column == 1:
-                for i in range(width):
-                    target[i] = plane_row[i] * np.sqrt(across[i] + along)
-            else:
-                for i in range(width):
-                    target[i] = plane_row[first_column + i * next_column] * np.sqrt(across[i] + along)
-
-
-@compiled_fast
-def warp_to_detector(sums, view, pixels, unit, zoom, out):
-    """Areal densities at the detector by a bicubic warp of the plane.
-
-    Between two slices an oblique ray moves on across them, so that it sees every slice smeared along its way,
-    which Joseph's method leaves out. Two samples for each slice, a part of a slice before and behind it, have
-    about the same effect; and as seen from the source that is the mean of the plane's picture slightly enlarged
-    and slightly reduced. It lowers the error of oblique views to a third.
-
-    Args:
-        sums: ``(materials, HV, WV)`` float32 from `project_slices`.
-        view: source, plane and grid, see the module's text.
-        pixels: ``(3, 3)`` float32, rows: the first pixel, a column step and a row step, in (c, r, k).
-        unit: as for `copy_to_detector`.
-        zoom: how much larger and smaller the two pictures are.
-        out: ``(materials, H, W)`` float32, overwritten; never negative.
-    """
-    materials, plane_height, plane_width = sums.shape
-    height, width = out.shape[1], out.shape[2]
-    source_c, source_r, source_k, plane_k, row0, row_step, column0, column_step = view
-    depth = plane_k - source_k
-    columns = np.empty((2, width), np.float32)
-    rows = np.empty((2, width), np.float32)
-    lengths = np.empty(width, np.float32)
-    last_column, last_row = _F(plane_width - 1), _F(plane_height - 1)
-    for j in range(height):
-        down = _F(np.int32(j))
-        start_c = pixels[0, 0] + pixels[2, 0] * down - source_c
-        start_r = pixels[0, 1] + pixels[2, 1] * down - source_r
-        start_k = pixels[0, 2] + pixels[2, 2] * down - source_k
-        for i in range(width):
-            right = _F(np.int32(i))
-            per_slice = _F(1) / (start_k + pixels[1, 2] * right)
-            slope_c = (start_c + pixels[1, 0] * right) * per_slice
-            slope_r = (start_r + pixels[1, 1] * right) * per_slice
-            for side in range(2):
-                reach = depth * (_F(1) + zoom * _F(np.int32(2 * side - 1)))
-                columns[side, i] = min(max((source_c + slope_c * reach - column0) / column_step, _F(0)), last_column)
-                rows[side, i] = min(max((source_r + slope_r * reach - row0) / row_step, _F(0)), last_row)
-            across, along = slope_c * unit[0], slope_r * unit[1]
-            lengths[i] = np.sqrt(across * across + along * along + unit[2] * unit[2])
-        for material in range(materials):
-            plane = np.int64(material) * plane_height
-            target = out[material, j]
-            for i in range(width):
-                value = _F(0)
-                for side in range(2):
-                    column = min(max(np.int32(columns[side, i]), np.int32(1)), np.int32(plane_width - 3))
-                    row = min(max(np.int32(rows[side, i]), np.int32(1)), np.int32(plane_height - 3))
-                    corner = (plane + row - 1) * plane_width + column - 1
-                    value += cubic_patch(
-                        sums, corner, plane_width, columns[side, i] - _F(column), rows[side, i] - _F(row)
-                    )
-                # A cubic undershoots beside an edge; matter does not.
-                target[i] = max(value * _F(0.5) * lengths[i], _F(0))
