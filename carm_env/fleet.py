@@ -50,7 +50,7 @@ class Fleet:
     Args:
         num_envs: how many.
         max_episode_steps: time limit of each.
-        device: any device of torch.
+        device: ``"cuda"``, ``"cuda:1"`` or the like, or ``"cpu"``.
         **kwargs: arguments of `carm_env.env.CArmNavEnv`, the same for all.
 
     Raises:

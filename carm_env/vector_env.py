@@ -40,7 +40,7 @@ class CArmNavVectorEnv(gym.vector.VectorEnv):
         num_envs: how many.
         max_episode_steps: time limit of each.
         threads: how many threads take X-rays; None means one a processor, at most `num_envs`. Not with a device.
-        device: None for the CPU's threads and numpy; or a device of torch, e.g. ``"cuda"``, ``"cuda:1"``, ``"cpu"``.
+        device: None for the CPU's threads and numpy; or ``"cuda"``, ``"cuda:1"`` or the like, or ``"cpu"`` (for tests).
         **kwargs: arguments of `carm_env.env.CArmNavEnv`, the same for all.
     """
 

@@ -5,7 +5,11 @@ import numpy as np
 import pytest
 
 from carm_env.actions import ALIGNED
+from carm_env.patients import Patient
+from carm_env.scene import Scene
 from carm_env.vector_env import CArmNavVectorEnv
+from carm_env.volume import Volume
+from carm_env.xray import XRayCamera
 
 torch = pytest.importorskip("torch")
 
@@ -90,6 +94,44 @@ def test_it_equals_the_environments_without_a_device_step_by_step(device, steps,
     assert ended >= 3
     ours.close()
     theirs.close()
+
+
+@pytest.fixture
+def two_patients(monkeypatch):
+    """Two small patients under the names virtual:0 and virtual:1; the second has two landmarks only."""
+    scenes = {}
+    for name, shape, known in (("virtual:0", (50, 30, 90), 14), ("virtual:1", (40, 36, 70), 2)):
+        hu = np.full(shape, -1000, np.int16)
+        hu[5:-5, 5:-5, 5:-5] = 40
+        hu[10:14, 12:18, 20:50] = 700
+        volume = Volume.from_origin(hu, 8.0, (-150.0, 20.0, -300.0))
+        points = np.random.default_rng(known).uniform([8, 8, 8], np.array(shape) - 8, (known, 3))
+        landmarks = {n + 1: volume.lps_from_index(point) for n, point in enumerate(points)}
+        scenes[name] = Patient(name, volume, landmarks)
+
+    def load(name, geometry, settings):
+        return Scene(scenes[name], XRayCamera(scenes[name].volume, geometry, settings))
+
+    monkeypatch.setattr("carm_env.env.load_scene", load)
+    return tuple(scenes)
+
+
+def test_patients_are_mixed_in_one_batch(device, two_patients):
+    kwargs = {"patients": two_patients, "image_size": SIZE, "xray": CLEAN, "max_episode_steps": 4}
+    ours, theirs = (CArmNavVectorEnv(6, **kwargs, **where) for where in ({"device": device}, {}))
+    first, second = ours.reset(seed=0), theirs.reset(seed=0)
+    rng = np.random.default_rng(1)
+    seen = set()
+    for _ in range(15):
+        assert_same_observations(first[0], second[0], "dict")
+        assert_same_infos(first[-1], second[-1])
+        seen.add(frozenset(first[-1]["patient"]))
+        actions = rng.integers(49, size=6)
+        first, second = ours.step(actions), theirs.step(actions)
+        np.testing.assert_allclose(first[1], second[1], rtol=1e-9, atol=1e-9)
+    # Patients came together in one batch, and the poor one's missing landmarks were nobody's neighbours.
+    assert frozenset(two_patients) in seen
+    assert (first[-1]["closest_landmarks"][first[-1]["patient"] == "virtual:1"][:, 2] == 0).all()
 
 
 def test_doses_of_automatic_exposures_are_the_same(device):
@@ -185,7 +227,7 @@ def test_bad_arguments_are_named():
         CArmNavVectorEnv(2, threads=2, device="cpu")
     with pytest.raises(ValueError, match="a window shows one env"):
         CArmNavVectorEnv(2, device="cpu", render_mode="human")
-    with pytest.raises(ValueError, match="expected a device of torch"):
+    with pytest.raises(ValueError, match="expected 'cuda'"):
         CArmNavVectorEnv(2, device="gpu")
     with pytest.raises(ValueError, match="fidelity"):
         CArmNavVectorEnv(2, device="cpu", xray={"fidelity": "reference"})

@@ -75,7 +75,7 @@ class TorchCamera:
     Args:
         geometry: the C-arm.
         settings: beam, noise and window.
-        device: any device of torch; None for CUDA where there is one, else the CPU.
+        device: ``"cuda"``, ``"cuda:1"`` or the like, or ``"cpu"``; None for CUDA where there is one, else the CPU.
         backend: of `carm_env.xray.gpu.TorchProjector`, as `limit_bytes`.
         limit_bytes: the most that resident volumes may take on the device.
 

@@ -9,7 +9,11 @@ import torch
 
 
 def find_device(device: str | torch.device | None) -> torch.device:
-    """The device as torch names it, CUDA for None where there is one; ValueError where it is not there."""
+    """CUDA or the CPU as torch names them; None means CUDA where there is one.
+
+    Raises:
+        ValueError: another device (float64, which Poisson's law needs, is not everywhere), or one that is not there.
+    """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -38,7 +38,7 @@ class TorchProjector:
     bytes a voxel of the body's box and slicing axis, evicted by least use). Thread-safe, one batch at a time.
 
     Args:
-        device: any device of torch; None for CUDA where there is one, else the CPU.
+        device: ``"cuda"``, ``"cuda:1"`` or the like, or ``"cpu"``; None for CUDA where there is one, else the CPU.
         backend: ``"triton"``, our kernels; ``"grid_sample"``, the readable reference, which runs
             everywhere; ``"auto"`` for Triton on CUDA where it is installed, else grid_sample.
         table: the materials' densities by HU; soft tissue and bone by default.

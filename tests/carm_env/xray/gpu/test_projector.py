@@ -168,8 +168,9 @@ def test_a_table_with_two_materials_in_one_voxel_is_an_error():
 def test_backends_and_devices_that_are_not_there_are_errors(monkeypatch):
     with pytest.raises(UnknownNameError, match="Did you mean 'triton'"):
         TorchProjector("cpu", "tritton")
-    with pytest.raises(ValueError, match="expected a device of torch"):
-        TorchProjector("gpu")
+    for device in ("gpu", "meta"):
+        with pytest.raises(ValueError, match="expected 'cuda'"):
+            TorchProjector(device)
     with pytest.raises(ValueError, match="CUDA devices"):
         TorchProjector("cuda:64")
     monkeypatch.setattr(projector_module.importlib.util, "find_spec", lambda name: None)
