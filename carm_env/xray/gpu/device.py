@@ -18,10 +18,10 @@ def find_device(device: str | torch.device | None) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         found = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(
-            f"device is {device!r}, expected a device of torch, e.g. 'cuda', 'cuda:1' or 'cpu'."
-        ) from error
+    except RuntimeError:
+        found = None
+    if found is None or found.type not in ("cuda", "cpu"):
+        raise ValueError(f"device is {str(device)!r}, expected 'cuda', 'cuda:1' or the like, or 'cpu'.")
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"device is {str(device)!r}, but torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices. "
