@@ -37,7 +37,7 @@ def make_backend(volume: Volume, settings: XRaySettings) -> Projector | LogRende
     """
     name = settings.backend
     if name == "auto":
-        name = "torch" if _has_cuda() else "cpu"
+        name = "torch" if settings.fidelity == "fast" and _has_cuda() else "cpu"
     if name == "torch":
         return _torch_projector().of(volume)
     if name == "deepdrr":

@@ -49,7 +49,8 @@ class XRaySettings:
         backend: what traces the rays: ``"cpu"``; ``"torch"`` (`carm_env.xray.gpu`; on CUDA where there is
             a device); ``"deepdrr"`` (`carm_env.xray.deepdrr`); ``"auto"``, torch where there is a CUDA
             device, else the CPU.
-        fidelity: of the CPU backend, ``"fast"`` or ``"reference"`` (`carm_env.xray.fidelity`).
+        fidelity: of the CPU backend, ``"fast"`` or ``"reference"`` (`carm_env.xray.fidelity`). With
+            ``backend="auto"`` the latter takes the CPU.
 
     The models behind these are described in `carm_env.xray.spectrum`, `carm_env.xray.exposure` and
     `carm_env.xray.detector`.
@@ -106,6 +107,11 @@ class XRaySettings:
             raise UnknownNameError("backend", self.backend, BACKENDS)
         if self.fidelity not in FIDELITIES:
             raise UnknownNameError("fidelity", self.fidelity, FIDELITIES)
+        if self.fidelity != "fast" and self.backend in ("torch", "deepdrr"):
+            raise ValueError(
+                f"fidelity is {self.fidelity!r}, which only the CPU backend has, and backend is {self.backend!r}: "
+                "expected backend='cpu', or no fidelity."
+            )
         if self.scatter > MAX_SCATTER:
             raise ValueError(f"scatter is {self.scatter!r}, expected 0 to {MAX_SCATTER:g}.")
         # The window refuses what is out of its range.

@@ -46,6 +46,15 @@ def test_without_deepdrr_the_error_names_the_extra(phantom):
         XRayCamera(phantom, settings=XRaySettings(backend="deepdrr"))
 
 
+def test_the_reference_fidelity_is_the_cpus(phantom, monkeypatch):
+    monkeypatch.setattr(backends, "_has_cuda", lambda: True)
+    settings = XRaySettings(backend="auto", fidelity="reference")
+    assert type(backends.make_backend(phantom, settings)) is ProductProjector
+    for backend in ("torch", "deepdrr"):
+        with pytest.raises(ValueError, match="only the CPU backend has"):
+            XRaySettings(backend=backend, fidelity="reference")
+
+
 @pytest.mark.parametrize(("values", "near"), [({"backend": "gpu"}, "cpu"), ({"fidelity": "referense"}, "reference")])
 def test_unknown_names_are_errors(values, near):
     with pytest.raises(UnknownNameError, match=near):
