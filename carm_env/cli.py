@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         status: int = options.command(options)
-    except (ValueError, OSError, MissingExtraError) as error:
+    except (ValueError, OSError, MemoryError, MissingExtraError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return status
