@@ -102,6 +102,7 @@ def plan_plane(layout: SliceLayout, geometry: ProjectionGeometry, lanes: int) ->
     # The picture of the plane grows with the distance from the source: the farthest slice decides.
     farthest = max(-source[2] / depth, (int(layout.voxels[2]) - 1 - source[2]) / depth)
     max_step = MAX_COLUMN_STEP / max(farthest, _PARALLEL)
+    zoom = _BETWEEN_SLICES / max(_middle_depth(source[2], depth, int(layout.voxels[2])), _MIN_ZOOM_DEPTH)
     copied = None
     if max(abs(right[1]), abs(right[2]), abs(down[0]), abs(down[2])) < _PARALLEL:
         pitch = _WHERE * abs(right[0])
@@ -116,15 +117,17 @@ def plan_plane(layout: SliceLayout, geometry: ProjectionGeometry, lanes: int) ->
         # voxels its error is that of Joseph's method itself.
         steps = [min(pitch, _MAX_WARP_STEP) for pitch in _finest_pitch(rays, right, down, depth)]
         steps[0] = min(steps[0], max_step)
-        counts = [math.ceil((high[n] - low[n]) / steps[n]) + 1 + 2 * _MARGIN for n in range(2)]
-        low = [low[n] - _MARGIN * steps[n] for n in range(2)]
+        reach = [max(abs(low[n] - source[n]), abs(high[n] - source[n])) for n in range(2)]
+        margins = [_MARGIN + math.ceil(zoom * reach[n] / steps[n]) for n in range(2)]
+        counts = [math.ceil((high[n] - low[n]) / steps[n]) + 1 + 2 * margins[n] for n in range(2)]
+        low = [low[n] - margins[n] * steps[n] for n in range(2)]
     return VirtualPlane(
         view=np.array([*source, source[2] + depth, low[1], steps[1], low[0], steps[0]], np.float32),
         pixels=np.array([first, right, down], np.float32),
         height=counts[1],
         width=-(-counts[0] // lanes) * lanes,
         copied=copied,
-        zoom=np.float32(_BETWEEN_SLICES / max(_middle_depth(source[2], depth, int(layout.voxels[2])), _MIN_ZOOM_DEPTH)),
+        zoom=np.float32(zoom),
         slice_share=np.float32(central[2] ** 2 / sum(part**2 for part in central)),
     )
 
