@@ -20,11 +20,8 @@ def available_bytes() -> int | None:
     return None
 
 
-def check_memory(voxels: tuple[int, ...], needed: int, purpose: str) -> None:
-    """Raise MemoryError unless `needed` bytes for a volume of so many `voxels` are free; `purpose` says what for."""
+def check_memory(purpose: str, needed: int, remedy: str) -> None:
+    """Raise MemoryError, with what to do, unless `needed` bytes for `purpose` are free."""
     available = available_bytes()
     if available is not None and needed > available:
-        raise MemoryError(
-            f"a volume of {' x '.join(map(str, voxels))} voxels needs {needed:,} bytes {purpose}, "
-            f"and {available:,} are free. Crop the volume, resample it to larger voxels, or free memory."
-        )
+        raise MemoryError(f"{purpose}: {needed:,} bytes are needed and {available:,} are free. {remedy}")

@@ -93,7 +93,11 @@ def _count_not_finite(path: Path) -> int:
 
 
 def _check_size(size: Sequence[int]) -> None:
-    check_memory(tuple(size), math.prod(size) * _BYTES_PER_VOXEL, "to be read")
+    check_memory(
+        f"a CT of {' x '.join(map(str, size))} voxels",
+        math.prod(size) * _BYTES_PER_VOXEL,
+        "Crop it, resample it to larger voxels, or free memory.",
+    )
 
 
 def _resample(sitk, image, spacing_mm: float):  # type: ignore[no-untyped-def]

@@ -111,7 +111,11 @@ def _lay_out(
     cropped = volume.hu[first[0] : last[0], first[1] : last[1], first[2] : last[2]].transpose(k, r, c)
     slices, rows, columns = cropped.shape
     channels = len(values)
-    check_memory(volume.hu.shape, layout_bytes(cropped.shape, channels), "for its slices along one axis")
+    check_memory(
+        f"slices of a volume of {' x '.join(map(str, volume.hu.shape))} voxels across one axis",
+        layout_bytes(cropped.shape, channels),
+        "Crop the volume, resample it to larger voxels, or free memory.",
+    )
     density = np.zeros((channels, slices, rows + 2, columns + 2 * PADDING), np.int16)
     extent = np.zeros((channels, slices, rows + 2, 2), np.int32)
     _fill(cropped, values, density, extent)

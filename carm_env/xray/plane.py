@@ -41,6 +41,8 @@ class VirtualPlane:
         copied: where every pixel lies on a point of the grid: the grid's row of the first pixel, rows to the next
             pixel's, column of the first pixel, columns to the next pixel's; None where the picture is warped.
         zoom: how much a warped picture is enlarged and reduced, see `carm_env.xray.plane_kernels.warp_to_detector`.
+        slice_share: of the square of the change along the central ray, the share that comes from going from slice to
+            slice, if all three directions are alike; 1 across the slices.
     """
 
     view: NDArray[np.float32]
@@ -49,6 +51,7 @@ class VirtualPlane:
     width: int
     copied: tuple[int, int, int, int] | None
     zoom: np.float32
+    slice_share: np.float32
 
 
 def slicing_axis(geometry: ProjectionGeometry) -> int:
@@ -81,7 +84,8 @@ def plan_plane(layout: SliceLayout, geometry: ProjectionGeometry, lanes: int) ->
     source, first = ([(vector[n] - origin[n]) / spacing[n] for n in range(3)] for vector in world[:2])
     right, down = ([vector[n] / spacing[n] for n in range(3)] for vector in world[2:])
     last_column, last_row = geometry.width - 1, geometry.height - 1
-    depth = _WHERE * (first[2] + 0.5 * last_column * right[2] + 0.5 * last_row * down[2] - source[2])
+    central = [first[n] + 0.5 * last_column * right[n] + 0.5 * last_row * down[n] - source[n] for n in range(3)]
+    depth = _WHERE * central[2]
     rays = [
         [first[n] + i * right[n] + j * down[n] - source[n] for n in range(3)]
         for j in (0, last_row)
@@ -98,6 +102,7 @@ def plan_plane(layout: SliceLayout, geometry: ProjectionGeometry, lanes: int) ->
     # The picture of the plane grows with the distance from the source: the farthest slice decides.
     farthest = max(-source[2] / depth, (int(layout.voxels[2]) - 1 - source[2]) / depth)
     max_step = MAX_COLUMN_STEP / max(farthest, _PARALLEL)
+    zoom = _BETWEEN_SLICES / max(_middle_depth(source[2], depth, int(layout.voxels[2])), _MIN_ZOOM_DEPTH)
     copied = None
     if max(abs(right[1]), abs(right[2]), abs(down[0]), abs(down[2])) < _PARALLEL:
         pitch = _WHERE * abs(right[0])
@@ -112,15 +117,18 @@ def plan_plane(layout: SliceLayout, geometry: ProjectionGeometry, lanes: int) ->
         # voxels its error is that of Joseph's method itself.
         steps = [min(pitch, _MAX_WARP_STEP) for pitch in _finest_pitch(rays, right, down, depth)]
         steps[0] = min(steps[0], max_step)
-        counts = [math.ceil((high[n] - low[n]) / steps[n]) + 1 + 2 * _MARGIN for n in range(2)]
-        low = [low[n] - _MARGIN * steps[n] for n in range(2)]
+        reach = [max(abs(low[n] - source[n]), abs(high[n] - source[n])) for n in range(2)]
+        margins = [_MARGIN + math.ceil(zoom * reach[n] / steps[n]) for n in range(2)]
+        counts = [math.ceil((high[n] - low[n]) / steps[n]) + 1 + 2 * margins[n] for n in range(2)]
+        low = [low[n] - margins[n] * steps[n] for n in range(2)]
     return VirtualPlane(
         view=np.array([*source, source[2] + depth, low[1], steps[1], low[0], steps[0]], np.float32),
         pixels=np.array([first, right, down], np.float32),
         height=counts[1],
         width=-(-counts[0] // lanes) * lanes,
         copied=copied,
-        zoom=np.float32(_BETWEEN_SLICES / max(_middle_depth(source[2], depth, int(layout.voxels[2])), _MIN_ZOOM_DEPTH)),
+        zoom=np.float32(zoom),
+        slice_share=np.float32(central[2] ** 2 / sum(part**2 for part in central)),
     )
 
 

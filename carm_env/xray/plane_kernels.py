@@ -71,10 +71,10 @@ def warp_to_detector(sums, view, pixels, unit, zoom, out):
     height, width = out.shape[1], out.shape[2]
     source_c, source_r, source_k, plane_k, row0, row_step, column0, column_step = view
     depth = plane_k - source_k
-    columns = np.empty((2, width), np.float32)
-    rows = np.empty((2, width), np.float32)
+    corners = np.empty((2, width), np.int64)
+    right_parts = np.empty((2, width), np.float32)
+    down_parts = np.empty((2, width), np.float32)
     lengths = np.empty(width, np.float32)
-    last_column, last_row = _F(plane_width - 1), _F(plane_height - 1)
     for j in range(height):
         down = _F(np.int32(j))
         start_c = pixels[0, 0] + pixels[2, 0] * down - source_c
@@ -87,21 +87,20 @@ def warp_to_detector(sums, view, pixels, unit, zoom, out):
             slope_r = (start_r + pixels[1, 1] * right) * per_slice
             for side in range(2):
                 reach = depth * (_F(1) + zoom * _F(np.int32(2 * side - 1)))
-                columns[side, i] = min(max((source_c + slope_c * reach - column0) / column_step, _F(0)), last_column)
-                rows[side, i] = min(max((source_r + slope_r * reach - row0) / row_step, _F(0)), last_row)
+                column_place = (source_c + slope_c * reach - column0) / column_step
+                row_place = (source_r + slope_r * reach - row0) / row_step
+                column = np.int32(min(max(column_place, _F(1)), _F(plane_width - 3)))
+                row = np.int32(min(max(row_place, _F(1)), _F(plane_height - 3)))
+                corners[side, i] = np.int64(row - np.int32(1)) * plane_width + column - 1
+                right_parts[side, i] = column_place - _F(column)
+                down_parts[side, i] = row_place - _F(row)
             across, along = slope_c * unit[0], slope_r * unit[1]
             lengths[i] = np.sqrt(across * across + along * along + unit[2] * unit[2])
-        for material in range(materials):
-            plane = np.int64(material) * plane_height
-            target = out[material, j]
-            for i in range(width):
-                value = _F(0)
-                for side in range(2):
-                    column = min(max(np.int32(columns[side, i]), np.int32(1)), np.int32(plane_width - 3))
-                    row = min(max(np.int32(rows[side, i]), np.int32(1)), np.int32(plane_height - 3))
-                    corner = (plane + row - 1) * plane_width + column - 1
-                    value += cubic_patch(
-                        sums, corner, plane_width, columns[side, i] - _F(column), rows[side, i] - _F(row)
-                    )
+        for i in range(width):
+            # The materials side by side: their weights are the same.
+            for material in range(materials):
+                plane = material * plane_height * plane_width
+                low = cubic_patch(sums, plane + corners[0, i], plane_width, right_parts[0, i], down_parts[0, i])
+                high = cubic_patch(sums, plane + corners[1, i], plane_width, right_parts[1, i], down_parts[1, i])
                 # A cubic undershoots beside an edge; matter does not.
-                target[i] = max(value * _F(0.5) * lengths[i], _F(0))
+                out[material, j, i] = max((low + high) * _F(0.5) * lengths[i], _F(0))

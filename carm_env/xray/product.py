@@ -54,7 +54,7 @@ class ProductProjector(SlicedProjector):
         density_step, share_step = layout.steps[:2]
         air = np.float32(self._table.air_density / density_step)
         fold = np.float32(self._table.air_fold / share_step)
-        project_products(self.mode, layout.density, layout.extent, plane.view, air, fold, sums)
+        project_products(self.mode, layout.density, layout.extent, plane.view, air, fold, plane.slice_share, sums)
 
     def path_masses(self, geometry: ProjectionGeometry) -> NDArray[np.float32]:
         """Areal densities ``(2, height, width)`` of soft tissue with air, and bone, g/cm^2; a fresh array each call.

@@ -3,8 +3,9 @@
 The scheme is that of `carm_env.xray.separable_kernels`, with three channels for each slice instead of
 materials: density, fold and bone. Between two slices all three change about linearly, so the integral of a
 product over that stretch is the mean of the products at its ends minus a sixth of the product of the
-changes. That term needs the slice before, so the plane is done in blocks of rows, each of them through all
-slices: the block's sums and the slice before stay in the cache.
+changes from slice to slice. On an oblique ray that is a part only of the changes from one point to the next:
+on the average ``slice_share`` of it. The term needs the slice before, so the plane is done in blocks of rows, each
+of them through all slices: the block's sums and the slice before stay in the cache.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def _has_matter(extent, k, first_row, last_row):
 
 
 @compiled_fast
-def project_products(mode, layout, extent, view, air, fold, out):
+def project_products(mode, layout, extent, view, air, fold, slice_share, out):
     """Sum the products of every slice at the points of a virtual plane.
 
     Args:
@@ -65,6 +66,7 @@ def project_products(mode, layout, extent, view, air, fold, out):
         view: source, plane and grid, see `carm_env.xray.separable_kernels`.
         air: density of open air in steps of the density.
         fold: fold of air in steps of the fold.
+        slice_share: see `carm_env.xray.plane.VirtualPlane`.
         out: ``(2, H, W)`` float32, W a multiple of the lanes; overwritten with the sums of soft tissue, less the
             open air that the ray passes, and of bone.
     """
@@ -115,7 +117,7 @@ def project_products(mode, layout, extent, view, air, fold, out):
                 row = source_r + (row0 + _F(np.int32(j0)) * row_step - source_r) * scale
                 place_rows(row, row_step * scale, rows, one, g, width, lower, places, row_weights)
                 # At the first slice the volume begins: there is no change to account for.
-                constants[2 + g] = _F(1 / 6) if seen and k > 0 and per_voxel[k - 1] > 0 else _F(0)
+                constants[2 + g] = slice_share * _F(1 / 6) if seen and k > 0 and per_voxel[k - 1] > 0 else _F(0)
                 if seen:
                     low_row, high_row = lower[g, 0], lower[g, block - 1] + 1
                     low, high = _columns_and_groups(

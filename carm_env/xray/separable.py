@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.geometry import ProjectionGeometry
+from carm_env.memory import check_memory
 from carm_env.volume import Volume
 from carm_env.xray.layout import SliceLayout, build_layout
 from carm_env.xray.materials import DensityTable, soft_and_bone
@@ -63,6 +64,7 @@ class SlicedProjector(ABC):
 
         Raises:
             ValueError: the detector has no picture of the volume, see `carm_env.xray.plane.plan_plane`.
+            MemoryError: the layout, or the plane of an oblique view, does not fit in the memory that is free.
         """
         layout = self.layout(slicing_axis(geometry))
         shape = (len(self.materials), geometry.height, geometry.width)
@@ -123,5 +125,10 @@ def _scratch(shape: tuple[int, int, int]) -> NDArray[np.float32]:
     size = shape[0] * shape[1] * shape[2]
     buffer: NDArray[np.float32] | None = getattr(_buffers, "sums", None)
     if buffer is None or buffer.size < size:
+        check_memory(
+            f"a picture of {shape[0]} materials on a grid of {shape[1]} x {shape[2]} points",
+            4 * size,
+            "Resample the volume to larger voxels: an oblique view is sampled as finely as they are.",
+        )
         buffer = _buffers.sums = np.empty(size, np.float32)
     return buffer[:size].reshape(shape)

@@ -12,6 +12,6 @@ def test_free_memory_is_read_from_the_kernels_table(monkeypatch, tmp_path):
 
 def test_what_does_not_fit_is_named(monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda: 10_000)
-    memory.check_memory((10, 10, 10), 10_000, "to be read")
-    with pytest.raises(MemoryError, match="10 x 10 x 20 voxels needs 20,000 bytes to be read, and 10,000 are free"):
-        memory.check_memory((10, 10, 20), 20_000, "to be read")
+    memory.check_memory("a CT", 10_000, "Crop it.")
+    with pytest.raises(MemoryError, match="a CT: 20,000 bytes are needed and 10,000 are free. Crop it."):
+        memory.check_memory("a CT", 20_000, "Crop it.")

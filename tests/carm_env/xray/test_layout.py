@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from carm_env import memory
+from carm_env.geometry import CArmGeometry, CArmPlace, ProjectionGeometry
 from carm_env.volume import Volume
 from carm_env.xray import layout
 from carm_env.xray.fidelity import FIDELITIES, make_projector
@@ -19,7 +20,7 @@ def test_the_estimate_is_what_the_layout_takes(phantom):
 def test_a_volume_that_does_not_fit_is_an_error_before_anything_is_allocated(phantom, view, monkeypatch, fidelity):
     monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
     monkeypatch.setattr(layout, "_fill", None)
-    with pytest.raises(MemoryError, match=r"56 x 52 x 64 voxels needs [\d,]+ bytes .* 1,000 are free"):
+    with pytest.raises(MemoryError, match=r"56 x 52 x 64 voxels .* [\d,]+ bytes are needed and 1,000 are free"):
         make_projector(phantom, fidelity).path_masses(view())
 
 
@@ -29,9 +30,19 @@ def test_where_the_system_does_not_tell_nothing_is_refused(phantom, view, monkey
     assert make_projector(phantom).path_masses(view()).max() > 0
 
 
-def test_a_small_body_in_a_large_volume_needs_only_its_box(view, monkeypatch):
+def test_a_small_body_in_a_large_volume_needs_only_its_box(monkeypatch):
     hu = np.full((200, 200, 200), -1000, np.int16)
     hu[90:110, 90:110, 90:110] = 0
     monkeypatch.setattr(memory, "available_bytes", lambda: 1_000_000)
     volume = Volume.from_origin(hu, 2.0, (-200, -150, 700))
     assert make_projector(volume).layout(1).voxels.tolist() == [20, 20, 20]
+
+
+def test_an_oblique_view_of_tiny_voxels_that_does_not_fit_is_an_error(phantom, monkeypatch):
+    fine = Volume.from_origin(phantom.hu, 0.01, (0, 0, 0))
+    geometry = ProjectionGeometry.from_place(CArmPlace((0.2, 0.2, 0.2), 30), CArmGeometry(), 64)
+    projector = make_projector(fine)
+    projector.layout(1)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 100_000_000)
+    with pytest.raises(MemoryError, match=r"grid of \d+ x \d+ points.*Resample the volume"):
+        projector.path_masses(geometry)

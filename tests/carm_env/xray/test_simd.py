@@ -37,7 +37,7 @@ from carm_env.xray.product_kernels import project_products
 mode = typeof(getattr(simd, sys.argv[1])())
 assert sys.argv[1] in [type(mode).__name__ for mode in simd.available_modes()]
 arguments, out = (mode, int16[:, :, :, ::1], int32[:, :, :, ::1], float32[::1]), float32[:, :, ::1]
-for kernel, more in ((project_slices, (out,)), (project_products, (float32, float32, out))):
+for kernel, more in ((project_slices, (out,)), (project_products, (*[float32] * 3, out))):
     kernel.compile((*arguments, *more))
     print("".join(kernel.inspect_asm().values()))
 """
