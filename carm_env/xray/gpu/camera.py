@@ -17,7 +17,7 @@ from carm_env.xray.exposure import MAX_MAS, MEASURING_FIELD, MIN_MAS, Exposure, 
 from carm_env.xray.gpu import detector as plain_detector
 from carm_env.xray.gpu import display, fused_detector
 from carm_env.xray.gpu.memory import memory_advice
-from carm_env.xray.gpu.projector import Backend, TorchProjector
+from carm_env.xray.gpu.projector import Backend, TorchProjector, one_volume_a_view
 from carm_env.xray.gpu.views import Views
 from carm_env.xray.polychromatic import AttenuationTable
 from carm_env.xray.settings import DEFAULT_SETTINGS, XRaySettings
@@ -121,7 +121,7 @@ class TorchCamera:
     ) -> torch.Tensor:
         """``-ln I``, ``(B, size, size)`` float32 on the device, of the primary alone; see `expose`."""
         views = places if isinstance(places, Views) else Views.from_places(places, self.geometry, size)
-        each = [volumes] * len(views) if isinstance(volumes, Volume) else list(volumes)
+        each = one_volume_a_view(volumes, views)
         _check_sources(each, views)
         with torch.no_grad():
             return self._steps.log_images(self.projector.path_masses(each, views), self._table)

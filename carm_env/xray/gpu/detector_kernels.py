@@ -69,15 +69,24 @@ def _second_hash(x):
 
 
 @_jit
-def _normal(x, SUM_TO_UNIT: tl.constexpr):
+def _normal(x, SUM_MEAN: tl.constexpr, SUM_TO_UNIT: tl.constexpr):
     y = _second_hash(x)
     total = (x & 0xFFFF) + (x >> 16) + (y & 0xFFFF) + (y >> 16)
-    return (total.to(tl.int32) - 131070).to(tl.float32) * SUM_TO_UNIT
+    return (total.to(tl.int32) - SUM_MEAN).to(tl.float32) * SUM_TO_UNIT
 
 
 @_jit
 def quanta_kernel(
-    image_ptr, quanta_ptr, seeds_ptr, out_ptr, pixels, FEW: tl.constexpr, SUM_TO_UNIT: tl.constexpr, B: tl.constexpr
+    image_ptr,
+    quanta_ptr,
+    seeds_ptr,
+    out_ptr,
+    pixels,
+    FEW: tl.constexpr,
+    MAX_QUANTA: tl.constexpr,
+    SUM_MEAN: tl.constexpr,
+    SUM_TO_UNIT: tl.constexpr,
+    B: tl.constexpr,
 ):
     """Quantum noise of ``image_ptr`` (views, pixels), shares of the open field; ``seeds_ptr`` (views,) int32."""
     view = tl.program_id(0).to(tl.int64)
@@ -87,7 +96,7 @@ def quanta_kernel(
     quanta = tl.load(quanta_ptr + view)
     seed = tl.load(seeds_ptr + view).to(tl.uint32, bitcast=True)
     x = _first_hash(pixel, seed)
-    noisy = signal + tl.sqrt(signal / quanta) * _normal(x, SUM_TO_UNIT)
+    noisy = signal + tl.sqrt(signal / quanta) * _normal(x, SUM_MEAN, SUM_TO_UNIT)
     few = wanted & (signal < FEW / quanta)
     if tl.max(few.to(tl.int32), axis=0) > 0:
         # Poisson's law by inversion, as `carm_env.xray.noise` draws it.
@@ -99,7 +108,7 @@ def quanta_kernel(
         count = tl.zeros([B], dtype=tl.float32)
         n = 0
         more = few & (uniform > total)
-        while (tl.max(more.to(tl.int32), axis=0) > 0) & (n < 200):
+        while (tl.max(more.to(tl.int32), axis=0) > 0) & (n < MAX_QUANTA):
             n += 1
             count = tl.where(more, count + 1.0, count)
             probability = probability * mean / n
@@ -121,6 +130,7 @@ def read_out_kernel(
     width,
     REACH: tl.constexpr,
     NOISY: tl.constexpr,
+    SUM_MEAN: tl.constexpr,
     SUM_TO_UNIT: tl.constexpr,
     B: tl.constexpr,
 ):
@@ -141,6 +151,6 @@ def read_out_kernel(
         total += tl.load(taps_ptr + q) * along
     if NOISY:
         seed = tl.load(seeds_ptr + view).to(tl.uint32, bitcast=True)
-        total += tl.load(deviation_ptr + view) * _normal(_first_hash(pixel, seed), SUM_TO_UNIT)
+        total += tl.load(deviation_ptr + view) * _normal(_first_hash(pixel, seed), SUM_MEAN, SUM_TO_UNIT)
     read = -tl.log(tl.maximum(total, tl.load(lowest_ptr + view)))
     tl.store(out_ptr + view * pixels + pixel, read, mask=wanted)

@@ -11,8 +11,8 @@ from carm_env.xray.detector import ELEMENT_MM, MAX_LOG, Detector, light_spread
 from carm_env.xray.gpu import detector_kernels as kernels
 from carm_env.xray.gpu.detector import add_scatter, spread_light, transmit
 from carm_env.xray.gpu.device import on_device
-from carm_env.xray.gpu.noise import SUM_TO_UNIT, mixed_seeds
-from carm_env.xray.noise import ELECTRONIC_STREAM, FEW_QUANTA, QUANTUM_STREAM
+from carm_env.xray.gpu.noise import mixed_seeds
+from carm_env.xray.noise import ELECTRONIC_STREAM, FEW_QUANTA, MAX_QUANTA, QUANTUM_STREAM, SUM_MEAN, SUM_TO_UNIT
 from carm_env.xray.polychromatic import BONE_NODES, MAX_BONE_G_CM2, MAX_SOFT_G_CM2, SOFT_NODES
 
 BLOCK = 1024
@@ -74,6 +74,7 @@ def read_out(
             width,
             REACH=len(taps) // 2,
             NOISY=noisy,
+            SUM_MEAN=SUM_MEAN,
             SUM_TO_UNIT=SUM_TO_UNIT,
             B=BLOCK,
             enable_fp_fusion=True,
@@ -91,6 +92,8 @@ def _add_quantum_noise(signal: torch.Tensor, quanta: torch.Tensor, seeds: Sequen
             signal,
             signal[0].numel(),
             FEW=FEW_QUANTA,
+            MAX_QUANTA=MAX_QUANTA,
+            SUM_MEAN=SUM_MEAN,
             SUM_TO_UNIT=SUM_TO_UNIT,
             B=BLOCK,
             enable_fp_fusion=True,

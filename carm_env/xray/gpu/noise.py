@@ -7,11 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from carm_env.xray.noise import ELECTRONIC_STREAM, FEW_QUANTA, QUANTUM_STREAM, mix_seed
+from carm_env.xray.noise import (
+    ELECTRONIC_STREAM,
+    FEW_QUANTA,
+    MAX_QUANTA,
+    QUANTUM_STREAM,
+    SUM_MEAN,
+    SUM_TO_UNIT,
+    mix_seed,
+)
 
-_SUM_MEAN = 131070  # of four numbers from 0 to 65535
-SUM_TO_UNIT = float(1 / np.sqrt(4 * (2.0**32 - 1) / 12))
-_MAX_QUANTA = 200
 _CHECK_EVERY = 16
 
 
@@ -65,7 +70,7 @@ def _normals(hashes: torch.Tensor) -> torch.Tensor:
     """Standard normal numbers, each the sum of four 16-bit uniforms."""
     second = _second_hash(hashes)
     total = (hashes & 0xFFFF) + _shifted(hashes, 16) + (second & 0xFFFF) + _shifted(second, 16)
-    return (total - _SUM_MEAN).float() * SUM_TO_UNIT
+    return (total - SUM_MEAN).float() * SUM_TO_UNIT
 
 
 def _draw_few(mean: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
@@ -73,7 +78,7 @@ def _draw_few(mean: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     probability = torch.exp(-mean)
     total = probability.clone()
     count = torch.zeros_like(mean)
-    for n in range(1, _MAX_QUANTA + 1):
+    for n in range(1, MAX_QUANTA + 1):
         more = uniform > total
         # Asking whether all are done waits for the device: not at every turn.
         if n % _CHECK_EVERY == 1 and not more.any():
