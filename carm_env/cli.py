@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from carm_env.errors import MissingExtraError
+from carm_env.errors import BackendError, MissingExtraError
 from carm_env.geometry import PROJECTIONS
 
 
@@ -41,7 +41,8 @@ def _render(options: argparse.Namespace) -> int:
     size = check_image_size(options.size)
     given = options.landmark if options.at is None else options.at
     start = None if given is None else parse_start(given)
-    settings = XRaySettings(**{name: getattr(options, name) for name in _XRAY_OPTIONS})
+    asked = {name: getattr(options, name) for name in _XRAY_OPTIONS}
+    settings = XRaySettings(**{name: value for name, value in asked.items() if value is not None})
     check_patient_name(options.patient)
     scene = load_scene(options.patient, settings=settings)
     patient = scene.patient
@@ -50,8 +51,8 @@ def _render(options: argparse.Namespace) -> int:
         start = tuple((low + high) / 2)
     isocenter = start_isocenter_lps_mm(start, patient)
     place = CArmPlace(tuple(isocenter), options.alpha, options.beta, options.projection)
-    # Who asks for photons, mAs or read-out noise wants to see them.
-    noisy = options.photons or options.mas != XRaySettings.mas or options.exposure_control
+    # Who asks for an exposure wants to see its noise.
+    noisy = options.photons or options.mas is not None or options.exposure_control
     seed = 0 if options.noise_seed is None and noisy else options.noise_seed
     xray = scene.camera.expose(place, size, seed)
     with atomic_write(options.out) as temporary:
@@ -70,7 +71,7 @@ _XRAY_OPTIONS: dict[str, tuple[float | str | bool | None, str]] = {
     "kvp": (90.0, "tube voltage, 40-150 kV"),
     "aluminium_mm": (4.0, "filtration, mm of aluminium"),
     "copper_mm": (0.0, "additional filtration, mm of copper"),
-    "mas": (0.5, "tube current times time, mAs"),
+    "mas": (None, "tube current times time, mAs (default 0.5)"),
     "photons": (None, "photons a pixel in the open field, instead of --mas; 0 for no noise"),
     "exposure_control": (False, "choose the mAs automatically"),
     "collimation": (1.0, "share of the detector's side, 0.1-1"),
@@ -126,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
         "--noise-seed",
         type=int,
         default=None,
-        help="add noise with this seed (default: 0 with --photons, --mas, else none)",
+        help="add noise with this seed (default: 0 with --photons, --mas or --exposure-control, else none)",
     )
     _add_xray_options(render)
     render.add_argument("--out", type=Path, required=True, help="image file to write")
@@ -138,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         status: int = options.command(options)
-    except (ValueError, OSError, MemoryError, MissingExtraError) as error:
+    except (ValueError, OSError, MemoryError, MissingExtraError, BackendError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return status

@@ -44,6 +44,10 @@ class MissingExtraError(ImportError):
         self.package, self.extra = package, extra
 
 
+class BackendError(RuntimeError):
+    """A backend cannot run on this machine, or has no room there; the message says what to do."""
+
+
 def check_keys(what: str, given: Iterable[str], valid: Iterable[str]) -> None:
     """Raise `UnknownNameError` for the first key of `given` that is not in `valid`."""
     allowed = list(valid)

@@ -8,9 +8,10 @@ The model, in the order of the light's way; every signal is a share of the open 
    absorption that makes it, ``-I ln I`` (Ohnesorge, Flohr and Klingenbeck-Regn, European Radiology 9,
    1999), so the ratio of scatter to primary is about s N behind a uniform patient: it grows in
    proportion to the thickness, as measured by Boone and Seibert (Medical Physics 15, 1988).
-4. *Quanta*: n photons meet a pixel in the open field. Their energies differ, so the variance of the
-   integrated signal is that of ``n / f`` equal quanta, ``f = <E^2> / <E>^2 >= 1`` (Swank). Counts follow
-   Poisson's law.
+4. *Quanta*: n photons meet a pixel in the open field, and each that arrives is absorbed. Their energies
+   differ, so the variance of the integrated signal is that of ``n / f`` equal quanta, ``f = <E^2> / <E>^2``
+   (Swank, Journal of Applied Physics 44, 1973). Behind the patient the beam is harder and f greater, nearly
+   in proportion to N: ``f (1 + h N)``. Counts follow Poisson's law.
 5. *Scintillator*: a quantum's light spreads as a Gaussian and is summed by the pixels; neighbouring
    pixels share quanta, which correlates their noise.
 6. *Electronics*: normal noise, the same in every pixel.
@@ -49,7 +50,8 @@ class Detector:
     """What happens behind the patient; the model is in the module's text.
 
     Attributes:
-        noise_factor: f, at least 1.
+        noise_factor: f, at least 1 (`carm_env.xray.spectrum.Beam.noise_factor`).
+        hardening: h (`carm_env.xray.spectrum.Beam.noise_hardening`).
         scatter: s, the ratio of scatter to primary for each unit of -ln I; 0 for none.
         scatter_mm: standard deviation of G on the detector, mm.
         scintillator_mm: standard deviation of the light's spread, mm; 0 for none.
@@ -57,6 +59,7 @@ class Detector:
     """
 
     noise_factor: float = 1.0
+    hardening: float = 0.0
     scatter: float = 0.0
     scatter_mm: float = 40.0
     scintillator_mm: float = 0.0
@@ -79,15 +82,17 @@ class Detector:
             seed: of the noise; None for a picture without noise.
             margin: rows and columns that the collimator covers on every side.
         """
+        log_image = np.ascontiguousarray(log_image, dtype=np.float32)
         signal = np.empty(log_image.shape, np.float32)
-        _transmit(np.ascontiguousarray(log_image, dtype=np.float32), signal)
+        _transmit(log_image, signal)
         if margin:
             _cover(signal, margin)
         if self.scatter > 0:
             signal += self.scatter * _scattered(signal, log_image, self.scatter_mm / pixel_mm)
         noisy = seed is not None and photons > 0
         if noisy:
-            add_quantum_noise(signal, photons / self.noise_factor, seed)  # type: ignore[arg-type]
+            quanta = photons / self.noise_factor
+            add_quantum_noise(signal, log_image, quanta, self.hardening, seed)  # type: ignore[arg-type]
         taps = light_spread(self.scintillator_mm / pixel_mm)
         if len(taps) > 1:
             signal = _spread(signal, taps)

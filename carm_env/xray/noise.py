@@ -35,17 +35,23 @@ def mix_seed(seed: int, stream: int = QUANTUM_STREAM) -> int:
     return (value ^ (value >> 31)) >> 32
 
 
-def add_quantum_noise(signal: NDArray[np.float32], quanta: float, seed: int) -> None:
-    """Replace an expected signal by one that so many quanta would make, in place.
+def add_quantum_noise(
+    signal: NDArray[np.float32], log_image: NDArray[np.float32], quanta: float, hardening: float, seed: int
+) -> None:
+    """Replace an expected signal by one that its quanta would make, in place.
 
-    A pixel's signal of s becomes ``k / quanta``, where k follows Poisson's law of mean ``s quanta``.
+    A pixel's signal of s becomes ``k / n``, where k follows Poisson's law of mean ``s n`` and
+    ``n = quanta / (1 + hardening N)``: behind the patient the beam is harder, so that fewer quanta of
+    more energy make the same signal.
 
     Args:
         signal: ``(H, W)`` float32, contiguous: shares of the open field, not negative.
-        quanta: quanta that make a signal of 1.
+        log_image: ``(H, W)`` float32, contiguous: N, -ln of the primary's share without noise, not negative.
+        quanta: quanta that make a signal of 1 in the open field.
+        hardening: see above.
         seed: any integer; the same seed gives the same noise.
     """
-    _add_quantum_noise(signal, _F(quanta), _U(mix_seed(seed, QUANTUM_STREAM)))
+    _add_quantum_noise(signal, log_image, _F(quanta), _F(hardening), _U(mix_seed(seed, QUANTUM_STREAM)))
 
 
 def add_electronic_noise(signal: NDArray[np.float32], deviation: float, seed: int) -> None:
@@ -96,28 +102,35 @@ def _draw_few(mean: float, uniform: float) -> int:
 
 
 @compiled_fast
-def _add_quantum_noise(signal: NDArray[np.float32], quanta: np.float32, seed: np.uint32) -> None:
+def _add_quantum_noise(
+    signal: NDArray[np.float32],
+    log_image: NDArray[np.float32],
+    quanta: np.float32,
+    hardening: np.float32,
+    seed: np.uint32,
+) -> None:
     height, width = signal.shape
     normals = np.empty(width, np.float32)
+    sizes = np.empty(width, np.float32)
     per_quantum = _F(1) / quanta
-    few = _F(FEW_QUANTA) * per_quantum
     for j in range(height):
-        row = signal[j]
+        row, depth = signal[j], log_image[j]
         _draw_normals(_U(j * width), seed, normals)
-        lowest = row[0]
+        fewest = _F(np.inf)
         for i in range(width):
-            lowest = min(lowest, row[i])
-        if lowest >= few:
+            sizes[i] = per_quantum * (_F(1) + hardening * max(depth[i], _F(0)))
+            fewest = min(fewest, row[i] - _F(FEW_QUANTA) * sizes[i])
+        if fewest >= 0:
             for i in range(width):
-                row[i] += np.sqrt(row[i] * per_quantum) * normals[i]
+                row[i] += np.sqrt(row[i] * sizes[i]) * normals[i]
             continue
         for i in range(width):
-            if row[i] >= few:
-                row[i] += np.sqrt(row[i] * per_quantum) * normals[i]
+            if row[i] >= _F(FEW_QUANTA) * sizes[i]:
+                row[i] += np.sqrt(row[i] * sizes[i]) * normals[i]
             else:
                 bits = _second_hash(_second_hash(_first_hash(_U(_U(j * width) + _U(i)), seed)))
                 uniform = (np.float64(bits) + 0.5) / 4294967296.0
-                row[i] = _F(_draw_few(np.float64(row[i]) * np.float64(quanta), uniform)) * per_quantum
+                row[i] = _F(_draw_few(np.float64(row[i]) / np.float64(sizes[i]), uniform)) * sizes[i]
 
 
 @compiled_fast

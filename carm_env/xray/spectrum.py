@@ -2,9 +2,9 @@
 
 Spectra come from ``spekpy`` (Poludniowski et al., Medical Physics 48, 2021), attenuation from
 ``xraydb``. Each takes a second to import, so both are imported only when the cache lacks a beam.
-Air kerma and photon fluence are spekpy's too, in free air on the central ray, without the 1-2 %
-that a metre of air takes, without patient and without backscatter; they follow the inverse square
-law of the distance from the focus.
+Air kerma and photon fluence are spekpy's too, on the central ray, without patient and without
+backscatter; they follow the inverse square law of the distance from the focus. What the air takes on the
+way is left out: at 90 kV 1 % of the kerma at the patient and 3 % of the photons at the detector.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ MAX_ALUMINIUM_MM = 50.0
 MAX_COPPER_MM = 3.0
 _CACHE_VERSION = 3
 _METRE_MM = 1000.0
+_HARDENING_MAX_LOG = 9.0
 
 
 class _CorruptBeamError(ValueError):
@@ -72,6 +73,22 @@ class Beam:
         The relative variance of an energy-integrated signal of n photons is this over n.
         """
         return float(self.energies_kev**2 @ self.fluence / self.mean_energy_kev**2)
+
+    @property
+    def noise_hardening(self) -> float:
+        """How much `noise_factor` grows for each unit of -ln I behind the patient, as a share of itself.
+
+        The harder beam behind areal densities of soft tissue and bone has ``<E^2> / <E>`` larger than the open
+        field's; a straight line in -ln I meets it, up to 40 g/cm^2 of soft tissue and 10 of bone and a -ln I of
+        9, within 10 % of the variance.
+        """
+        soft, bone = np.meshgrid(np.linspace(0, 40, 21), np.linspace(0, 10, 6))
+        paths = np.exp(-np.tensordot(self.attenuation_cm2_g, [soft.ravel(), bone.ravel()], axes=(0, 0)))
+        energy = (self.energies_kev * self.fluence) @ paths
+        growth = (self.energies_kev**2 * self.fluence) @ paths / energy
+        depth = -np.log(energy / energy[0])
+        seen = depth < _HARDENING_MAX_LOG
+        return float(depth[seen] @ (growth / growth[0] - 1)[seen] / (depth[seen] @ depth[seen]))
 
     def transmission(self, masses_g_cm2: NDArray[np.floating]) -> NDArray[np.float64]:
         """Share of the open field's energy that is left behind areal densities.

@@ -8,6 +8,7 @@ from PIL import Image
 
 from carm_env import cli
 from carm_env.cli import main
+from carm_env.errors import BackendError
 from carm_env.xray.settings import XRaySettings
 
 
@@ -84,7 +85,23 @@ def test_render_takes_millimetres_and_angles(tmp_path):
 
 def test_the_exposure_options_have_the_settings_defaults():
     options = cli._parser().parse_args(["render", "--out", "x.png"])
-    assert XRaySettings(**{name: getattr(options, name) for name in cli._XRAY_OPTIONS}) == XRaySettings()
+    shown = {name: getattr(options, name) for name in cli._XRAY_OPTIONS}
+    assert {name: value for name, value in shown.items() if value is not None} == {
+        name: getattr(XRaySettings(), name) for name, value in shown.items() if value is not None
+    }
+    assert {name for name, value in shown.items() if value is None} == {"mas", "photons"}
+
+
+def test_a_backend_that_cannot_run_here_is_no_traceback(tmp_path, capsys, monkeypatch):
+    def refuse(volume, settings):
+        raise BackendError("DeepDRR cannot run here: no CUDA device: run on a machine with an NVIDIA GPU")
+
+    monkeypatch.setattr("carm_env.xray.camera.make_backend", refuse)
+    out = tmp_path / "x.png"
+    # A photon count that no other test uses: scenes are kept.
+    assert main(["render", "--backend", "deepdrr", "--photons", "123456", "--out", str(out)]) == 2
+    assert "no CUDA device" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_render_takes_the_exposure(tmp_path, capsys):
@@ -102,6 +119,8 @@ def test_render_takes_the_exposure(tmp_path, capsys):
     np.testing.assert_array_equal(dark, 255 - plain)
     narrow, _ = render("--collimation", "0.5")
     assert not narrow[:32].any() and narrow[64, 64] > 0
+    stated, report = render("--mas", "0.5")
+    assert "0.5 mAs" in report and 0 < np.abs(stated - plain).mean() < 3
     _, report = render("--exposure-control", "--copper-mm", "0.2", "--scatter", "0.2", "--display", "neglog")
     assert "0.5 mAs" not in report
 

@@ -44,7 +44,7 @@ class DeepDRRRenderer:
 
     Raises:
         MissingExtraError: deepdrr, killeengeo, strenum or cupy is absent.
-        RuntimeError: there is no CUDA device or no nvcc.
+        BackendError: there is no CUDA device or no nvcc.
         MemoryError: the device has too little memory for the patient.
         ValueError: an unknown spectrum, or a step that is not positive.
     """

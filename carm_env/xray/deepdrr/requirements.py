@@ -12,6 +12,7 @@ from types import ModuleType
 
 import numpy as np
 
+from carm_env.errors import BackendError
 from carm_env.xray.deepdrr.compat import OTHER_WAY, TESTED_VERSION, is_installed, load_deepdrr
 
 LAST_PYTHON = (3, 12)
@@ -77,10 +78,10 @@ def _numpy_clash(cupy: ModuleType) -> list[str]:
 
 
 def check_machine(cupy: ModuleType) -> None:
-    """Raise RuntimeError unless there is a CUDA device and nvcc."""
+    """Raise BackendError unless there is a CUDA device and nvcc."""
     found = _missing_device(cupy) + _missing_nvcc(cupy)
     if found:
-        raise RuntimeError("DeepDRR cannot run here: " + "; ".join(found))
+        raise BackendError("DeepDRR cannot run here: " + "; ".join(found))
 
 
 def _missing_device(cupy: ModuleType) -> list[str]:

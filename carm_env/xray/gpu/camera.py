@@ -108,6 +108,7 @@ class TorchCamera:
         self.technique = Technique(beam, geometry, settings.collimation)
         self.detector = Detector(
             beam.noise_factor,
+            beam.noise_hardening,
             settings.scatter,
             settings.scatter_mm,
             settings.scintillator_mm,

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from numpy.typing import NDArray
 
+from carm_env.errors import BackendError
 from carm_env.volume import Volume
 from carm_env.xray.gpu.packing import PackedVolume, SignedTable, pack_volume
 
@@ -17,7 +18,7 @@ _LIMIT_ON_A_CPU = 4 << 30
 _SAFETY = 0.9
 
 
-class DeviceMemoryError(RuntimeError):
+class DeviceMemoryError(BackendError):
     """The device has no room; the message says what would fit."""
 
 

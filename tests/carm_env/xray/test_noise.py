@@ -5,9 +5,9 @@ from scipy.stats import poisson
 from carm_env.xray.noise import FEW_QUANTA, add_electronic_noise, add_quantum_noise, mix_seed
 
 
-def noisy(level, quanta, seed=1, size=512):
+def noisy(level, quanta, seed=1, size=512, depth=0.0, hardening=0.0):
     signal = np.full((size, size), level, np.float32)
-    add_quantum_noise(signal, quanta, seed)
+    add_quantum_noise(signal, np.full_like(signal, depth), quanta, hardening, seed)
     return signal.astype(np.float64)
 
 
@@ -25,6 +25,13 @@ def test_few_quanta_follow_poissons_law_itself(mean):
     np.testing.assert_allclose(counts, np.rint(counts), atol=1e-2)
     seen = np.bincount(np.rint(counts).astype(int).ravel(), minlength=80)[:80] / counts.size
     np.testing.assert_allclose(seen, poisson.pmf(np.arange(80), mean), atol=4e-3)
+
+
+@pytest.mark.parametrize(("level", "quanta"), [(0.1, 1e5), (0.01, 1000.0)])
+def test_behind_the_patient_fewer_quanta_make_a_signal(level, quanta):
+    signal = noisy(level, quanta, depth=5.0, hardening=0.04)
+    assert signal.mean() == pytest.approx(level, rel=0.02)
+    assert signal.var() == pytest.approx(1.2 * level / quanta, rel=0.03)
 
 
 def test_no_signal_stays_none():
