@@ -58,7 +58,7 @@ def read_out(
     """
     signal = add_scatter(detector, transmit(log_image, margin), log_image, pixel_mm)
     if seeds is not None:
-        signal = add_quantum_noise(signal, photons / detector.noise_factor, seeds)
+        signal = add_quantum_noise(signal, log_image, photons / detector.noise_factor, detector.hardening, seeds)
     taps = light_spread(detector.scintillator_mm / pixel_mm).tolist()
     if len(taps) > 1:
         signal = spread_light(signal, taps)

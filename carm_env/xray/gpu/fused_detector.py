@@ -52,7 +52,7 @@ def read_out(
     """See `carm_env.xray.gpu.detector.read_out`."""
     signal = add_scatter(detector, transmit(log_image, margin), log_image, pixel_mm)
     if seeds is not None:
-        _add_quantum_noise(signal, photons / detector.noise_factor, seeds)
+        _add_quantum_noise(signal, log_image, photons / detector.noise_factor, detector.hardening, seeds)
     taps = torch.from_numpy(light_spread(detector.scintillator_mm / pixel_mm))
     if len(taps) // 2 > _MAX_REACH:
         signal = spread_light(signal, taps.tolist())
@@ -82,12 +82,16 @@ def read_out(
     return out
 
 
-def _add_quantum_noise(signal: torch.Tensor, quanta: torch.Tensor, seeds: Sequence[int]) -> None:
+def _add_quantum_noise(
+    signal: torch.Tensor, log_image: torch.Tensor, quanta: torch.Tensor, hardening: float, seeds: Sequence[int]
+) -> None:
     """`carm_env.xray.gpu.noise.add_quantum_noise` in place."""
     with on_device(signal.device):
         kernels.quanta_kernel[_blocks(signal)](
             signal,
+            log_image,
             quanta,
+            hardening,
             mixed_seeds(seeds, QUANTUM_STREAM, signal.device),
             signal,
             signal[0].numel(),

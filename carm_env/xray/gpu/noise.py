@@ -20,23 +20,29 @@ from carm_env.xray.noise import (
 _CHECK_EVERY = 16
 
 
-def add_quantum_noise(signal: torch.Tensor, quanta: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
-    """The signal that so many quanta would make where `signal` is expected: ``k / quanta``, k of Poisson's law.
+def add_quantum_noise(
+    signal: torch.Tensor, log_image: torch.Tensor, quanta: torch.Tensor, hardening: float, seeds: Sequence[int]
+) -> torch.Tensor:
+    """The signal that its quanta would make where `signal` is expected: ``k / n``, k of Poisson's law.
+
+    ``n = quanta / (1 + hardening N)``: see `carm_env.xray.noise.add_quantum_noise`.
 
     Args:
         signal: ``(B, H, W)`` float32, shares of the open field, not negative.
-        quanta: ``(B,)`` float32, quanta that make a signal of 1.
+        log_image: ``(B, H, W)`` float32: N, -ln of the primary's share without noise.
+        quanta: ``(B,)`` float32, quanta that make a signal of 1 in the open field.
+        hardening: see above.
         seeds: one a picture; the same seed gives the same noise.
     """
     hashes = _first_hash(signal, seeds, QUANTUM_STREAM)
-    each = quanta[:, None, None]
-    noisy = signal + torch.sqrt(signal / each) * _normals(hashes)
-    few = (signal < FEW_QUANTA / each).nonzero(as_tuple=True)
+    sizes = (1 + hardening * log_image.clamp(min=0)) / quanta[:, None, None]
+    noisy = signal + torch.sqrt(signal * sizes) * _normals(hashes)
+    few = (signal < FEW_QUANTA * sizes).nonzero(as_tuple=True)
     if len(few[0]):
         bits = _second_hash(_second_hash(hashes[few]))
         uniform = ((bits.long() & 0xFFFFFFFF).double() + 0.5) / 2.0**32
-        many = quanta[few[0]]
-        noisy[few] = _draw_few(signal[few].double() * many.double(), uniform).float() / many
+        size = sizes[few]
+        noisy[few] = _draw_few(signal[few].double() / size.double(), uniform).float() * size
     return noisy
 
 

@@ -114,6 +114,8 @@ def test_numbers_that_do_not_match_are_errors(phantom, other, places):
         camera.images(phantom, places, 32, [1, 2])
     with pytest.raises(ValueError, match="2 volumes for 5 views"):
         camera.images([phantom, other], places, 32)
+    with pytest.raises(ValueError, match="6 volumes for 5 views"):
+        camera.images([phantom] * 6, places, 32)
     with pytest.raises(ValueError, match="image size"):
         camera.images(phantom, places, 15)
 
