@@ -7,9 +7,10 @@ times the sum of the samples.
 
 With the detector parallel to the slices the samples are taken along the pixels' rays. Otherwise they
 are taken, as on the CPU, along the rays of a *virtual plane* parallel to the slices, half way to the
-detector (`carm_env.xray.plane.plan_plane`, whose choice this is, for arrays of views), and a bicubic warp brings the plane to the detector. A GPU could do
-without the plane, but so both devices give the same picture at every angulation, where one sample a
-pixel and slice would differ by up to 1.6e-2 of the maximum at the edges of bones.
+detector, and a bicubic warp brings the plane to the detector; the plan is that of
+`carm_env.xray.plane.plan_plane`, for arrays of views. A GPU could do without the plane, but so both
+devices give the same picture at every angulation, where one sample a pixel and slice would differ by
+up to 1.6e-2 of the maximum at the edges of bones.
 """
 
 from __future__ import annotations
