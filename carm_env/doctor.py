@@ -20,11 +20,11 @@ from carm_env.files import CACHE_VARIABLE, cache_dir
 OPTIONAL_PACKAGES = {
     "SimpleITK": "ct",
     "stable-baselines3": "rl",
-    "torch": "rl",
+    "torch": "gpu",
     "transformers": "llm",
     "bitsandbytes": "qlora",
     "deepdrr": "deepdrr",
-    "nanodrr": "gpu",
+    "nanodrr": "bench",
     "itk-rtk": "bench",
 }
 """Package -> the extra that brings it."""
@@ -110,17 +110,14 @@ def _torch_backend() -> str:
 def _weigh_water(backend: Literal["cpu", "torch"]) -> None:
     """Raise RuntimeError unless a cube of water, 10 cm wide and seen from the front, weighs 10 g/cm^2."""
     from carm_env.geometry import CArmPlace
-    from carm_env.volume import Volume
     from carm_env.xray.camera import XRayCamera
     from carm_env.xray.settings import XRaySettings
+    from carm_env.xray.water import CUBE_G_CM2, water_cube
 
-    hu = np.full((40, 40, 40), -1000, np.int16)
-    hu[10:30, 10:30, 10:30] = 0
-    volume = Volume.from_origin(hu, 5.0, (-97.5, -97.5, -97.5))
-    camera = XRayCamera(volume, settings=XRaySettings(backend=backend))
+    camera = XRayCamera(water_cube(), settings=XRaySettings(backend=backend))
     masses = camera.path_masses(CArmPlace((0.0, 0.0, 0.0)), 64).sum(axis=0)
-    if not (np.isclose(masses[32, 32], 10.3, rtol=0.02) and masses[32, 0] == 0):
-        raise RuntimeError(f"a 10 cm cube of water weighs {masses[32, 32]:.2f} g/cm^2, expected 10.3")
+    if not (np.isclose(masses[32, 32], CUBE_G_CM2, rtol=0.02) and masses[32, 0] == 0):
+        raise RuntimeError(f"a 10 cm cube of water weighs {masses[32, 32]:.2f} g/cm^2, expected {CUBE_G_CM2}")
 
 
 def _deepdrr_backend() -> str:
@@ -151,18 +148,15 @@ def _backends() -> list[Finding]:
 def warm_up() -> Finding:
     """Compile whatever the first pictures need on this CPU, in its fastest SIMD mode, and keep it on disk."""
     from carm_env.geometry import CArmPlace
-    from carm_env.volume import Volume
     from carm_env.xray.camera import XRayCamera
     from carm_env.xray.compiled import cache_folder
     from carm_env.xray.fidelity import FIDELITIES, make_projector
     from carm_env.xray.separable_kernels import project_slices
     from carm_env.xray.simd import MODE
+    from carm_env.xray.water import water_cube
 
     start = time.perf_counter()
-    hu = np.full((40, 40, 40), -1000, np.int16)
-    hu[10:30, 10:30, 10:30] = 0
-    hu[18:22, 18:22, 10:30] = 1000
-    volume = Volume.from_origin(hu, 5.0, (-97.5, -97.5, -97.5))
+    volume = water_cube(bone_inside=True)
     for fidelity in FIDELITIES:
         camera = XRayCamera(volume, projector=make_projector(volume, fidelity))
         for alpha in (0.0, 20.0):

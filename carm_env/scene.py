@@ -15,6 +15,8 @@ from carm_env.xray.projector import Projector
 from carm_env.xray.settings import XRaySettings
 
 MAX_RESIDENT_SCENES = 16
+_PROJECTOR_FIELDS = ("backend", "fidelity")
+_RENDERER_FIELDS = (*_PROJECTOR_FIELDS, "kvp", "aluminium_mm", "copper_mm")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +51,13 @@ class _SceneStore:
                 self._scenes.popitem(last=False)
             return scene
 
-    def _shared_projector(self, name: str, settings: XRaySettings) -> Projector | None:
-        """The projector of the same patient under other settings: noise, window and beam are not its business."""
+    def _shared_projector(self, name: str, settings: XRaySettings) -> Projector | LogRenderer | None:
+        """The projector of the same patient under other settings: noise and window are not its business."""
         for (other, _, others_settings), scene in self._scenes.items():
             projector = scene.camera.projector
-            same = (others_settings.backend, others_settings.fidelity) == (settings.backend, settings.fidelity)
-            if other == name and same and not isinstance(projector, LogRenderer):
+            # A renderer that does the physics itself depends on the beam as well.
+            fields = _RENDERER_FIELDS if isinstance(projector, LogRenderer) else _PROJECTOR_FIELDS
+            if other == name and all(getattr(others_settings, field) == getattr(settings, field) for field in fields):
                 return projector
         return None
 

@@ -41,8 +41,11 @@ class Volume:
     @classmethod
     def from_origin(cls, hu: NDArray[np.int16], spacing_mm: ArrayLike, origin_lps_mm: ArrayLike) -> Volume:
         """Build from spacing (one number or three, mm) and the first voxel's centre (LPS, mm)."""
+        spacing = np.asarray(spacing_mm, float)
+        if spacing.shape not in ((), (3,)):
+            raise ValueError(f"spacing_mm is {spacing_mm!r}, expected one number or three, mm.")
         affine = np.eye(4)
-        affine[:3, :3] = np.diag(np.broadcast_to(np.asarray(spacing_mm, float), (3,)))
+        affine[:3, :3] = np.diag(np.broadcast_to(spacing, (3,)))
         affine[:3, 3] = origin_lps_mm
         return cls(hu, affine)
 
@@ -79,6 +82,8 @@ class Volume:
 
 
 def _check_hu(hu: NDArray) -> None:
+    if not isinstance(hu, np.ndarray):
+        raise ValueError(f"hu is a {type(hu).__name__}, expected a numpy array (nx, ny, nz) of int16.")
     if hu.ndim != 3 or min(hu.shape) < 2:
         raise ValueError(f"hu has shape {hu.shape}, expected (nx, ny, nz), two voxels or more along each axis.")
     if hu.dtype == np.int16:

@@ -17,7 +17,8 @@ _BYTES_PER_VOXEL = 12
 """While a file is read: float32 as read and turned, and the int16 that stay."""
 
 _NIFTI_1, _NIFTI_2 = 348, 540
-_HEADER_SIZES = (_NIFTI_1, _NIFTI_2)
+"""Sizes of the headers of both versions, which begin with them."""
+_VOXELS_A_READ = 1 << 22
 _FLOAT_BYTES = {16: 4, 64: 8}
 """The header's code of a float type, and its size."""
 
@@ -63,11 +64,9 @@ def load_nifti(path: str | Path, spacing_mm: float | None = None) -> Volume:
     except RuntimeError as error:
         raise ValueError(f"{path} is not a readable NIfTI image: {str(error).splitlines()[-1].strip()}") from error
     if reader.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64):
-        bad = _count_not_finite(Path(path))
+        bad = _count_not_finite(Path(path), math.prod(reader.GetSize()))
         if bad:
-            raise ValueError(
-                f"{path} holds {bad} voxels that are NaN or infinite, expected Hounsfield units: repair it."
-            )
+            raise ValueError(f"{path} holds {bad} voxels that are NaN or infinite, expected Hounsfield units.")
     image = sitk.DICOMOrient(image, "LPS")
     aligned = np.allclose(image.GetDirection(), np.eye(3).ravel(), atol=1e-4)
     if not aligned or spacing_mm is not None:
@@ -78,18 +77,23 @@ def load_nifti(path: str | Path, spacing_mm: float | None = None) -> Volume:
     return Volume.from_origin(hu, image.GetSpacing(), image.GetOrigin())
 
 
-def _count_not_finite(path: Path) -> int:
-    """Voxels of a float NIfTI file that are no number: ITK reads them as 0, which is water."""
-    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    order = "<" if int.from_bytes(content[:4], "little") in _HEADER_SIZES else ">"
-    if int.from_bytes(content[:4], "little" if order == "<" else "big") == _NIFTI_1:
-        kind = np.frombuffer(content, f"{order}i2", 1, 70)[0]
-        start = int(np.frombuffer(content, f"{order}f4", 1, 108)[0])
-    else:
-        kind = np.frombuffer(content, f"{order}i2", 1, 12)[0]
-        start = int(np.frombuffer(content, f"{order}i8", 1, 168)[0])
-    voxels = np.frombuffer(content[start:], f"{order}f{_FLOAT_BYTES[int(kind)]}")
-    return int(np.count_nonzero(~np.isfinite(voxels)))
+def _count_not_finite(path: Path, voxels: int) -> int:
+    """Voxels of a NIfTI file that are stored as floats but are no number: ITK reads them as 0, which is water."""
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        header = file.read(_NIFTI_2)
+        order = "<" if int.from_bytes(header[:4], "little") in (_NIFTI_1, _NIFTI_2) else ">"
+        first = np.frombuffer(header, f"{order}i4", 1)[0] == _NIFTI_1
+        kind = int(np.frombuffer(header, f"{order}i2", 1, 70 if first else 12)[0])
+        if kind not in _FLOAT_BYTES:
+            return 0
+        start = np.frombuffer(header, f"{order}f4" if first else f"{order}i8", 1, 108 if first else 168)[0]
+        file.seek(int(start))
+        size, bad = _FLOAT_BYTES[kind], 0
+        for begin in range(0, voxels, _VOXELS_A_READ):
+            chunk = file.read(size * min(_VOXELS_A_READ, voxels - begin))
+            values = np.frombuffer(chunk, f"{order}f{size}", len(chunk) // size)
+            bad += int(np.count_nonzero(~np.isfinite(values)))
+    return bad
 
 
 def _check_size(size: Sequence[int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,12 +126,14 @@ class XRayCamera:
         Args:
             place: where the C-arm stands.
             size: pixels along each side, 16 to 2048.
-            noise_seed: seed of the noise; None for a picture without noise.
+            noise_seed: seed of the noise, a whole number; None for a picture without noise.
 
         Raises:
-            ValueError: `size` is out of range, or the source stands in the patient.
+            ValueError: `size` is out of range, the source stands in the patient, or the seed is no whole number.
         """
         settings = self.settings
+        if noise_seed is not None and not isinstance(noise_seed, Integral):
+            raise ValueError(f"noise_seed is {noise_seed!r}, expected a whole number, or None for no noise.")
         log_image = self.log_image(place, size)
         pixel_mm = self.geometry.detector_mm / size
         exposure = self._exposure(log_image, pixel_mm)

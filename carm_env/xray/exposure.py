@@ -71,7 +71,7 @@ class Technique:
     def exposure(self, mas: float, pixel_mm: float) -> Exposure:
         """The exposure of `mas` mAs."""
         arm = self.geometry
-        # A source nearer to the isocentre than that has its reference point half way.
+        # A source within 300 mm of the isocentre has its reference point half way: never behind itself.
         distance = max(arm.source_isocenter_mm - REFERENCE_POINT_MM, arm.source_isocenter_mm / 2)
         side = self.collimation * arm.detector_mm * distance / arm.source_detector_mm
         kerma = self.beam.air_kerma_mgy(mas, distance)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Literal
 
 from carm_env.errors import UnknownNameError, finite_number
@@ -13,10 +15,19 @@ from carm_env.xray.window import Display, Polarity, Window
 Backend = Literal["auto", "cpu", "torch", "deepdrr"]
 BACKENDS: tuple[Backend, ...] = ("auto", "cpu", "torch", "deepdrr")
 
-MIN_COLLIMATION = 0.1
-MAX_SCATTER = 1.0
-_NOT_NEGATIVE = ("scatter", "scintillator_mm", "electronic_noise")
-_POSITIVE = ("mas", "detector_photons_mm2", "scatter_mm")
+RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {
+        "mas": (1e-6, 1e4),
+        "photons": (0.0, 1e12),
+        "detector_photons_mm2": (1.0, 1e9),
+        "collimation": (0.1, 1.0),
+        "scatter": (0.0, 1.0),
+        "scatter_mm": (1.0, 300.0),
+        "scintillator_mm": (0.0, 2.0),
+        "electronic_noise": (0.0, 1e6),
+    }
+)
+"""The least and the greatest value of each number that nothing else limits."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +39,9 @@ class XRaySettings:
         aluminium_mm: filtration of the beam, mm of aluminium.
         copper_mm: additional filtration, mm of copper.
         mas: tube current times time of one exposure, mAs. It sets noise and dose.
-        photons: photons that a pixel of the picture meets in the open field; 0 for no noise. Where it is
-            given, `mas` follows from it. None: as many as `mas` gives, about 1e6 at 256 x 256 pixels.
+        photons: photons that a pixel of the picture meets in the open field, instead of `mas`, which then
+            follows from them. None: as many as `mas` gives, about 1e6 at 256 x 256 pixels. 0 is no
+            noise, and the dose of `mas`.
         exposure_control: choose `mas` for each exposure, so that `detector_photons_mm2` arrive in the
             middle of the field (automatic exposure control). `photons` must then be None.
         detector_photons_mm2: see `exposure_control`; photons a mm^2.
@@ -87,22 +99,15 @@ class XRaySettings:
         check_beam(self.kvp, self.aluminium_mm, self.copper_mm)
         if not isinstance(self.exposure_control, bool):
             raise ValueError(f"exposure_control is {self.exposure_control!r}, expected True or False.")
-        if self.photons is not None:
-            if self.photons < 0:
-                raise ValueError(f"photons is {self.photons!r}, expected a positive number, 0 for no noise, or None.")
-            if self.exposure_control:
-                raise ValueError(
-                    f"photons is {self.photons!r} and exposure_control is on, which chooses them: leave photons None, "
-                    "or set detector_photons_mm2."
-                )
-        for name in _NOT_NEGATIVE:
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, expected a positive number, or 0 for none.")
-        for name in _POSITIVE:
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, expected a positive number.")
-        if not MIN_COLLIMATION <= self.collimation <= 1:
-            raise ValueError(f"collimation is {self.collimation!r}, expected {MIN_COLLIMATION} to 1.")
+        if self.photons is not None and self.exposure_control:
+            raise ValueError(
+                f"photons is {self.photons!r} and exposure_control is on, which chooses them: leave photons None, "
+                "or set detector_photons_mm2."
+            )
+        for name, (least, greatest) in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= greatest:
+                raise ValueError(f"{name} is {value!r}, expected {least:g} to {greatest:g}.")
         if self.backend not in BACKENDS:
             raise UnknownNameError("backend", self.backend, BACKENDS)
         if self.fidelity not in FIDELITIES:
@@ -112,8 +117,6 @@ class XRaySettings:
                 f"fidelity is {self.fidelity!r}, which only the CPU backend has, and backend is {self.backend!r}: "
                 "expected backend='cpu', or no fidelity."
             )
-        if self.scatter > MAX_SCATTER:
-            raise ValueError(f"scatter is {self.scatter!r}, expected 0 to {MAX_SCATTER:g}.")
         # The window refuses what is out of its range.
         _ = self.window
 

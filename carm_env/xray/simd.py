@@ -47,8 +47,9 @@ SHUFFLING = (Avx512, Avx2)
 def available_modes() -> list[Mode]:
     """The modes this CPU can run, fastest first; `Generic` is always among them."""
     # The description of the CPU for which numba compiles, which a user may restrict.
-    features = config.CPU_FEATURES if config.CPU_NAME else llvm.get_host_cpu_features().flatten()
-    enabled = {feature[1:] for feature in (features or "").split(",") if feature.startswith("+")}
+    told = config.CPU_FEATURES
+    features = llvm.get_host_cpu_features().flatten() if told is None else told
+    enabled = {feature[1:] for feature in features.split(",") if feature.startswith("+")}
     modes: list[Mode] = []
     if "avx512bw" in enabled:
         modes.append(Avx512())

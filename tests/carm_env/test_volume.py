@@ -49,6 +49,7 @@ def affine(**entries):
         (np.zeros((3, 3, 3), np.float32), "dtype float32 but int16"),
         (np.full((3, 3, 3), np.nan), "27 of its values NaN or infinite"),
         (np.zeros((3, 3, 3), np.uint16), "dtype uint16 but int16"),
+        ([[[0]]], "hu is a list"),
     ],
 )
 def test_arrays_that_are_no_ct_are_refused(hu, message):
@@ -71,3 +72,8 @@ def test_arrays_that_are_no_ct_are_refused(hu, message):
 def test_affines_that_are_no_grid_are_refused(matrix, message):
     with pytest.raises(ValueError, match=message):
         Volume(AIR, matrix)
+
+
+def test_a_spacing_is_one_number_or_three():
+    with pytest.raises(ValueError, match="one number or three"):
+        Volume.from_origin(AIR, (1.0, 2.0), (0, 0, 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from types import TracebackType
 from typing import Any
 
@@ -28,7 +29,8 @@ class DeepDRRRenderer:
     those of the camera. DeepDRR's own `neglog` is not applied: it rescales every picture. Memory on
     the device: about 5 bytes per voxel, some three times that while it is built.
 
-    Use it in a ``with`` statement, or call `close`, to give the device's memory back.
+    Use it in a ``with`` statement, or call `close`, to give the device's memory back; it also goes back
+    with the last reference.
 
     Args:
         volume: the patient.
@@ -89,6 +91,8 @@ class DeepDRRRenderer:
             projector.initialize()
             compat.detach_device(projector)
         self._projector = projector
+        # Nobody may hold the renderer any longer without having closed it.
+        self._finalizer = weakref.finalize(self, _free, projector, self._device)
 
     def log_image(self, geometry: ProjectionGeometry) -> NDArray[np.float32]:
         """``-ln(I / I0)``, ``(height, width)`` float32, a fresh array: 0 is the open field.
@@ -110,10 +114,9 @@ class DeepDRRRenderer:
 
     def close(self) -> None:
         """Give the device's memory back; a second call does nothing."""
-        with self._lock, self._device:
-            if self._projector is not None:
-                self._projector.free()
-                self._projector = None
+        with self._lock:
+            self._projector = None
+            self._finalizer()
 
     def __enter__(self) -> DeepDRRRenderer:
         return self
@@ -122,6 +125,11 @@ class DeepDRRRenderer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _free(projector: Any, device: Any) -> None:
+    with device:
+        projector.free()
 
 
 def _spectrum(deepdrr: Any, beam: Beam | str) -> NDArray[np.float64]:

@@ -123,17 +123,13 @@ def try_a_picture() -> str:
     import cupy
 
     from carm_env.geometry import CArmGeometry, CArmPlace, ProjectionGeometry
-    from carm_env.volume import Volume
     from carm_env.xray.deepdrr.renderer import DeepDRRRenderer
     from carm_env.xray.spectrum import load_beam
+    from carm_env.xray.water import CUBE_G_CM2, water_cube
 
-    # 10 cm of water at 1.03 g/cm^3 in the middle of the picture, open field at its edge.
-    hu = np.full((40, 40, 40), -1000, np.int16)
-    hu[10:30, 10:30, 10:30] = 0
-    volume = Volume.from_origin(hu, 5.0, (-97.5, -97.5, -97.5))
-    with DeepDRRRenderer(volume) as renderer:
+    with DeepDRRRenderer(water_cube()) as renderer:
         image = renderer.log_image(ProjectionGeometry.from_place(CArmPlace((0.0, 0.0, 0.0)), CArmGeometry(), 64))
-    expected = -np.log(load_beam().transmission(np.array([10.3, 0.0])))
+    expected = -np.log(load_beam().transmission(np.array([CUBE_G_CM2, 0.0])))
     if not (np.isclose(image[32, 32], expected, rtol=0.03) and abs(image[32, 0]) < 1e-3):
         raise RuntimeError(f"10 cm of water give -ln I = {image[32, 32]:.3f}, expected {expected:.3f}")
     name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()

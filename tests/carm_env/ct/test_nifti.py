@@ -66,11 +66,24 @@ def test_bad_files_are_named(tmp_path):
         load_nifti(tmp_path / "four.nii.gz")
 
 
-def test_voxels_that_are_no_number_are_counted(tmp_path, hu):
-    array = hu.astype(np.float32)
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_voxels_that_are_no_number_are_counted(tmp_path, hu, name, kind):
+    array = hu.astype(kind)
+    np.testing.assert_array_equal(load_nifti(write(tmp_path / name, array)).hu, hu)
     array[0, 0, :3] = np.nan
-    with pytest.raises(ValueError, match="3 voxels that are NaN"):
-        load_nifti(write(tmp_path / "a.nii.gz", array))
+    array[9, 11, 13] = np.inf
+    with pytest.raises(ValueError, match="4 voxels that are NaN"):
+        load_nifti(write(tmp_path / name, array))
+
+
+def test_stored_integers_with_a_slope_are_read(tmp_path, hu):
+    # ITK says float of such a file; there is nothing in it that could be no number.
+    path = write(tmp_path / "a.nii", (hu + 1024).astype(np.int16))
+    content = bytearray(path.read_bytes())
+    content[112:120] = np.array([1, -1024], "<f4").tobytes()
+    path.write_bytes(content)
+    np.testing.assert_array_equal(load_nifti(path).hu, hu)
 
 
 def test_more_voxels_than_memory_is_an_error_before_they_are_read(tmp_path, hu, monkeypatch):

@@ -66,6 +66,12 @@ def test_without_photons_a_seed_changes_nothing(phantom, place):
     np.testing.assert_array_equal(camera.image(place, 64, noise_seed=1), camera.image(place, 64))
 
 
+def test_a_seed_is_a_whole_number(camera, place):
+    with pytest.raises(ValueError, match=r"noise_seed is 1.5"):
+        camera.image(place, 64, noise_seed=1.5)
+    np.testing.assert_array_equal(camera.image(place, 64, noise_seed=np.int64(3)), camera.image(place, 64, 3))
+
+
 def test_an_empty_view_is_black(camera, centre):
     away = CArmPlace(tuple(centre + [2000, 0, 0]))
     assert not camera.image(away, 64).any()
@@ -112,6 +118,10 @@ def test_the_picture_is_larger_when_the_detector_is_farther(phantom, place):
         {"scatter_mm": 0},
         {"scintillator_mm": -1},
         {"electronic_noise": -1},
+        {"photons": 1e300},
+        {"mas": 1e300},
+        {"scintillator_mm": 100},
+        {"scatter_mm": 1e12},
         {"display": "log"},
         {"polarity": None},
         {"kvp": "90"},

@@ -26,6 +26,7 @@ def test_a_volume_that_does_not_fit_is_an_error_before_anything_is_allocated(pha
 
 def test_where_the_system_does_not_tell_nothing_is_refused(phantom, view, monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")
+    monkeypatch.setattr(memory, "_CONTAINER", tmp_path)
     assert memory.available_bytes() is None
     assert make_projector(phantom).path_masses(view()).max() > 0
 
