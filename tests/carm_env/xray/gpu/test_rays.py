@@ -13,20 +13,24 @@ from carm_env.xray.layout import build_layout
 from carm_env.xray.materials import soft_and_bone
 from carm_env.xray.plane import plan_plane
 
-# An ordinary arm; one whose source is in or near the volume, where few slices are before it; and one whose detector
-# is far, so that the farthest slice sets the column step.
+# An ordinary arm; one with few slices before its source, which hold the zoom back; one with its detector in the volume
+# too, so that the farthest slice sets the column step; and a long one.
 ARMS = {
     "ordinary": CArmGeometry(),
     "near": CArmGeometry(source_detector_mm=400.0, source_isocenter_mm=60.0, detector_mm=120.0),
+    "inside": CArmGeometry(source_detector_mm=40.0, source_isocenter_mm=20.0, detector_mm=12.0),
     "far": CArmGeometry(source_detector_mm=3000.0, source_isocenter_mm=2950.0, detector_mm=1000.0),
 }
 
 
-@pytest.fixture(scope="module", params=["coarse", "fine"])
+SPACINGS_MM = {"fine": (0.4, 0.5, 0.3), "long": (1.0, 1.2, 4.0)}
+
+
+@pytest.fixture(scope="module", params=["coarse", *SPACINGS_MM])
 def volume(request, phantom):
     if request.param == "coarse":
         return phantom
-    return Volume.from_origin(phantom.hu, (0.4, 0.5, 0.3), phantom.origin_lps_mm + 60)
+    return Volume.from_origin(phantom.hu, SPACINGS_MM[request.param], phantom.origin_lps_mm)
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -38,7 +42,7 @@ def test_the_virtual_planes_are_those_of_the_cpu(volume, arm):
         CArmPlace(tuple(centre + rng.uniform(-40, 40, 3)), *rng.uniform(-80, 80, 2).round().tolist(), projection)
         for projection in ("AP", "PA") * 10
     ]
-    geometries = [ProjectionGeometry.from_place(place, ARMS[arm], 40) for place in places]
+    geometries = [ProjectionGeometry.from_place(place, ARMS[arm], 16) for place in places]
     views = Views.of(geometries)
     axes = views.slicing_axes().tolist()
     packed = {axis: pack_volume(volume, SignedTable(table), axis, torch.device("cpu")) for axis in set(axes)}
