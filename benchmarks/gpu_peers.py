@@ -1,11 +1,13 @@
 """Other projects' GPU renderers on the views that `benchmarks.gpu_speed` takes.
 
 Each function prepares a peer once and returns a call that renders a whole batch and leaves it on the
-device. A peer that is not installed raises ImportError; `GPU_PIP_LINES` says how to get it.
+device. A peer that is not installed raises ImportError; `GPU_PIP_LINES` says how to get it. What has to be
+given back after use is put on the stack `closing`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from benchmarks.peers import ENERGY_KEV, attenuation_table
 from carm_env.geometry import CArmGeometry, CArmPlace, ProjectionGeometry
@@ -20,7 +23,7 @@ from carm_env.volume import Volume
 from carm_env.xray.materials import mass_attenuation
 from carm_env.xray.spectrum import MATERIALS, load_beam
 
-Render = Callable[[], torch.Tensor | None]
+Render = Callable[[], Any]
 
 GPU_PIP_LINES = {
     "nanodrr": "pip install nanodrr",
@@ -89,16 +92,18 @@ def nanodrr(view: BatchView, backend: str, samples: int) -> Render:
     return call
 
 
-def deepdrr(view: BatchView) -> Render:
-    """DeepDRR by way of `carm_env.xray.deepdrr`: one view after the other, as it renders; spectrum included."""
+def deepdrr(view: BatchView, closing: contextlib.ExitStack) -> Render:
+    """DeepDRR by way of `carm_env.xray.deepdrr`: one view after the other, as it renders; spectrum included.
+
+    A call gives a list of ``-ln I``, ``(size, size)`` float32 numpy arrays.
+    """
     if importlib.util.find_spec("deepdrr") is None:
         raise ImportError("No module named 'deepdrr'")
     renderer_module: Any = importlib.import_module("carm_env.xray.deepdrr")
-    renderer = renderer_module.DeepDRRRenderer(view.volume, load_beam())
+    renderer = closing.enter_context(renderer_module.DeepDRRRenderer(view.volume, load_beam()))
     geometries = view.geometries
 
-    def call() -> None:
-        for geometry in geometries:
-            renderer.log_image(geometry)
+    def call() -> list[NDArray[np.float32]]:
+        return [renderer.log_image(geometry) for geometry in geometries]
 
     return call

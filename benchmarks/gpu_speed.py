@@ -5,7 +5,8 @@
 Settings of nanodrr's own benchmark: 200 x 200 pixels of 2 mm, source 850 mm from the isocentre, detector
 1020 mm from the source, 500 samples a ray for nanodrr; here frontal views of the virtual patient. Ours
 takes one sample a slice, and both materials in one pass; nanodrr takes one material. So nanodrr is
-timed a second time with as many samples a ray as the patient has slices. Pictures must agree before a time is printed.
+timed a second time with as many samples a ray as the patient has slices. Pictures must agree before a time is
+printed: DeepDRR's, which knows the whole spectrum, with the CPU camera's transmission.
 
 Times are wall-clock times of calls without a pause, the device's work included, medians over rounds in which
 everything takes its turn. A peer that is missing is named with the line that installs it.
@@ -16,6 +17,7 @@ On a machine without CUDA, ``--device cpu`` runs the same with small numbers, as
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import sys
 from collections.abc import Callable, Sequence
@@ -45,10 +47,13 @@ from carm_env.files import write_json
 from carm_env.geometry import CArmPlace
 from carm_env.patients import Patient
 from carm_env.vector_env import CArmNavVectorEnv
+from carm_env.xray.camera import XRayCamera
 from carm_env.xray.gpu import TorchCamera, TorchProjector, Views
 from carm_env.xray.separable import SeparableProjector
 
 MIN_CORRELATION = 0.999
+DEEPDRR = "deepdrr, whole frame"
+DEEPDRR_MAX_MEAN, DEEPDRR_MAX_P99, DEEPDRR_MIN_NCC = 5e-3, 1.5e-2, 0.9995
 ANGULATIONS = {"aligned": (0.0, 0.0), "oblique": (30.0, 15.0)}
 
 
@@ -109,7 +114,9 @@ def agreement(patient: Patient, projector: TorchProjector, size: int) -> dict[st
     return errors
 
 
-def renderers(view: BatchView, samples: int) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
+def renderers(
+    view: BatchView, samples: int, closing: contextlib.ExitStack
+) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
     """What can be timed on this device, by name, and what is missing: the line that installs it, or why it fails."""
     cuda = view.device.type == "cuda"
     views = Views.from_places(view.places, NANODRR_ARM, view.size)
@@ -127,7 +134,7 @@ def renderers(view: BatchView, samples: int) -> tuple[dict[str, Callable[[], Any
         for count in dict.fromkeys((samples, slices)):
             name = f"nanodrr, {backend}, {count} samples"
             makers[name] = ("nanodrr", functools.partial(nanodrr, view, backend, count))
-    makers["deepdrr, whole frame"] = ("deepdrr", functools.partial(deepdrr, view))
+    makers[DEEPDRR] = ("deepdrr", functools.partial(deepdrr, view, closing))
     for name, (package, make) in makers.items():
         if not cuda and ("triton" in name or "deepdrr" in name):
             missing[name] = "needs a CUDA device"
@@ -173,6 +180,26 @@ def check_peers(view: BatchView, jobs: dict[str, Callable[[], Any]]) -> dict[str
     return correlations
 
 
+def deepdrr_agreement(view: BatchView, job: Callable[[], Any]) -> dict[str, float]:
+    """DeepDRR's transmission ``exp(-x)`` beside the CPU camera's: mean and 99th percentile of the difference, NCC."""
+    camera = XRayCamera(view.volume, NANODRR_ARM)
+    ours = np.exp(-np.stack([camera.log_image_of(geometry) for geometry in view.geometries]).astype(float))
+    theirs = np.exp(-np.stack(job()).astype(float))
+    difference = np.abs(theirs - ours)
+    return {
+        "mean": float(difference.mean()),
+        "p99": float(np.percentile(difference, 99)),
+        "ncc": float(np.corrcoef(ours.ravel(), theirs.ravel())[0, 1]),
+    }
+
+
+def agrees(figures: dict[str, float]) -> bool:
+    """Whether DeepDRR's picture is ours, to the project's tolerances; NaN is not."""
+    return (
+        figures["mean"] <= DEEPDRR_MAX_MEAN and figures["p99"] <= DEEPDRR_MAX_P99 and figures["ncc"] >= DEEPDRR_MIN_NCC
+    )
+
+
 def time_in_turn(
     jobs: dict[str, Callable[[], Any]], device: torch.device, rounds: int, repeats: int
 ) -> dict[str, float]:
@@ -216,16 +243,21 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     patient = load_patient(arguments.patient)
     backends = ["grid_sample"] + (["triton"] if TorchProjector(device).backend == "triton" else [])
     errors = {name: agreement(patient, TorchProjector(device, name), arguments.size) for name in backends}  # type: ignore[arg-type]
-    frames, limits = {}, {}
-    correlations: dict[str, float] = {}
-    missing: dict[str, str] = {}
-    for count in arguments.batches:
+    frames, limits, correlations, deepdrr_figures, missing = {}, {}, {}, {}, {}
+    for batch in map(str, arguments.batches):
+        count = int(batch)
         view = batch_of(patient, count, arguments.size, device, arguments.seed)
-        jobs, missing = renderers(view, arguments.samples)
-        correlations = check_peers(view, jobs)
-        times = time_in_turn(jobs, device, arguments.rounds, arguments.repeats)
-        frames[str(count)] = {name: count / seconds for name, seconds in times.items()}
-        limits[str(count)] = roofline(view, times[f"ours, {backends[-1]}"])
+        with contextlib.ExitStack() as closing:
+            jobs, missing[batch] = renderers(view, arguments.samples, closing)
+            correlations[batch] = check_peers(view, jobs)
+            if DEEPDRR in jobs:
+                deepdrr_figures[batch] = deepdrr_agreement(view, jobs[DEEPDRR])
+                if not agrees(deepdrr_figures[batch]):
+                    del jobs[DEEPDRR]
+                    missing[batch][DEEPDRR] = f"not our picture: {_in_words(deepdrr_figures[batch])}"
+            times = time_in_turn(jobs, device, arguments.rounds, arguments.repeats)
+        frames[batch] = {name: count / seconds for name, seconds in times.items()}
+        limits[batch] = roofline(view, times[f"ours, {backends[-1]}"])
     environments = {
         str(count): steps_per_s(count, arguments) for count in tqdm(arguments.envs, desc="environments", disable=None)
     }
@@ -235,6 +267,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "roofline": limits,
         "error_vs_cpu": errors,
         "correlation_with_ours": correlations,
+        "deepdrr_agreement": deepdrr_figures,
         "missing": missing,
         "backend": backends[-1],
         "patient": patient.id,
@@ -250,12 +283,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """The result as text."""
-    batches = list(result["frames_per_s"])
-    names = dict.fromkeys(name for batch in batches for name in result["frames_per_s"][batch])
+    frames, missing = result["frames_per_s"], result["missing"]
+    batches = list(frames)
+    names = dict.fromkeys(name for found in (frames, missing) for batch in batches for name in found[batch])
     rows = [
-        (name, *(f"{result['frames_per_s'][batch].get(name, float('nan')):.4g}" for batch in batches)) for name in names
+        (name, *(f"{frames[b][name]:.4g}" if name in frames[b] else missing[b].get(name, "") for b in batches))
+        for name in names
     ]
-    rows += [(name, *[why] * len(batches)) for name, why in result["missing"].items()]
     lines = [
         f"{result['patient']}, {result['size']} x {result['size']} pixels on {result['device']['name']}",
         markdown_table(("frames/s", *(f"{batch} a call" for batch in batches)), rows),
@@ -276,7 +310,13 @@ def table(result: dict[str, Any]) -> str:
     ]
     for backend, errors in result["error_vs_cpu"].items():
         lines.append(f"{backend} against the CPU projector: " + ", ".join(f"{k} {v:.1e}" for k, v in errors.items()))
+    for batch, figures in result["deepdrr_agreement"].items():
+        lines.append(f"DeepDRR against the CPU camera, {batch} a call: {_in_words(figures)}")
     return "\n\n".join(lines)
+
+
+def _in_words(figures: dict[str, float]) -> str:
+    return f"mean {figures['mean']:.1e}, p99 {figures['p99']:.1e}, NCC {figures['ncc']:.5f}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,9 +1,8 @@
 """Many episodes at once, as arrays: what `carm_env.vector_env.CArmNavVectorEnv` steps on a GPU.
 
 `carm_env.env.CArmNavEnv` says what an episode is, and draws patients, targets and starts here too. But
-a step of it takes some 150 microseconds beside the picture, and a GPU takes a picture in less. So
-a fleet holds the state of all episodes in arrays, steps them together, and takes the X-rays of all that
-moved in one batch.
+beside the picture a step of it takes longer than a GPU does for the picture. So a fleet holds the state of
+all episodes in arrays, steps them together, and takes the X-rays of all that moved in one batch.
 """
 
 from __future__ import annotations
@@ -137,6 +136,8 @@ class Fleet:
 
     def action_masks(self) -> NDArray[np.bool_]:
         """``(N, 49)``: where each commanded axis would still move."""
+        if not self._running:
+            raise gym.error.ResetNeeded("there is no episode yet: call reset() first.")
         here = self._isocenters[:, [0, 2]]
         lowest = (self._workspaces[:, 0] - here)[:, None]
         highest = (self._workspaces[:, 1] - here)[:, None]

@@ -147,7 +147,13 @@ class CArmNavVectorEnv(gym.vector.VectorEnv):
         return np.stack(self.call("action_masks"))
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Call the method `name` of every environment, or get the attribute `name` where it is none."""
+        """Call the method `name` of every environment, or get the attribute `name` where it is none.
+
+        Raises:
+            ValueError: ``"reset"`` or ``"step"`` with a device, which takes the X-rays of all environments together.
+        """
+        if self._fleet is not None and name in ("reset", "step"):
+            raise ValueError(f"call({name!r}) does not go with a device: use the vector environment's {name}().")
         with self._up_to_date():
             found = [env.get_wrapper_attr(name) for env in self.envs]
             return tuple(value(*args, **kwargs) if callable(value) else value for value in found)

@@ -41,7 +41,7 @@ _F = np.float32
 _MIN_LEAK = 1e-4
 _MIN_SPREAD = 1e-3
 _MAX_TAPS = 64
-_SCATTER_CELLS = 8
+SCATTER_CELLS = 8
 _LOG2_E = 1 / math.log(2)
 
 
@@ -137,7 +137,7 @@ def light_spread(sigma: float) -> NDArray[np.float32]:
 def _scattered(primary: NDArray[np.float32], log_image: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
     """``G * (T N)`` on a coarse grid, ``(H, W)``; beyond the picture the patient goes on as its mirror image."""
     shape = primary.shape
-    counts = [max(1, round(side * _SCATTER_CELLS / max(sigma, _SCATTER_CELLS))) for side in shape]
+    counts = [max(1, round(side * SCATTER_CELLS / max(sigma, SCATTER_CELLS))) for side in shape]
     edges = [np.rint(np.arange(n) * (side / n)).astype(int) for n, side in zip(counts, shape, strict=True)]
     areas = np.outer(*(np.diff(np.append(start, side)) for start, side in zip(edges, shape, strict=True)))
     coarse = np.add.reduceat(np.add.reduceat(primary * log_image, edges[0], axis=0), edges[1], axis=1) / areas

@@ -58,7 +58,7 @@ def build_layout(volume: Volume, table: DensityTable, axis: int) -> SliceLayout:
     """
     step = max(float(table.density.max()), 1e-6) / _INT16_MAX
     whole = np.rint(table.density / step).astype(np.int16)
-    return _lay_out(volume, whole, (step,) * len(whole), step, axis, _bounding_box(volume, whole))
+    return _lay_out(volume, whole, (step,) * len(whole), step, axis, bounding_box(volume, whole))
 
 
 def build_product_layout(volume: Volume, table: ProductTable, axis: int) -> SliceLayout:
@@ -70,7 +70,7 @@ def build_product_layout(volume: Volume, table: ProductTable, axis: int) -> Slic
     steps = (float(np.abs(table.density).max()) / _INT16_MAX, 1 / _INT16_MAX, 1 / _INT16_MAX)
     channels = (table.density, table.fold, table.bone)
     whole = np.stack([np.rint(values / step) for values, step in zip(channels, steps, strict=True)]).astype(np.int16)
-    box = _bounding_box(volume, whole)
+    box = bounding_box(volume, whole)
     # One voxel of open air around the matter, where there is one.
     box[:, 0] = np.maximum(box[:, 0] - 1, 0)
     box[:, 1] = np.minimum(box[:, 1] + 1, volume.hu.shape)
@@ -89,7 +89,7 @@ def layout_bytes(shape_krc: tuple[int, int, int], channels: int) -> int:
     return channels * slices * (rows + 2) * (2 * (columns + 2 * PADDING) + 8)
 
 
-def _bounding_box(volume: Volume, values: NDArray[np.int16]) -> NDArray[np.int64]:
+def bounding_box(volume: Volume, values: NDArray[np.int16]) -> NDArray[np.int64]:
     """``(3, 2)``: first and one past the last voxel with any of the values ``(n, 65536)``; zeros for none."""
     box = np.zeros((3, 2), np.int64)
     _occupied_box(volume.hu, (values != 0).any(0), box)

@@ -20,9 +20,10 @@ QUANTUM_STREAM, ELECTRONIC_STREAM = 0, 1
 """Streams of one seed that have nothing in common."""
 
 _F, _U = np.float32, np.uint32
-_SUM_MEAN = 131070  # of four numbers from 0 to 65535
-_SUM_TO_UNIT = 1 / np.sqrt(4 * (2.0**32 - 1) / 12)
-_MAX_QUANTA = 200
+SUM_MEAN = 131070  # of four numbers from 0 to 65535
+SUM_TO_UNIT = 1 / math.sqrt(4 * (2.0**32 - 1) / 12)
+MAX_QUANTA = 200
+"""What the inversion draws at most; Poisson's law of fewer than `FEW_QUANTA` never gets there."""
 
 
 def mix_seed(seed: int, stream: int = QUANTUM_STREAM) -> int:
@@ -84,7 +85,7 @@ def _draw_normals(first: np.uint32, seed: np.uint32, normals: NDArray[np.float32
         x = _first_hash(_U(first + _U(i)), seed)
         y = _second_hash(x)
         total = np.int32((x & _U(0xFFFF)) + (x >> _U(16)) + (y & _U(0xFFFF)) + (y >> _U(16)))
-        normals[i] = _F(total - np.int32(_SUM_MEAN)) * _F(_SUM_TO_UNIT)
+        normals[i] = _F(total - np.int32(SUM_MEAN)) * _F(SUM_TO_UNIT)
 
 
 @compiled_fast
@@ -93,7 +94,7 @@ def _draw_few(mean: float, uniform: float) -> int:
     probability = math.exp(-mean)
     total = probability
     count = 0
-    while uniform > total and count < _MAX_QUANTA:
+    while uniform > total and count < MAX_QUANTA:
         count += 1
         probability *= mean / count
         total += probability

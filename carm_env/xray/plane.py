@@ -17,15 +17,22 @@ from carm_env.geometry import ProjectionGeometry
 from carm_env.xray.layout import SliceLayout
 from carm_env.xray.separable_kernels import MAX_COLUMN_STEP
 
-_MARGIN = 2
-_PARALLEL = 1e-9
-_MIN_RELATIVE_DEPTH = 0.05
-_MAX_WARP_STEP = 0.4
-_WHERE = 0.5
-_BETWEEN_SLICES = 0.32
+MARGIN = 2
+"""Points of the plane's grid around what the detector sees, for the bicubic warp."""
+PARALLEL = 1e-9
+MIN_SINE = 1e-6
+"""Of the angle between the central ray and the detector."""
+MIN_RELATIVE_DEPTH = 0.05
+"""Along the slicing axis, of the rays through the detector's corners, as a share of the plane's depth."""
+MAX_WARP_STEP = 0.4
+"""Largest step of a grid that is warped, voxels."""
+WHERE = 0.5
+"""Where the plane lies on the way from the source to the detector."""
+BETWEEN_SLICES = 0.32
 """Half the distance, in slices, of the two samples that stand for what lies between the slices: 0.41 would have the
 right second moment; 0.32 leaves the least error (measured from 15 to 49 degrees on two phantoms)."""
-_MIN_ZOOM_DEPTH = 16.0
+MIN_ZOOM_DEPTH = 16.0
+"""Slices: with fewer between the source and the middle one, the zoom grows no further."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +72,7 @@ def slicing_axis(geometry: ProjectionGeometry) -> int:
     ray = [first[n] + i * right[n] + j * down[n] - source[n] for n in range(3)]
     normal = [right[n - 2] * down[n - 1] - right[n - 1] * down[n - 2] for n in range(3)]
     distance = abs(sum(ray[n] * normal[n] for n in range(3)))
-    if not distance > 1e-6 * math.hypot(*ray) * math.hypot(*normal):
+    if not distance > MIN_SINE * math.hypot(*ray) * math.hypot(*normal):
         raise ValueError(
             f"the source {source} (LPS, mm) lies in the plane of the detector, or a number is not finite: first pixel "
             f"{first}, column step {right}, row step {down}. Expected a detector before the source."
@@ -85,13 +92,13 @@ def plan_plane(layout: SliceLayout, geometry: ProjectionGeometry, lanes: int) ->
     right, down = ([vector[n] / spacing[n] for n in range(3)] for vector in world[2:])
     last_column, last_row = geometry.width - 1, geometry.height - 1
     central = [first[n] + 0.5 * last_column * right[n] + 0.5 * last_row * down[n] - source[n] for n in range(3)]
-    depth = _WHERE * central[2]
+    depth = WHERE * central[2]
     rays = [
         [first[n] + i * right[n] + j * down[n] - source[n] for n in range(3)]
         for j in (0, last_row)
         for i in (0, last_column)
     ]
-    if any(ray[2] / depth < _MIN_RELATIVE_DEPTH for ray in rays):
+    if any(ray[2] / depth < MIN_RELATIVE_DEPTH for ray in rays):
         raise ValueError(
             f"the cone from {geometry.source_lps_mm.tolist()} (LPS, mm) is too wide for one slicing axis: "
             "rays at its edge run along the slices. Use a smaller detector or a longer source-detector distance."
@@ -101,13 +108,13 @@ def plan_plane(layout: SliceLayout, geometry: ProjectionGeometry, lanes: int) ->
     high = [max(point[n] for point in on_plane) for n in range(2)]
     # The picture of the plane grows with the distance from the source: the farthest slice decides.
     farthest = max(-source[2] / depth, (int(layout.voxels[2]) - 1 - source[2]) / depth)
-    max_step = MAX_COLUMN_STEP / max(farthest, _PARALLEL)
-    zoom = _BETWEEN_SLICES / max(_middle_depth(source[2], depth, int(layout.voxels[2])), _MIN_ZOOM_DEPTH)
+    max_step = MAX_COLUMN_STEP / max(farthest, PARALLEL)
+    zoom = BETWEEN_SLICES / max(_middle_depth(source[2], depth, int(layout.voxels[2])), MIN_ZOOM_DEPTH)
     copied = None
-    if max(abs(right[1]), abs(right[2]), abs(down[0]), abs(down[2])) < _PARALLEL:
-        pitch = _WHERE * abs(right[0])
+    if max(abs(right[1]), abs(right[2]), abs(down[0]), abs(down[2])) < PARALLEL:
+        pitch = WHERE * abs(right[0])
         subdivision = max(1, math.ceil(pitch / max_step))
-        steps = [pitch / subdivision, _WHERE * abs(down[1])]
+        steps = [pitch / subdivision, WHERE * abs(down[1])]
         counts = [last_column * subdivision + 1, last_row + 1]
         row = (0, 1) if down[1] > 0 else (last_row, -1)
         column = (0, subdivision) if right[0] > 0 else (last_column * subdivision, -subdivision)
@@ -115,10 +122,10 @@ def plan_plane(layout: SliceLayout, geometry: ProjectionGeometry, lanes: int) ->
     else:
         # A warp from a grid coarser than the voxels loses detail even if the pixels are coarse: at 0.4
         # voxels its error is that of Joseph's method itself.
-        steps = [min(pitch, _MAX_WARP_STEP) for pitch in _finest_pitch(rays, right, down, depth)]
+        steps = [min(pitch, MAX_WARP_STEP) for pitch in _finest_pitch(rays, right, down, depth)]
         steps[0] = min(steps[0], max_step)
         reach = [max(abs(low[n] - source[n]), abs(high[n] - source[n])) for n in range(2)]
-        margins = [_MARGIN + math.ceil(zoom * reach[n] / steps[n]) for n in range(2)]
+        margins = [MARGIN + math.ceil(zoom * reach[n] / steps[n]) for n in range(2)]
         counts = [math.ceil((high[n] - low[n]) / steps[n]) + 1 + 2 * margins[n] for n in range(2)]
         low = [low[n] - margins[n] * steps[n] for n in range(2)]
     return VirtualPlane(

@@ -29,8 +29,8 @@ POLARITIES: tuple[Polarity, ...] = ("bone_bright", "bone_dark")
 NEGLOG_EPSILON = 2e-4
 """DeepDRR adds 0.01 keV to intensities of about 50 keV a photon in the open field."""
 
-_BINS = 2048
-_LEVELS = 4096
+BINS = 2048
+LEVELS = 4096
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Window:
     def curve(self) -> NDArray[np.uint8]:
         """``(4096,)``: the grey of every level between black and white."""
         exponent = self.gamma if self.display == "robust" else 1.0
-        curve = np.rint(255 * np.linspace(0, 1, _LEVELS) ** exponent).astype(np.uint8)
+        curve = np.rint(255 * np.linspace(0, 1, LEVELS) ** exponent).astype(np.uint8)
         return curve if self.polarity == "bone_bright" else 255 - curve
 
     def limits(self, log_image: NDArray[np.float32]) -> tuple[float, float]:
@@ -124,15 +124,15 @@ def neglog(log_image: NDArray[np.float32]) -> NDArray[np.float32]:
 @compiled
 def _percentiles(flat: NDArray[np.float32], low: float, high: float, dark: float, bright: float) -> tuple[float, float]:
     """The values below which the shares `dark` and `bright` of the pixels lie, to 1/2048 of the range."""
-    counts = np.zeros(_BINS, np.int64)
-    scale = _BINS / (high - low) if high > low else 0.0
+    counts = np.zeros(BINS, np.int64)
+    scale = BINS / (high - low) if high > low else 0.0
     for value in flat:
-        counts[min(int((value - low) * scale), _BINS - 1)] += 1
-    width = (high - low) / _BINS
+        counts[min(int((value - low) * scale), BINS - 1)] += 1
+    width = (high - low) / BINS
     black, white = low, high
     below = 0
     found_black = False
-    for n in range(_BINS):
+    for n in range(BINS):
         below += counts[n]
         if not found_black and below > dark * len(flat):
             black = low + n * width
@@ -147,7 +147,7 @@ def _percentiles(flat: NDArray[np.float32], low: float, high: float, dark: float
 def _apply(
     flat: NDArray[np.float32], black: float, contrast: float, curve: NDArray[np.uint8], grey: NDArray[np.uint8]
 ) -> None:
-    scale = (_LEVELS - 1) / contrast
+    scale = (LEVELS - 1) / contrast
     for i in range(len(flat)):
-        level = min(max((flat[i] - black) * scale, 0.0), _LEVELS - 1.0)
+        level = min(max((flat[i] - black) * scale, 0.0), LEVELS - 1.0)
         grey[i] = curve[int(level + 0.5)]

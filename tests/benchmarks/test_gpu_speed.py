@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import numpy as np
@@ -5,11 +6,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from benchmarks import gpu_speed  # noqa: E402
+from benchmarks import gpu_peers, gpu_speed  # noqa: E402
 from benchmarks.gpu_peers import NANODRR_ARM, nanodrr  # noqa: E402
 from benchmarks.roofline import copy_bytes_per_s, count_samples, matrix_flops_per_s  # noqa: E402
 from carm_env.geometry import CArmPlace  # noqa: E402
 from carm_env.volume import Volume  # noqa: E402
+from carm_env.xray.camera import XRayCamera  # noqa: E402
 from carm_env.xray.gpu import TorchProjector, Views  # noqa: E402
 from carm_env.xray.gpu.rays import plan_rays  # noqa: E402
 
@@ -37,7 +39,7 @@ def test_a_tiny_run_gives_every_figure(tmp_path, capsys):
     assert all(figures["steps_per_s"] > 0 for figures in result["environments"].values())
     assert result["error_vs_cpu"]["grid_sample"]["oblique_max"] < 2e-3
     assert result["roofline"]["2"]["share_of_matrix_flops"] > 0
-    assert result["missing"]["ours, triton"] == "needs a CUDA device"
+    assert result["missing"]["1"]["ours, triton"] == "needs a CUDA device"
     assert result["run"]["date"] and result["run"]["packages"]["torch"]
     printed = capsys.readouterr().out
     assert "| ours, grid_sample" in printed and "steps/s" in printed
@@ -52,7 +54,7 @@ def test_absent_peers_are_named_with_their_pip_line(monkeypatch):
     view = gpu_speed.BatchView(
         Volume.from_origin(hu, 10.0, (0, 0, 0)), (CArmPlace((60, 60, 60)),), 16, torch.device("cpu")
     )
-    jobs, missing = gpu_speed.renderers(view, 50)
+    jobs, missing = gpu_speed.renderers(view, 50, contextlib.ExitStack())
     assert "ours, grid_sample" in jobs
     assert missing["nanodrr, torch, 50 samples"] == "pip install nanodrr"
 
@@ -60,7 +62,7 @@ def test_absent_peers_are_named_with_their_pip_line(monkeypatch):
         raise RuntimeError("no nvcc")
 
     monkeypatch.setattr(gpu_speed, "nanodrr", broken)
-    jobs, missing = gpu_speed.renderers(view, 50)
+    jobs, missing = gpu_speed.renderers(view, 50, contextlib.ExitStack())
     assert "ours, grid_sample" in jobs
     assert missing["nanodrr, torch, 50 samples"] == "fails: RuntimeError: no nvcc"
 
@@ -77,6 +79,85 @@ def test_nanodrr_is_given_our_views():
     shifted = gpu_speed.BatchView(volume, (CArmPlace((100, 70, 130)), CArmPlace((80, 70, 90))), 40, view.device)
     with pytest.raises(gpu_speed.DisagreementError):
         gpu_speed.check_peers(view, {"nanodrr, torch": nanodrr(shifted, "torch", 200)})
+
+
+class StandIn:
+    """In the place of a DeepDRRRenderer: our picture, with `share` of the intensity gone."""
+
+    opened, closed, share = 0, 0, 0.0
+
+    def __init__(self, volume, beam):
+        self.camera = XRayCamera(volume, NANODRR_ARM)
+        StandIn.opened += 1
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        StandIn.closed += 1
+
+    def log_image(self, geometry):
+        return self.camera.log_image_of(geometry) - np.float32(np.log1p(-self.share))
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """DeepDRR's place taken, on the CPU: `gpu_speed.renderers` as on a CUDA device, and small."""
+    renderer = type("Renderer", (StandIn,), {})
+    monkeypatch.setattr(StandIn, "opened", 0)
+    monkeypatch.setattr(StandIn, "closed", 0)
+    monkeypatch.setattr("carm_env.xray.deepdrr.DeepDRRRenderer", renderer)
+    monkeypatch.setattr(gpu_peers.importlib.util, "find_spec", lambda name: object())
+
+    def only_ours_and_deepdrr(view, samples, closing):
+        views = Views.from_places(view.places, NANODRR_ARM, view.size)
+        jobs = {"ours, grid_sample": gpu_speed._ours(view, views, "grid_sample")}
+        missing = {}
+        if renderer.fails_at == len(view.places):
+            missing[gpu_speed.DEEPDRR] = "fails"
+        else:
+            jobs[gpu_speed.DEEPDRR] = gpu_peers.deepdrr(view, closing)
+        return jobs, missing
+
+    renderer.fails_at = None
+    monkeypatch.setattr(gpu_speed, "renderers", only_ours_and_deepdrr)
+    return renderer
+
+
+def test_deepdrrs_picture_is_checked_before_it_is_timed(stand_in, tmp_path, capsys):
+    out = tmp_path / "g.json"
+    arguments = ["--device", "cpu", "--batches", "1", "2", "--envs", "1", *TINY, "--json", str(out)]
+
+    def run():
+        assert gpu_speed.main(arguments) == 0
+        assert StandIn.opened == StandIn.closed > 0
+        return json.loads(out.read_text())
+
+    result = run()
+    for batch in ("1", "2"):
+        assert result["frames_per_s"][batch][gpu_speed.DEEPDRR] > 0
+        figures = result["deepdrr_agreement"][batch]
+        assert figures["mean"] < 1e-6 and figures["p99"] < 1e-6 and figures["ncc"] > 0.999999
+    assert "DeepDRR against the CPU camera, 2 a call: mean" in capsys.readouterr().out
+
+    # A tenth of the intensity is missing: the figures are reported, a time is not.
+    stand_in.share = 0.1
+    result = run()
+    for batch in ("1", "2"):
+        assert gpu_speed.DEEPDRR not in result["frames_per_s"][batch]
+        assert result["deepdrr_agreement"][batch]["mean"] > 5e-3
+        assert "not our picture: mean" in result["missing"][batch][gpu_speed.DEEPDRR]
+        assert result["frames_per_s"][batch]["ours, grid_sample"] > 0
+
+
+def test_what_fails_in_one_batch_is_kept_beside_the_others(stand_in, tmp_path):
+    stand_in.fails_at = 1
+    out = tmp_path / "g.json"
+    gpu_speed.main(["--device", "cpu", "--batches", "1", "2", "--envs", "1", *TINY, "--json", str(out)])
+    result = json.loads(out.read_text())
+    assert result["missing"] == {"1": {gpu_speed.DEEPDRR: "fails"}, "2": {}}
+    assert set(result["deepdrr_agreement"]) == {"2"}
+    assert set(result["correlation_with_ours"]) == {"1", "2"}
 
 
 def test_samples_are_counted_where_rays_meet_the_volume():

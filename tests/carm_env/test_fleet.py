@@ -213,6 +213,27 @@ def test_a_step_before_reset_is_an_error(device):
         make(device=device).step(np.zeros(3, dtype=int))
 
 
+@pytest.mark.parametrize("with_device", [True, False])
+def test_masks_before_reset_are_an_error(device, with_device):
+    env = make(device=device if with_device else None)
+    for ask in (env.unwrapped.action_masks, lambda: env.unwrapped.call("action_masks")):
+        with pytest.raises(gym.error.ResetNeeded):
+            ask()
+
+
+@pytest.mark.parametrize("arguments", [("reset",), ("step", 0)])
+def test_environments_are_not_reset_or_stepped_behind_the_fleet(device, arguments):
+    env = make(device=device)
+    env.reset(seed=0)
+    places = env.get_attr("place")
+    with pytest.raises(ValueError, match=rf"use the vector environment's {arguments[0]}\(\)"):
+        env.call(*arguments)
+    assert env.call("place") == places
+    assert np.shape(env.call("action_masks")) == (3, 49)
+    env.step(np.array([0, 20, 40]))
+    assert env.call("place") != places
+
+
 def test_bad_actions_step_nothing(device):
     env = make(device=device)
     env.reset(seed=0)

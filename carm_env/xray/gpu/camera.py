@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from carm_env.xray.exposure import MAX_MAS, MEASURING_FIELD, MIN_MAS, Exposure, 
 from carm_env.xray.gpu import detector as plain_detector
 from carm_env.xray.gpu import display, fused_detector
 from carm_env.xray.gpu.memory import memory_advice
-from carm_env.xray.gpu.projector import Backend, TorchProjector
+from carm_env.xray.gpu.projector import Backend, TorchProjector, one_volume_a_view
 from carm_env.xray.gpu.views import Views
 from carm_env.xray.polychromatic import AttenuationTable
 from carm_env.xray.settings import DEFAULT_SETTINGS, XRaySettings
@@ -122,7 +123,7 @@ class TorchCamera:
     ) -> torch.Tensor:
         """``-ln I``, ``(B, size, size)`` float32 on the device, of the primary alone; see `expose`."""
         views = places if isinstance(places, Views) else Views.from_places(places, self.geometry, size)
-        each = [volumes] * len(views) if isinstance(volumes, Volume) else list(volumes)
+        each = one_volume_a_view(volumes, views)
         _check_sources(each, views)
         with torch.no_grad():
             return self._steps.log_images(self.projector.path_masses(each, views), self._table)
@@ -151,15 +152,16 @@ class TorchCamera:
             places: where the C-arm stands, B places; or `carm_env.xray.gpu.Views` of this C-arm, whose image
                 size counts instead of `size`.
             size: pixels along each side, 16 to 2048.
-            noise_seeds: seed of each picture's noise; None for pictures without noise.
+            noise_seeds: seed of each picture's noise, whole numbers; None for pictures without noise.
 
         Raises:
-            ValueError: `size` is out of range, numbers that do not match, or a source that stands in its patient.
+            ValueError: `size` is out of range, numbers that do not match, a seed that is no whole number, or a source
+                that stands in its patient.
             carm_env.xray.gpu.memory.DeviceMemoryError: the device has no room; the message gives the batch that fits.
         """
         views = places if isinstance(places, Views) else Views.from_places(places, self.geometry, size)
-        if noise_seeds is not None and len(noise_seeds) != len(views):
-            raise ValueError(f"got {len(noise_seeds)} noise_seeds for {len(views)} places, expected one for each.")
+        if noise_seeds is not None:
+            _check_seeds(noise_seeds, len(views))
         pixels = views.height * views.width
         with torch.no_grad(), memory_advice(self.device, len(views), _BYTES_PER_PIXEL * pixels):
             return self._develop(self.log_images(volumes, views), noise_seeds)
@@ -204,6 +206,15 @@ class TorchCamera:
         transmitted = torch.exp(-log_image[:, middle, middle]).mean(dim=(1, 2)).double().clamp(min=1e-12)
         open_field = self.technique.beam.photons_per_mm2(1.0, self.geometry.source_detector_mm)
         return (self.settings.detector_photons_mm2 / (open_field * transmitted)).clamp(MIN_MAS, MAX_MAS).tolist()
+
+
+def _check_seeds(noise_seeds: Sequence[int], count: int) -> None:
+    """ValueError unless there are `count` whole numbers."""
+    if len(noise_seeds) != count:
+        raise ValueError(f"got {len(noise_seeds)} noise_seeds for {count} places, expected one for each.")
+    for seed in noise_seeds:
+        if not isinstance(seed, Integral):
+            raise ValueError(f"a noise_seed is {seed!r}, expected a whole number.")
 
 
 def _check_sources(volumes: Sequence[Volume], views: Views) -> None:

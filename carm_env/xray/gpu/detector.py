@@ -11,11 +11,9 @@ import torch
 from scipy.ndimage import gaussian_filter1d, zoom
 from torch.nn.functional import pad
 
-from carm_env.xray.detector import ELEMENT_MM, MAX_LOG, Detector, light_spread
+from carm_env.xray.detector import ELEMENT_MM, MAX_LOG, SCATTER_CELLS, Detector, light_spread
 from carm_env.xray.gpu.noise import add_electronic_noise, add_quantum_noise
 from carm_env.xray.polychromatic import BONE_NODES, MAX_BONE_G_CM2, MAX_SOFT_G_CM2, SOFT_NODES
-
-_SCATTER_CELLS = 8
 
 
 def log_images(masses_g_cm2: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
@@ -60,7 +58,7 @@ def read_out(
     """
     signal = add_scatter(detector, transmit(log_image, margin), log_image, pixel_mm)
     if seeds is not None:
-        signal = add_quantum_noise(signal, photons / detector.noise_factor, seeds)
+        signal = add_quantum_noise(signal, log_image, photons / detector.noise_factor, detector.hardening, seeds)
     taps = light_spread(detector.scintillator_mm / pixel_mm).tolist()
     if len(taps) > 1:
         signal = spread_light(signal, taps)
@@ -100,7 +98,7 @@ def _scatter_matrix(side: int, sigma: float, device: torch.device) -> torch.Tens
     All three steps are linear and the axes do not meet, so two products with this matrix are the
     Gaussian on a coarse grid of `carm_env.xray.detector`.
     """
-    cells = max(1, round(side * _SCATTER_CELLS / max(sigma, _SCATTER_CELLS)))
+    cells = max(1, round(side * SCATTER_CELLS / max(sigma, SCATTER_CELLS)))
     edges = np.rint(np.arange(cells) * (side / cells)).astype(int)
     means = np.add.reduceat(np.eye(side), edges, axis=0) / np.diff(np.append(edges, side))[:, None]
     smooth = gaussian_filter1d(means, sigma * cells / side, axis=0, mode="reflect")

@@ -69,43 +69,58 @@ def _second_hash(x):
 
 
 @_jit
-def _normal(x, SUM_TO_UNIT: tl.constexpr):
+def _normal(x, SUM_MEAN: tl.constexpr, SUM_TO_UNIT: tl.constexpr):
     y = _second_hash(x)
     total = (x & 0xFFFF) + (x >> 16) + (y & 0xFFFF) + (y >> 16)
-    return (total.to(tl.int32) - 131070).to(tl.float32) * SUM_TO_UNIT
+    return (total.to(tl.int32) - SUM_MEAN).to(tl.float32) * SUM_TO_UNIT
 
 
 @_jit
 def quanta_kernel(
-    image_ptr, quanta_ptr, seeds_ptr, out_ptr, pixels, FEW: tl.constexpr, SUM_TO_UNIT: tl.constexpr, B: tl.constexpr
+    image_ptr,
+    depth_ptr,
+    quanta_ptr,
+    hardening,
+    seeds_ptr,
+    out_ptr,
+    pixels,
+    FEW: tl.constexpr,
+    MAX_QUANTA: tl.constexpr,
+    SUM_MEAN: tl.constexpr,
+    SUM_TO_UNIT: tl.constexpr,
+    B: tl.constexpr,
 ):
-    """Quantum noise of ``image_ptr`` (views, pixels), shares of the open field; ``seeds_ptr`` (views,) int32."""
+    """Quantum noise of ``image_ptr`` (views, pixels), shares of the open field.
+
+    ``depth_ptr`` (views, pixels) is -ln of the primary's share, ``seeds_ptr`` (views,) int32.
+    """
     view = tl.program_id(0).to(tl.int64)
     pixel = tl.program_id(1) * B + tl.arange(0, B)
     wanted = pixel < pixels
     signal = tl.load(image_ptr + view * pixels + pixel, mask=wanted, other=1.0)
-    quanta = tl.load(quanta_ptr + view)
+    depth = tl.load(depth_ptr + view * pixels + pixel, mask=wanted, other=0.0)
+    size = (1.0 + hardening * tl.maximum(depth, 0.0)) / tl.load(quanta_ptr + view)
     seed = tl.load(seeds_ptr + view).to(tl.uint32, bitcast=True)
     x = _first_hash(pixel, seed)
-    noisy = signal + tl.sqrt(signal / quanta) * _normal(x, SUM_TO_UNIT)
-    few = wanted & (signal < FEW / quanta)
+    noisy = signal + tl.sqrt(signal * size) * _normal(x, SUM_MEAN, SUM_TO_UNIT)
+    few = wanted & (signal < FEW * size)
     if tl.max(few.to(tl.int32), axis=0) > 0:
         # Poisson's law by inversion, as `carm_env.xray.noise` draws it.
         bits = _second_hash(_second_hash(x))
         uniform = (bits.to(tl.float64) + 0.5) / 4294967296.0
-        mean = signal.to(tl.float64) * quanta.to(tl.float64)
+        mean = signal.to(tl.float64) / size.to(tl.float64)
         probability = tl.exp(-mean)
         total = probability
         count = tl.zeros([B], dtype=tl.float32)
         n = 0
         more = few & (uniform > total)
-        while (tl.max(more.to(tl.int32), axis=0) > 0) & (n < 200):
+        while (tl.max(more.to(tl.int32), axis=0) > 0) & (n < MAX_QUANTA):
             n += 1
             count = tl.where(more, count + 1.0, count)
             probability = probability * mean / n
             total = tl.where(more, total + probability, total)
             more = more & (uniform > total)
-        noisy = tl.where(few, count / quanta, noisy)
+        noisy = tl.where(few, count * size, noisy)
     tl.store(out_ptr + view * pixels + pixel, noisy, mask=wanted)
 
 
@@ -121,6 +136,7 @@ def read_out_kernel(
     width,
     REACH: tl.constexpr,
     NOISY: tl.constexpr,
+    SUM_MEAN: tl.constexpr,
     SUM_TO_UNIT: tl.constexpr,
     B: tl.constexpr,
 ):
@@ -141,6 +157,6 @@ def read_out_kernel(
         total += tl.load(taps_ptr + q) * along
     if NOISY:
         seed = tl.load(seeds_ptr + view).to(tl.uint32, bitcast=True)
-        total += tl.load(deviation_ptr + view) * _normal(_first_hash(pixel, seed), SUM_TO_UNIT)
+        total += tl.load(deviation_ptr + view) * _normal(_first_hash(pixel, seed), SUM_MEAN, SUM_TO_UNIT)
     read = -tl.log(tl.maximum(total, tl.load(lowest_ptr + view)))
     tl.store(out_ptr + view * pixels + pixel, read, mask=wanted)

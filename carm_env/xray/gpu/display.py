@@ -16,10 +16,7 @@ from carm_env.xray.quality import (
     STARVED_PHOTONS,
     VIEW_QUALITIES,
 )
-from carm_env.xray.window import NEGLOG_EPSILON, Window
-
-_BINS = 2048
-_LEVELS = 4096
+from carm_env.xray.window import BINS, LEVELS, NEGLOG_EPSILON, Window
 
 
 def limits(window: Window, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,11 +28,11 @@ def limits(window: Window, images: torch.Tensor) -> tuple[torch.Tensor, torch.Te
     count, pixels = flat.shape
     low, high = flat.aminmax(dim=1, keepdim=True)
     extent = high - low
-    scale = torch.where(extent > 0, _BINS / extent, 0)
-    bins = ((flat - low) * scale).int().clamp_(max=_BINS - 1)
-    bins += torch.arange(count, dtype=torch.int32, device=flat.device)[:, None] * _BINS
-    below = torch.bincount(bins.view(-1), minlength=count * _BINS).view(count, _BINS).cumsum(dim=1)
-    width = extent[:, 0] / _BINS
+    scale = torch.where(extent > 0, BINS / extent, 0)
+    bins = ((flat - low) * scale).int().clamp_(max=BINS - 1)
+    bins += torch.arange(count, dtype=torch.int32, device=flat.device)[:, None] * BINS
+    below = torch.bincount(bins.view(-1), minlength=count * BINS).view(count, BINS).cumsum(dim=1)
+    width = extent[:, 0] / BINS
     first = _first(below > window.dark_percent / 100 * pixels)
     last = _first(below >= window.bright_percent / 100 * pixels)
     return low[:, 0] + first * width, low[:, 0] + (last + 1) * width
@@ -50,8 +47,8 @@ def show(window: Window, images: torch.Tensor, black: torch.Tensor, white: torch
     contrast = (white - black).clamp(min=window.min_range)
     if window.display == "neglog":
         images, black, contrast = _neglog(images), torch.zeros_like(black), torch.ones_like(contrast)
-    scale = (_LEVELS - 1) / contrast
-    level = ((images - black[:, None, None]) * scale[:, None, None]).clamp(0, _LEVELS - 1)
+    scale = (LEVELS - 1) / contrast
+    level = ((images - black[:, None, None]) * scale[:, None, None]).clamp(0, LEVELS - 1)
     return _curve(window, images.device)[(level + 0.5).int()]
 
 

@@ -11,8 +11,8 @@ from carm_env.xray.detector import ELEMENT_MM, MAX_LOG, Detector, light_spread
 from carm_env.xray.gpu import detector_kernels as kernels
 from carm_env.xray.gpu.detector import add_scatter, spread_light, transmit
 from carm_env.xray.gpu.device import on_device
-from carm_env.xray.gpu.noise import SUM_TO_UNIT, mixed_seeds
-from carm_env.xray.noise import ELECTRONIC_STREAM, FEW_QUANTA, QUANTUM_STREAM
+from carm_env.xray.gpu.noise import mixed_seeds
+from carm_env.xray.noise import ELECTRONIC_STREAM, FEW_QUANTA, MAX_QUANTA, QUANTUM_STREAM, SUM_MEAN, SUM_TO_UNIT
 from carm_env.xray.polychromatic import BONE_NODES, MAX_BONE_G_CM2, MAX_SOFT_G_CM2, SOFT_NODES
 
 BLOCK = 1024
@@ -52,7 +52,7 @@ def read_out(
     """See `carm_env.xray.gpu.detector.read_out`."""
     signal = add_scatter(detector, transmit(log_image, margin), log_image, pixel_mm)
     if seeds is not None:
-        _add_quantum_noise(signal, photons / detector.noise_factor, seeds)
+        _add_quantum_noise(signal, log_image, photons / detector.noise_factor, detector.hardening, seeds)
     taps = torch.from_numpy(light_spread(detector.scintillator_mm / pixel_mm))
     if len(taps) // 2 > _MAX_REACH:
         signal = spread_light(signal, taps.tolist())
@@ -74,6 +74,7 @@ def read_out(
             width,
             REACH=len(taps) // 2,
             NOISY=noisy,
+            SUM_MEAN=SUM_MEAN,
             SUM_TO_UNIT=SUM_TO_UNIT,
             B=BLOCK,
             enable_fp_fusion=True,
@@ -81,16 +82,22 @@ def read_out(
     return out
 
 
-def _add_quantum_noise(signal: torch.Tensor, quanta: torch.Tensor, seeds: Sequence[int]) -> None:
+def _add_quantum_noise(
+    signal: torch.Tensor, log_image: torch.Tensor, quanta: torch.Tensor, hardening: float, seeds: Sequence[int]
+) -> None:
     """`carm_env.xray.gpu.noise.add_quantum_noise` in place."""
     with on_device(signal.device):
         kernels.quanta_kernel[_blocks(signal)](
             signal,
+            log_image,
             quanta,
+            hardening,
             mixed_seeds(seeds, QUANTUM_STREAM, signal.device),
             signal,
             signal[0].numel(),
             FEW=FEW_QUANTA,
+            MAX_QUANTA=MAX_QUANTA,
+            SUM_MEAN=SUM_MEAN,
             SUM_TO_UNIT=SUM_TO_UNIT,
             B=BLOCK,
             enable_fp_fusion=True,

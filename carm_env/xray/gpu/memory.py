@@ -86,15 +86,15 @@ class ResidentVolumes:
 
     def _make_room(self, wanted: dict[tuple[Volume, int], None]) -> None:
         while self.nbytes > self.limit_bytes:
-            oldest = next(iter(self._packed))
-            if oldest in wanted:
+            spare = next((key for key in self._packed if key not in wanted), None)
+            if spare is None:
                 needed = sum(packed.nbytes for key, packed in self._packed.items() if key in wanted)
                 raise DeviceMemoryError(
                     f"the {len(wanted)} volumes of this batch need more than limit_bytes={self.limit_bytes}: "
                     f"{sum(key in self._packed for key in wanted)} of them already take {needed} bytes. "
                     "Raise limit_bytes, or put fewer patients into one batch."
                 )
-            del self._packed[oldest]
+            del self._packed[spare]
 
 
 def _default_limit(device: torch.device) -> int:

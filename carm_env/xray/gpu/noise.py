@@ -7,31 +7,42 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from carm_env.xray.noise import ELECTRONIC_STREAM, FEW_QUANTA, QUANTUM_STREAM, mix_seed
+from carm_env.xray.noise import (
+    ELECTRONIC_STREAM,
+    FEW_QUANTA,
+    MAX_QUANTA,
+    QUANTUM_STREAM,
+    SUM_MEAN,
+    SUM_TO_UNIT,
+    mix_seed,
+)
 
-_SUM_MEAN = 131070  # of four numbers from 0 to 65535
-SUM_TO_UNIT = float(1 / np.sqrt(4 * (2.0**32 - 1) / 12))
-_MAX_QUANTA = 200
 _CHECK_EVERY = 16
 
 
-def add_quantum_noise(signal: torch.Tensor, quanta: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
-    """The signal that so many quanta would make where `signal` is expected: ``k / quanta``, k of Poisson's law.
+def add_quantum_noise(
+    signal: torch.Tensor, log_image: torch.Tensor, quanta: torch.Tensor, hardening: float, seeds: Sequence[int]
+) -> torch.Tensor:
+    """The signal that its quanta would make where `signal` is expected: ``k / n``, k of Poisson's law.
+
+    ``n = quanta / (1 + hardening N)``: see `carm_env.xray.noise.add_quantum_noise`.
 
     Args:
         signal: ``(B, H, W)`` float32, shares of the open field, not negative.
-        quanta: ``(B,)`` float32, quanta that make a signal of 1.
+        log_image: ``(B, H, W)`` float32: N, -ln of the primary's share without noise.
+        quanta: ``(B,)`` float32, quanta that make a signal of 1 in the open field.
+        hardening: see above.
         seeds: one a picture; the same seed gives the same noise.
     """
     hashes = _first_hash(signal, seeds, QUANTUM_STREAM)
-    each = quanta[:, None, None]
-    noisy = signal + torch.sqrt(signal / each) * _normals(hashes)
-    few = (signal < FEW_QUANTA / each).nonzero(as_tuple=True)
+    sizes = (1 + hardening * log_image.clamp(min=0)) / quanta[:, None, None]
+    noisy = signal + torch.sqrt(signal * sizes) * _normals(hashes)
+    few = (signal < FEW_QUANTA * sizes).nonzero(as_tuple=True)
     if len(few[0]):
         bits = _second_hash(_second_hash(hashes[few]))
         uniform = ((bits.long() & 0xFFFFFFFF).double() + 0.5) / 2.0**32
-        many = quanta[few[0]]
-        noisy[few] = _draw_few(signal[few].double() * many.double(), uniform).float() / many
+        size = sizes[few]
+        noisy[few] = _draw_few(signal[few].double() / size.double(), uniform).float() * size
     return noisy
 
 
@@ -65,7 +76,7 @@ def _normals(hashes: torch.Tensor) -> torch.Tensor:
     """Standard normal numbers, each the sum of four 16-bit uniforms."""
     second = _second_hash(hashes)
     total = (hashes & 0xFFFF) + _shifted(hashes, 16) + (second & 0xFFFF) + _shifted(second, 16)
-    return (total - _SUM_MEAN).float() * SUM_TO_UNIT
+    return (total - SUM_MEAN).float() * SUM_TO_UNIT
 
 
 def _draw_few(mean: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
@@ -73,7 +84,7 @@ def _draw_few(mean: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     probability = torch.exp(-mean)
     total = probability.clone()
     count = torch.zeros_like(mean)
-    for n in range(1, _MAX_QUANTA + 1):
+    for n in range(1, MAX_QUANTA + 1):
         more = uniform > total
         # Asking whether all are done waits for the device: not at every turn.
         if n % _CHECK_EVERY == 1 and not more.any():

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from carm_env.volume import Volume
-from carm_env.xray.layout import AXES_CRK
+from carm_env.xray.layout import AXES_CRK, bounding_box
 from carm_env.xray.materials import HU_MIN, DensityTable
 
 BEFORE, AFTER = 1, 2
@@ -75,8 +75,9 @@ class SignedTable:
                 f"{both[0] + HU_MIN} HU has a share of both materials {table.materials}, expected one material for "
                 "each HU: the GPU holds one number a voxel."
             )
+        self.by_hu = soft - bone
         # An int16 read as uint16 counts 0 .. 32767, -32768 .. -1: the table starts at 0 HU.
-        self._by_bits = np.roll(soft - bone, HU_MIN)
+        self._by_bits = np.roll(self.by_hu, HU_MIN)
 
     def of(self, hu: NDArray[np.int16]) -> NDArray[np.int16]:
         """Signed steps of HU, the same shape."""
@@ -89,11 +90,11 @@ def pack_volume(volume: Volume, table: SignedTable, axis: int, device: torch.dev
     Raises:
         ValueError: more voxels than a 32-bit index can count.
     """
-    steps = table.of(volume.hu)
-    first, last = _occupied_box(steps)
+    first, last = bounding_box(volume, table.by_hu[None]).T
     axes = AXES_CRK[axis]
     c, r, k = axes
-    cropped = torch.from_numpy(steps[first[0] : last[0], first[1] : last[1], first[2] : last[2]]).to(device)
+    hu = volume.hu[first[0] : last[0], first[1] : last[1], first[2] : last[2]]
+    cropped = torch.from_numpy(table.of(hu)).to(device)
     slices, rows, columns = (int(cropped.shape[n]) for n in (k, r, c))
     shape = (slices, rows + BEFORE + AFTER, columns + BEFORE + AFTER)
     if np.prod(shape, dtype=np.int64) > MAX_VOXELS:
@@ -111,16 +112,3 @@ def pack_volume(volume: Volume, table: SignedTable, axis: int, device: torch.dev
         density=density,
         step=table.step,
     )
-
-
-def _occupied_box(steps: NDArray[np.int16]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and one past the last index with matter along each axis, each ``(3,)``; zeros for none."""
-    first, last = np.zeros(3, np.int64), np.zeros(3, np.int64)
-    occupied = steps != 0
-    plane = occupied.any(axis=2)
-    profiles = (plane.any(axis=1), plane.any(axis=0), occupied.any(axis=(0, 1)))
-    for axis, profile in enumerate(profiles):
-        indices = np.flatnonzero(profile)
-        if indices.size:
-            first[axis], last[axis] = indices[0], indices[-1] + 1
-    return first, last

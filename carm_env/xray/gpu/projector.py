@@ -84,9 +84,7 @@ class TorchProjector:
         """
         if not isinstance(views, Views):
             views = Views.of(views)
-        each = [volumes] * len(views) if isinstance(volumes, Volume) else list(volumes)
-        if len(each) != len(views):
-            raise ValueError(f"got {len(each)} volumes for {len(views)} views, expected one for each, or one for all.")
+        each = one_volume_a_view(volumes, views)
         advice = memory_advice(self.device, len(views), self.bytes_per_view(views.height, views.width))
         with self._lock, torch.no_grad(), advice:
             packed = self.volumes.of(each, views.slicing_axes())
@@ -132,6 +130,14 @@ class VolumeProjector:
     def path_masses(self, geometry: ProjectionGeometry) -> NDArray[np.float32]:
         """Areal densities ``(materials, height, width)`` in g/cm^2, a fresh array each call."""
         return self.torch_projector.path_masses(self.volume, [geometry])[0].cpu().numpy()
+
+
+def one_volume_a_view(volumes: Volume | Sequence[Volume], views: Views) -> list[Volume]:
+    """The volume of each view; ValueError for volumes and views of different numbers."""
+    each = [volumes] * len(views) if isinstance(volumes, Volume) else list(volumes)
+    if len(each) != len(views):
+        raise ValueError(f"got {len(each)} volumes for {len(views)} views, expected one for each, or one for all.")
+    return each
 
 
 def choose_backend(backend: Backend, device: torch.device) -> Literal["grid_sample", "triton"]:

@@ -6,10 +6,11 @@ r(k)``, and its length between two slices is the same all along, so the areal de
 times the sum of the samples.
 
 With the detector parallel to the slices the samples are taken along the pixels' rays. Otherwise they
-are taken, as on the CPU (`carm_env.xray.plane`), along the rays of a *virtual plane* parallel to the
-slices, half way to the detector, and a bicubic warp brings the plane to the detector. A GPU could do
-without the plane, but so both devices give the same picture at every angulation, where one sample a
-pixel and slice would differ by up to 1.6e-2 of the maximum at the edges of bones.
+are taken, as on the CPU, along the rays of a *virtual plane* parallel to the slices, half way to the
+detector, and a bicubic warp brings the plane to the detector; the plan is that of
+`carm_env.xray.plane.plan_plane`, for arrays of views. A GPU could do without the plane, but so both
+devices give the same picture at every angulation, where one sample a pixel and slice would differ by
+up to 1.6e-2 of the maximum at the edges of bones.
 """
 
 from __future__ import annotations
@@ -22,16 +23,19 @@ from numpy.typing import NDArray
 
 from carm_env.xray.gpu.packing import PackedVolume
 from carm_env.xray.gpu.views import Views
+from carm_env.xray.plane import (
+    BETWEEN_SLICES,
+    MARGIN,
+    MAX_WARP_STEP,
+    MIN_RELATIVE_DEPTH,
+    MIN_SINE,
+    MIN_ZOOM_DEPTH,
+    PARALLEL,
+    WHERE,
+)
+from carm_env.xray.separable_kernels import MAX_COLUMN_STEP, NEAREST_SLICE
 
 _CM_PER_MM = 0.1
-# The CPU projector's rules; tests/carm_env/xray/gpu holds the pictures of both against each other.
-_MIN_RELATIVE_DEPTH = 0.05
-_NEAREST_SLICE = 0.001  # of the way from the source to the detector
-_PARALLEL = 1e-9
-_MIN_SINE = 1e-6
-_MAX_WARP_STEP = 0.4
-_MARGIN = 2
-_BETWEEN_SLICES = 0.32
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +50,7 @@ class RayGrid:
         bounds: ``(B, 6)`` int32: voxels along c and r, the first and one past the last slice in front
             of the source, rows and columns of the grid.
         detector: ``(B, 10)`` float32: the first pixel, a column step and a row step, as in `lines`, and how
-            much the plane's picture is enlarged and reduced (`carm_env.xray.separable_kernels.warp_to_detector`);
+            much the plane's picture is enlarged and reduced (`carm_env.xray.plane_kernels.warp_to_detector`);
             None where the grid is the detector's.
     """
 
@@ -90,23 +94,23 @@ def plan_rays(volumes: Sequence[PackedVolume], views: Views) -> list[RayGrid]:
     first = in_voxels(views.first_pixels_lps_mm - views.sources_lps_mm)
     right, down = in_voxels(views.column_steps_lps_mm), in_voxels(views.row_steps_lps_mm)
     last_column, last_row = views.width - 1, views.height - 1
-    depth = (first + 0.5 * last_column * right + 0.5 * last_row * down)[:, 2]
+    depth = WHERE * (first + 0.5 * last_column * right + 0.5 * last_row * down)[:, 2]
     corners = np.stack([first + i * right + j * down for j in (0, last_row) for i in (0, last_column)])
-    too_wide = (2 * corners[:, :, 2] / depth < _MIN_RELATIVE_DEPTH).any(axis=0)
+    too_wide = (corners[:, :, 2] / depth < MIN_RELATIVE_DEPTH).any(axis=0)
     if too_wide.any():
         worst = views.sources_lps_mm[int(np.argmax(too_wide))]
         raise ValueError(
             f"the cone from {worst.tolist()} (LPS, mm) is too wide for one slicing axis: "
             "rays at its edge run along the slices. Use a smaller detector or a longer source-detector distance."
         )
-    nearest = source[:, 2] + _NEAREST_SLICE * depth
+    nearest = source[:, 2] + float(NEAREST_SLICE) * depth
     from_slice = np.where(depth > 0, np.ceil(nearest), 0)
     to_slice = np.where(depth > 0, voxels[:, 2], np.floor(nearest) + 1)
     from_slice, to_slice = (np.clip(k, 0, voxels[:, 2]) for k in (from_slice, to_slice))
     bounds = np.column_stack([voxels[:, :2], from_slice, np.maximum(from_slice, to_slice)]).astype(np.int32)
     unit = spacing * (_CM_PER_MM * step[:, None])
 
-    along = np.abs(np.column_stack([right[:, 1:], down[:, [0, 2]]])).max(axis=1) < _PARALLEL
+    along = np.abs(np.column_stack([right[:, 1:], down[:, [0, 2]]])).max(axis=1) < PARALLEL
     grids = []
     chosen = np.flatnonzero(along)
     if chosen.size:
@@ -116,11 +120,9 @@ def plan_rays(volumes: Sequence[PackedVolume], views: Views) -> list[RayGrid]:
     chosen = np.flatnonzero(~along)
     if chosen.size:
         source, first, right, down, unit = (part[chosen] for part in (source, first, right, down, unit))
-        plane, size = _plane(first, right, down, corners[:, chosen], 0.5 * depth[chosen])
+        ends = np.stack([-source[:, 2], voxels[chosen, 2] - 1 - source[:, 2]])
+        plane, size, zoom = _plane(ends, right, down, corners[:, chosen], depth[chosen])
         lines = np.concatenate([source, plane, unit], axis=1)
-        to_middle = 0.5 * (voxels[chosen, 2] - 1) - source[:, 2]
-        # A source in the middle slice has no larger and smaller picture.
-        zoom = np.divide(_BETWEEN_SLICES, to_middle, out=np.zeros_like(to_middle), where=to_middle != 0)
         detector = np.concatenate([first, right, down, zoom[:, None]], axis=1)
         grids.append(_grid(chosen, lines, bounds, size, detector))
     return grids
@@ -136,7 +138,7 @@ def _check_views(views: Views) -> None:
     normal = np.cross(views.column_steps_lps_mm, views.row_steps_lps_mm)
     distance = np.abs((ray * normal).sum(axis=1))
     # Written so that NaN is refused too.
-    fine = distance > _MIN_SINE * np.linalg.norm(ray, axis=1) * np.linalg.norm(normal, axis=1)
+    fine = distance > MIN_SINE * np.linalg.norm(ray, axis=1) * np.linalg.norm(normal, axis=1)
     if not fine.all():
         n = int(np.argmin(fine))
         raise ValueError(
@@ -159,13 +161,24 @@ def _grid(
 
 
 def _plane(
-    first: NDArray[np.float64],
+    ends: NDArray[np.float64],
     right: NDArray[np.float64],
     down: NDArray[np.float64],
     corners: NDArray[np.float64],
     depth: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The virtual planes' first point and steps ``(B, 9)`` from the source, and their rows and columns ``(B, 2)``."""
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+    """The grids of `carm_env.xray.plane.plan_plane`.
+
+    Args:
+        ends: ``(2, B)`` from the source to the first and the last slice.
+        right: ``(B, 3)`` a column step of the detector.
+        down: ``(B, 3)`` a row step.
+        corners: ``(4, B, 3)`` from the source to the detector's corners.
+        depth: ``(B,)`` from the source to the plane.
+
+    Returns:
+        First point and steps ``(B, 9)`` from the source, rows and columns ``(B, 2)``, and zoom ``(B,)``.
+    """
     on_plane = corners[..., :2] * (depth[:, None] / corners[..., 2:])
     low, high = on_plane.min(axis=0), on_plane.max(axis=0)
     # The finest distance of two neighbouring pixels on the plane, over the corners.
@@ -175,11 +188,16 @@ def _plane(
             depth[:, None] / corners[..., 2:] ** 2
         )
         squares += moved**2
-    pitch = np.minimum(np.sqrt(squares.min(axis=0)), _MAX_WARP_STEP)
-    size = np.ceil((high - low) / pitch).astype(np.int64) + 1 + 2 * _MARGIN
+    pitch = np.minimum(np.sqrt(squares.min(axis=0)), MAX_WARP_STEP)
+    pitch[:, 0] = np.minimum(pitch[:, 0], MAX_COLUMN_STEP / np.maximum((ends / depth).max(axis=0), PARALLEL))
+    near, far = np.sort(np.copysign(1, depth) * ends, axis=0)
+    zoom = BETWEEN_SLICES / np.maximum(0.5 * (np.maximum(near, 0) + far), MIN_ZOOM_DEPTH)
+    reach = np.maximum(np.abs(low), np.abs(high))
+    margin = MARGIN + np.ceil(zoom[:, None] * reach / pitch)
+    size = (np.ceil((high - low) / pitch) + 1 + 2 * margin).astype(np.int64)
     zero = np.zeros_like(depth)
-    start = np.column_stack([low - _MARGIN * pitch, depth])
+    start = np.column_stack([low - margin * pitch, depth])
     plane = np.concatenate(
         [start, np.column_stack([pitch[:, 0], zero, zero]), np.column_stack([zero, pitch[:, 1], zero])], axis=1
     )
-    return plane, size[:, ::-1]
+    return plane, size[:, ::-1], zoom

@@ -26,7 +26,7 @@ SETTINGS = [
     {"scatter": 0.5, "scatter_mm": 5.0, "collimation": 0.5},
     {"display": "neglog"},
     {"polarity": "bone_dark", "gamma": 1.3},
-    {"scintillator_mm": 3.0},
+    {"scintillator_mm": 2.0},
     {"scintillator_mm": 0.0, "electronic_noise": 0.0},
     {"kvp": 60.0, "copper_mm": 0.3, "electronic_noise": 50.0, "mas": 0.01},
     {"dark_percent": 5.0, "bright_percent": 90.0, "min_range": 2.0},
@@ -69,7 +69,7 @@ def test_a_seed_means_the_same_noise_in_any_batch(device, phantom, places):
     camera = TorchCamera(settings=XRaySettings(photons=2000), device=device)
     together = camera.images(phantom, places[:3], SIZE, [1, 2, 1])
     alone = camera.images(phantom, places[2:3], SIZE, [1])
-    other_seed = camera.images(phantom, places[2:3], SIZE, [2])
+    other_seed = camera.images(phantom, places[2:3], SIZE, np.array([2]))
     assert torch.equal(together[2], alone[0])
     assert not torch.equal(alone, other_seed)
 
@@ -112,8 +112,12 @@ def test_numbers_that_do_not_match_are_errors(phantom, other, places):
     camera = TorchCamera(device="cpu")
     with pytest.raises(ValueError, match="2 noise_seeds for 5 places"):
         camera.images(phantom, places, 32, [1, 2])
+    with pytest.raises(ValueError, match="noise_seed is 2.5, expected a whole number"):
+        camera.images(phantom, places, 32, [1, 2, 2.5, 3, np.int64(4)])
     with pytest.raises(ValueError, match="2 volumes for 5 views"):
         camera.images([phantom, other], places, 32)
+    with pytest.raises(ValueError, match="6 volumes for 5 views"):
+        camera.images([phantom] * 6, places, 32)
     with pytest.raises(ValueError, match="image size"):
         camera.images(phantom, places, 15)
 

@@ -38,12 +38,12 @@ VALUES = {"height": "i32", "width": "i32", "pixels": "i32", "seeds_ptr": "*i32"}
 def picture_kernels():
     """The kernels of the picture, each with its arguments' types and its constants."""
     from carm_env.xray.gpu import detector_kernels, fused_detector
-    from carm_env.xray.gpu.noise import SUM_TO_UNIT
+    from carm_env.xray.noise import FEW_QUANTA, MAX_QUANTA, SUM_MEAN, SUM_TO_UNIT
 
-    noise = {"SUM_TO_UNIT": SUM_TO_UNIT, "B": fused_detector.BLOCK}
+    noise = {"SUM_MEAN": SUM_MEAN, "SUM_TO_UNIT": SUM_TO_UNIT, "B": fused_detector.BLOCK}
     for kernel, constants in (
         (detector_kernels.look_up_kernel, {"NODES": 128, "B": fused_detector.BLOCK}),
-        (detector_kernels.quanta_kernel, {**noise, "FEW": 30.0}),
+        (detector_kernels.quanta_kernel, {**noise, "FEW": FEW_QUANTA, "MAX_QUANTA": MAX_QUANTA}),
         (detector_kernels.read_out_kernel, {**noise, "REACH": 1, "NOISY": True}),
     ):
         names = [name for name in inspect.signature(kernel.fn).parameters if name not in constants]

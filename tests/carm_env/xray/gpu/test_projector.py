@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from carm_env.errors import MissingExtraError, UnknownNameError
+from carm_env.errors import BackendError, MissingExtraError, UnknownNameError
 from carm_env.geometry import CArmGeometry, CArmPlace, ProjectionGeometry
 from carm_env.volume import Volume
 from carm_env.xray import SeparableProjector, XRayCamera, XRaySettings
@@ -213,6 +213,23 @@ def test_the_least_used_volume_leaves_first(phantom, other, view):
     third = Volume(other.hu, other.affine_lps_mm)
     projector.path_masses(third, [view(size=32)])
     assert projector.volumes.of([phantom], np.array([1]))[0] is packed_phantom
+
+
+def test_what_the_batch_needs_stays_and_the_rest_leaves(phantom, other, view):
+    projector = TorchProjector("cpu")
+    third = Volume(other.hu, other.affine_lps_mm)
+    axis = np.array([1])
+    for volume in (other, phantom):
+        projector.path_masses(volume, [view(size=32)])
+    kept = projector.volumes.of([other], axis)[0]
+    projector.path_masses(phantom, [view(size=32)])
+    # Now the oldest is one of the batch, and the other one can leave.
+    projector.volumes.limit_bytes = projector.volumes.nbytes
+    assert projector.path_masses([third, other], [view(size=32)] * 2).any()
+    assert projector.volumes.of([other], axis)[0] is kept
+    assert len(projector.volumes) == 2
+    with pytest.raises(BackendError, match="limit_bytes"):
+        projector.path_masses([third, other, phantom], [view(size=32)] * 3)
 
 
 def test_out_of_memory_names_the_batch_that_fits(phantom, view, monkeypatch):
