@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from carm_env.geometry import CArmGeometry, CArmPlace, ProjectionGeometry
 from carm_env.volume import Volume
 from carm_env.xray.backends import LogRenderer, make_backend
-from carm_env.xray.detector import Detector
 from carm_env.xray.exposure import Exposure, Technique
 from carm_env.xray.polychromatic import AttenuationTable
 from carm_env.xray.projector import Projector
@@ -73,14 +72,7 @@ class XRayCamera:
             raise ValueError(f"the projector's materials are {self.projector.materials}, expected {MATERIALS}.")
         beam = load_beam(settings.kvp, settings.aluminium_mm, settings.copper_mm)
         self.technique = Technique(beam, geometry, settings.collimation)
-        self.detector = Detector(
-            beam.noise_factor,
-            beam.noise_hardening,
-            settings.scatter,
-            settings.scatter_mm,
-            settings.scintillator_mm,
-            settings.electronic_noise,
-        )
+        self.detector = settings.detector(beam)
         self.table = AttenuationTable.of_beam(beam)
         self._window = settings.window
 

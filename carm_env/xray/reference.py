@@ -59,6 +59,31 @@ class MarchProjector:
 
 
 @compiled
+def _stretch_inside(
+    shape: tuple[int, int, int],
+    origin: NDArray[np.float64],
+    spacing: NDArray[np.float64],
+    margin: float,
+    source: NDArray[np.float64],
+    direction: NDArray[np.float64],
+) -> tuple[float, float]:
+    """Where a ray enters and leaves the box `margin` voxels around the outermost centres, mm from the source."""
+    enter, leave = 0.0, np.inf
+    for axis in range(3):
+        low = origin[axis] - margin * spacing[axis]
+        high = origin[axis] + (shape[axis] - 1 + margin) * spacing[axis]
+        if direction[axis] == 0.0:
+            if not low < source[axis] < high:
+                leave = 0.0
+            continue
+        a = (low - source[axis]) / direction[axis]
+        b = (high - source[axis]) / direction[axis]
+        enter = max(enter, min(a, b))
+        leave = min(leave, max(a, b))
+    return enter, leave
+
+
+@compiled
 def _march(
     hu: NDArray[np.int16],
     density: NDArray[np.float64],
@@ -71,19 +96,8 @@ def _march(
 ) -> None:
     shape = hu.shape
     for ray in range(directions.shape[0]):
-        # The stretch of the ray that lies in the volume, widened by a voxel on every side.
-        enter, leave = 0.0, np.inf
-        for axis in range(3):
-            low = origin[axis] - spacing[axis]
-            high = origin[axis] + shape[axis] * spacing[axis]
-            if directions[ray, axis] == 0.0:
-                if not low < source[axis] < high:
-                    leave = 0.0
-                continue
-            a = (low - source[axis]) / directions[ray, axis]
-            b = (high - source[axis]) / directions[ray, axis]
-            enter = max(enter, min(a, b))
-            leave = min(leave, max(a, b))
+        # Widened by a voxel: there the outermost ones fade out.
+        enter, leave = _stretch_inside(shape, origin, spacing, 1.0, source, directions[ray])
         steps = int(np.ceil(max(leave - enter, 0.0) / step))
         for n in range(steps):
             t = enter + (n + 0.5) * step
@@ -158,18 +172,7 @@ def _march_products(
 ) -> None:
     shape = hu.shape
     for ray in range(directions.shape[0]):
-        enter, leave = 0.0, np.inf
-        for axis in range(3):
-            low = origin[axis] - 0.5 * spacing[axis]
-            high = origin[axis] + (shape[axis] - 0.5) * spacing[axis]
-            if directions[ray, axis] == 0.0:
-                if not low < source[axis] < high:
-                    leave = 0.0
-                continue
-            a = (low - source[axis]) / directions[ray, axis]
-            b = (high - source[axis]) / directions[ray, axis]
-            enter = max(enter, min(a, b))
-            leave = min(leave, max(a, b))
+        enter, leave = _stretch_inside(shape, origin, spacing, 0.5, source, directions[ray])
         # Steps that fit exactly: at the box's faces the integrand jumps.
         steps = int(np.ceil(max(leave - enter, 0.0) / step))
         length = (leave - enter) / max(steps, 1)

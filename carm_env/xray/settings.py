@@ -8,8 +8,9 @@ from types import MappingProxyType
 from typing import Literal
 
 from carm_env.errors import UnknownNameError, finite_number
+from carm_env.xray.detector import Detector
 from carm_env.xray.fidelity import FIDELITIES, Fidelity
-from carm_env.xray.spectrum import check_beam
+from carm_env.xray.spectrum import Beam, check_beam
 from carm_env.xray.window import Display, Polarity, Window
 
 Backend = Literal["auto", "cpu", "torch", "deepdrr"]
@@ -119,6 +120,17 @@ class XRaySettings:
             )
         # The window refuses what is out of its range.
         _ = self.window
+
+    def detector(self, beam: Beam) -> Detector:
+        """The detector that reads out what `beam` leaves."""
+        return Detector(
+            beam.noise_factor,
+            beam.noise_hardening,
+            self.scatter,
+            self.scatter_mm,
+            self.scintillator_mm,
+            self.electronic_noise,
+        )
 
     @property
     def window(self) -> Window:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from carm_env.geometry import CArmGeometry, CArmPlace
 from carm_env.volume import Volume
 from carm_env.xray.camera import DEFAULT_GEOMETRY, SOURCE_MAX_HU
-from carm_env.xray.detector import Detector
 from carm_env.xray.exposure import MAX_MAS, MEASURING_FIELD, MIN_MAS, Exposure, Technique
 from carm_env.xray.gpu import detector as plain_detector
 from carm_env.xray.gpu import display, fused_detector
@@ -107,14 +106,7 @@ class TorchCamera:
         self.device = self.projector.device
         beam = load_beam(settings.kvp, settings.aluminium_mm, settings.copper_mm)
         self.technique = Technique(beam, geometry, settings.collimation)
-        self.detector = Detector(
-            beam.noise_factor,
-            beam.noise_hardening,
-            settings.scatter,
-            settings.scatter_mm,
-            settings.scintillator_mm,
-            settings.electronic_noise,
-        )
+        self.detector = settings.detector(beam)
         self._steps = fused_detector if self.projector.backend == "triton" else plain_detector
         self._table = torch.from_numpy(AttenuationTable.of_beam(beam).values).to(self.device)
 
