@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,51 @@ def build_product_layout(volume: Volume, table: ProductTable, axis: int) -> Slic
         channel[:, 0] = channel[:, 1]
         channel[:, -1] = channel[:, -2]
     return layout
+
+
+def halve_slices(layout: SliceLayout) -> SliceLayout:
+    """A layout from `build_product_layout` with an interpolated slice between every two, and half a slice at either end.
+
+    Between slices a volume is interpolated linearly, so it is the same volume, sampled twice as finely.
+
+    Raises:
+        MemoryError: the layout does not fit in the memory that is free.
+    """
+    channels, slices, rows, columns = layout.density.shape
+    fine = 2 * slices + 1
+    check_memory(
+        f"half slices of {layout.voxels[0]} x {layout.voxels[1]} x {layout.voxels[2]} voxels for oblique views",
+        layout_bytes((fine, rows - 2, columns - 2 * PADDING), channels),
+        "Crop the volume, resample it to larger voxels, or free memory.",
+    )
+    density = np.empty((channels, fine, rows, columns), np.int16)
+    extent = np.empty((channels, fine, rows, 2), np.int32)
+    density[:, 1::2], extent[:, 1::2] = layout.density, layout.extent
+    for k in range(1, slices):
+        below, above = layout.density[:, k - 1], layout.density[:, k]
+        density[:, 2 * k] = (below.astype(np.int32) + above + 1) >> 1
+        extent[:, 2 * k] = _both_extents(layout.extent[:, k - 1], layout.extent[:, k])
+    for end, inner in ((0, 1), (fine - 1, fine - 2)):
+        # A voxel at the volume's edge reaches half a voxel beyond its centre: its density halves, its material stays.
+        density[:, end], extent[:, end] = density[:, inner], extent[:, inner]
+        density[0, end] >>= 1
+    half = np.array([1.0, 1.0, 0.5])
+    return replace(
+        layout,
+        first_voxel_mm=layout.first_voxel_mm - [0.0, 0.0, layout.spacing_mm[2] / 2],
+        spacing_mm=layout.spacing_mm * half,
+        voxels=np.array([layout.voxels[0], layout.voxels[1], fine]),
+        density=density,
+        extent=extent,
+        unit=(layout.unit * half).astype(np.float32),
+    )
+
+
+def _both_extents(a: NDArray[np.int32], b: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The columns with matter in either of two rows, ``(..., 2)``; ``(0, 0)`` for none."""
+    last = np.maximum(a[..., 1], b[..., 1])
+    first = np.minimum(np.where(a[..., 1] > 0, a[..., 0], last), np.where(b[..., 1] > 0, b[..., 0], last))
+    return np.stack([first, last], axis=-1)
 
 
 def layout_bytes(shape_krc: tuple[int, int, int], channels: int) -> int:

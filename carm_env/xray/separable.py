@@ -59,6 +59,10 @@ class SlicedProjector(ABC):
                 self._layouts[axis] = self._build_layout(axis)
             return self._layouts[axis]
 
+    def _oblique_layout(self, axis: int) -> SliceLayout:
+        """The layout for views whose detector is not parallel to the slices."""
+        return self.layout(axis)
+
     def path_masses(self, geometry: ProjectionGeometry) -> NDArray[np.float32]:
         """Areal densities ``(materials, height, width)`` in g/cm^2, a fresh array each call.
 
@@ -66,11 +70,16 @@ class SlicedProjector(ABC):
             ValueError: the detector has no picture of the volume, see `carm_env.xray.plane.plan_plane`.
             MemoryError: the layout, or the plane of an oblique view, does not fit in the memory that is free.
         """
-        layout = self.layout(slicing_axis(geometry))
+        axis = slicing_axis(geometry)
+        layout = self.layout(axis)
         shape = (len(self.materials), geometry.height, geometry.width)
         if not layout.voxels.all():
             return np.zeros(shape, np.float32)
         plane = plan_plane(layout, geometry, LANES[type(self.mode)])
+        oblique = layout if plane.copied else self._oblique_layout(axis)
+        if oblique is not layout:
+            layout = oblique
+            plane = plan_plane(layout, geometry, LANES[type(self.mode)])
         sums = _scratch((len(self.materials), plane.height, plane.width))
         self._sum_slices(layout, plane, sums)
         out = np.empty(shape, np.float32)

@@ -6,7 +6,8 @@ from carm_env.geometry import CArmGeometry, CArmPlace, ProjectionGeometry
 from carm_env.volume import Volume
 from carm_env.xray import layout
 from carm_env.xray.fidelity import FIDELITIES, make_projector
-from carm_env.xray.layout import layout_bytes
+from carm_env.xray.layout import halve_slices, layout_bytes
+from carm_env.xray.separable_kernels import PADDING
 
 
 def test_the_estimate_is_what_the_layout_takes(phantom):
@@ -47,3 +48,19 @@ def test_an_oblique_view_of_tiny_voxels_that_does_not_fit_is_an_error(phantom, m
     monkeypatch.setattr(memory, "available_bytes", lambda: 100_000_000)
     with pytest.raises(MemoryError, match=r"grid of \d+ x \d+ points.*Resample the volume"):
         projector.path_masses(geometry)
+
+
+def test_half_slices_are_the_same_volume_sampled_twice_as_finely(phantom):
+    coarse = make_projector(phantom, "reference").layout(1)
+    fine = halve_slices(coarse)
+    assert fine.voxels.tolist() == [coarse.voxels[0], coarse.voxels[1], 2 * coarse.voxels[2] + 1]
+    np.testing.assert_array_equal(fine.density[:, 1::2], coarse.density)
+    between = (coarse.density[:, :-1].astype(float) + coarse.density[:, 1:]) / 2
+    np.testing.assert_allclose(fine.density[:, 2:-1:2], between, atol=0.5)
+    np.testing.assert_allclose(fine.spacing_mm, coarse.spacing_mm * [1, 1, 0.5])
+    # The second slice is the first one that was there, where it was.
+    np.testing.assert_allclose(fine.first_voxel_mm[2] + fine.spacing_mm[2], coarse.first_voxel_mm[2])
+    columns = np.arange(fine.density.shape[-1] - 2 * PADDING)
+    first, last = fine.extent[..., :1], fine.extent[..., 1:]
+    outside = (columns < first) | (columns >= last)
+    assert not fine.density[0, ..., PADDING:-PADDING][outside[0]].any()

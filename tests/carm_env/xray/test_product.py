@@ -45,8 +45,8 @@ def test_oblique_views_agree_with_the_march(projector, oracle, view, alpha, beta
     geometry = view(alpha, beta, projection, size=48)
     largest, mean = intensity_errors(projector.path_masses(geometry), oracle.path_masses(geometry))
     # Bars with sharp ends in voxels of 3 mm.
-    assert largest < 5e-2
-    assert mean < 2e-3
+    assert largest < (5e-2 if alpha == 60 else 2e-2)
+    assert mean < 1e-3
 
 
 def test_it_is_closer_to_the_march_than_the_fast_fidelity(phantom, projector, oracle, view):
@@ -77,15 +77,16 @@ def test_air_fills_the_box_and_nothing_else():
     assert soft[32, 0] == 0
 
 
+@pytest.mark.parametrize("alpha", [0, 20])
 @pytest.mark.parametrize("hu", [0, -820, 900])
-def test_matter_up_to_the_volumes_faces(hu):
+def test_matter_up_to_the_volumes_faces(hu, alpha):
     # All of the volume is one material: density times length, also along the faces.
     volume = Volume.from_origin(np.full((20, 30, 20), hu, np.int16), 5.0, (-47.5, -72.5, -47.5))
-    geometry = ProjectionGeometry.from_place(CArmPlace((0, 0, 0)), CArmGeometry(), 65)
+    geometry = ProjectionGeometry.from_place(CArmPlace((0, 0, 0), alpha), CArmGeometry(), 65)
     masses = ProductProjector(volume).path_masses(geometry)
     exact = ProductMarchProjector(volume).path_masses(geometry)
     density = density_from_hu(hu) * (AIR_TO_SOFT_ATTENUATION if hu < -800 else 1)
-    assert masses[:, 32, 32].sum() == pytest.approx(15 * density, rel=1e-3)
+    assert masses[:, 32, 32].sum() == pytest.approx(15 * density / np.cos(np.deg2rad(alpha)), rel=2e-3)
     assert np.abs(masses - exact).sum() < 2e-2 * exact.sum()
 
 
