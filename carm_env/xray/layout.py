@@ -84,7 +84,7 @@ def build_product_layout(volume: Volume, table: ProductTable, axis: int) -> Slic
 
 
 def halve_slices(layout: SliceLayout) -> SliceLayout:
-    """A layout from `build_product_layout` with an interpolated slice between every two, and half a slice at either end.
+    """A layout of `build_product_layout` with an interpolated slice between every two, and half a slice at the ends.
 
     Between slices a volume is interpolated linearly, so it is the same volume, sampled twice as finely.
 
