@@ -25,8 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
+
+from carm_env.errors import MissingExtraError
+
+try:
+    import torch
+except ImportError as error:
+    raise MissingExtraError("torch", "gpu", "benchmarks/gpu_speed.py") from error
 
 from benchmarks.gpu_peers import (
     GPU_PIP_LINES,

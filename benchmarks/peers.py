@@ -33,8 +33,8 @@ Project = Callable[[], NDArray[np.float32]]
 PIP_LINES = {
     "itk-rtk": "pip install itk-rtk",
     "plastimatch": "apt-get install plastimatch",
-    "nanodrr": "pip install nanodrr",
-    "diffdrr": "pip install torch && pip install --no-deps diffdrr",
+    "nanodrr": 'pip install "torch>=2.8,<2.14" nanodrr',
+    "diffdrr": 'pip install "torch>=2.8,<2.14" && pip install --no-deps diffdrr',
 }
 ENERGY_KEV = 60.0
 DIFFDRR_PATCH = 2048

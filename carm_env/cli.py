@@ -30,7 +30,7 @@ def _render(options: argparse.Namespace) -> int:
     from PIL import Image
 
     from carm_env.catalogue import check_patient_name
-    from carm_env.episode import parse_start, start_isocenter_lps_mm
+    from carm_env.episode import landmark_lps_mm, parse_start, start_isocenter_lps_mm
     from carm_env.files import atomic_write
     from carm_env.geometry import CArmPlace, check_image_size
     from carm_env.scene import load_scene
@@ -49,7 +49,8 @@ def _render(options: argparse.Namespace) -> int:
     if start is None:
         low, high = patient.workspace_mm
         start = tuple((low + high) / 2)
-    isocenter = start_isocenter_lps_mm(start, patient)
+    # Over a landmark the isocentre is the landmark itself: from every angle it is in the middle.
+    isocenter = landmark_lps_mm(patient, start) if isinstance(start, int) else start_isocenter_lps_mm(start, patient)
     place = CArmPlace(tuple(isocenter), options.alpha, options.beta, options.projection)
     # Who asks for an exposure wants to see its noise.
     noisy = options.photons or options.mas is not None or options.exposure_control
@@ -60,8 +61,9 @@ def _render(options: argparse.Namespace) -> int:
     x, y, z = isocenter
     exposure = xray.exposure
     print(f"{options.out}: {patient.id}, isocentre x {x:.1f}, y {y:.1f}, z {z:.1f} mm (LPS), {size} x {size} pixels")
+    noise = "no noise" if seed is None or settings.photons == 0 else f"{exposure.photons:.3g} photons a pixel"
     print(
-        f"{settings.kvp:g} kV, {exposure.mas:.3g} mAs, {exposure.photons:.3g} photons a pixel, reference air kerma "
+        f"{settings.kvp:g} kV, {exposure.mas:.3g} mAs, {noise}, reference air kerma "
         f"{exposure.air_kerma_mgy:.3g} mGy, {exposure.dap_mgy_cm2:.3g} mGy cm2; view: {xray.quality}"
     )
     return 0
@@ -71,7 +73,7 @@ _XRAY_OPTIONS: dict[str, tuple[float | str | bool | None, str]] = {
     "kvp": (90.0, "tube voltage, 40-150 kV"),
     "aluminium_mm": (4.0, "filtration, mm of aluminium"),
     "copper_mm": (0.0, "additional filtration, mm of copper"),
-    "mas": (None, "tube current times time, mAs (default 0.5)"),
+    "mas": (None, "tube current times time, mAs (default 0.5, and no noise)"),
     "photons": (None, "photons a pixel in the open field, instead of --mas; 0 for no noise"),
     "exposure_control": (False, "choose the mAs automatically"),
     "collimation": (1.0, "share of the detector's side, 0.1-1"),

@@ -109,7 +109,9 @@ def landmark_lps_mm(patient: Patient, key: int | str) -> NDArray[np.float64]:
     point = patient.landmarks_lps_mm.get(item.id)
     if point is None:
         known = ", ".join(landmark(i).name for i in patient.landmarks_lps_mm) or "none"
-        raise ValueError(f"patient {patient.id} has no landmark {item.name!r}. It has: {known}.")
+        raise ValueError(
+            f"patient {patient.id} has no landmark {item.name!r}. It has: {known}. Give a place in mm (LPS) instead."
+        )
     return point
 
 

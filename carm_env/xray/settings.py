@@ -100,11 +100,7 @@ class XRaySettings:
         check_beam(self.kvp, self.aluminium_mm, self.copper_mm)
         if not isinstance(self.exposure_control, bool):
             raise ValueError(f"exposure_control is {self.exposure_control!r}, expected True or False.")
-        if self.photons is not None and self.exposure_control:
-            raise ValueError(
-                f"photons is {self.photons!r} and exposure_control is on, which chooses them: leave photons None, "
-                "or set detector_photons_mm2."
-            )
+        _refuse_two_exposures(self)
         for name, (least, greatest) in RANGES.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= greatest:
@@ -136,6 +132,18 @@ class XRaySettings:
     def window(self) -> Window:
         """From the logarithmic image to grey."""
         return Window(self.dark_percent, self.bright_percent, self.gamma, self.min_range, self.display, self.polarity)
+
+
+def _refuse_two_exposures(settings: XRaySettings) -> None:
+    """ValueError where more than one of `mas`, `photons` and `exposure_control` would set the exposure."""
+    asked = {
+        "mas": settings.mas != XRaySettings.mas,
+        "photons": bool(settings.photons),
+        "exposure_control": settings.exposure_control,
+    }
+    given = [f"{name} is {getattr(settings, name)!r}" for name, is_given in asked.items() if is_given]
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)}: only one of them sets the exposure, leave the other out.")
 
 
 DEFAULT_SETTINGS = XRaySettings()

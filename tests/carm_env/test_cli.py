@@ -9,6 +9,7 @@ from PIL import Image
 from carm_env import cli
 from carm_env.cli import main
 from carm_env.errors import BackendError
+from carm_env.scene import load_scene
 from carm_env.xray.settings import XRaySettings
 
 
@@ -73,6 +74,13 @@ def test_render_writes_a_picture(tmp_path, capsys):
     assert "isocentre x" in capsys.readouterr().out
 
 
+def test_a_landmark_is_in_the_middle_from_every_angle(tmp_path, capsys):
+    point = load_scene("virtual:0").patient.landmarks_lps_mm[1]
+    out = str(tmp_path / "x.png")
+    assert main(["render", "--landmark", "skull", "--alpha", "90", "--size", "64", "--out", out]) == 0
+    assert "x {:.1f}, y {:.1f}, z {:.1f} mm".format(*point) in capsys.readouterr().out
+
+
 def test_render_takes_millimetres_and_angles(tmp_path):
     pictures = []
     for number, arguments in enumerate(([], ["--alpha", "30"], ["--beta", "-20"], ["--projection", "PA"])):
@@ -111,7 +119,7 @@ def test_render_takes_the_exposure(tmp_path, capsys):
         return np.asarray(Image.open(out)).astype(int), capsys.readouterr().out
 
     plain, report = render()
-    assert "90 kV, 0.5 mAs" in report and "view: ok" in report
+    assert "90 kV, 0.5 mAs, no noise" in report and "view: ok" in report
     faint, report = render("--kvp", "80", "--photons", "2000", "--alpha", "30", "--beta", "15")
     assert "80 kV" in report and "2e+03 photons" in report
     assert np.abs(np.diff(faint, axis=1)).mean() > 3 * np.abs(np.diff(plain, axis=1)).mean()
@@ -130,7 +138,8 @@ def test_render_takes_the_exposure(tmp_path, capsys):
     [
         (["--kvp", "500"], "kvp is 500"),
         (["--photons", "-3"], "photons"),
-        (["--photons", "100", "--exposure-control"], "leave photons None"),
+        (["--photons", "100", "--exposure-control"], "only one of them sets the exposure"),
+        (["--photons", "100", "--mas", "1"], "only one of them sets the exposure"),
         (["--display", "neg"], "Did you mean 'neglog'"),
         (["--backend", "gpu"], "unknown backend"),
         (["--alpha", "200"], "beyond the C-arm's range"),

@@ -97,8 +97,8 @@ class TorchCamera:
             ours = item.name in MIRRORED_SETTINGS or (item.name == "backend" and value in ("auto", "torch"))
             if not ours and value != item.default:
                 raise ValueError(
-                    f"TorchCamera cannot do {item.name}={value!r}, expected {item.default!r}: "
-                    "use carm_env.xray.XRayCamera (device=None in a vector environment)."
+                    f"TorchCamera cannot do {item.name}={value!r}: leave it out, or use carm_env.xray.XRayCamera "
+                    "(in a vector environment: leave out device)."
                 )
         self.geometry = geometry
         self.settings = settings
