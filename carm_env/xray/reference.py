@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +15,42 @@ from carm_env.xray.materials import HU_MIN, DensityTable, density_and_material, 
 _CM_PER_MM = 0.1
 
 
-class MarchProjector:
+class RayMarch(ABC):
+    """A march by the midpoint rule along the rays of any pixels.
+
+    Args:
+        volume: the CT.
+        step_mm: length of a step along the ray.
+    """
+
+    def __init__(self, volume: Volume, step_mm: float = 0.1) -> None:
+        self.volume = volume
+        self.step_mm = step_mm
+
+    @property
+    @abstractmethod
+    def materials(self) -> tuple[str, ...]:
+        """The names of the materials, in the order of `path_masses`."""
+
+    @abstractmethod
+    def _march(self, source: NDArray[np.float64], directions: NDArray[np.float64], out: NDArray[np.float64]) -> None:
+        """Add up ``(materials, n)``, g/cm^3 times mm, along ``(n, 3)`` unit vectors from ``(3,)`` LPS mm."""
+
+    def path_masses(self, geometry: ProjectionGeometry) -> NDArray[np.float32]:
+        """Areal densities ``(materials, height, width)`` in g/cm^2."""
+        v, u = np.mgrid[: geometry.height, : geometry.width]
+        return self.along(geometry, np.stack([u, v], axis=-1)).astype(np.float32)
+
+    def along(self, geometry: ProjectionGeometry, pixels: NDArray[np.integer]) -> NDArray[np.float64]:
+        """Areal densities ``(materials, ...)`` in g/cm^2 of the pixels ``(..., 2)``, each ``(u, v)``."""
+        source, directions = geometry.ray(pixels)
+        flat = np.ascontiguousarray(directions.reshape(-1, 3))
+        out = np.zeros((len(self.materials), len(flat)))
+        self._march(source, flat, out)
+        return (out * _CM_PER_MM).reshape(-1, *pixels.shape[:-1])
+
+
+class MarchProjector(RayMarch):
     """Path masses by the midpoint rule on the trilinear interpolation of the partial densities.
 
     Nothing is approximated but the step; outside the volume the density is 0, and a voxel at the
@@ -26,36 +63,25 @@ class MarchProjector:
     """
 
     def __init__(self, volume: Volume, table: DensityTable | None = None, step_mm: float = 0.1) -> None:
-        self.volume = volume
+        super().__init__(volume, step_mm)
         self.table = soft_and_bone() if table is None else table
-        self.step_mm = step_mm
 
     @property
     def materials(self) -> tuple[str, ...]:
         """The names of the materials, in the order of `path_masses`."""
         return self.table.materials
 
-    def path_masses(self, geometry: ProjectionGeometry) -> NDArray[np.float32]:
-        """Areal densities ``(materials, height, width)`` in g/cm^2."""
-        v, u = np.mgrid[: geometry.height, : geometry.width]
-        return self.along(geometry, np.stack([u, v], axis=-1)).astype(np.float32)
-
-    def along(self, geometry: ProjectionGeometry, pixels: NDArray[np.integer]) -> NDArray[np.float64]:
-        """Areal densities ``(materials, ...)`` in g/cm^2 of the pixels ``(..., 2)``, each ``(u, v)``."""
-        source, directions = geometry.ray(pixels)
-        flat = np.ascontiguousarray(directions.reshape(-1, 3))
-        out = np.zeros((len(self.materials), len(flat)))
-        _march(
+    def _march(self, source: NDArray[np.float64], directions: NDArray[np.float64], out: NDArray[np.float64]) -> None:
+        _march_densities(
             self.volume.hu,
             self.table.density.astype(np.float64),
             self.volume.origin_lps_mm,
             self.volume.spacing_mm,
             source,
-            flat,
+            directions,
             float(self.step_mm),
             out,
         )
-        return (out * _CM_PER_MM).reshape(-1, *pixels.shape[:-1])
 
 
 @compiled
@@ -84,7 +110,7 @@ def _stretch_inside(
 
 
 @compiled
-def _march(
+def _march_densities(
     hu: NDArray[np.int16],
     density: NDArray[np.float64],
     origin: NDArray[np.float64],
@@ -115,34 +141,17 @@ def _march(
                     out[material, ray] += weight * density[material, value]
 
 
-class ProductMarchProjector:
+class ProductMarchProjector(RayMarch):
     """Path masses in DeepDRR's order: trilinear density times trilinear material, by the midpoint rule.
 
     The box ends half a voxel beyond the outermost voxels' centres, and in that rim the outermost values go on;
     within the box there is air where there is nothing else, outside there is nothing. Air counts as soft tissue
     of `carm_env.xray.materials.AIR_TO_SOFT_ATTENUATION` times its mass. For `ProductProjector`.
-
-    Args:
-        volume: the CT.
-        step_mm: length of a step along the ray.
     """
 
     materials = ("soft", "bone")
 
-    def __init__(self, volume: Volume, step_mm: float = 0.1) -> None:
-        self.volume = volume
-        self.step_mm = step_mm
-
-    def path_masses(self, geometry: ProjectionGeometry) -> NDArray[np.float32]:
-        """Areal densities ``(2, height, width)`` in g/cm^2."""
-        v, u = np.mgrid[: geometry.height, : geometry.width]
-        return self.along(geometry, np.stack([u, v], axis=-1)).astype(np.float32)
-
-    def along(self, geometry: ProjectionGeometry, pixels: NDArray[np.integer]) -> NDArray[np.float64]:
-        """Areal densities ``(2, ...)`` in g/cm^2 of the pixels ``(..., 2)``, each ``(u, v)``."""
-        source, directions = geometry.ray(pixels)
-        flat = np.ascontiguousarray(directions.reshape(-1, 3))
-        out = np.zeros((2, len(flat)))
+    def _march(self, source: NDArray[np.float64], directions: NDArray[np.float64], out: NDArray[np.float64]) -> None:
         table = density_and_material()
         _march_products(
             self.volume.hu,
@@ -151,11 +160,10 @@ class ProductMarchProjector:
             self.volume.origin_lps_mm,
             self.volume.spacing_mm,
             source,
-            flat,
+            directions,
             float(self.step_mm),
             out,
         )
-        return (out * _CM_PER_MM).reshape(-1, *pixels.shape[:-1])
 
 
 @compiled

@@ -40,11 +40,11 @@ class XRaySettings:
         aluminium_mm: filtration of the beam, mm of aluminium.
         copper_mm: additional filtration, mm of copper.
         mas: tube current times time of one exposure, mAs. It sets noise and dose.
-        photons: photons that a pixel of the picture meets in the open field, instead of `mas`, which then
+        photons: photons that a pixel of the picture meets in the open field, instead of another `mas`, which
             follows from them. None: as many as `mas` gives, about 1e6 at 256 x 256 pixels. 0 is no
             noise, and the dose of `mas`.
         exposure_control: choose `mas` for each exposure, so that `detector_photons_mm2` arrive in the
-            middle of the field (automatic exposure control). `photons` must then be None.
+            middle of the field (automatic exposure control). It goes with neither `photons` nor another `mas`.
         detector_photons_mm2: see `exposure_control`; photons a mm^2.
         collimation: side of the square field as a share of the detector's, 0.1 to 1. Outside, the picture is black.
         scatter: ratio of scatter to primary for each unit of -ln I, 0 to 1: about 0.3 for a chest without
