@@ -34,12 +34,12 @@ class UnknownNameError(ValueError):
 
 
 class MissingExtraError(ImportError):
-    """An optional dependency is absent; the message names the extra that brings it."""
+    """An optional dependency is absent; the message names the extra that brings it, and `note` after it."""
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
+    def __init__(self, package: str, extra: str, purpose: str, note: str = "") -> None:
         super().__init__(
             f"{purpose} needs the package {package!r}, which is not installed. "
-            f"Install it with: pip install 'carm-env[{extra}]'"
+            f"Install it with: pip install 'carm-env[{extra}]'{note and f' ({note})'}"
         )
         self.package, self.extra = package, extra
 

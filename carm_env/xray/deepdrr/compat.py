@@ -198,7 +198,7 @@ def load_deepdrr() -> ModuleType:
             return importlib.import_module("deepdrr")
         for package in REQUIRED_PACKAGES:
             if not is_installed(package):
-                raise MissingExtraError(package, "deepdrr", f"DeepDRRRenderer ({OTHER_WAY})")
+                raise MissingExtraError(package, "deepdrr", "the backend 'deepdrr'", OTHER_WAY)
         # Submodules that an earlier failure left behind would not be bound to the new package.
         _forget_deepdrr()
         try:
