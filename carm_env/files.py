@@ -1,4 +1,4 @@
-"""Atomic writes, content hashes and the cache folder."""
+"""Atomic writes, content hashes, the cache folder and the data folder."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 CACHE_VARIABLE = "CARM_ENV_CACHE"
+DATA_VARIABLE = "CARM_ENV_DATA"
 
 
 def _read_umask() -> int:
@@ -27,12 +28,21 @@ _UMASK = _read_umask()
 
 def cache_dir() -> Path:
     """The folder for things that can be rebuilt: ``$CARM_ENV_CACHE`` or the user's cache folder."""
-    configured = os.environ.get(CACHE_VARIABLE)
+    return _folder(CACHE_VARIABLE, "user_cache_dir")
+
+
+def data_dir() -> Path:
+    """The folder for things that cannot be rebuilt (imported CTs): ``$CARM_ENV_DATA`` or the user's data folder."""
+    return _folder(DATA_VARIABLE, "user_data_dir")
+
+
+def _folder(variable: str, default: str) -> Path:
+    configured = os.environ.get(variable)
     if configured:
         return Path(configured).expanduser()
     import platformdirs
 
-    return Path(platformdirs.user_cache_dir("carm-env"))
+    return Path(getattr(platformdirs, default)("carm-env"))
 
 
 @contextlib.contextmanager
