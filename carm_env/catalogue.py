@@ -4,6 +4,7 @@
 |---|---|
 | ``virtual:SEED`` | the virtual patient of that seed; built once, then read from the cache |
 | ``virtual:SEED?arms=sides`` | the same with options of `carm_env.anatomy.parameters.PatientParameters` |
+| ``virtual:SEED?findings=pacemaker+pneumothorax:right`` | the same with findings, joined by plus signs |
 | ``path/to/ct.nii.gz`` | a NIfTI CT; it has no landmarks, so it can be rendered but not navigated |
 """
 
@@ -72,7 +73,8 @@ def _virtual_options(name: str, rest: str) -> dict[str, Any]:
         raise ValueError(f"patient {name!r}: the seed is {seed!r}, expected a whole number as in virtual:0.")
     defaults = {field.name: field.default for field in dataclasses.fields(PatientParameters) if field.name != "seed"}
     options: dict[str, Any] = {}
-    for key, text in parse_qsl(query, keep_blank_values=True):
+    # A plus sign joins findings; in a query it would stand for a blank.
+    for key, text in parse_qsl(query.replace("+", "%2B"), keep_blank_values=True):
         check_keys("patient option", [key], defaults)
         if key in options:
             raise ValueError(f"patient {name!r}: {key} is given twice, expected once.")

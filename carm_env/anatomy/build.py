@@ -44,11 +44,15 @@ def patient_id(parameters: PatientParameters) -> str:
     """
     plain = PatientParameters.from_seed(parameters.seed)
     given = [
-        f"{item.name}={getattr(parameters, item.name)}"
+        f"{item.name}={_written(getattr(parameters, item.name))}"
         for item in fields(parameters)
         if getattr(parameters, item.name) != getattr(plain, item.name)
     ]
     return f"virtual:{parameters.seed}" + ("?" + "&".join(given) if given else "")
+
+
+def _written(value: Any) -> str:
+    return "+".join(value) if isinstance(value, tuple) else str(value)
 
 
 def _card(parameters: PatientParameters) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from carm_env.anatomy.findings.kinds import canonical_findings
 from carm_env.errors import UnknownNameError, check_keys
 
 Arms = Literal["crossed", "sides"]
@@ -25,6 +26,9 @@ LIMITS: dict[str, tuple[float, float]] = {
     "heart": (0.8, 1.25),
 }
 """Lowest and highest accepted value of each number; see `PatientParameters` for units."""
+
+VOXEL_SIZES_MM = (2.0, 1.5, 1.0)
+"""Voxel sizes that a patient may be built with; see docs/patients.md for time and memory."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,13 @@ class PatientParameters:
         female: 0 none to 1 full breast tissue.
         bowel_gas: amount of gas in the bowel relative to an average patient.
         heart: width of the heart relative to an average patient.
+        findings: implants, tubes and disease, see `carm_env.anatomy.findings.kinds`; names or one text
+            with plus signs.
+        voxel_mm: edge of the volume's voxels, one of `VOXEL_SIZES_MM`.
 
     Raises:
-        ValueError: a value that is not finite or outside `LIMITS`.
-        UnknownNameError: an arm pose that does not exist.
+        ValueError: a value that is not finite or outside `LIMITS`, a finding given twice.
+        UnknownNameError: an arm pose, a finding or a voxel size that does not exist.
     """
 
     seed: int = 0
@@ -62,6 +69,8 @@ class PatientParameters:
     female: float = 0.0
     bowel_gas: float = 1.0
     heart: float = 1.0
+    findings: tuple[str, ...] = ()
+    voxel_mm: float = 2.0
 
     def __post_init__(self) -> None:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int | np.integer) or self.seed < 0:
@@ -75,6 +84,10 @@ class PatientParameters:
             if isinstance(value, bool) or not low <= number <= high:
                 raise ValueError(f"{name} is {value!r}, expected a number from {low:g} to {high:g}.")
             object.__setattr__(self, name, number)
+        object.__setattr__(self, "findings", canonical_findings(self.findings))
+        if isinstance(self.voxel_mm, bool) or self.voxel_mm not in VOXEL_SIZES_MM:
+            raise UnknownNameError("voxel size (mm)", self.voxel_mm, VOXEL_SIZES_MM)
+        object.__setattr__(self, "voxel_mm", float(self.voxel_mm))
 
     @classmethod
     def option_names(cls) -> tuple[str, ...]:

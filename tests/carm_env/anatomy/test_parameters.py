@@ -56,3 +56,51 @@ def test_values_outside_the_limits_are_refused_by_name(name):
 def test_a_seed_is_a_whole_number_from_zero(seed):
     with pytest.raises(ValueError, match="seed"):
         PatientParameters(seed=seed)
+
+
+def test_findings_have_one_order_and_one_spelling():
+    texts = (
+        "pacemaker:left+pneumothorax:right",
+        ["pneumothorax:right", "pacemaker"],
+        ("pacemaker", "pneumothorax:right"),
+    )
+    assert {PatientParameters(findings=text).findings for text in texts} == {("pneumothorax:right", "pacemaker")}
+    assert PatientParameters(findings="").findings == ()
+
+
+def test_both_sides_of_a_finding_are_two_findings():
+    assert PatientParameters(findings="pneumothorax:right+pneumothorax").findings == (
+        "pneumothorax",
+        "pneumothorax:right",
+    )
+
+
+@pytest.mark.parametrize(
+    "given_findings, message",
+    [
+        ("pacemakr", "Did you mean 'pacemaker'"),
+        ("pneumothorax:lef", "Did you mean 'left'"),
+        ("sternal_wires:left", "has no side"),
+        ("pacemaker+pacemaker:left", "given twice"),
+        (3, "expected names such as"),
+        ([3], "unknown finding 3"),
+    ],
+)
+def test_a_finding_that_does_not_exist_is_refused(given_findings, message):
+    with pytest.raises(ValueError, match=message):
+        PatientParameters(findings=given_findings)
+
+
+@pytest.mark.parametrize("size", [0.5, 3, "2", None, True, math.nan])
+def test_a_voxel_size_is_one_of_those_offered(size):
+    with pytest.raises(UnknownNameError, match="voxel size"):
+        PatientParameters(voxel_mm=size)
+
+
+def test_a_name_with_findings_and_voxel_size_names_the_same_patient_again(monkeypatch):
+    from carm_env.anatomy import build
+    from carm_env.catalogue import load_patient
+
+    name = "virtual:3?findings=pneumothorax:right+pacemaker&voxel_mm=1.5"
+    monkeypatch.setattr(build, "virtual_patient", lambda **options: PatientParameters.from_seed(**options))
+    assert build.patient_id(load_patient(name)) == name
