@@ -2,8 +2,11 @@
 
     python benchmarks/contact_sheet.py --out docs/images/frames.png
 
+    python benchmarks/contact_sheet.py --findings --out docs/images/findings.png
+
 The views are those of the published trips (skull, both scapular angles and on the way between them)
-and those where anatomy is hardest to fake: carina, diaphragm, spine, crossed wrists, oblique and lateral.
+and those where anatomy is hardest to fake: carina, diaphragm, spine, crossed wrists, oblique and lateral. With ``--findings``
+there is a pair of tiles for each finding: the patient without it, and the same view with it.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +61,22 @@ VIEWS = (
     View("T12, 25 deg RAO, 15 deg CRAN", "T12", alpha_deg=25, beta_deg=-15),
 )
 
+FINDING_VIEWS = {
+    "pacemaker": View("", "carina", 42, -18),
+    "sternal_wires": View("", "carina", 2, -50),
+    "humeral_nail": View("", "right humeral head", 10, -55),
+    "hip_screw": View("", "T12", 80, -275),
+    "ecg_leads": View("", "carina", 50, -75),
+    "endotracheal_tube+central_line": View("", "carina", -8, 55),
+    "nasogastric_tube": View("", "left hemidiaphragm", -40, 20),
+    "chest_tube": View("", "carina", -62, 0),
+    "pleural_effusion": View("", "right hemidiaphragm", 0, 40),
+    "pneumothorax": View("", "left hemidiaphragm", 20, 50),
+    "rib_fracture": View("", "left hemidiaphragm", 45, 40),
+    "pneumothorax:right": View("", "carina", -70, 45),
+}
+"""Where each finding is seen; the caption is the finding's name."""
+
 
 def place_of(view: View, patient: Patient) -> CArmPlace:
     """Where the C-arm stands for a view of a patient."""
@@ -79,6 +98,23 @@ def contact_sheet(patient: str, size: int) -> Image.Image:
     """All views of a patient, four in a row, with ``size x size`` pixels each."""
     scene = load_scene(patient)
     tiles = [take(scene, view, size) for view in VIEWS]
+    return _in_rows(tiles, size)
+
+
+def findings_sheet(patient: str, size: int) -> Image.Image:
+    """Each of `FINDING_VIEWS` without the finding and beside it with it, two pairs in a row."""
+    plain = load_scene(patient)
+    tiles = []
+    for findings, view in FINDING_VIEWS.items():
+        scene = load_scene(f"{patient}?findings={findings}")
+        tiles += [
+            take(plain, replace(view, caption="without"), size),
+            take(scene, replace(view, caption=findings), size),
+        ]
+    return _in_rows(tiles, size)
+
+
+def _in_rows(tiles: Sequence[Image.Image], size: int) -> Image.Image:
     rows = int(np.ceil(len(tiles) / COLUMNS))
     sheet = Image.new("L", (COLUMNS * size, rows * (size + CAPTION_HEIGHT)))
     for number, tile in enumerate(tiles):
@@ -92,11 +128,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--patient", default="virtual:0")
     parser.add_argument("--size", type=int, default=320, help="pixels a side of each view")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--findings", action="store_true", help="show every finding beside the patient without it")
     options = parser.parse_args(arguments)
-    sheet = contact_sheet(options.patient, options.size)
+    sheet = (findings_sheet if options.findings else contact_sheet)(options.patient, options.size)
     with atomic_write(options.out) as temporary:
         sheet.save(temporary, optimize=True)
-    print(f"{options.out}: {len(VIEWS)} views of {options.patient}")
+    shown = f"{len(FINDING_VIEWS)} findings" if options.findings else f"{len(VIEWS)} views"
+    print(f"{options.out}: {shown} of {options.patient}")
     return 0
 
 

@@ -6,6 +6,7 @@ Heights in the tables are relative to the carina, all lengths in the skeleton's 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from carm_env.anatomy import tissue
 from carm_env.anatomy.body import Body
@@ -29,11 +30,10 @@ _LOBAR = (
 )
 
 
-def trachea_shapes(body: Body, thorax: Thorax) -> list[Shape]:
-    """The lumen from the glottis to the end of the trachea."""
+def _trachea_path(body: Body, thorax: Thorax) -> NDArray[np.float64]:
     at, carina, scale = body.at, thorax.carina_mm, thorax.scale
     glottis = at(0, 186, 1542)
-    path = np.array(
+    return np.array(
         [
             [*glottis, 5.0],
             [*(glottis + [0, 3, -12]), 7.6],
@@ -42,8 +42,17 @@ def trachea_shapes(body: Body, thorax: Thorax) -> list[Shape]:
             [*(carina + [0, 0, _JUNCTION_ABOVE_CARINA_MM * scale]), 9.6],
         ]
     )
-    curve = smooth_path(path)
-    return list(tube(curve[:, :3], curve[:, 3] * scale))
+
+
+def trachea_axis(body: Body, thorax: Thorax) -> NDArray[np.float64]:
+    """``(n, 3)`` the middle of larynx and trachea from the glottis down, LPS mm."""
+    return smooth_path(_trachea_path(body, thorax))[:, :3]
+
+
+def trachea_shapes(body: Body, thorax: Thorax) -> list[Shape]:
+    """The lumen from the glottis to the end of the trachea."""
+    curve = smooth_path(_trachea_path(body, thorax))
+    return list(tube(curve[:, :3], curve[:, 3] * thorax.scale))
 
 
 def bronchi_shapes(thorax: Thorax) -> list[Shape]:
@@ -57,11 +66,16 @@ def bronchi_shapes(thorax: Thorax) -> list[Shape]:
     return shapes
 
 
+def pharynx_axis(body: Body) -> NDArray[np.float64]:
+    """``(5, 3)`` the middle of the airway from the glottis up to the soft palate, LPS mm."""
+    glottis = body.at(0, 186, 1542)
+    upper = [body.head_point(0, 190, 1572), body.head_point(0, 189, 1604), body.head_point(0, 184, 1626)]
+    return np.array([glottis, glottis + [0, 4, 12], *upper])
+
+
 def pharynx_shapes(body: Body) -> list[Shape]:
     """The airway above the glottis up to the soft palate."""
-    glottis = body.at(0, 186, 1542)
-    points = [glottis, glottis + [0, 4, 12], body.head_point(0, 190, 1572), body.head_point(0, 189, 1604)]
-    points.append(body.head_point(0, 184, 1626))
+    points = pharynx_axis(body)
     upright = tube(points, np.array([4.0, 7.0, 7.5, 6.0, 9.0]) * body.scale)
     return [*upright, Capsule(points[3] + [-6, 0, 0], points[3] + [6, 0, 0], 5.0 * body.scale)]
 

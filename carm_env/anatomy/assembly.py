@@ -16,6 +16,8 @@ from carm_env.anatomy.bones import paint_bones
 from carm_env.anatomy.canvas import Canvas
 from carm_env.anatomy.envelope import Envelope, build_envelope
 from carm_env.anatomy.face import paint_face
+from carm_env.anatomy.findings.material import Site
+from carm_env.anatomy.findings.paint import fractures, paint_foreign_bodies, paint_pleural_findings, resolve
 from carm_env.anatomy.head import head_surface
 from carm_env.anatomy.lattice import Lattice, lattice_pair
 from carm_env.anatomy.lung_vessels import paint_lung_vessels
@@ -26,11 +28,14 @@ from carm_env.anatomy.shapes import Field
 from carm_env.anatomy.skull import paint_skull
 from carm_env.anatomy.thorax import ChestFields, Thorax, chest_fields, make_thorax
 from carm_env.landmarks import LANDMARKS
+from carm_env.memory import check_memory
 from carm_env.volume import Volume
 
 AIR_MARGIN_MM = 12.0
 _FIELD_MARGIN_MM = 44.0
 _BODY_HU = -900
+_BYTES_PER_VOXEL = 36
+"""Most memory that a build holds at once, measured at 2 and at 1 mm."""
 
 _STREAMS = ("texture", "bones", "skull", "face", "bowel", "lungs", "noise")
 """One stream of random numbers for each: a change in one structure leaves the others as they were."""
@@ -79,6 +84,11 @@ def build_anatomy(parameters: PatientParameters, progress: Progress | None = Non
     tell("posing the skeleton")
     body = pose_body(parameters)
     coarse, fine = lattices(body, parameters)
+    check_memory(
+        f"building a patient at {parameters.voxel_mm:g} mm",
+        int(np.prod(fine.shape, dtype=np.int64)) * _BYTES_PER_VOXEL,
+        "Free some, or build it with larger voxels (voxel_mm).",
+    )
 
     tell("growing muscle and skin")
     envelope = build_envelope(body, parameters, coarse, head_surface(body, parameters, coarse))
@@ -95,13 +105,16 @@ def build_anatomy(parameters: PatientParameters, progress: Progress | None = Non
     paint_abdomen(canvas, body, thorax, cavity, parameters, streams["bowel"])
     paint_mediastinum(canvas, thorax, chest, parameters)
     paint_lung_vessels(canvas, thorax, chest.lungs, streams["lungs"])
+    site, findings = Site(canvas, body, thorax, envelope, chest), resolve(parameters.findings)
+    paint_pleural_findings(site, findings)
     airways = paint_airways(canvas, body, thorax)
 
     tell("building bone")
     brain = paint_skull(canvas, body, parameters.bone_density, streams["skull"])
     paint_face(canvas, body, parameters.bone_density, streams["face"])
-    paint_bones(canvas, body, parameters.bone_density, streams["bones"])
+    paint_bones(canvas, body, parameters.bone_density, streams["bones"], fractures(findings, body, thorax))
     canvas.merge_bone()
+    paint_foreign_bodies(site, findings)
 
     tell("finishing")
     volume = _cropped(canvas.finish(envelope.skin, streams["noise"]), fine)
@@ -116,7 +129,7 @@ def build_anatomy(parameters: PatientParameters, progress: Progress | None = Non
 
 
 def lattices(body: Body, parameters: PatientParameters) -> tuple[Lattice, Lattice]:
-    """The coarse (4 mm) and the fine (2 mm) lattice that hold the patient with air around it."""
+    """The coarse and the fine lattice that hold the patient with air around it; the fine one is the volume's."""
     scale, fat, belly = parameters.scale, parameters.fat_mm, parameters.belly_mm
     low, high = joint_bounds([mesh for name, mesh in body.meshes.items() if "femur" not in name])
     reach = _FIELD_MARGIN_MM + fat + np.array([0.0, 0.6 * belly, 0.0])
@@ -126,7 +139,7 @@ def lattices(body: Body, parameters: PatientParameters) -> tuple[Lattice, Lattic
     high = np.maximum(high + reach, [half_width, back, -np.inf])
     low[2] = BOTTOM_MM * scale
     high[2] -= fat + 16.0
-    return lattice_pair(low, high)
+    return lattice_pair(low, high, parameters.voxel_mm)
 
 
 def _cropped(hu: NDArray[np.int16], lattice: Lattice) -> Volume:

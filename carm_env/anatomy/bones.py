@@ -1,21 +1,24 @@
 """Bone tissue: a cortical shell around trabecular bone, from each bone's mesh.
 
-Each mesh is filled at 1 mm, then averaged to the volume's 2 mm, so that a cortex of a millimetre keeps
-its mass.
+Each mesh is filled on samples, two to a voxel along each axis, then averaged to voxels, so that a cortex of
+a millimetre keeps its mass. Only samples within the bone are kept: a rib's box is nearly empty.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.anatomy import tissue
+from carm_env.anatomy.blur import blur_mask
 from carm_env.anatomy.body import Body
-from carm_env.anatomy.canvas import TILE, Canvas
-from carm_env.anatomy.lattice import FINE_MM, Box, Lattice
+from carm_env.anatomy.canvas import SAMPLES_PER_VOXEL, TILE, Canvas
+from carm_env.anatomy.findings.fractures import Fracture
+from carm_env.anatomy.lattice import Box, Lattice
 from carm_env.anatomy.meshes import Mesh
 from carm_env.anatomy.shapes import Ellipsoid, Field
 from carm_env.anatomy.skeleton import (
@@ -28,8 +31,6 @@ from carm_env.anatomy.skeleton import (
     vertebral_body_centre,
 )
 
-SAMPLE_MM = 1.0
-_PER_VOXEL = int(FINE_MM / SAMPLE_MM)
 _MARGIN_MM = 4.0
 _SMALLEST_SHELL_FACES = 100
 _EPIPHYSIS_CORTEX_MM = 1.3
@@ -79,38 +80,66 @@ _SHAFTS = {"humerus": HUMERUS, "ulna": SHAFT, "radius": SHAFT, "r_femur": FEMUR,
 
 @dataclass(frozen=True, eq=False)
 class Filled:
-    """A mesh filled on a fine local lattice.
+    """A mesh filled on samples, two to each voxel of the volume along each axis.
 
     Attributes:
-        lattice: 1 mm lattice over the bone; two samples to each voxel of the volume along each axis.
+        lattice: the samples' lattice over the bone's box.
         box: the voxels of the volume that it covers.
-        inside: which samples are bone.
-        depth_mm: depth below the surface, exact to about three times the style's `depth_mm`.
-        texture: noise of unit deviation.
+        at: three arrays ``(n,)``, the indices of the samples that are bone.
+        depth_mm: ``(n,)`` depth below the surface, exact to about three times the style's `depth_mm`.
+        texture: ``(n,)`` noise of unit deviation.
     """
 
     lattice: Lattice
     box: Box
-    inside: NDArray[np.bool_]
+    at: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
     depth_mm: NDArray[np.float32]
     texture: NDArray[np.float32]
 
+    def axis(self, number: int) -> NDArray[np.float32]:
+        """``(n,)`` coordinate of the samples along one axis, LPS mm."""
+        return self.lattice.axis(number)[self.at[number]]
 
-def depth_below_surface(inside: NDArray[np.bool_], width: float) -> NDArray[np.float32]:
-    """Depth below a mask's surface in samples, from the blurred mask; 0 outside, good to about 3 `width`."""
-    from scipy import ndimage
+    def points_mm(self) -> NDArray[np.float32]:
+        """``(n, 3)`` the samples, LPS mm."""
+        return np.stack([self.axis(0), self.axis(1), self.axis(2)], axis=1)
+
+    def mask(self, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """A mask on the whole lattice of a choice ``(n,)`` among the samples."""
+        mask = np.zeros(self.lattice.shape, bool)
+        mask[self.at] = chosen
+        return mask
+
+    def fraction(self, chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Share of each voxel of the box that a choice ``(n,)`` among the samples fills."""
+        share = np.zeros([size // SAMPLES_PER_VOXEL for size in self.lattice.shape], np.float32)
+        _scatter(share, *self.at, chosen.astype(np.float32))
+        return share
+
+
+@numba.njit(cache=True)
+def _scatter(
+    voxels: NDArray[np.float32],
+    i: NDArray[np.int64],
+    j: NDArray[np.int64],
+    k: NDArray[np.int64],
+    values: NDArray[np.float32],
+) -> None:
+    for n in range(len(i)):
+        voxels[i[n] >> 1, j[n] >> 1, k[n] >> 1] += np.float32(0.125) * values[n]
+
+
+def depth_below_surface(
+    mask: NDArray[np.bool_], at: tuple[NDArray[np.int64], ...], width: float
+) -> NDArray[np.float32]:
+    """``(n,)`` depth of samples below a mask's surface, in samples, from the blurred mask; good to 3 `width`."""
     from scipy.special import ndtri
 
-    blurred = ndimage.gaussian_filter(inside.astype(np.float32), width)
-    depth = np.zeros(inside.shape, np.float32)
-    depth[inside] = width * ndtri(np.clip(blurred[inside], 0.5, 0.9999))
-    return depth
+    return (width * ndtri(np.clip(blur_mask(mask, width)[at], 0.5, 0.9999))).astype(np.float32)
 
 
 def fill_bone(canvas: Canvas, mesh: Mesh, style: BoneStyle, rng: np.random.Generator) -> Filled | None:
-    """Fill a mesh at 1 mm; None if it lies outside the volume."""
-    from scipy import ndimage
-
+    """Fill a mesh with samples; None if it lies outside the volume."""
     from carm_env.anatomy.voxelise import fill
 
     low, high = mesh.bounds_mm
@@ -118,31 +147,28 @@ def fill_bone(canvas: Canvas, mesh: Mesh, style: BoneStyle, rng: np.random.Gener
     if any(part.stop - part.start < 2 for part in box):
         return None
     coarse = canvas.fine.within(box)
-    count = tuple(_PER_VOXEL * n for n in coarse.shape)
+    sample = coarse.spacing_mm / SAMPLES_PER_VOXEL
+    count = tuple(SAMPLES_PER_VOXEL * n for n in coarse.shape)
     # Samples lie symmetrically about the centre of each voxel.
-    lattice = Lattice(coarse.origin_mm - SAMPLE_MM / 2, SAMPLE_MM, (count[0], count[1], count[2]))
-    inside = fill(mesh.vertices_mm, mesh.faces, lattice)
-    smooth = ndimage.gaussian_filter(inside.astype(np.float32), style.smoothing_mm / SAMPLE_MM)
-    inside = smooth > style.threshold
-    depth = depth_below_surface(inside, style.depth_mm / SAMPLE_MM)
+    lattice = Lattice(coarse.origin_mm - sample / 2, sample, (count[0], count[1], count[2]))
+    filled = fill(mesh.vertices_mm, mesh.faces, lattice)
+    inside = blur_mask(filled, style.smoothing_mm / sample) > style.threshold
+    at = np.nonzero(inside)
+    depth = np.float32(sample) * depth_below_surface(inside, at, style.depth_mm / sample)
     start = rng.integers(TILE, size=3)
-    index = [(np.arange(n) + offset) % TILE for n, offset in zip(count, start, strict=True)]
-    return Filled(lattice, box, inside, depth, canvas.fine_texture[np.ix_(*index)])
+    index = tuple((number + offset) % TILE for number, offset in zip(at, start, strict=True))
+    return Filled(lattice, box, at, depth, canvas.sample_texture[index])
 
 
-def voxel_means(samples: NDArray[np.generic]) -> NDArray[np.float32]:
-    """Means over the samples of each voxel of the volume."""
-    n = [size // _PER_VOXEL for size in samples.shape]
-    blocks = samples.reshape(n[0], _PER_VOXEL, n[1], _PER_VOXEL, n[2], _PER_VOXEL)
-    return blocks.mean((1, 3, 5), dtype=np.float32)
+def lay(canvas: Canvas, filled: Filled, hu: NDArray[np.float32], keep: NDArray[np.bool_] | None = None) -> None:
+    """Add filled bone to the volume: all of its samples ``(n,)``, or those to `keep`."""
+    share = np.ones(len(hu), np.float32) if keep is None else keep.astype(np.float32)
+    _scatter(canvas.bone_fraction[filled.box], *filled.at, share)
+    _scatter(canvas.bone_hu[filled.box], *filled.at, share * hu.astype(np.float32))
 
 
-def lay(canvas: Canvas, filled: Filled, inside: NDArray[np.bool_], hu: NDArray[np.float32]) -> None:
-    """Add filled bone to the volume."""
-    canvas.add_bone(filled.box, voxel_means(inside), voxel_means(np.where(inside, hu, np.float32(0))))
-
-
-def _shell(filled: Filled, style: BoneStyle, density: float) -> NDArray[np.float32]:
+def shell_hu(filled: Filled, style: BoneStyle, density: float) -> NDArray[np.float32]:
+    """``(n,)`` HU of a cortical shell around a trabecular core."""
     share = np.clip(style.cortex_mm - filled.depth_mm + 1, 0, 1)
     core = style.core_hu + style.core_texture_hu * filled.texture
     return share * np.float32(style.cortex_hu * density) + (1 - share) * core * np.float32(density)
@@ -151,8 +177,7 @@ def _shell(filled: Filled, style: BoneStyle, density: float) -> NDArray[np.float
 def _shaft(filled: Filled, mesh: Mesh, style: BoneStyle, density: float) -> NDArray[np.float32]:
     # A long bone: thick cortex and marrow in the middle, a thin shell and trabeculae at the ends.
     centre, direction, begin, end = mesh.long_axis()
-    x, y, z = filled.lattice.axes()
-    along = (x - centre[0]) * direction[0] + (y - centre[1]) * direction[1] + (z - centre[2]) * direction[2]
+    along = (filled.points_mm() - centre) @ direction
     share = ((along - begin) / (end - begin)).astype(np.float32)
     middle = np.clip(np.minimum(share, 1 - share) / 0.22 - 0.35, 0, 1)
     thickness = _EPIPHYSIS_CORTEX_MM + middle * (style.cortex_mm - _EPIPHYSIS_CORTEX_MM)
@@ -164,9 +189,8 @@ def _shaft(filled: Filled, mesh: Mesh, style: BoneStyle, density: float) -> NDAr
 
 def _sternum(filled: Filled, scale: float, density: float) -> NDArray[np.float32]:
     # Bone in the middle, costal cartilage at both sides, calcified a little at its surface.
-    x, _, z = filled.lattice.axes()
-    half_width = 17 * scale + 16 * scale * np.clip((z - 1440 * scale) / (25 * scale), 0, 1)
-    cartilage = np.clip((np.abs(x) - half_width) / 3, 0, 1)
+    half_width = 17 * scale + 16 * scale * np.clip((filled.axis(2) - 1440 * scale) / (25 * scale), 0, 1)
+    cartilage = np.clip((np.abs(filled.axis(0)) - half_width) / 3, 0, 1)
     wall = np.clip(1.2 - filled.depth_mm + 0.8, 0, 1)
     bone = (wall * 850 + (1 - wall) * (110 + 50 * filled.texture)) * density
     return ((1 - cartilage) * bone + cartilage * (tissue.CARTILAGE + 40 * wall + 10 * filled.texture)).astype(
@@ -176,9 +200,8 @@ def _sternum(filled: Filled, scale: float, density: float) -> NDArray[np.float32
 
 def _vertebra(filled: Filled, centre_y_mm: float, density: float) -> NDArray[np.float32]:
     # The body has a thin cortex that hardly shows from the front; the arch behind it a thick one that does.
-    _, y, _ = filled.lattice.axes()
-    arch = np.clip((y - centre_y_mm - _ARCH_BEHIND_CENTRE_MM) / 4 + 0.5, 0, 1).astype(np.float32)
-    return (1 - arch) * _shell(filled, VERTEBRAL_BODY, density) + arch * _shell(filled, VERTEBRAL_ARCH, density)
+    arch = np.clip((filled.axis(1) - centre_y_mm - _ARCH_BEHIND_CENTRE_MM) / 4 + 0.5, 0, 1).astype(np.float32)
+    return (1 - arch) * shell_hu(filled, VERTEBRAL_BODY, density) + arch * shell_hu(filled, VERTEBRAL_ARCH, density)
 
 
 def bone_style(name: str) -> BoneStyle:
@@ -199,17 +222,23 @@ def bone_style(name: str) -> BoneStyle:
     return JAW if name == MANDIBLE else HAND
 
 
-def paint_bones(canvas: Canvas, body: Body, density: float, rng: np.random.Generator) -> None:
+def paint_bones(
+    canvas: Canvas, body: Body, density: float, rng: np.random.Generator, fractures: Sequence[Fracture] = ()
+) -> None:
     """Build all bones but the skull and the mandible, and the discs between the vertebrae."""
     _paint_discs(canvas, body)
 
     def build(mesh: Mesh, style: BoneStyle, tone: Callable[[Filled], NDArray[np.float32]]) -> None:
         filled = fill_bone(canvas, mesh, style, rng)
         if filled is not None:
-            lay(canvas, filled, filled.inside, tone(filled))
+            lay(canvas, filled, tone(filled))
 
-    for rib in body.ribs:
-        build(rib, RIB, lambda filled: _shell(filled, RIB, density))
+    broken = {fracture.rib: fracture for fracture in fractures}
+    for number, rib in enumerate(body.ribs):
+        if number in broken:
+            _lay_broken_rib(canvas, rib, broken[number], density, rng)
+        else:
+            build(rib, RIB, lambda filled: shell_hu(filled, RIB, density))
     build(body.sternum, CLAVICLE, lambda filled: _sternum(filled, body.scale, density))
     for name, mesh in body.meshes.items():
         if name in (SKULL, MANDIBLE):
@@ -225,7 +254,17 @@ def paint_bones(canvas: Canvas, body: Body, density: float, rng: np.random.Gener
         pieces = mesh.shells() if name == CERVICAL_SPINE else [mesh]
         for piece in pieces:
             if len(piece.faces) > _SMALLEST_SHELL_FACES or len(pieces) == 1:
-                build(piece, style, lambda filled, s=style: _shell(filled, s, density))  # type: ignore[misc]
+                build(piece, style, lambda filled, s=style: shell_hu(filled, s, density))  # type: ignore[misc]
+
+
+def _lay_broken_rib(canvas: Canvas, rib: Mesh, fracture: Fracture, density: float, rng: np.random.Generator) -> None:
+    state = rng.bit_generator.state
+    for mesh, part in ((fracture.moved(rib), fracture.before), (rib, fracture.behind)):
+        # Both parts draw the same texture, so that the bones painted after them are what they would be.
+        rng.bit_generator.state = state
+        filled = fill_bone(canvas, mesh, RIB, rng)
+        if filled is not None:
+            lay(canvas, filled, shell_hu(filled, RIB, density), part(filled.points_mm()))
 
 
 def _paint_discs(canvas: Canvas, body: Body) -> None:

@@ -7,22 +7,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.anatomy import tissue
-from carm_env.anatomy.lattice import COARSE_MM, FINE_MM, Box, Lattice
+from carm_env.anatomy.lattice import Box, Lattice
 from carm_env.anatomy.shapes import Field
 
 TILE = 96
-"""Voxels after which a texture repeats."""
+"""Voxels, or samples of bone, after which a texture repeats."""
 
-EDGE_MM = FINE_MM
-"""Width over which a tissue's fraction falls from one to zero: a voxel's own partial volume."""
+SAMPLES_PER_VOXEL = 2
+"""Along each axis, for bone and other things thinner than a voxel."""
 
 _BLUR_VOXELS = 0.42
-_NOISE_HU = 6.0
+_NOISE_HU, _NOISE_VOXEL_MM = 6.0, 2.0
+"""Deviation at this voxel size; a smaller voxel is noisier at the same dose, by the root of its volume."""
+_COARSE_GRAIN_MM, _FINE_GRAIN_MM = 5.0, 1.0
 _CLEAR_AIR_MM = 3.0
 """Beyond this distance from the skin there is nothing but air: empty rows can be told by it."""
 _QUIET_SKIN_MM = 1.0
 """Noise begins below the skin, so that its edge stays smooth."""
-_REACH_MM = 2.0 * COARSE_MM
 
 
 @numba.njit(cache=True)
@@ -96,6 +97,13 @@ def _merge_bone(hu: NDArray[np.float32], fraction: NDArray[np.float32], total: N
                     hu[i, j, k] += min(share, np.float32(1.0)) * (tone - hu[i, j, k])
 
 
+def _grains(rng: np.random.Generator, width: float) -> NDArray[np.float32]:
+    from scipy import ndimage
+
+    grain = ndimage.gaussian_filter(rng.standard_normal((TILE,) * 3).astype(np.float32), width, mode="wrap")
+    return (grain / grain.std()).astype(np.float32)
+
+
 class Canvas:
     """Hounsfield units on the fine lattice, painted tissue by tissue.
 
@@ -105,37 +113,24 @@ class Canvas:
         hu: float32 on the fine lattice; air at first.
         bone_fraction: how much of each voxel is bone.
         bone_hu: sum of bone fraction times its HU.
+        coarse_texture: periodic noise of unit deviation on the fine lattice, grains of about 5 mm.
+        sample_texture: the same on the samples of bone, two to a voxel, grains of about 1 mm.
     """
 
     def __init__(self, coarse: Lattice, fine: Lattice, rng: np.random.Generator) -> None:
-        from scipy import ndimage
-
         self.coarse, self.fine = coarse, fine
         self.hu = np.full(fine.shape, tissue.AIR, np.float32)
         self.bone_fraction = np.zeros(fine.shape, np.float32)
         self.bone_hu = np.zeros(fine.shape, np.float32)
-        self._tiles = {}
-        for width in (1.0, 2.5):
-            grain = ndimage.gaussian_filter(rng.standard_normal((TILE,) * 3).astype(np.float32), width, mode="wrap")
-            self._tiles[width] = (grain / grain.std()).astype(np.float32)
-
-    @property
-    def fine_texture(self) -> NDArray[np.float32]:
-        """Periodic noise of unit deviation, grains of about 2 mm."""
-        return self._tiles[1.0]
-
-    @property
-    def coarse_texture(self) -> NDArray[np.float32]:
-        """Periodic noise of unit deviation, grains of about 5 mm."""
-        return self._tiles[2.5]
+        self.coarse_texture = _grains(rng, _COARSE_GRAIN_MM / fine.spacing_mm)
+        self.sample_texture = _grains(rng, _FINE_GRAIN_MM / (fine.spacing_mm / SAMPLES_PER_VOXEL))
 
     def paint(
         self,
         distance: NDArray[np.float32],
         hu: float | NDArray[np.float32],
         texture_hu: float = 0.0,
-        edge_mm: float = EDGE_MM,
-        coarse_grain: bool = True,
+        edge_mm: float | None = None,
     ) -> None:
         """Lay a tissue over the volume.
 
@@ -143,22 +138,25 @@ class Canvas:
             distance: signed distance from its surface on the coarse lattice, mm.
             hu: its HU, one number or one for each y of the fine lattice.
             texture_hu: deviation of its texture.
-            edge_mm: width of the transition at its surface.
-            coarse_grain: whether the texture has grains of 5 mm or of 2 mm.
+            edge_mm: width over which its fraction falls from one to zero at its surface; by default a
+                voxel, the voxel's own partial volume.
         """
         value = np.broadcast_to(np.asarray(hu, np.float32), self.fine.shape[1])
-        tile = self.coarse_texture if coarse_grain else self.fine_texture
+        edge = self.fine.spacing_mm if edge_mm is None else edge_mm
+        reach = max(2.0 * self.coarse.spacing_mm, edge)
         solid = np.ascontiguousarray(distance, dtype=np.float32)
-        _paint_coarse(self.hu, solid, np.ascontiguousarray(value), tile, texture_hu, edge_mm, _REACH_MM)
+        _paint_coarse(self.hu, solid, np.ascontiguousarray(value), self.coarse_texture, texture_hu, edge, reach)
 
     def paint_shell(self, distance: NDArray[np.float32], depth_mm: float, half_width_mm: float, hu: float) -> None:
         """Lay a thin layer, `depth_mm` below a surface given on the coarse lattice, over the volume."""
-        self.paint(np.abs(distance + np.float32(depth_mm)) - np.float32(half_width_mm), hu, edge_mm=1.5 * EDGE_MM)
+        self.paint(
+            np.abs(distance + np.float32(depth_mm)) - np.float32(half_width_mm), hu, edge_mm=1.5 * self.fine.spacing_mm
+        )
 
-    def paint_box(self, field: Field, box: Box, hu: float, texture_hu: float = 0.0, edge_mm: float = EDGE_MM) -> None:
+    def paint_box(self, field: Field, box: Box, hu: float, texture_hu: float = 0.0) -> None:
         """Lay a tissue over a box of the volume; the field lives on that box of the fine lattice."""
         if field.values.size:
-            _paint_fine(self.hu[box], field.values, hu, self.coarse_texture, texture_hu, edge_mm)
+            _paint_fine(self.hu[box], field.values, hu, self.coarse_texture, texture_hu, self.fine.spacing_mm)
 
     def paint_fraction(self, box: Box, fraction: NDArray[np.float32], hu: float) -> None:
         """Lay a tissue over a box of the volume where its volume fraction is known."""
@@ -186,7 +184,8 @@ class Canvas:
             ndimage.gaussian_filter1d(self.hu, _BLUR_VOXELS, axis=axis, output=self.hu, truncate=3.0)
         noise = np.full(self.fine.shape, np.float32(0.0))
         rng.standard_normal(out=noise, dtype=np.float32)
-        _finish(self.hu, noise, np.ascontiguousarray(skin), _NOISE_HU)
+        deviation = _NOISE_HU * (_NOISE_VOXEL_MM / self.fine.spacing_mm) ** 1.5
+        _finish(self.hu, noise, np.ascontiguousarray(skin), deviation)
         return np.rint(self.hu, out=self.hu).astype(np.int16)
 
 

@@ -68,7 +68,7 @@ def _paint_mandible(canvas: Canvas, body: Body, density: float, rng: np.random.G
     wall = np.clip(JAW.cortex_mm - filled.depth_mm + 0.8, 0, 1)
     core = JAW.core_hu + JAW.core_texture_hu * filled.texture
     hu = ((wall * JAW.cortex_hu + (1 - wall) * core) * density).astype(np.float32)
-    lay(canvas, filled, filled.inside, hu)
+    lay(canvas, filled, hu)
 
 
 def _paint_teeth(canvas: Canvas, body: Body, rng: np.random.Generator) -> None:

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-FINE_MM = 2.0
-COARSE_MM = 4.0
-
 Box = tuple[slice, slice, slice]
 
 
@@ -65,20 +62,19 @@ class Lattice:
         return values[index[..., 0], index[..., 1], index[..., 2]]
 
 
-def lattice_pair(low_mm: ArrayLike, high_mm: ArrayLike) -> tuple[Lattice, Lattice]:
+def lattice_pair(low_mm: ArrayLike, high_mm: ArrayLike, voxel_mm: float = 2.0) -> tuple[Lattice, Lattice]:
     """A coarse and a fine lattice over the same box: every second fine point is a coarse one.
 
     Args:
         low_mm: ``(3,)`` lowest corner, LPS mm; moved down to a multiple of the coarse spacing.
         high_mm: ``(3,)`` highest corner, LPS mm; the lattices reach at least as far.
-
-    Returns:
-        The coarse (4 mm) and the fine (2 mm) lattice.
+        voxel_mm: spacing of the fine lattice; the coarse one has twice that.
     """
-    origin = np.floor(np.asarray(low_mm, float) / COARSE_MM) * COARSE_MM
-    count = np.ceil((np.asarray(high_mm, float) - origin) / COARSE_MM).astype(int) + 1
-    coarse = Lattice(origin, COARSE_MM, (int(count[0]), int(count[1]), int(count[2])))
-    fine = Lattice(origin, FINE_MM, (2 * int(count[0]) - 1, 2 * int(count[1]) - 1, 2 * int(count[2]) - 1))
+    step = 2 * voxel_mm
+    origin = np.floor(np.asarray(low_mm, float) / step) * step
+    count = np.ceil((np.asarray(high_mm, float) - origin) / step).astype(int) + 1
+    coarse = Lattice(origin, step, (int(count[0]), int(count[1]), int(count[2])))
+    fine = Lattice(origin, voxel_mm, (2 * int(count[0]) - 1, 2 * int(count[1]) - 1, 2 * int(count[2]) - 1))
     return coarse, fine
 
 

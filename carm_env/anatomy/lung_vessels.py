@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 
 from carm_env.anatomy import tissue
 from carm_env.anatomy.canvas import Canvas
-from carm_env.anatomy.lattice import COARSE_MM
 from carm_env.anatomy.thorax import LEFT_DESCENDING_ARTERY, RIGHT_DESCENDING_ARTERY, Thorax
 
 _TIPS = 1500
 _PLEURA_MM = 5.0
 _DETOUR_COST = 0.35
 _TIP_RADIUS_MM, _GROWTH, _WIDEST_MM = 0.68, 0.395, 6.5
-_THINNEST_RESOLVED_MM = 1.1
+_THINNEST_RESOLVED_VOXELS = 0.55
+_EDGE_VOXELS = 1.2
 
 
 @numba.njit(cache=True)
@@ -43,7 +43,7 @@ def _stamp(
                 pz = origin[2] + spacing * k - start[2]
                 t = min(max((px * d[0] + py * d[1] + pz * d[2]) / length2, 0.0), 1.0)
                 gap = np.sqrt((px - t * d[0]) ** 2 + (py - t * d[1]) ** 2 + (pz - t * d[2]) ** 2) - radius
-                share = min(max(0.5 - gap / 2.4, 0.0), 1.0) * strength
+                share = min(max(0.5 - gap / (_EDGE_VOXELS * spacing), 0.0), 1.0) * strength
                 fraction[i, j, k] = max(fraction[i, j, k], np.float32(share))
 
 
@@ -71,7 +71,7 @@ def paint_lung_vessels(canvas: Canvas, thorax: Thorax, lungs: NDArray[np.float32
     inside = np.argwhere(lungs < -_PLEURA_MM)
     chosen = inside[np.sort(rng.choice(len(inside), min(_TIPS, len(inside)), replace=False))]
     jitter = rng.uniform(-0.5, 0.5, chosen.shape)
-    tips = canvas.coarse.origin_mm + COARSE_MM * (chosen + jitter)
+    tips = canvas.coarse.origin_mm + canvas.coarse.spacing_mm * (chosen + jitter)
     fraction = np.zeros(canvas.fine.shape, np.float32)
     for sign, table in ((-1, RIGHT_DESCENDING_ARTERY), (1, LEFT_DESCENDING_ARTERY)):
         root = thorax.points(table[1][:3])
@@ -81,7 +81,7 @@ def paint_lung_vessels(canvas: Canvas, thorax: Thorax, lungs: NDArray[np.float32
             flow[parents[number]] += flow[number]
         for number in range(1, len(nodes)):
             radius = min(_TIP_RADIUS_MM * flow[number] ** _GROWTH, _WIDEST_MM * thorax.scale)
-            strength = min(1.0, radius / _THINNEST_RESOLVED_MM)
+            strength = min(1.0, radius / (_THINNEST_RESOLVED_VOXELS * canvas.fine.spacing_mm))
             start, end = nodes[parents[number]], nodes[number]
             _stamp(fraction, canvas.fine.origin_mm, canvas.fine.spacing_mm, start, end, radius, strength)
     low, high = tips.min(0) - 12, tips.max(0) + 12

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.anatomy import tissue
+from carm_env.anatomy.blur import blur_mask, interpolate_every
 from carm_env.anatomy.body import Body, head_native
-from carm_env.anatomy.bones import BoneStyle, Filled, fill_bone, lay, voxel_means
+from carm_env.anatomy.bones import BoneStyle, Filled, fill_bone, lay
 from carm_env.anatomy.canvas import TILE, Canvas
-from carm_env.anatomy.lattice import FINE_MM
 from carm_env.anatomy.shapes import Field
 from carm_env.anatomy.skeleton import SKULL
 
@@ -48,6 +48,7 @@ _PETROUS_RADIUS_MM = 7.5
 _VAULT_BEGINS_MM = 1676.0
 _PLATE_MM = 1.5
 """Bone that is left between the brain and a sinus or an orbit."""
+_DISTANCE_STEP_MM = 2.0
 _FACE_THINNER_THAN_MM = 15.0
 """Half the width of the widest solid part of the face, which is less than that of the cranial cavity."""
 _NASAL: _Places = (((7, 152, 1627), (5, 28, 13)), ((6, 176, 1628), (6, 16, 11)))
@@ -71,32 +72,33 @@ def _brain(
 ) -> NDArray[np.bool_]:
     from scipy import ndimage
 
-    half = filled.inside[::2, ::2, ::2]
-    depth = ndimage.distance_transform_edt(half).astype(np.float32) * 2
-    depth = ndimage.zoom(depth, 2, order=1)[tuple(slice(0, n) for n in filled.inside.shape)]
+    sample = filled.lattice.spacing_mm
+    step = max(round(_DISTANCE_STEP_MM / sample), 1)
+    spacing = step * sample
+    thinned = filled.mask(np.ones(len(x), bool))[::step, ::step, ::step]
+    depth = (ndimage.distance_transform_edt(thinned) * spacing).astype(np.float32)
     # Opening by a ball leaves only the vault: the face is thinner than the ball.
     ball = _FACE_THINNER_THAN_MM
-    core = ndimage.gaussian_filter((depth[::2, ::2, ::2] > ball).astype(np.float32), 1.0) > 0.5
+    core = ndimage.gaussian_filter((depth > ball).astype(np.float32), _DISTANCE_STEP_MM / spacing) > 0.5
     label, _ = ndimage.label(core)
     core = label == 1 + int(np.argmax(np.bincount(label.ravel())[1:]))
-    away = ndimage.distance_transform_edt(~core).astype(np.float32) * 2
-    away = ndimage.zoom(away, 2, order=1)[tuple(slice(0, n) for n in filled.inside.shape)]
+    away = interpolate_every(ndimage.distance_transform_edt(~core) * spacing, step, filled.at)
     beside = np.clip((np.abs(x) - 7) / 22, 0, 1)
     beside = beside * beside * (3 - 2 * beside)
     floor = (
         np.interp(y, _FLOOR_Y_MM, _FLOOR_MIDDLE_MM) * (1 - beside) + np.interp(y, _FLOOR_Y_MM, _FLOOR_SIDE_MM) * beside
     )
     thickness = _VAULT_MM + 0.33 * filled.texture
-    brain = (away < ball - 4.0) & (depth > thickness) & (z > floor + 0.5 * filled.texture)
-    return ndimage.gaussian_filter(brain.astype(np.float32), 1.2) > 0.5
+    deep = interpolate_every(depth, step, filled.at) > thickness
+    brain = (away < ball - 4.0) & deep & (z > floor + 0.5 * filled.texture)
+    return blur_mask(filled.mask(brain), 1.2 / sample)[filled.at] > 0.5
 
 
-def _outside_depth(mask: NDArray[np.bool_], width: float) -> NDArray[np.float32]:
-    from scipy import ndimage
+def _outside_depth(filled: Filled, chosen: NDArray[np.bool_], width_mm: float) -> NDArray[np.float32]:
     from scipy.special import ndtri
 
-    blurred = ndimage.gaussian_filter(mask.astype(np.float32), width)
-    return np.where(mask, 0, -width * ndtri(np.clip(blurred, 1e-4, 0.5))).astype(np.float32)
+    blurred = blur_mask(filled.mask(chosen), width_mm / filled.lattice.spacing_mm)[filled.at]
+    return np.where(chosen, 0, -width_mm * ndtri(np.clip(blurred, 1e-4, 0.5))).astype(np.float32)
 
 
 def _capsule_level(
@@ -115,7 +117,7 @@ def _capsule_level(
 
 @dataclass(frozen=True, eq=False)
 class _Inside:
-    """Samples of the skull's box: coordinates of the skeleton's own head (mm) and masks of what is hollow."""
+    """Samples of the skull: coordinates ``(n,)`` of the skeleton's own head (mm) and what is hollow."""
 
     filled: Filled
     x: NDArray[np.floating]
@@ -162,7 +164,7 @@ def _bone_hu(inside: _Inside, hollow: NDArray[np.bool_], density: float) -> NDAr
     # Under the brain only a thin plate: a full inner table there would show as a bright band.
     from_brain = inside.outside_brain_mm
     inner = np.clip(0.5 + 1.2 * vault - from_brain + 0.5, 0, 1) * (from_brain > 0)
-    from_hollow = _outside_depth(hollow, 0.8)
+    from_hollow = _outside_depth(inside.filled, hollow, 0.8)
     lining = 0.55 * np.clip(1.2 - from_hollow, 0, 1) * (from_hollow > 0)
     table = np.maximum(np.maximum(outer, inner), lining)
     diploe = vault * (tissue.DIPLOE + 90 * texture) + (1 - vault) * (tissue.FACIAL_BONE + 120 * texture)
@@ -181,17 +183,16 @@ def paint_skull(canvas: Canvas, body: Body, density: float, rng: np.random.Gener
     """
     filled = fill_bone(canvas, body.meshes[SKULL], _SKULL, rng)
     assert filled is not None, "the skull lies outside the volume"
-    axes = filled.lattice.axes()
-    x, y, z = (head_native(body, number, axes[number]) for number in range(3))
+    x, y, z = (head_native(body, number, filled.axis(number)) for number in range(3))
     brain = _brain(filled, x, y, z)
-    inside = _Inside(filled, x, y, z, brain, _outside_depth(brain, 1.3))
-    cells = canvas.coarse_texture[np.ix_(*(np.arange(count) % TILE for count in filled.lattice.shape))]
+    inside = _Inside(filled, x, y, z, brain, _outside_depth(filled, brain, 1.3))
+    cells = canvas.coarse_texture[tuple(number % TILE for number in filled.at)]
     air = _air_spaces(inside, cells)
     orbit = _orbital_cones(inside) & ~air
 
-    brain_fraction = voxel_means(brain)
+    brain_fraction = filled.fraction(brain)
     canvas.paint_fraction(filled.box, brain_fraction, tissue.BRAIN)
-    canvas.paint_fraction(filled.box, voxel_means(air), tissue.SINUS_AIR)
-    canvas.paint_fraction(filled.box, voxel_means(orbit), tissue.ORBITAL_FAT)
-    lay(canvas, filled, filled.inside & ~brain & ~air & ~orbit, _bone_hu(inside, air | orbit, density))
-    return Field(canvas.fine.within(filled.box), (0.5 - brain_fraction) * np.float32(FINE_MM))
+    canvas.paint_fraction(filled.box, filled.fraction(air), tissue.SINUS_AIR)
+    canvas.paint_fraction(filled.box, filled.fraction(orbit), tissue.ORBITAL_FAT)
+    lay(canvas, filled, _bone_hu(inside, air | orbit, density), ~brain & ~air & ~orbit)
+    return Field(canvas.fine.within(filled.box), (0.5 - brain_fraction) * np.float32(canvas.fine.spacing_mm))
