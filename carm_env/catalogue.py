@@ -3,14 +3,13 @@
 | name | patient |
 |---|---|
 | ``virtual:SEED`` | the virtual patient of that seed; built once, then read from the cache |
-| ``virtual:SEED?arms=sides`` | the same with options of `carm_env.anatomy.parameters.PatientParameters` |
+| ``virtual:SEED?arms=sides`` | the same with options of `carm_env.anatomy.population.VirtualPatient` |
 | ``virtual:SEED?findings=pacemaker+pneumothorax:right`` | the same with findings, joined by plus signs |
 | ``path/to/ct.nii.gz`` | a NIfTI CT; it has no landmarks, so it can be rendered but not navigated |
 """
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -48,9 +47,9 @@ def check_patient_name(name: str) -> None:
     """Raise what `load_patient` would raise for a bad `name`, without loading anything."""
     kind, rest = _split(name)
     if kind == VIRTUAL:
-        from carm_env.anatomy.parameters import PatientParameters
+        from carm_env.anatomy.population import VirtualPatient
 
-        PatientParameters.from_seed(**_virtual_options(name, rest))
+        VirtualPatient(**_virtual_options(name, rest))
     elif not is_nifti(name):
         load_patient(name)
     elif not Path(name).is_file():
@@ -65,13 +64,13 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _virtual_options(name: str, rest: str) -> dict[str, Any]:
-    from carm_env.anatomy.parameters import PatientParameters
+    from carm_env.anatomy.population import option_defaults
 
     seed, _, query = rest.partition("?")
     # One patient has one name: 00 would be a second one of 0.
     if not (seed.isascii() and seed.isdigit() and str(int(seed)) == seed):
         raise ValueError(f"patient {name!r}: the seed is {seed!r}, expected a whole number as in virtual:0.")
-    defaults = {field.name: field.default for field in dataclasses.fields(PatientParameters) if field.name != "seed"}
+    defaults = option_defaults()
     options: dict[str, Any] = {}
     # A plus sign joins findings; in a query it would stand for a blank.
     for key, text in parse_qsl(query.replace("+", "%2B"), keep_blank_values=True):
@@ -83,6 +82,10 @@ def _virtual_options(name: str, rest: str) -> dict[str, Any]:
 
 
 def _convert(name: str, key: str, text: str, default: Any) -> Any:
+    if isinstance(default, bool):
+        if text not in ("true", "false"):
+            raise ValueError(f"patient {name!r}: {key} is {text!r}, expected true or false.")
+        return text == "true"
     if not isinstance(default, (int, float)):
         return text
     try:

@@ -114,21 +114,21 @@ def visceral_cavity(
     """Signed distance from the surface of the abdominal cavity on the coarse lattice, mm."""
     spine = Field(canvas.coarse).add(tube(body.spine_mm(), _RETROPERITONEUM_MM * body.scale), margin_mm=30.0)
     _, _, z = canvas.coarse.axes()
-    floor = (_FLOOR_MM * body.scale - z).astype(np.float32)
+    floor = (body.frame.height(_FLOOR_MM) - z).astype(np.float32)
     cavity = smooth_intersection(envelope.wall + np.float32(_WALL_MM), below_diaphragm + np.float32(3.0), 6.0)
     cavity = smooth_intersection(cavity, -spine.values, 12.0)
     x, y, _ = canvas.coarse.axes()
-    cavity = smooth_intersection(cavity, _pelvic_inlet(x, y, z, body.scale), 20.0)
+    cavity = smooth_intersection(cavity, _pelvic_inlet(x, y, z, body), 20.0)
     return smooth_intersection(cavity, np.broadcast_to(floor, cavity.shape), 12.0)
 
 
 def _pelvic_inlet(
-    x: NDArray[np.float32], y: NDArray[np.float32], z: NDArray[np.float32], scale: float
+    x: NDArray[np.float32], y: NDArray[np.float32], z: NDArray[np.float32], body: Body
 ) -> NDArray[np.float32]:
     # Within the pelvis the cavity narrows like a funnel; outside it lie hip bones and buttocks.
-    height = z / scale
-    half_width = np.interp(height, _PELVIC_FUNNEL[:, 0], _PELVIC_FUNNEL[:, 1]) * scale
-    back = np.interp(height, _PELVIC_FUNNEL[:, 0], _PELVIC_FUNNEL[:, 2]) * scale
+    height = body.frame.level(z)
+    half_width = np.interp(height, _PELVIC_FUNNEL[:, 0], _PELVIC_FUNNEL[:, 1]) * body.frame.width
+    back = np.interp(height, _PELVIC_FUNNEL[:, 0], _PELVIC_FUNNEL[:, 2]) * body.frame.depth
     return np.maximum(np.abs(x) - half_width, y - back).astype(np.float32)
 
 
@@ -157,14 +157,15 @@ def paint_abdomen(
     t12 = float(body.landmarks_mm["T12"][2])
 
     def at(x: float, y: float, z: float) -> NDArray[np.float64]:
-        return np.array([x * scale, y * scale, z])
+        return body.frame.at_height(x, y, z)
 
-    _paint_bowel(abdomen, scale, parameters.bowel_gas, rng)
+    _paint_bowel(abdomen, body, parameters.bowel_gas, rng)
     psoas = np.array(
         [(32, 228, 1195, 9), (42, 226, 1150, 20), (56, 214, 1080, 26), (78, 176, 990, 24), (82, 148, 920, 18)]
     )
     for sign in (-1, 1):
-        path = smooth_path(psoas * [sign * scale, scale, scale, scale * parameters.muscle], 4)
+        rows = psoas * [sign, 1, 1, scale * parameters.muscle]
+        path = smooth_path(np.column_stack([body.frame.place(rows[:, :3]), rows[:, 3]]), 4)
         field, box = Field.around(canvas.fine, list(tube(path[:, :3], path[:, 3])), 6.0)
         canvas.paint_box(field, box, tissue.MUSCLE, 10.0)
     for sign, drop in ((-1, 66.0), (1, 50.0)):
@@ -180,38 +181,39 @@ def paint_abdomen(
         Ellipsoid(at(8, 150, right - 62 * scale), np.array([72, 56, 36]) * scale, rotation(1, 14)),
     ]
     abdomen.organ(liver, tissue.LIVER, 6.0, blend_mm=34.0, inset_mm=1.0)
-    _paint_stomach(abdomen, scale, left, rng)
+    _paint_stomach(abdomen, body, left, rng)
 
 
-def _paint_stomach(abdomen: _Abdomen, scale: float, dome_z: float, rng: np.random.Generator) -> None:
+def _paint_stomach(abdomen: _Abdomen, body: Body, dome_z: float, rng: np.random.Generator) -> None:
     table = np.array(
         [(70, 200, -30, 29), (74, 188, -60, 33), (62, 164, -96, 27), (38, 146, -118, 21), (6, 150, -122, 16)], float
     )
-    path = smooth_path(table * scale, 4)
-    path[:, 2] += dome_z
+    scale = body.scale
+    points = [body.frame.at_height(x, y, dome_z + z * scale) for x, y, z, _ in table]
+    path = smooth_path(np.column_stack([points, table[:, 3] * scale]), 4)
     shapes = list(tube(path[:, :3], path[:, 3]))
     abdomen.organ(list(shapes), tissue.STOMACH_CONTENT, 5.0, blend_mm=10.0, inset_mm=5.0)
     # Lying on the back, the gas floats to the front of the stomach.
     field, box = Field.around(abdomen.canvas.fine, shapes, 10.0)
     abdomen.clip(field, 5.0)
     _, y, _ = field.lattice.axes()
-    level = np.float32((140.0 + rng.uniform(-8, 10)) * scale)
+    level = np.float32(body.frame.at_height(0.0, 140.0 + rng.uniform(-8, 10), dome_z)[1])
     field.values = smooth_intersection(
         field.values + np.float32(4.0), np.broadcast_to(y - level, field.values.shape), 5.0
     )
     abdomen.canvas.paint_box(field, box, tissue.BOWEL_GAS)
 
 
-def _paint_bowel(abdomen: _Abdomen, scale: float, gas: float, rng: np.random.Generator) -> None:
+def _paint_bowel(abdomen: _Abdomen, body: Body, gas: float, rng: np.random.Generator) -> None:
     for _ in range(_SMALL_BOWEL_LOOPS):
         centre = rng.uniform([-66, 128, 945], [66, 190, 1110])
         turns = centre + np.cumsum(rng.normal(0, [24, 12, 16], (7, 3)), axis=0)
-        loop = smooth_path(np.column_stack([turns, rng.uniform(9, 14, 7)]) * scale, 5)
+        loop = smooth_path(np.column_stack([body.frame.place(turns), rng.uniform(9, 14, 7) * body.scale]), 5)
         amount = max(0.0, rng.normal(0.24, 0.22)) * gas
         _paint_gut(abdomen, loop, rng, amount)
     colon = _COLON.copy()
     colon[:, :3] += np.cumsum(rng.normal(0, 2.0, (len(colon), 3)), axis=0) * 0.6
-    path = smooth_path(colon * scale, 7)
+    path = smooth_path(np.column_stack([body.frame.place(colon[:, :3]), colon[:, 3] * body.scale]), 7)
     path[:, 3] *= 1 + 0.13 * np.sin(np.arange(len(path)) * 2 * np.pi / rng.uniform(3.6, 4.4) + rng.uniform(0, 6))
     _paint_gut(abdomen, path, rng, 0.62 * gas)
 

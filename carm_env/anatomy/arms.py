@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from carm_env.anatomy.kinematics import ArmKinematics
 from carm_env.anatomy.meshes import Mesh
 from carm_env.anatomy.skeleton import SIDE_SIGN, SIDES, Skeleton
 
@@ -32,20 +33,20 @@ _COUNTER_JOINTS = ("unrotscap_r2", "unrotscap_r3", "unrothum_r2", "unrothum_r3",
 The model ties them by equality constraints, which plain kinematics does not apply. With them the
 angles of the humerus are relative to the thorax.
 """
-_LOWEST_DEG = np.array([-35, -5, -55, -40, -45, -40, 0, -90, 3, -60.0])
-_HIGHEST_DEG = np.array([35, 40, 55, 50, 50, 130, 110, 100, 135, 80.0])
-_SHORTEST, _LONGEST = np.array([0.84, 0.86, 0.8, 0.84]), np.array([1.14, 1.25, 1.14, 1.16])
+_LOWEST_DEG = np.array([-35, -10, -60, -45, -50, -60, 0, -100, 3, -80.0])
+_HIGHEST_DEG = np.array([35, 45, 60, 55, 55, 135, 175, 110, 145, 85.0])
+_SHORTEST, _LONGEST = np.array([0.76, 0.82, 0.76, 0.78]), np.array([1.24, 1.28, 1.2, 1.24])
 _USUAL_LENGTHS = np.array([1.0, 1.06, 0.91, 0.94])
 _ANGLE_STIFFNESS = 0.12 * np.array([0.6, 0.6, 0.6, 0.6, 0.6, 0.3, 0.3, 0.3, 0.1, 0.5])
-_LENGTH_STIFFNESS = 0.5
+_LENGTH_STIFFNESS = 0.3
 _IN_PLANE_WEIGHT = {"head": 1.0, "scapula": 2.0, "elbow": 1.0, "wrist": 1.3}
 
-_MEDIAL_BORDER_DEPTH_MM, _MEDIAL_BORDER_X_MM = 279.0, 72.0
 _SCAPULAR_TIP_MM = 40.0
 """Height of the part of the scapula whose lowest point is the inferior angle, however it is turned."""
 _ACROMION_ABOVE_HEAD_MM, _ACROMION_BEYOND_HEAD_MM = 34.0, 9.0
 
 _FINGER_JOINTS = tuple(f"{joint}{finger}_flexion" for finger in (2, 3, 4, 5) for joint in ("mcp", "pm"))
+_CHAIN_AND_HAND = ("clavicle", "scapula", "humerus", "ulna", "lunate", "secondmc", "fifthmc")
 _CHAIN = ("clavicle", "scapula", "humerus", "ulna", "lunate")
 _WRIST_BONES = ("lunate", "scaphoid", "triquetrum", "pisiform", "capitate", "trapezium", "trapezoid", "hamate")
 
@@ -76,6 +77,13 @@ CROSSED = ArmPose(
     wrist_deg=(-60.0, -50.0, -40.0, -30.0, -20.0, -10.0, 0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0),
     palm_weight=0.06,
 )
+RAISED = ArmPose(
+    (0, 20, 0, 10, 20, 40, 150, 0, 60, 0),
+    ((40, 150, 0), (0, 150, -40), (90, 140, 40)),
+    finger_deg=20.0,
+    wrist_deg=(-20.0, -10.0, 0.0, 10.0, 20.0),
+    palm_weight=0.0,
+)
 AT_SIDES = ArmPose(
     (0, 8, 0, 5, 5, 0, 12, 0, 12, 10),
     ((0, 12, 0), (30, 15, 20), (60, 15, -30)),
@@ -93,11 +101,15 @@ class ArmTargets:
         points_mm: ``head``, ``scapula``, ``elbow`` and ``wrist``, each ``(3,)``.
         depth_weights: how strictly each y is kept, relative to x and z.
         tip_y_mm: preferred y of the middle finger's tip.
+        root_mm: ``(3,)`` the sternoclavicular joint.
+        medial_border_mm: ``(2,)`` preferred distance from the midplane and y of the scapula's medial border.
     """
 
     points_mm: Mapping[str, NDArray[np.float64]]
     depth_weights: Mapping[str, float]
     tip_y_mm: float
+    root_mm: NDArray[np.float64]
+    medial_border_mm: tuple[float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +158,17 @@ class ArmFitter:
         self._skeleton = skeleton
         meshes = {mesh.name: mesh for mesh in skeleton.meshes()}
         self._local = {side: self._surface_marks(meshes, side) for side in SIDES}
+        hinges = [*JOINTS, *_COUNTER_JOINTS]
+        self._kinematics = {
+            side: ArmKinematics(
+                skeleton, [f"{stem}_{side}" for stem in _CHAIN_AND_HAND], [f"{name}_{side}" for name in hinges]
+            )
+            for side in SIDES
+        }
+
+    def root_mm(self, side: str) -> NDArray[np.float64]:
+        """``(3,)`` the sternoclavicular joint of the skeleton, LPS mm."""
+        return self._skeleton.position(f"{_CHAIN[0]}_{side}")
 
     def _surface_marks(self, meshes: Mapping[str, Mesh], side: str) -> dict[str, NDArray[np.float64]]:
         scapula, ulna = (meshes[f"{name}_{side}"].vertices_mm for name in ("scapula", "ulna"))
@@ -167,15 +190,21 @@ class ArmFitter:
             self._skeleton.set_joint(f"{name}_{side}", -angle)
         self._skeleton.update()
 
-    def _chain(self, side: str, lengths: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        plain = np.array([self._skeleton.position(f"{stem}_{side}") for stem in _CHAIN])
+    def _chain(
+        self, plain: NDArray[np.float64], lengths: NDArray[np.float64], root_mm: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
         steps = np.diff(plain, axis=0) * lengths[:, None]
-        return plain, np.concatenate([plain[:1], plain[0] + np.cumsum(steps, axis=0)])
+        return np.concatenate([root_mm[None], root_mm + np.cumsum(steps, axis=0)])
 
-    def _marks(self, side: str, lengths: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        joints = self._chain(side, lengths)[1]
+    def _marks(
+        self,
+        side: str,
+        joints: NDArray[np.float64],
+        lengths: NDArray[np.float64],
+        scapula: NDArray[np.float64],
+        ulna: NDArray[np.float64],
+    ) -> dict[str, NDArray[np.float64]]:
         local = self._local[side]
-        scapula, ulna = (self._skeleton.orientation(f"{stem}_{side}") for stem in ("scapula", "ulna"))
         tip = joints[1] + lengths[1] * (local["scapula"] @ scapula.T)
         return {
             "head": joints[2],
@@ -190,18 +219,22 @@ class ArmFitter:
         self, unknowns: NDArray[np.float64], side: str, targets: ArmTargets, pose: ArmPose
     ) -> NDArray[np.float64]:
         angles, lengths = unknowns[:10], 1 + unknowns[10:] / 100
-        self._turn(side, angles)
-        marks = self._marks(side, lengths)
+        counter = -angles[: len(_COUNTER_JOINTS)]
+        places, turns = self._kinematics[side].evaluate(np.concatenate([angles, counter]))
+        plain = np.array([places[f"{stem}_{side}"] for stem in _CHAIN])
+        joints = self._chain(plain, lengths, targets.root_mm)
+        marks = self._marks(side, joints, lengths, turns[f"scapula_{side}"], turns[f"ulna_{side}"])
         misses: list[NDArray[np.float64] | list[float]] = []
         for name, target in targets.points_mm.items():
             weight = np.array([1.0, targets.depth_weights[name], 1.0])
             misses.append(_IN_PLANE_WEIGHT[name] * weight * (marks[name] - target))
         medial = marks["medial"]
-        misses.append([0.6 * (medial[1] - _MEDIAL_BORDER_DEPTH_MM), 0.2 * (abs(medial[0]) - _MEDIAL_BORDER_X_MM)])
+        beside, behind = targets.medial_border_mm
+        misses.append([0.6 * (medial[1] - behind), 0.2 * (abs(medial[0]) - beside)])
         above = marks["acromion"] - marks["head"]
         beyond = above[0] - SIDE_SIGN[side] * -_ACROMION_BEYOND_HEAD_MM
         misses.append([0.6 * beyond, 0.3 * (above[2] - _ACROMION_ABOVE_HEAD_MM)])
-        thumb_side, small_side = (self._skeleton.position(f"{ray}_{side}") for ray in ("secondmc", "fifthmc"))
+        thumb_side, small_side = (places[f"{ray}_{side}"] for ray in ("secondmc", "fifthmc"))
         misses.append([pose.palm_weight * (thumb_side[1] - small_side[1])])
         misses.append(_ANGLE_STIFFNESS * (angles - np.array(pose.usual_deg)))
         misses.append(_LENGTH_STIFFNESS * 100 * (lengths - _USUAL_LENGTHS))
@@ -237,8 +270,10 @@ class ArmFitter:
         angles, lengths = best.x[:10].round(2), (1 + best.x[10:] / 100).round(4)
         self._turn(side, angles)
         self._pose_hand(side, targets.tip_y_mm, pose)
-        plain, joints = self._chain(side, lengths)
-        marks = self._marks(side, lengths)
+        plain = np.array([self._skeleton.position(f"{stem}_{side}") for stem in _CHAIN])
+        joints = self._chain(plain, lengths, targets.root_mm)
+        scapula, ulna = (self._skeleton.orientation(f"{stem}_{side}") for stem in ("scapula", "ulna"))
+        marks = self._marks(side, joints, lengths, scapula, ulna)
         names = ("secondmc", "thirdmc", "fourthmc", "fifthmc", "2proxph", "3proxph", "5proxph", "midph3", "distph3")
         hand = {name: joints[4] + lengths[3] * (self._skeleton.position(f"{name}_{side}") - plain[4]) for name in names}
         kept = {name: marks[name] for name in ("head", "scapula", "elbow", "wrist")}

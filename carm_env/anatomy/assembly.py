@@ -21,18 +21,20 @@ from carm_env.anatomy.findings.paint import fractures, paint_foreign_bodies, pai
 from carm_env.anatomy.head import head_surface
 from carm_env.anatomy.lattice import Lattice, lattice_pair
 from carm_env.anatomy.lung_vessels import paint_lung_vessels
+from carm_env.anatomy.lying import lay_down, lying_transform, with_table
 from carm_env.anatomy.mediastinum import paint_mediastinum
 from carm_env.anatomy.meshes import joint_bounds
 from carm_env.anatomy.parameters import PatientParameters
 from carm_env.anatomy.shapes import Field
 from carm_env.anatomy.skull import paint_skull
-from carm_env.anatomy.thorax import ChestFields, Thorax, chest_fields, make_thorax
-from carm_env.landmarks import LANDMARKS
+from carm_env.anatomy.thorax import ChestFields, Thorax, chest_fields, landmark_points, make_thorax
 from carm_env.memory import check_memory
 from carm_env.volume import Volume
 
 AIR_MARGIN_MM = 12.0
 _FIELD_MARGIN_MM = 44.0
+_MUSCLE_AND_FAT_MM = 30.0
+"""Beyond the wall and the fat over the chest: muscle, skin and what the fat is thicker elsewhere."""
 _BODY_HU = -900
 _BYTES_PER_VOXEL = 36
 """Most memory that a build holds at once, measured at 2 and at 1 mm."""
@@ -117,32 +119,33 @@ def build_anatomy(parameters: PatientParameters, progress: Progress | None = Non
     paint_foreign_bodies(site, findings)
 
     tell("finishing")
-    volume = _cropped(canvas.finish(envelope.skin, streams["noise"]), fine)
-    points = {
-        **body.landmarks_mm,
-        "Carina": thorax.carina_mm,
-        "Right hemidiaphragm": thorax.diaphragm.apex_mm("r"),
-        "Left hemidiaphragm": thorax.diaphragm.apex_mm("l"),
-    }
-    landmarks = {item.id: np.round(points[item.name], 3) for item in LANDMARKS}
+    lying = lying_transform(body, parameters)
+    hu, lattice = lay_down(*_cropped(canvas.finish(envelope.skin, streams["noise"]), fine), lying)
+    if parameters.table:
+        hu, lattice = with_table(hu, lattice)
+    volume = Volume.from_origin(np.ascontiguousarray(hu), lattice.spacing_mm, lattice.origin_mm)
+    points = landmark_points(body, thorax)
+    landmarks = {key: np.round(lying.apply(point), 3) for key, point in points.items()}
     return Anatomy(volume, landmarks, body, thorax, envelope, chest, airways, brain, coarse)
 
 
 def lattices(body: Body, parameters: PatientParameters) -> tuple[Lattice, Lattice]:
     """The coarse and the fine lattice that hold the patient with air around it; the fine one is the volume's."""
-    scale, fat, belly = parameters.scale, parameters.fat_mm, parameters.belly_mm
+    fat, belly = parameters.fat_mm, parameters.belly_mm
     low, high = joint_bounds([mesh for name, mesh in body.meshes.items() if "femur" not in name])
     reach = _FIELD_MARGIN_MM + fat + np.array([0.0, 0.6 * belly, 0.0])
-    half_width = 215.0 * scale + 1.3 * fat + 0.3 * belly
-    front, back = 60.0 * scale - 1.3 * fat - 0.85 * belly, 330.0 * scale + 1.3 * fat
+    wall = body.wall
+    half_width = float(wall.radius_mm.max()) + _MUSCLE_AND_FAT_MM + 1.3 * fat
+    front = float((wall.axis_y_mm - wall.radius_mm.max(axis=1)).min()) - _MUSCLE_AND_FAT_MM - 1.3 * fat
+    back = float(body.frame.place([0.0, 330.0, 1330.0])[1]) + 1.3 * fat
     low = np.minimum(low - reach, [-half_width, front, np.inf])
     high = np.maximum(high + reach, [half_width, back, -np.inf])
-    low[2] = BOTTOM_MM * scale
+    low[2] = body.frame.height(BOTTOM_MM)
     high[2] -= fat + 16.0
     return lattice_pair(low, high, parameters.voxel_mm)
 
 
-def _cropped(hu: NDArray[np.int16], lattice: Lattice) -> Volume:
+def _cropped(hu: NDArray[np.int16], lattice: Lattice) -> tuple[NDArray[np.int16], Lattice]:
     body = hu > _BODY_HU
     margin = int(np.ceil(AIR_MARGIN_MM / lattice.spacing_mm))
     kept = []
@@ -151,4 +154,4 @@ def _cropped(hu: NDArray[np.int16], lattice: Lattice) -> Volume:
         first, last = max(rows[0] - margin, 0), min(rows[-1] + margin + 1, hu.shape[axis])
         kept.append(slice(int(first), int(last)))
     box = (kept[0], kept[1], kept[2])
-    return Volume.from_origin(np.ascontiguousarray(hu[box]), lattice.spacing_mm, lattice.within(box).origin_mm)
+    return np.ascontiguousarray(hu[box]), lattice.within(box)

@@ -187,9 +187,9 @@ def _shaft(filled: Filled, mesh: Mesh, style: BoneStyle, density: float) -> NDAr
     return ((wall * cortex + (1 - wall) * core) * density).astype(np.float32)
 
 
-def _sternum(filled: Filled, scale: float, density: float) -> NDArray[np.float32]:
+def _sternum(filled: Filled, scale: float, top_mm: float, density: float) -> NDArray[np.float32]:
     # Bone in the middle, costal cartilage at both sides, calcified a little at its surface.
-    half_width = 17 * scale + 16 * scale * np.clip((filled.axis(2) - 1440 * scale) / (25 * scale), 0, 1)
+    half_width = 17 * scale + 16 * scale * np.clip((filled.axis(2) - top_mm) / (25 * scale), 0, 1)
     cartilage = np.clip((np.abs(filled.axis(0)) - half_width) / 3, 0, 1)
     wall = np.clip(1.2 - filled.depth_mm + 0.8, 0, 1)
     bone = (wall * 850 + (1 - wall) * (110 + 50 * filled.texture)) * density
@@ -239,7 +239,7 @@ def paint_bones(
             _lay_broken_rib(canvas, rib, broken[number], density, rng)
         else:
             build(rib, RIB, lambda filled: shell_hu(filled, RIB, density))
-    build(body.sternum, CLAVICLE, lambda filled: _sternum(filled, body.scale, density))
+    build(body.sternum, CLAVICLE, lambda filled: _sternum(filled, body.scale, body.frame.height(1440.0, 110.0), density))
     for name, mesh in body.meshes.items():
         if name in (SKULL, MANDIBLE):
             continue

@@ -53,7 +53,7 @@ class Envelope:
 def _trunk_muscle(body: Body, parameters: PatientParameters, lattice: Lattice, wall: NDArray[np.float32]) -> Field:
     muscle = parameters.muscle
     _, _, z = lattice.axes()
-    top = (z - _TRUNK_TOP_MM * body.scale).astype(np.float32)
+    top = (z - body.frame.height(_TRUNK_TOP_MM)).astype(np.float32)
     field = Field(lattice, smooth_intersection(wall - np.float32(MUSCLE_MM * muscle), top, 40.0))
     scale = body.scale
     field.add(
@@ -71,8 +71,8 @@ def _shoulder_and_back(body: Body, side: str, muscle: float) -> list[tuple[Capsu
     outwards = np.array([sign, 1.0, 1.0])
     head = body.joints_mm(side)[2]
     angle = body.landmarks_mm[f"{'Right' if side == 'r' else 'Left'} scapular inferior angle"]
-    breastbone_side = np.array([sign * 62 * scale, 128 * scale, body.landmarks_mm["T1"][2] - 107 * scale])
-    loin = np.array([sign * 95 * scale, 252 * scale, body.landmarks_mm["T12"][2] - 20 * scale])
+    breastbone_side = body.frame.at_height(sign * 62, 128, body.landmarks_mm["T1"][2] - 107 * scale)
+    loin = body.frame.at_height(sign * 95, 252, body.landmarks_mm["T12"][2] - 20 * scale)
 
     def near(point: NDArray[np.float64], out: float, back: float, up: float) -> NDArray[np.float64]:
         return point + scale * outwards * [out, back, up]
@@ -96,21 +96,21 @@ def _shoulder_and_back(body: Body, side: str, muscle: float) -> list[tuple[Capsu
     ]
 
 
-def _fat_thickness(lattice: Lattice, parameters: PatientParameters) -> NDArray[np.float32]:
+def _fat_thickness(body: Body, lattice: Lattice, parameters: PatientParameters) -> NDArray[np.float32]:
     heights, share = _FAT_PROFILE
-    fat = np.interp(lattice.axis(2), heights * parameters.scale, share * parameters.fat_mm)
+    fat = np.interp(body.frame.level(lattice.axis(2)), heights, share * parameters.fat_mm)
     return fat.astype(np.float32)[None, None, :]
 
 
 def _trunk_skin(body: Body, parameters: PatientParameters, lattice: Lattice, muscle: NDArray[np.float32]) -> Field:
-    field = Field(lattice, muscle - np.float32(SKIN_MM) - _fat_thickness(lattice, parameters))
+    field = Field(lattice, muscle - np.float32(SKIN_MM) - _fat_thickness(body, lattice, parameters))
     scale = body.scale
     if parameters.female > 0:
         size = 0.75 + 0.25 * parameters.female
         height = body.landmarks_mm["T1"][2] - 140 * scale
         for side in SIDES:
             # Lying on the back, the breasts sink sideways.
-            centre = [SIDE_SIGN[side] * 88 * scale, 128 * scale, height]
+            centre = body.frame.at_height(SIDE_SIGN[side] * 88, 128, height)
             field.add(Ellipsoid(centre, np.array([62, 40, 62]) * size), 30.0)
     return field
 
@@ -143,6 +143,11 @@ def _cover_bones(
     return smooth_union(surface, _bone_distance(lattice, bones) - np.float32(cover_mm), crease_mm)
 
 
+def back_y_mm(body: Body, parameters: PatientParameters) -> float:
+    """LPS y at which the back of the lying patient is flattened."""
+    return float(body.frame.place([0.0, _TABLE_MM, 1330.0])[1]) + 0.8 * parameters.fat_mm
+
+
 def build_envelope(body: Body, parameters: PatientParameters, lattice: Lattice, head: HeadSurface) -> Envelope:
     """Muscle and skin of the whole patient on the coarse lattice.
 
@@ -165,8 +170,8 @@ def build_envelope(body: Body, parameters: PatientParameters, lattice: Lattice, 
     skin = _trunk_skin(body, parameters, lattice, muscle).values
     skin = smooth_union(skin, head.skin, 14.0)
     _, y, z = lattice.axes()
-    table = y - np.float32(_TABLE_MM * scale + 0.8 * parameters.fat_mm)
-    below_neck = np.clip((1500.0 * scale - z) / 40.0, 0, 1)
+    table = y - np.float32(back_y_mm(body, parameters))
+    below_neck = np.clip((body.frame.height(1500.0) - z) / 40.0, 0, 1)
     skin = smooth_intersection(skin, (table * below_neck - 50.0 * (1 - below_neck)).astype(np.float32), 20.0)
 
     arms = np.full(lattice.shape, np.float32(FAR_MM))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from carm_env.anatomy import tissue
-from carm_env.anatomy.body import HEAD_SCALE, Body
+from carm_env.anatomy.body import Body
 from carm_env.anatomy.bones import JAW, fill_bone, lay
 from carm_env.anatomy.canvas import Canvas
 from carm_env.anatomy.shapes import Capsule, Ellipsoid, Field, Shape, tube
@@ -39,10 +39,10 @@ def _hyoid(body: Body) -> list[Capsule]:
 
 
 def _paint_orbits(canvas: Canvas, body: Body) -> None:
-    size = body.scale * HEAD_SCALE
+    size = body.frame.head_size
     for sign in (-1, 1):
-        fat = Ellipsoid(body.head_point(sign * 31, 150, 1658), np.array([16, 20, 15]) * size)
-        globe = Ellipsoid(body.head_point(sign * 31, 139, 1658), np.array([12, 12, 12]) * size)
+        fat = Ellipsoid(body.head_point(sign * 31, 150, 1658), np.array([16, 20, 15]) * size, body.frame.head_turn)
+        globe = Ellipsoid(body.head_point(sign * 31, 139, 1658), np.array([12, 12, 12]) * size, body.frame.head_turn)
         nerve = Capsule(body.head_point(sign * 30, 151, 1658), body.head_point(sign * 14, 178, 1660), 2.2 * size)
         for shapes, hu in (([fat], tissue.ORBITAL_FAT), ([globe], tissue.GLOBE), ([nerve], tissue.BRAIN)):
             field, box = Field.around(canvas.fine, list(shapes))
@@ -50,14 +50,14 @@ def _paint_orbits(canvas: Canvas, body: Body) -> None:
 
 
 def _paint_nose_airway(canvas: Canvas, body: Body) -> None:
-    size = body.scale * HEAD_SCALE
+    size = body.frame.head_size
     at = body.head_point
     shapes: list[Shape] = []
     for sign in (-1, 1):
         shapes.append(Capsule(at(sign * 5, 111, 1619), at(sign * 5, 122, 1628), 2.6 * size, 3.4 * size))
         shapes.append(Capsule(at(sign * 5, 122, 1628), at(sign * 5, 172, 1628), 3.4 * size))
         shapes.append(Capsule(at(sign * 4.5, 128, 1638), at(sign * 4.5, 166, 1640), 2.2 * size))
-    shapes.append(Ellipsoid(at(0, 184, 1627), np.array([12, 8, 13]) * size))
+    shapes.append(Ellipsoid(at(0, 184, 1627), np.array([12, 8, 13]) * size, body.frame.head_turn))
     field, box = Field.around(canvas.fine, shapes, 2.0)
     canvas.paint_box(field, box, tissue.AIRWAY)
 
@@ -72,7 +72,7 @@ def _paint_mandible(canvas: Canvas, body: Body, density: float, rng: np.random.G
 
 
 def _paint_teeth(canvas: Canvas, body: Body, rng: np.random.Generator) -> None:
-    size = body.scale * HEAD_SCALE
+    size = body.frame.head_size
     half = (_TEETH_PER_JAW - 1) / 2
     for upwards, height, behind in _OCCLUSION_MM.values():
         for number in range(_TEETH_PER_JAW):

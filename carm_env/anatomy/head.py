@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_env.anatomy.body import HEAD_SCALE, Body
+from carm_env.anatomy.body import Body
 from carm_env.anatomy.lattice import Lattice
 from carm_env.anatomy.parameters import PatientParameters
 from carm_env.anatomy.shapes import FAR_MM, Capsule, Ellipsoid, Field, Shape, rotation
@@ -39,37 +39,37 @@ class HeadSurface:
 
 
 def _nose(body: Body) -> list[Shape]:
-    at, size = body.head_point, body.scale * HEAD_SCALE
+    at, size = body.head_point, body.frame.head_size
     return [
         Capsule(at(0, 122, 1655), at(0, 105, 1631), 5 * size, 7 * size),
         Capsule(at(0, 105, 1631), at(0, 104, 1627), 8 * size, 8.5 * size),
         Capsule(at(0, 104, 1626), at(0, 116, 1617), 7 * size, 7 * size),
-        *[Ellipsoid(at(side * 9, 113, 1624), np.array([7, 9, 8]) * size) for side in (-1, 1)],
+        *[Ellipsoid(at(side * 9, 113, 1624), np.array([7, 9, 8]) * size, body.frame.head_turn) for side in (-1, 1)],
     ]
 
 
 def _lips_and_chin(body: Body) -> list[Shape]:
-    at, size = body.head_point, body.scale * HEAD_SCALE
+    at, size = body.head_point, body.frame.head_size
     shapes: list[Shape] = []
     for height, depth in ((1603.0, 118.0), (1592.0, 119.0)):
         arch = [at(x, depth + 0.016 * x * x, height - 0.006 * x * x) for x in (-21, -11, 0, 11, 21)]
         shapes += [Capsule(a, b, 7 * size) for a, b in zip(arch[:-1], arch[1:], strict=True)]
-    shapes.append(Ellipsoid(at(0, 127, 1569), np.array([19, 12, 14]) * size))
+    shapes.append(Ellipsoid(at(0, 127, 1569), np.array([19, 12, 14]) * size, body.frame.head_turn))
     return shapes
 
 
 def _under_chin(body: Body) -> list[Shape]:
-    at, size = body.head_point, body.scale * HEAD_SCALE
-    return [Ellipsoid(at(0, 166, 1572), np.array([34, 34, 17]) * size)]
+    at, size = body.head_point, body.frame.head_size
+    return [Ellipsoid(at(0, 166, 1572), np.array([34, 34, 17]) * size, body.frame.head_turn)]
 
 
 def _ears(body: Body, sides_x_mm: float) -> list[Shape]:
-    at, size = body.head_point, body.scale * HEAD_SCALE
+    at, size = body.head_point, body.frame.head_size
     shapes: list[Shape] = []
     for side in (-1, 1):
         place = at(side * (sides_x_mm + 9), 214, 1640)
-        shapes.append(Ellipsoid(place, np.array([5, 15, 29]) * size, rotation(2, -side * 28)))
-        shapes.append(Ellipsoid(at(side * (sides_x_mm + 5), 207, 1618), np.array([5, 8, 9]) * size))
+        shapes.append(Ellipsoid(place, np.array([5, 15, 29]) * size, body.frame.head_turn @ rotation(2, -side * 28)))
+        shapes.append(Ellipsoid(at(side * (sides_x_mm + 5), 207, 1618), np.array([5, 8, 9]) * size, body.frame.head_turn))
     return shapes
 
 
@@ -113,6 +113,6 @@ def head_surface(body: Body, parameters: PatientParameters, lattice: Lattice) ->
     skin.add(_lips_and_chin(body), 10.0, margin_mm=20.0)
     skin.add(_under_chin(body), 22.0, margin_mm=30.0)
     muscle.add(_under_chin(body), 22.0, margin_mm=30.0)
-    half_width = float(np.abs(body.meshes[SKULL].vertices_mm[:, 0]).max()) / (body.scale * HEAD_SCALE)
+    half_width = float(np.abs(body.frame.head_native(tuple(body.meshes[SKULL].vertices_mm.T))[0]).max())
     skin.add(_ears(body, half_width), 7.0, margin_mm=20.0)
     return HeadSurface(muscle.values, skin.values)

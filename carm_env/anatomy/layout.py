@@ -29,6 +29,8 @@ _SOURCE = (
     "Landmark Localization towards Agentic C-Arm Control'; NMDID patients, each centred on the mean of its landmarks"
 )
 
+_TYPED_TWICE_WITHIN_MM = 80.0
+
 
 @dataclass(frozen=True, eq=False)
 class LandmarkLayout:
@@ -52,6 +54,18 @@ class LandmarkLayout:
         return float(left), float(cranial)
 
 
+def upright_mm(layout_mm: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """A layout ``(14, 2)`` turned about T1 so that T12 lies straight below, and by how many degrees it leant.
+
+    The angle is positive where the head leans to the left.
+    """
+    points = layout_mm - layout_mm[landmark("T1").index]
+    left, cranial = -points[landmark("T12").index]
+    angle = np.arctan2(left, cranial)
+    cosine, sine = np.cos(angle), np.sin(angle)
+    return points @ np.array([[cosine, sine], [-sine, cosine]]), float(np.rad2deg(angle))
+
+
 @cache
 def landmark_layout() -> LandmarkLayout:
     """The statistics that ship with the package."""
@@ -62,26 +76,57 @@ def landmark_layout() -> LandmarkLayout:
     return LandmarkLayout(mean, np.array(data["covariance_mm2"]), data["patients"], data["source"])
 
 
-def layout_from_csv(path: str | Path) -> LandmarkLayout:
-    """Compute the statistics from the authors' ``classification.csv``.
+def annotated_layouts_mm(path: str | Path) -> NDArray[np.float64]:
+    """``(n, 14, 2)`` the landmarks of the authors' ``classification.csv``, left and cranial, mm, each patient centred.
 
-    Its ``x_ct`` grows caudally and ``y_ct`` to the patient's left, mm. Patients that lack a
-    landmark are left out.
+    Its ``x_ct`` grows caudally and ``y_ct`` to the patient's left. In three patients one number was typed twice
+    and its neighbour left out; the point that lies nearer to where the missing landmark usually is gets its number.
 
     Raises:
         ValueError: no patient has all fourteen landmarks.
     """
-    cases: dict[str, dict[int, tuple[float, float]]] = {}
+    cases: dict[str, list[tuple[int, tuple[float, float]]]] = {}
     with open(path, encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             place = (float(row["y_ct"]), -float(row["x_ct"]))
-            cases.setdefault(row["case_number"], {})[int(row["landmark"])] = place
-    ids = [item.id for item in LANDMARKS]
-    complete = [[case[key] for key in ids] for case in cases.values() if set(ids) <= case.keys()]
+            cases.setdefault(row["case_number"], []).append((int(row["landmark"]), place))
+    ids = {item.id for item in LANDMARKS}
+    complete = [dict(rows) for rows in cases.values() if len(rows) == N_LANDMARKS and {key for key, _ in rows} == ids]
     if not complete:
         raise ValueError(f"{path}: no patient has all {N_LANDMARKS} landmarks.")
-    points = np.array(complete)
-    points -= points.mean(axis=1, keepdims=True)
+    usual = np.mean([_relative_to_t1(case) for case in complete], axis=0)
+    for rows in cases.values():
+        missing = ids - {key for key, _ in rows}
+        if len(rows) == N_LANDMARKS and len(missing) == 1:
+            repaired = _repaired(rows, missing.pop(), usual)
+            complete += [repaired] if repaired else []
+    points = np.array([[case[key] for key in sorted(ids)] for case in complete])
+    return points - points.mean(axis=1, keepdims=True)
+
+
+def _relative_to_t1(case: dict[int, tuple[float, float]]) -> NDArray[np.float64]:
+    points = np.array([case[item.id] for item in LANDMARKS])
+    return points - points[landmark("T1").index]
+
+
+def _repaired(
+    rows: list[tuple[int, tuple[float, float]]], missing: int, usual: NDArray[np.float64]
+) -> dict[int, tuple[float, float]] | None:
+    case = dict(rows)
+    t1 = np.array(case[landmark("T1").id])
+    keys = [key for key, _ in rows]
+    twice = next(key for key in keys if keys.count(key) == 2)
+    first, second = (place for key, place in rows if key == twice)
+    away = [np.linalg.norm(np.array(place) - t1 - usual[missing - 1]) for place in (first, second)]
+    if min(away) > _TYPED_TWICE_WITHIN_MM:
+        return None
+    case[missing], case[twice] = (first, second) if away[0] < away[1] else (second, first)
+    return case
+
+
+def layout_from_csv(path: str | Path) -> LandmarkLayout:
+    """Compute the statistics from the authors' ``classification.csv``; see `annotated_layouts_mm`."""
+    points = annotated_layouts_mm(path)
     covariance = np.cov(points.reshape(len(points), -1), rowvar=False)
     return LandmarkLayout(points.mean(axis=0), covariance, len(points), _SOURCE)
 

@@ -18,7 +18,7 @@ _DEPENDENT_HU = 55.0
 def paint_mediastinum(canvas: Canvas, thorax: Thorax, chest: ChestFields, parameters: PatientParameters) -> None:
     """Fill the chest above the diaphragm: fat, heart, great vessels, oesophagus, then the lungs."""
     _, _, z = canvas.coarse.axes()
-    top = (z - _MEDIASTINUM_TOP_MM * thorax.scale).astype(np.float32)
+    top = (z - thorax.frame.height(_MEDIASTINUM_TOP_MM)).astype(np.float32)
     inside = np.maximum(np.maximum(chest.cavity + np.float32(3.0), -chest.below_diaphragm), top)
     canvas.paint(np.maximum(inside, chest.mediastinum - np.float32(4.0)), tissue.MEDIASTINAL_FAT, 10.0)
 
@@ -32,7 +32,8 @@ def paint_mediastinum(canvas: Canvas, thorax: Thorax, chest: ChestFields, parame
         canvas.paint_box(field, box, tissue.BLOOD, 5.0)
 
     _, y, _ = canvas.fine.axes()
-    behind = np.clip((y.ravel() - 150 * thorax.scale) / (130 * thorax.scale), 0, 1)
+    front = thorax.points([0, 150, 0])[1]
+    behind = np.clip((y.ravel() - front) / (130 * thorax.frame.depth), 0, 1)
     canvas.paint(chest.lungs, parameters.lung_hu + _DEPENDENT_HU * (behind - 0.5), 20.0)
 
 

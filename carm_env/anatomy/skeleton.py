@@ -6,6 +6,8 @@ myo-sim's axes are already LPS; its midline lies 25 mm to the right of x = 0 and
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +49,35 @@ THORACOLUMBAR = tuple([lumbar(n) for n in range(5, 0, -1)] + [thoracic(n) for n 
 """Mesh names from L5 up to T1."""
 
 
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """A part of the tree of bodies, parents first; lengths in mm, LPS, angles in radians.
+
+    Attributes:
+        names: of the bodies.
+        parents: ``(n,)`` row of each body's parent; -1 for those whose place below is in the world.
+        positions_mm: ``(n, 3)`` origin in the parent.
+        orientations: ``(n, 3, 3)`` axes in the parent.
+        joint_names: of the hinges, in the order of their bodies.
+        joint_body: ``(m,)`` row of each hinge's body.
+        joint_axis: ``(m, 3)`` in the body.
+        joint_position_mm: ``(m, 3)`` in the body.
+        angles: ``(m,)`` present turn from the reference.
+        references: ``(m,)`` angle at which the bodies lie as given here.
+    """
+
+    names: list[str]
+    parents: NDArray[np.int64]
+    positions_mm: NDArray[np.float64]
+    orientations: NDArray[np.float64]
+    joint_names: list[str]
+    joint_body: NDArray[np.int64]
+    joint_axis: NDArray[np.float64]
+    joint_position_mm: NDArray[np.float64]
+    angles: NDArray[np.float64]
+    references: NDArray[np.float64]
+
+
 class Skeleton:
     """A MuJoCo model of the skeleton whose joints can be set by name; lengths in mm, LPS."""
 
@@ -77,6 +108,11 @@ class Skeleton:
             raise KeyError(f"the skeleton has no joint {name!r}")
         self._data.qpos[self._model.jnt_qposadr[number]] = np.deg2rad(degrees)
 
+    def rest(self) -> None:
+        """Bring every joint back to where it was at first."""
+        self._data.qpos[:] = self._model.qpos0
+        self.update()
+
     def update(self) -> None:
         """Move the bodies to the joints' present angles."""
         self._mujoco.mj_kinematics(self._model, self._data)
@@ -88,6 +124,57 @@ class Skeleton:
     def orientation(self, body: str) -> NDArray[np.float64]:
         """``(3, 3)`` axes of a body in LPS."""
         return self._data.xmat[self._body(body)].reshape(3, 3).copy()
+
+    def chain(self, bodies: Sequence[str]) -> Chain:
+        """The bodies and all that lie between them and the first one, which stands still but for its own hinges."""
+        model, data, kind = self._model, self._data, self._mujoco.mjtObj
+        top = self._body(bodies[0])
+        wanted = {top}
+        for name in bodies:
+            number = self._body(name)
+            while number != top:
+                if number == 0:
+                    raise ValueError(f"{name!r} does not hang on {bodies[0]!r}, expected the first body to hold the others.")
+                wanted.add(number)
+                number = int(model.body_parentid[number])
+        order = sorted(wanted)
+        row = {number: index for index, number in enumerate(order)}
+        parents, positions, orientations = [], [], []
+        joint_names, joint_body, axes, places, angles, references = [], [], [], [], [], []
+        for number in order:
+            parent = int(model.body_parentid[number])
+            local = np.zeros(9)
+            self._mujoco.mju_quat2Mat(local, model.body_quat[number])
+            turn, place = local.reshape(3, 3), model.body_pos[number] * 1000
+            if parent not in row:
+                above = data.xmat[parent].reshape(3, 3)
+                place = data.xpos[parent] * 1000 + MIDLINE_MM + above @ place
+                turn = above @ turn
+            parents.append(row.get(parent, -1))
+            positions.append(place)
+            orientations.append(turn)
+            first = int(model.body_jntadr[number])
+            for joint in range(first, first + int(model.body_jntnum[number])):
+                address = model.jnt_qposadr[joint]
+                joint_names.append(self._mujoco.mj_id2name(model, kind.mjOBJ_JOINT, joint))
+                joint_body.append(row[number])
+                axes.append(model.jnt_axis[joint])
+                places.append(model.jnt_pos[joint] * 1000)
+                angles.append(data.qpos[address] - model.qpos0[address])
+                references.append(model.qpos0[address])
+        names = [self._mujoco.mj_id2name(model, kind.mjOBJ_BODY, number) for number in order]
+        return Chain(
+            names,
+            np.array(parents, np.int64),
+            np.array(positions),
+            np.array(orientations),
+            joint_names,
+            np.array(joint_body, np.int64),
+            np.array(axes),
+            np.array(places),
+            np.array(angles),
+            np.array(references),
+        )
 
     def meshes(self) -> list[Mesh]:
         """All bones from the skull to the thighs in the present pose."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from carm_env.anatomy import tissue
 from carm_env.anatomy.blur import blur_mask, interpolate_every
-from carm_env.anatomy.body import Body, head_native
+from carm_env.anatomy.body import Body
 from carm_env.anatomy.bones import BoneStyle, Filled, fill_bone, lay
 from carm_env.anatomy.canvas import TILE, Canvas
 from carm_env.anatomy.shapes import Field
@@ -183,7 +183,7 @@ def paint_skull(canvas: Canvas, body: Body, density: float, rng: np.random.Gener
     """
     filled = fill_bone(canvas, body.meshes[SKULL], _SKULL, rng)
     assert filled is not None, "the skull lies outside the volume"
-    x, y, z = (head_native(body, number, filled.axis(number)) for number in range(3))
+    x, y, z = body.frame.head_native((filled.axis(0), filled.axis(1), filled.axis(2)))
     brain = _brain(filled, x, y, z)
     inside = _Inside(filled, x, y, z, brain, _outside_depth(filled, brain, 1.3))
     cells = canvas.coarse_texture[tuple(number % TILE for number in filled.at)]

@@ -11,13 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from carm_env.anatomy.body import MEAN_SCALE, Body, layout_point
+from carm_env.anatomy.body import MEAN_SCALE, Body
+from carm_env.anatomy.frame import Frame
 from carm_env.anatomy.lattice import Lattice
 from carm_env.anatomy.parameters import PatientParameters
 from carm_env.anatomy.shapes import Capsule, Ellipsoid, Field, Shape, rotation, smooth_intersection, smooth_path, tube
 from carm_env.anatomy.skeleton import SIDES
+from carm_env.landmarks import LANDMARKS
 
-_CARINA_X_MM = -3.5
+_CARINA_MM = (-3.5, 1434.6)
+"""x and height of the carina of the mean patient in the skeleton's own coordinates."""
 _CARINA_BEFORE_T5_MM = 31.0
 """How far the carina lies in front of the centre of the vertebral body behind it."""
 
@@ -40,21 +43,26 @@ class Diaphragm:
 
     Attributes:
         apex_x_mm, apex_z_mm: of each dome by side.
+        middle_mm: x of the midplane and y of the domes' summits.
         scale: size of the body relative to the skeleton.
     """
 
     apex_x_mm: dict[str, float]
     apex_z_mm: dict[str, float]
+    middle_mm: tuple[float, float]
     scale: float
 
     def height_mm(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.floating]:
         """Height (z) of the diaphragm's upper surface at ``x``, ``y`` (LPS mm, broadcast)."""
         scale = self.scale
-        dy = y - _DOME_Y_MM * scale
+        middle, summit_y = self.middle_mm
+        x = x - middle
+        dy = y - summit_y
+        own_y = dy / scale + _DOME_Y_MM
         depth = np.where(dy > 0, dy / (_DOME_RADII_MM["back"] * scale), dy / (_DOME_RADII_MM["front"] * scale))
         surface = None
         for side in SIDES:
-            apex_x, apex_z = self.apex_x_mm[side], self.apex_z_mm[side]
+            apex_x, apex_z = self.apex_x_mm[side] - middle, self.apex_z_mm[side]
             dx = x - apex_x
             lateral = dx * np.sign(apex_x) > 0
             radius = np.where(lateral, _DOME_RADII_MM["lateral"], _DOME_RADII_MM["medial"]) * scale
@@ -62,7 +70,7 @@ class Diaphragm:
             steep = np.where(away > 1, 1 + 0.35 * (away - 1), 1.0)
             dome = apex_z - _DOME_DROP_MM * scale * away**1.15 * steep
             # The costophrenic recess ends in a curve that is deepest behind and beside the spine.
-            backwards = np.clip((y / scale - 105.0) / 150.0, 0, 1)
+            backwards = np.clip((own_y - 105.0) / 150.0, 0, 1)
             recess = _RECESS_DEPTH_MM["front"] + (_RECESS_DEPTH_MM["back"] - _RECESS_DEPTH_MM["front"]) * backwards
             bend = _RECESS_CURVE / scale * (np.abs(x) - 78.0 * scale) ** 2
             floor = apex_z - recess * scale + bend
@@ -71,13 +79,13 @@ class Diaphragm:
             surface = dome * own_side if surface is None else surface + dome * own_side
         assert surface is not None
         tx, ty, drop = _CENTRAL_TENDON_MM
-        tendon = self.apex_z_mm["r"] + drop * scale - 0.006 / scale * ((x - tx * scale) ** 2 + (y - ty * scale) ** 2)
+        tendon = self.apex_z_mm["r"] + drop * scale - 0.006 / scale * ((x - tx * scale) ** 2 + ((own_y - ty) * scale) ** 2)
         return _smooth_maximum(surface, tendon, 12.0)
 
     def apex_mm(self, side: str) -> NDArray[np.float64]:
         """``(3,)`` the highest point of a dome."""
         x = self.apex_x_mm[side] + np.arange(-25, 25.5, 0.5)[:, None]
-        y = _DOME_Y_MM * self.scale + np.arange(-25, 25.5, 0.5)[None, :]
+        y = self.middle_mm[1] + np.arange(-25, 25.5, 0.5)[None, :]
         heights = self.height_mm(x, y)
         i, j = np.unravel_index(int(np.argmax(heights)), heights.shape)
         return np.array([x[i, 0], y[0, j], heights[i, j]])
@@ -93,23 +101,34 @@ class Thorax:
     """Frame and surfaces of the chest, patient's size, LPS mm.
 
     Attributes:
-        scale: size of the body relative to the skeleton.
+        frame: from the skeleton's own coordinates to the patient's.
+        shift_mm: ``(3,)`` by which this patient's mediastinum lies elsewhere than the frame alone would have it.
         carina_mm: ``(3,)`` the bifurcation of the trachea.
         spine_mm: ``(17, 3)`` vertebral bodies from L5 up to T1.
         diaphragm: both domes.
         heart_size: width of the heart relative to an average one.
     """
 
-    scale: float
+    frame: Frame
+    shift_mm: NDArray[np.float64]
     carina_mm: NDArray[np.float64]
     spine_mm: NDArray[np.float64]
     diaphragm: Diaphragm
     heart_size: float
 
+    @property
+    def scale(self) -> float:
+        """Size of the body relative to the skeleton, for radii."""
+        return self.frame.size
+
     def points(self, table: ArrayLike) -> NDArray[np.float64]:
         """Rows ``(x, y, height[, radius])`` relative to the carina's height, placed in the patient, mm."""
-        rows = np.array(table, float) * self.scale
-        rows[..., 2] += self.carina_mm[2]
+        rows = np.array(table, float)
+        own = rows[..., :3] + [0.0, 0.0, _CARINA_MM[1]]
+        # Below the heart everything lies where the frame has it: kidneys do not follow the carina.
+        share = np.clip((rows[..., 2:3] + 170.0) / 120.0, 0, 1)
+        rows[..., :3] = self.frame.place(own) + share * self.shift_mm
+        rows[..., 3:] *= self.scale
         return rows
 
     def curved_tube(self, table: ArrayLike, grow_mm: float = 0.0) -> list[Capsule]:
@@ -120,18 +139,33 @@ class Thorax:
 
 def make_thorax(body: Body, parameters: PatientParameters) -> Thorax:
     """Place carina and hemidiaphragms where they lie in people, relative to T1."""
-    scale = body.scale
-    t1 = body.landmarks_mm["T1"] / scale
+    frame, scale = body.frame, body.scale
     spine = body.spine_mm()
-    carina_z = layout_point("Carina", t1)[1] * scale
+    usual = frame.place([_CARINA_MM[0], 0.0, _CARINA_MM[1]])
+    carina_x, carina_z = body.target_mm("Carina")
     behind = float(np.interp(carina_z, spine[:, 2], spine[:, 1]))
-    carina = np.array([_CARINA_X_MM * scale, behind - _CARINA_BEFORE_T5_MM * scale, carina_z])
+    carina = np.array([carina_x, behind - _CARINA_BEFORE_T5_MM * frame.depth, carina_z])
+    shift = carina - usual
+    # Depth follows the spine, which the frame has bent already.
+    shift[1] = 0.0
     apex_x, apex_z = {}, {}
     for side, name in (("r", "Right"), ("l", "Left")):
-        x, z = layout_point(f"{name} hemidiaphragm", t1)
-        apex_x[side] = x * scale
-        apex_z[side] = z * scale - parameters.breath_mm * scale / MEAN_SCALE
-    return Thorax(scale, carina, spine, Diaphragm(apex_x, apex_z, scale), parameters.heart)
+        apex_x[side], z = body.target_mm(f"{name} hemidiaphragm")
+        apex_z[side] = z - parameters.breath_mm * scale / MEAN_SCALE
+    summit = frame.at_height(0.0, _DOME_Y_MM, (apex_z["r"] + apex_z["l"]) / 2)
+    diaphragm = Diaphragm(apex_x, apex_z, (float(summit[0]), float(summit[1])), scale)
+    return Thorax(frame, shift, carina, spine, diaphragm, parameters.heart)
+
+
+def landmark_points(body: Body, thorax: Thorax) -> dict[int, NDArray[np.float64]]:
+    """All landmarks by id, LPS mm, of the upright body."""
+    points = {
+        **body.landmarks_mm,
+        "Carina": thorax.carina_mm,
+        "Right hemidiaphragm": thorax.diaphragm.apex_mm("r"),
+        "Left hemidiaphragm": thorax.diaphragm.apex_mm("l"),
+    }
+    return {item.id: points[item.name] for item in LANDMARKS}
 
 
 def heart_shapes(thorax: Thorax) -> list[tuple[Shape, float]]:
@@ -287,8 +321,9 @@ def chest_fields(body: Body, thorax: Thorax, lattice: Lattice) -> ChestFields:
     steepness = 1 / np.sqrt(1 + np.minimum(slope, 4.0) ** 2)
     below = ((z - height[:, :, None]) * steepness[:, :, None]).astype(np.float32)
     mediastinum = _mediastinum(thorax, lattice).values
-    around_apex = (np.abs(x) - 37 * scale) ** 2 + (y - 222 * scale) ** 2
-    apex = (z - _APEX_MM * scale + around_apex / (62 * scale)).astype(np.float32)
+    beside, behind, top = thorax.frame.place([37.0, 222.0, _APEX_MM])
+    around_apex = (np.abs(x) - beside) ** 2 + (y - behind) ** 2
+    apex = (z - top + around_apex / (62 * scale)).astype(np.float32)
     lungs = smooth_intersection(cavity, -mediastinum, 7.0)
     lungs = smooth_intersection(lungs, -below, 6.0)
     lungs = smooth_intersection(lungs, apex, 10.0)

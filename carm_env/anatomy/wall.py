@@ -12,9 +12,15 @@ from carm_env.anatomy.lattice import Lattice
 
 ANGLES = 72
 STEP_MM = 8.0
-_AXIS_Z_MM = np.array([900.0, 1100.0, 1200.0, 1300.0, 1400.0, 1490.0, 1540.0])
-_AXIS_Y_MM = np.array([186.0, 185.0, 188.0, 195.0, 205.0, 215.0, 220.0])
-"""The axis of the trunk in the skeleton's own size."""
+AXIS_MM = np.array(
+    [
+        (0.0, y, z)
+        for z, y in ((900, 186), (1100, 185), (1200, 188), (1300, 195), (1400, 205), (1490, 215), (1540, 220))
+    ],
+    float,
+)
+"""``(n, 3)`` the axis of the trunk in the skeleton's own coordinates, upwards."""
+TOP_MM = 1540.0
 
 _ABDOMEN_RINGS = np.array(
     # height, half width, front, back (of the muscle, in the skeleton's own size, mm)
@@ -109,11 +115,17 @@ class Wall:
         order = np.argsort(x[front])
         return float(np.interp(x_mm, x[front][order], y[front][order]))
 
+    def half_width_mm(self, z_mm: float) -> float:
+        """Half of the surface's width at a height."""
+        row = int(np.clip(np.rint((z_mm - self.first_z_mm) / STEP_MM), 0, len(self.axis_y_mm) - 1))
+        x = self.radius_mm[row] * np.cos(np.arange(ANGLES) * 2 * np.pi / ANGLES)
+        return float(x.max() - x.min()) / 2
+
 
 def fit_wall(
     points_mm: NDArray[np.float64],
     heights_mm: NDArray[np.float64],
-    scale: float,
+    axis_mm: NDArray[np.float64],
     angle_width: float,
     height_width_mm: float,
 ) -> Wall:
@@ -122,11 +134,11 @@ def fit_wall(
     Args:
         points_mm: ``(n, 3)`` on the wall, LPS mm.
         heights_mm: ``(rows,)`` heights of the rings, `STEP_MM` apart.
-        scale: size of the body relative to the skeleton.
+        axis_mm: ``(n, 3)`` points of the trunk's axis, upwards; its x is taken for 0.
         angle_width: width of the kernel about the axis, radians.
         height_width_mm: width of the kernel along the axis, mm.
     """
-    axis_y = np.interp(heights_mm, _AXIS_Z_MM * scale, _AXIS_Y_MM * scale)
+    axis_y = np.interp(heights_mm, axis_mm[:, 2], axis_mm[:, 1])
     dx = points_mm[:, 0]
     dy = points_mm[:, 1] - np.interp(points_mm[:, 2], heights_mm, axis_y)
     angle, distance = np.arctan2(dy, dx), np.hypot(dx, dy)
@@ -142,14 +154,14 @@ def fit_wall(
     return Wall(float(heights_mm[0]), axis_y, radius)
 
 
-def abdomen_points(scale: float, belly_mm: float) -> NDArray[np.float64]:
-    """``(n, 3)`` points on the muscular wall of abdomen and pelvis, below the ribs, LPS mm."""
+def abdomen_points(belly_mm: float) -> NDArray[np.float64]:
+    """``(n, 3)`` points on the muscular wall of abdomen and pelvis, below the ribs, in the skeleton's own size."""
     heights = np.arange(_ABDOMEN_RINGS[0, 0], _ABDOMEN_RINGS[-1, 0] + 1, 10.0)
     angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     rings = []
     for height in heights:
         half_width, front, back = (np.interp(height, _ABDOMEN_RINGS[:, 0], _ABDOMEN_RINGS[:, k]) for k in (1, 2, 3))
-        bulge = _belly_bulge(height, belly_mm / scale)
+        bulge = _belly_bulge(height, belly_mm)
         half_width += 0.3 * bulge
         front -= 0.85 * bulge
         middle, half_depth = (front + back) / 2, (back - front) / 2
@@ -158,8 +170,8 @@ def abdomen_points(scale: float, belly_mm: float) -> NDArray[np.float64]:
         x = half_width * np.sign(np.cos(angles)) * np.abs(np.cos(angles)) ** squareness
         y = middle + half_depth * np.sign(np.sin(angles)) * np.abs(np.sin(angles)) ** squareness
         rings.append(np.stack([x, y, np.full_like(x, height)], axis=1))
-    rings += _costal_angle(heights[-1], _belly_bulge(heights[-1], belly_mm / scale))
-    return np.concatenate(rings) * scale
+    rings += _costal_angle(heights[-1], _belly_bulge(heights[-1], belly_mm))
+    return np.concatenate(rings)
 
 
 def _belly_bulge(height_mm: float, belly_mm: float) -> float:
@@ -178,6 +190,6 @@ def _costal_angle(lowest_mm: float, bulge_mm: float) -> list[NDArray[np.float64]
     return rows
 
 
-def ring_heights(low_mm: float, scale: float) -> NDArray[np.float64]:
-    """Heights of the rings from just below ``low_mm`` to the root of the neck."""
-    return np.arange(low_mm - 2 * STEP_MM, 1540.0 * scale, STEP_MM)
+def ring_heights(low_mm: float, high_mm: float) -> NDArray[np.float64]:
+    """Heights of the rings from just below ``low_mm`` to ``high_mm``, the root of the neck."""
+    return np.arange(low_mm - 2 * STEP_MM, high_mm, STEP_MM)
