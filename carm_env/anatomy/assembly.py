@@ -34,7 +34,7 @@ from carm_env.volume import Volume
 AIR_MARGIN_MM = 12.0
 _FIELD_MARGIN_MM = 44.0
 _BODY_HU = -900
-_BYTES_PER_VOXEL = 36
+_BYTES_PER_VOXEL = 30
 """Most memory that a build holds at once, measured at 2 and at 1 mm."""
 
 _STREAMS = ("texture", "bones", "skull", "face", "bowel", "lungs", "noise")

@@ -14,9 +14,9 @@ from carm_env.anatomy.thorax import Thorax
 
 _BELOW_CARINA_MM = 55.0
 """Height of the break: over the lung, where no diaphragm hides it."""
-_GAP_MM = 3.0
-_SLIP_MM = 7.0
-_BREAK_AT = 0.8
+_GAP_MM = 4.0
+_SLIP_MM = 9.0
+_BREAK_AT = 0.68
 """Where behind its outermost point the rib breaks, as a share of that point's distance from the midline."""
 _NEAR_MM = 22.0
 

@@ -62,10 +62,11 @@ def surface_point(
     direction = np.asarray(towards, float) / np.linalg.norm(towards)
     steps = np.arange(0.0, float(np.linalg.norm(lattice.end_mm - lattice.origin_mm)), 0.5)
     points = np.asarray(start_mm, float) + steps[:, None] * direction
-    within = ((points >= lattice.origin_mm) & (points <= lattice.end_mm)).all(1)
-    met = np.flatnonzero(within & (np.asarray(lattice.sample(distance, points), float) <= level_mm))
+    points = points[np.all((points >= lattice.origin_mm) & (points <= lattice.end_mm), axis=1)]
+    i, j, k = lattice.index(points).T
+    met = np.flatnonzero(distance[i, j, k] <= level_mm)
     if not len(met):
-        raise ValueError(f"the line from {np.round(start_mm, 1)} mm meets no surface in the volume")
+        raise ValueError(f"the line from {start_mm} mm meets no surface in the volume")
     return points[met[0]]
 
 

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.anatomy.findings.material import Site
-from carm_env.anatomy.shapes import smooth_intersection
 from carm_env.anatomy.skeleton import SIDE_SIGN
 
 EFFUSION_HU = 12.0
@@ -42,9 +41,8 @@ def paint_effusion(site: Site, side: str) -> None:
     behind = (level - depth).astype(np.float32)
     rim = -site.chest.cavity - np.float32(_RIM_MM) * np.clip((depth - level + 70) / 70, 0, 1).astype(np.float32)
     fluid = np.minimum(behind, np.where(depth > level - 70, rim, np.float32(99)))
-    site.canvas.paint(
-        smooth_intersection(space, behind - np.float32(_ATELECTASIS_MM), 4.0), _ATELECTASIS_HU, 60.0, edge_mm=16.0
-    )
+    fading = (behind - np.float32(_ATELECTASIS_MM)) * np.float32(site.canvas.fine.spacing_mm / _ATELECTASIS_MM)
+    site.canvas.paint(np.maximum(space, fading), _ATELECTASIS_HU, 60.0)
     site.canvas.paint(np.maximum(space, fluid), EFFUSION_HU, 5.0)
 
 
