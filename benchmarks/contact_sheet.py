@@ -72,7 +72,7 @@ FINDING_VIEWS = {
     "chest_tube": View("", "carina", -62, 0),
     "pleural_effusion": View("", "T1", 0, -130),
     "pneumothorax": View("", "left hemidiaphragm", 0, 65),
-    "rib_fracture": View("", "carina", 90, -25),
+    "rib_fracture": View("", "carina", 100, -45),
     "rib_fracture+pleural_effusion:left+chest_tube:left": View("", "left hemidiaphragm", 0, 50),
 }
 """Where each finding is seen; the caption is the finding's name."""

@@ -16,7 +16,7 @@ _BELOW_CARINA_MM = 55.0
 """Height of the break: over the lung, where no diaphragm hides it."""
 _GAP_MM = 4.0
 _SLIP_MM = 9.0
-_BREAK_AT = 0.68
+_BREAK_AT = 0.93
 """Where behind its outermost point the rib breaks, as a share of that point's distance from the midline."""
 _NEAR_MM = 22.0
 
@@ -51,7 +51,7 @@ class Fracture:
 
 
 def break_rib(body: Body, thorax: Thorax, side: str) -> Fracture:
-    """The break of one rib in its posterolateral arc, which is seen from the front over the lung."""
+    """The break of one rib in its lateral arc."""
     sign = SIDE_SIGN[side]
     height = thorax.carina_mm[2] - _BELOW_CARINA_MM * body.scale
     lateral = {}
@@ -67,4 +67,4 @@ def break_rib(body: Body, thorax: Thorax, side: str) -> Fracture:
     middle = near.mean(0)
     forwards = np.linalg.svd(near - middle, full_matrices=False)[2][0]
     forwards *= np.sign(forwards[0]) * sign
-    return Fracture(chosen, middle, forwards, np.array([0.3 * sign, 0.0, -0.95]) * _SLIP_MM)
+    return Fracture(chosen, middle, forwards, np.array([0.8 * sign, 0.0, -0.6]) * _SLIP_MM)

@@ -66,7 +66,7 @@ def surface_point(
     i, j, k = lattice.index(points).T
     met = np.flatnonzero(distance[i, j, k] <= level_mm)
     if not len(met):
-        raise ValueError(f"the line from {start_mm} mm meets no surface in the volume")
+        raise ValueError(f"the line from {start_mm!r} mm meets no surface in the volume")
     return points[met[0]]
 
 

@@ -52,11 +52,16 @@ def paint_pneumothorax(site: Site, side: str) -> None:
     x, y, z = site.canvas.coarse.axes()
     scale = site.thorax.scale
     inside = np.broadcast_to(y, space.shape)[space < 0]
-    front, middle = np.quantile(inside, [0.02, 0.6])
+    front, middle, back = np.quantile(inside, [0.02, 0.6, 0.75])
     anterior = np.clip((middle - y) / (middle - front), 0, 1)
     lateral = np.clip((np.abs(x) - 50 * scale) / (40 * scale), 0, 1)
     apical = np.clip((z - site.thorax.carina_mm[2] - 25 * scale) / (60 * scale), 0, 1)
-    gap = np.maximum(np.maximum(_ANTERIOR_GAP_MM * anterior, _LATERAL_GAP_MM * lateral), _APICAL_GAP_MM * apical)
+    # A lying patient's air floats: behind, the lung stays at the wall.
+    floating = np.clip((back - y) / 30, 0, 1)
+    gap = np.maximum(
+        np.maximum(_ANTERIOR_GAP_MM * anterior, _LATERAL_GAP_MM * lateral * floating),
+        _APICAL_GAP_MM * apical * floating,
+    )
     from_wall = -site.chest.cavity - (gap * scale).astype(np.float32)
     sulcus = site.chest.below_diaphragm - (_SULCUS_MM * scale * anterior).astype(np.float32)
     air = np.minimum(from_wall, sulcus)
