@@ -5,8 +5,8 @@
     python benchmarks/contact_sheet.py --findings --out docs/images/findings.png
 
 The views are those of the published trips (skull, both scapular angles and on the way between them)
-and those where anatomy is hardest to fake: carina, diaphragm, spine, crossed wrists, oblique and lateral. With ``--findings``
-there is a pair of tiles for each finding: the patient without it, and the same view with it.
+and those where anatomy is hardest to fake: carina, diaphragm, spine, crossed wrists, oblique and lateral. With
+``--findings`` there is a pair of tiles for each finding: the patient without it, and the same view with it.
 """
 
 from __future__ import annotations
@@ -62,18 +62,18 @@ VIEWS = (
 )
 
 FINDING_VIEWS = {
-    "pacemaker": View("", "carina", 42, -18),
+    "pacemaker": View("", "carina", 35, -20),
     "sternal_wires": View("", "carina", 2, -50),
     "humeral_nail": View("", "right humeral head", 10, -55),
     "hip_screw": View("", "T12", 80, -275),
     "ecg_leads": View("", "carina", 50, -75),
-    "endotracheal_tube+central_line": View("", "carina", -8, 55),
-    "nasogastric_tube": View("", "left hemidiaphragm", -40, 20),
+    "endotracheal_tube+central_line": View("", "carina", -8, 30),
+    "nasogastric_tube": View("", "left hemidiaphragm", -50, -5),
     "chest_tube": View("", "carina", -62, 0),
-    "pleural_effusion": View("", "right hemidiaphragm", 0, 40),
-    "pneumothorax": View("", "left hemidiaphragm", 20, 50),
-    "rib_fracture": View("", "left hemidiaphragm", 45, 40),
-    "pneumothorax:right": View("", "carina", -70, 45),
+    "pleural_effusion": View("", "T1", 0, -130),
+    "pneumothorax": View("", "left hemidiaphragm", 0, 65),
+    "rib_fracture": View("", "carina", 100, -45),
+    "rib_fracture+pleural_effusion:left+chest_tube:left": View("", "left hemidiaphragm", 0, 50),
 }
 """Where each finding is seen; the caption is the finding's name."""
 

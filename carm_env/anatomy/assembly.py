@@ -36,7 +36,7 @@ _FIELD_MARGIN_MM = 44.0
 _MUSCLE_AND_FAT_MM = 30.0
 """Beyond the wall and the fat over the chest: muscle, skin and what the fat is thicker elsewhere."""
 _BODY_HU = -900
-_BYTES_PER_VOXEL = 36
+_BYTES_PER_VOXEL = 30
 """Most memory that a build holds at once, measured at 2 and at 1 mm."""
 
 _STREAMS = ("texture", "bones", "skull", "face", "bowel", "lungs", "noise")

@@ -92,7 +92,7 @@ class Filled:
 
     lattice: Lattice
     box: Box
-    at: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+    at: tuple[NDArray[np.int64], ...]
     depth_mm: NDArray[np.float32]
     texture: NDArray[np.float32]
 

@@ -8,7 +8,7 @@ from carm_env.anatomy.findings.material import STEEL_HU, Site, front_point, pain
 from carm_env.anatomy.shapes import Capsule
 
 _SNAP_RADIUS_MM = 4.0
-_CABLE_RADIUS_MM = 0.8
+_CABLE_RADIUS_MM = 0.3
 _ON_SKIN_MM = 1.2
 """How far in front of the skin cables and snaps lie: no farther than the volume keeps what is in air."""
 

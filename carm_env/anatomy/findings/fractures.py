@@ -14,8 +14,10 @@ from carm_env.anatomy.thorax import Thorax
 
 _BELOW_CARINA_MM = 55.0
 """Height of the break: over the lung, where no diaphragm hides it."""
-_GAP_MM = 2.4
-_SLIP_MM = 6.0
+_GAP_MM = 4.0
+_SLIP_MM = 9.0
+_BREAK_AT = 0.93
+"""Where behind its outermost point the rib breaks, as a share of that point's distance from the midline."""
 _NEAR_MM = 22.0
 
 
@@ -59,8 +61,10 @@ def break_rib(body: Body, thorax: Thorax, side: str) -> Fracture:
             lateral[number] = outermost
     chosen = min(lateral, key=lambda number: abs(lateral[number][2] - height))
     vertices = body.ribs[chosen].vertices_mm
-    near = vertices[np.linalg.norm(vertices - lateral[chosen], axis=1) < _NEAR_MM * body.scale]
+    back = vertices[vertices[:, 1] > lateral[chosen][1]]
+    place = back[np.argmin(np.abs(back[:, 0] - _BREAK_AT * lateral[chosen][0]))]
+    near = vertices[np.linalg.norm(vertices - place, axis=1) < _NEAR_MM * body.scale]
     middle = near.mean(0)
     forwards = np.linalg.svd(near - middle, full_matrices=False)[2][0]
-    forwards *= -np.sign(forwards[1])
-    return Fracture(chosen, middle, forwards, np.array([0.5 * sign, 0.0, -0.87]) * _SLIP_MM)
+    forwards *= np.sign(forwards[0]) * sign
+    return Fracture(chosen, middle, forwards, np.array([0.8 * sign, 0.0, -0.6]) * _SLIP_MM)

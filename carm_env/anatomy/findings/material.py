@@ -1,8 +1,9 @@
 """What implants and tubes are made of, and painting them so that thin wires keep their mass.
 
-Metal is painted with the HU that an extended CT scale would show (Coolens and Childs, Phys. Med. Biol. 48
-(2003) 1591: titanium about 8,000, steel well above 10,000) and cut to `tissue.HIGHEST` at the end, as a
-12-bit scanner does: the volume never holds more than 3,000 HU.
+Metal has more HU than a 12-bit scanner stores. By the mass attenuation coefficients of NIST (Hubbell and
+Seltzer, NISTIR 5632, 1995) between 60 and 80 keV, steel stands at about 33,000 HU and titanium at 11,600. The
+volume never holds more than `tissue.HIGHEST`, 3,000 HU. A wire is therefore painted so much wider that it weakens
+a beam about as much as the real one would, and it blooms as metal does in CT.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ from carm_env.anatomy.lattice import Lattice
 from carm_env.anatomy.shapes import Field, Shape, smooth_path, tube
 from carm_env.anatomy.thorax import ChestFields, Thorax
 
-STEEL_HU = 13000.0
-TITANIUM_HU = 8000.0
+STEEL_HU = 33000.0
+TITANIUM_HU = 11600.0
 BATTERY_HU = 5000.0
-PLASTIC_HU = 180.0
-"""Polyvinyl chloride and epoxy without filler."""
-BARIUM_LINE_HU = 6000.0
-"""The stripe that makes a tube visible: polymer filled with barium sulphate."""
+PLASTIC_HU = 300.0
+"""Soft polyvinyl chloride and epoxy."""
+BARIUM_HU = 4000.0
+"""Of the stripe that makes a tube visible: polymer filled with barium sulphate."""
+_BLOOM_MM = 1.0
+"""How far metal spreads beyond itself in a reconstructed CT."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +62,12 @@ def surface_point(
     direction = np.asarray(towards, float) / np.linalg.norm(towards)
     steps = np.arange(0.0, float(np.linalg.norm(lattice.end_mm - lattice.origin_mm)), 0.5)
     points = np.asarray(start_mm, float) + steps[:, None] * direction
-    within = ((points >= lattice.origin_mm) & (points <= lattice.end_mm)).all(1)
-    inside = within & (lattice.sample(distance, points) <= level_mm)
-    if not inside.any():
-        raise ValueError(f"the line from {np.round(start_mm, 1).tolist()} mm meets no surface in the volume")
-    return points[int(np.argmax(inside))]
+    points = points[np.all((points >= lattice.origin_mm) & (points <= lattice.end_mm), axis=1)]
+    i, j, k = lattice.index(points).T
+    met = np.flatnonzero(distance[i, j, k] <= level_mm)
+    if not len(met):
+        raise ValueError(f"the line from {start_mm!r} mm meets no surface in the volume")
+    return points[met[0]]
 
 
 def front_point(site: Site, distance: NDArray[np.float32], x_mm: float, z_mm: float) -> NDArray[np.float64]:
@@ -79,17 +83,17 @@ def paint_solid(canvas: Canvas, shapes: Sequence[Shape], hu: float, blend_mm: fl
 
 
 def paint_wire(canvas: Canvas, points_mm: ArrayLike, radius_mm: float, hu: float, smooth: bool = True) -> None:
-    """Paint a wire through points ``(n, 3)``; thinner than a voxel, it keeps its mass by partial volume."""
+    """Paint a wire of metal through points ``(n, 3)``, widened as the module's text says."""
+    radius = radius_mm * float(np.sqrt(max(hu / tissue.HIGHEST, 1.0))) + _BLOOM_MM
     path = smooth_path(points_mm) if smooth else np.asarray(points_mm, float)
-    field, box = Field.around(canvas.fine, tube(path, radius_mm), margin_mm=4.0)
+    field, box = Field.around(canvas.fine, tube(path, radius), margin_mm=4.0)
     if not field.values.size:
         return
     voxel = canvas.fine.spacing_mm
-    reach = radius_mm + voxel / 2
     # Over its cross-section the fraction is a cone where the wire is thinner than a voxel, else a cut one.
-    painted = reach**3 / (3 * voxel) if radius_mm < voxel / 2 else radius_mm**2 + voxel**2 / 12
-    fraction = np.clip(0.5 - field.values / voxel, 0, 1) * np.float32(min(1.0, radius_mm**2 / painted))
-    canvas.paint_fraction(box, fraction, hu)
+    painted = (radius + voxel / 2) ** 3 / (3 * voxel) if radius < voxel / 2 else radius**2 + voxel**2 / 12
+    fraction = np.clip(0.5 - field.values / voxel, 0, 1) * np.float32(min(1.0, radius**2 / painted))
+    canvas.paint_fraction(box, fraction, min(hu, tissue.HIGHEST))
 
 
 def paint_hose(canvas: Canvas, points_mm: ArrayLike, radius_mm: float, wall_mm: float) -> None:
@@ -98,4 +102,4 @@ def paint_hose(canvas: Canvas, points_mm: ArrayLike, radius_mm: float, wall_mm: 
     paint_solid(canvas, tube(path, radius_mm), PLASTIC_HU)
     if radius_mm - wall_mm > 0.8:
         paint_solid(canvas, tube(path, radius_mm - wall_mm), tissue.AIRWAY)
-    paint_wire(canvas, path + [0.7 * radius_mm, -0.7 * radius_mm, 0], 0.45, BARIUM_LINE_HU, smooth=False)
+    paint_wire(canvas, path + [0.7 * radius_mm, -0.7 * radius_mm, 0], 0.9, BARIUM_HU, smooth=False)

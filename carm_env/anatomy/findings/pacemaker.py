@@ -20,10 +20,11 @@ from carm_env.anatomy.skeleton import SIDE_SIGN
 
 _HALF_WIDTH_MM, _HALF_HEIGHT_MM, _HALF_THICKNESS_MM = 24.0, 20.0, 3.6
 _CASE_MM = 1.2
+"""The case, really 0.4 mm thick, is as thick as a voxel can hold."""
 _HEADER_MM = 7.0
-_BELOW_CLAVICLE_MM = 48.0
+_BELOW_CLAVICLE_MM = 56.0
 _UNDER_SKIN_MM = 7.0
-_LEAD_RADIUS_MM, _TIP_RADIUS_MM = 0.55, 1.1
+_LEAD_RADIUS_MM, _TIP_RADIUS_MM = 0.35, 1.8
 
 # Rows: x, y and height relative to the carina, skeleton's own size.
 _INTO_VENA_CAVA = {
@@ -57,7 +58,7 @@ def _pocket(site: Site, side: str) -> tuple[NDArray[np.float64], NDArray[np.floa
     # Upon the pectoral muscle, between the sternum and the shoulder, and parallel to its surface.
     clavicle = site.body.meshes[f"clavicle_{side}"].vertices_mm
     x, _, z = clavicle.mean(0)
-    x, z = 0.97 * x, z - _BELOW_CLAVICLE_MM * site.body.scale
+    x, z = 1.06 * x, z - _BELOW_CLAVICLE_MM * site.body.scale
 
     def lying_on(dx: float, dz: float) -> NDArray[np.float64]:
         muscle = front_point(site, site.envelope.muscle, x + dx, z + dz)

@@ -6,23 +6,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.anatomy.findings.material import Site
-from carm_env.anatomy.shapes import smooth_intersection
 from carm_env.anatomy.skeleton import SIDE_SIGN
 
 EFFUSION_HU = 12.0
-"""Transudates and exudates overlap from 0 to 25 HU (Nandalur et al., Acad. Radiol. 12 (2005) 984)."""
+"""Median of exudates: Cullu et al., Diagn. Interv. Radiol. 20 (2014) 116 (transudates: 5 HU)."""
 PLEURAL_AIR_HU = -995.0
 _ATELECTASIS_HU = -250.0
-_VISCERAL_PLEURA_HU = -150.0
+_VISCERAL_PLEURA_HU = -50.0
 
-_EFFUSION_SHARE = 0.34
+_EFFUSION_SHARE = 0.42
 """Of the pleural space: a large effusion, of about a litre."""
 _EFFUSION_SLOPE = 0.22
 """The fluid stands higher at the base, where the recess is deepest."""
-_RIM_MM = 5.0
+_RIM_MM = 10.0
 _ATELECTASIS_MM = 12.0
 
-_ANTERIOR_GAP_MM, _LATERAL_GAP_MM, _APICAL_GAP_MM = 30.0, 20.0, 24.0
+_ANTERIOR_GAP_MM, _LATERAL_GAP_MM, _APICAL_GAP_MM = 34.0, 28.0, 30.0
 _SULCUS_MM = 22.0
 """Air under the front of the lung: the deep sulcus."""
 
@@ -42,9 +41,8 @@ def paint_effusion(site: Site, side: str) -> None:
     behind = (level - depth).astype(np.float32)
     rim = -site.chest.cavity - np.float32(_RIM_MM) * np.clip((depth - level + 70) / 70, 0, 1).astype(np.float32)
     fluid = np.minimum(behind, np.where(depth > level - 70, rim, np.float32(99)))
-    site.canvas.paint(
-        smooth_intersection(space, behind - np.float32(_ATELECTASIS_MM), 4.0), _ATELECTASIS_HU, 60.0, edge_mm=16.0
-    )
+    fading = (behind - np.float32(_ATELECTASIS_MM)) * np.float32(site.canvas.fine.spacing_mm / _ATELECTASIS_MM)
+    site.canvas.paint(np.maximum(space, fading), _ATELECTASIS_HU, 60.0)
     site.canvas.paint(np.maximum(space, fluid), EFFUSION_HU, 5.0)
 
 
@@ -54,13 +52,18 @@ def paint_pneumothorax(site: Site, side: str) -> None:
     x, y, z = site.canvas.coarse.axes()
     scale = site.thorax.scale
     inside = np.broadcast_to(y, space.shape)[space < 0]
-    front, middle = np.quantile(inside, [0.02, 0.6])
+    front, middle, back = np.quantile(inside, [0.02, 0.6, 0.75])
     anterior = np.clip((middle - y) / (middle - front), 0, 1)
-    lateral = np.clip((np.abs(x) - 60 * scale) / (40 * scale), 0, 1) * np.clip((middle + 45 - y) / 60, 0, 1)
+    lateral = np.clip((np.abs(x) - 50 * scale) / (40 * scale), 0, 1)
     apical = np.clip((z - site.thorax.carina_mm[2] - 25 * scale) / (60 * scale), 0, 1)
-    gap = np.maximum(np.maximum(_ANTERIOR_GAP_MM * anterior, _LATERAL_GAP_MM * lateral), _APICAL_GAP_MM * apical)
+    # A lying patient's air floats: behind, the lung stays at the wall.
+    floating = np.clip((back - y) / 30, 0, 1)
+    gap = np.maximum(
+        np.maximum(_ANTERIOR_GAP_MM * anterior, _LATERAL_GAP_MM * lateral * floating),
+        _APICAL_GAP_MM * apical * floating,
+    )
     from_wall = -site.chest.cavity - (gap * scale).astype(np.float32)
     sulcus = site.chest.below_diaphragm - (_SULCUS_MM * scale * anterior).astype(np.float32)
     air = np.minimum(from_wall, sulcus)
-    site.canvas.paint(np.maximum(space, np.abs(air) - np.float32(0.6)), _VISCERAL_PLEURA_HU)
+    site.canvas.paint(np.maximum(space, np.abs(air) - np.float32(0.9)), _VISCERAL_PLEURA_HU)
     site.canvas.paint(np.maximum(space, air), PLEURAL_AIR_HU)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from carm_env.anatomy.airways import pharynx_axis, trachea_axis
-from carm_env.anatomy.findings.material import BARIUM_LINE_HU, Site, paint_hose, paint_wire
+from carm_env.anatomy.findings.material import Site, paint_hose, paint_wire
 from carm_env.anatomy.skeleton import SIDE_SIGN
 from carm_env.anatomy.thorax import OESOPHAGUS
 
 _TIP_ABOVE_CARINA_MM = 42.0
 _IN_PLEURA_MM = 5.0
+_CATHETER_HU = 2000.0
+"""Polyurethane filled with barium sulphate."""
 # Rows: x (towards the side), y, height relative to the carina, skeleton's own size.
 _JUGULAR = ((40, 196, 150), (36, 200, 118), (32, 194, 88))
 _VENA_CAVA = ((-31, 184, 50), (-30, 178, 10), (-27, 174, -28))
@@ -33,7 +35,7 @@ def paint_central_line(site: Site, side: str) -> None:
     entry = np.array(_JUGULAR) * [SIDE_SIGN[side], 1, 1]
     crossing = [] if side == "r" else [(8, 170, 52)]
     path = site.thorax.points(np.array([*entry, *crossing, *_VENA_CAVA], float))
-    paint_wire(site.canvas, path, 1.2, 0.4 * BARIUM_LINE_HU)
+    paint_wire(site.canvas, path, 1.2, _CATHETER_HU)
 
 
 def paint_nasogastric_tube(site: Site) -> None:

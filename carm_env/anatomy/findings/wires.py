@@ -37,4 +37,4 @@ def paint_sternal_wires(site: Site) -> None:
         paint_wire(site.canvas, ring, _WIRE_RADIUS_MM, STEEL_HU)
         lean = (number % 3 - 1) * 0.5
         knot = np.array([ring[0], ring[0] + [lean * _KNOT_MM, -1.5, -_KNOT_MM]])
-        paint_wire(site.canvas, knot, 2 * _WIRE_RADIUS_MM, STEEL_HU, smooth=False)
+        paint_wire(site.canvas, knot, 1.4 * _WIRE_RADIUS_MM, STEEL_HU, smooth=False)

@@ -49,12 +49,13 @@ def test_a_mesh_beyond_the_lattice_is_cut_off_and_one_outside_fills_nothing():
 
 def test_depth_below_the_surface_grows_inwards():
     inside = fill(*sphere(18.0), LATTICE)
-    depth = depth_below_surface(inside, 1.3)
+    at = np.nonzero(inside)
+    depth = depth_below_surface(inside, at, 1.3)
     x, y, z = LATTICE.axes()
-    exact = 18 - np.sqrt(x**2 + y**2 + z**2)
-    near = inside & (exact > 0.5) & (exact < 3.0)
+    exact = (18 - np.sqrt(x**2 + y**2 + z**2))[at]
+    near = (exact > 0.5) & (exact < 3.0)
     assert np.abs(depth - exact)[near].max() < 0.9
-    assert depth[~inside].max() == 0
+    assert depth.min() >= 0
 
 
 def test_shells_are_the_connected_parts_even_if_vertices_are_doubled():
