@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,6 +111,16 @@ class ArmTargets:
     root_mm: NDArray[np.float64]
     medial_border_mm: tuple[float, float]
 
+    def lifted(self, by_mm: float) -> ArmTargets:
+        """The same with elbow, wrist and fingertip further forwards."""
+        ahead = np.array([0.0, by_mm, 0.0])
+        points = {
+            **self.points_mm,
+            "elbow": self.points_mm["elbow"] - ahead,
+            "wrist": self.points_mm["wrist"] - ahead,
+        }
+        return replace(self, points_mm=points, tip_y_mm=self.tip_y_mm - by_mm)
+
 
 @dataclass(frozen=True, eq=False)
 class FittedArm:
@@ -122,6 +132,7 @@ class FittedArm:
         hand_mm: knuckles and finger joints by body name without the side.
         lengths: scale of each of `SEGMENTS`.
         unscaled_joints_mm: the joints before the segments were scaled.
+        angles_deg: of `JOINTS`.
     """
 
     joints_mm: NDArray[np.float64]
@@ -129,6 +140,7 @@ class FittedArm:
     hand_mm: dict[str, NDArray[np.float64]]
     lengths: NDArray[np.float64]
     unscaled_joints_mm: NDArray[np.float64]
+    angles_deg: NDArray[np.float64]
 
     def place(self, segment: int, vertices_mm: NDArray[np.float64]) -> NDArray[np.float64]:
         """Points of a posed but unscaled segment (4 = hand) after scaling."""
@@ -240,11 +252,11 @@ class ArmFitter:
         misses.append(_LENGTH_STIFFNESS * 100 * (lengths - _USUAL_LENGTHS))
         return np.concatenate([np.asarray(miss, float) for miss in misses])
 
-    def fit(self, side: str, targets: ArmTargets, pose: ArmPose) -> FittedArm:
+    def fit(self, side: str, targets: ArmTargets, pose: ArmPose, begin: FittedArm | None = None) -> FittedArm:
         """Pose one arm of the skeleton.
 
-        Least squares over ten joint angles and four lengths, from several starts; beside the
-        targets it keeps the scapula on the ribs and the acromion above the humeral head.
+        Least squares over ten joint angles and four lengths, from several starts or from an earlier
+        fit; beside the targets it keeps the scapula on the ribs and the acromion above the humeral head.
         """
         from scipy.optimize import least_squares
 
@@ -252,9 +264,14 @@ class ArmFitter:
         low = np.concatenate([_LOWEST_DEG, 100 * (_SHORTEST - 1)])
         high = np.concatenate([_HIGHEST_DEG, 100 * (_LONGEST - 1)])
         best = None
+        firsts = []
         for start in pose.starts_deg:
             first = np.concatenate([usual, 100 * (_USUAL_LENGTHS - 1)])
             first[5:8] = start
+            firsts.append(first)
+        if begin is not None:
+            firsts = [np.concatenate([begin.angles_deg, 100 * (begin.lengths - 1)])]
+        for first in firsts:
             found = least_squares(
                 self._residuals,
                 np.clip(first, low + 0.1, high - 0.1),
@@ -277,7 +294,7 @@ class ArmFitter:
         names = ("secondmc", "thirdmc", "fourthmc", "fifthmc", "2proxph", "3proxph", "5proxph", "midph3", "distph3")
         hand = {name: joints[4] + lengths[3] * (self._skeleton.position(f"{name}_{side}") - plain[4]) for name in names}
         kept = {name: marks[name] for name in ("head", "scapula", "elbow", "wrist")}
-        return FittedArm(joints, kept, hand, lengths, plain)
+        return FittedArm(joints, kept, hand, lengths, plain, angles)
 
     def _pose_hand(self, side: str, tip_y_mm: float, pose: ArmPose) -> None:
         for name in _FINGER_JOINTS:

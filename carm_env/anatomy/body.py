@@ -8,7 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.anatomy import wall as walls
-from carm_env.anatomy.arms import AT_SIDES, CROSSED, RAISED, ArmFitter, ArmPose, ArmTargets, FittedArm, arm_segment
+from carm_env.anatomy.arms import (
+    AT_SIDES,
+    CROSSED,
+    RAISED,
+    SEGMENTS,
+    ArmFitter,
+    ArmPose,
+    ArmTargets,
+    FittedArm,
+    arm_segment,
+)
 from carm_env.anatomy.frame import Frame, Spine, make_frame, with_head
 from carm_env.anatomy.layout import landmark_layout, upright_mm
 from carm_env.anatomy.meshes import Mesh
@@ -46,6 +56,7 @@ _CAVITY_ANGLE_WIDTH, _CAVITY_HEIGHT_WIDTH_MM = 0.14, 10.0
 _BODY_ANGLE_WIDTH, _BODY_HEIGHT_WIDTH_MM = 0.16, 22.0
 
 _HEAD_DEPTH_MM, _SCAPULA_DEPTH_MM = 197.0, 283.0
+_SCAPULA_BEHIND_WALL_MM = 9.0
 _MEDIAL_BORDER_MM = (72.0, 279.0)
 """Where the medial border of the scapula usually lies: beside the midplane, and y."""
 _SCAPULA_LEVEL_MM = 1400.0
@@ -56,6 +67,9 @@ _WRIST_JOINT_ABOVE_LANDMARK_MM = -6.0
 """The landmark lies between radius and carpals, the joint that is fitted in the lunate bone."""
 _UPPER_HAND_DRAPE_MM, _LOWER_HAND_DRAPE_MM = 70.0, 10.0
 _ELBOW_ABOVE_SKIN_MM = 34.0
+_FOREARM = SEGMENTS.index("forearm")
+_FOREARMS_CLEAR_MM, _RIBS_CLEAR_MM, _LIFT_BEYOND_MM, _MOST_LIFTS = 5.0, 9.0, 4.0, 4
+"""Bones of crossed forearms keep these distances from each other and from the ribs."""
 
 _HANGING_ELBOW_MM = np.array([53.0, 26.0, -302.0])
 _HANGING_WRIST_MM = np.array([77.0, -4.0, -548.0])
@@ -168,9 +182,11 @@ class _ArmGoals:
         (head_x, head_z), (tip_x, tip_z) = (
             self.in_plane(f"{title} {part}") for part in ("humeral head", "scapular inferior angle")
         )
+        # The angle slides over the ribs, and forwards where it goes far to the side.
+        behind = self.wall.back_y_mm(tip_x, tip_z) + _SCAPULA_BEHIND_WALL_MM
         return {
             "head": np.array([head_x, self.depth(_HEAD_DEPTH_MM, 1470.0), head_z]),
-            "scapula": np.array([tip_x, self.depth(_SCAPULA_DEPTH_MM, 1340.0), tip_z]),
+            "scapula": np.array([tip_x, min(behind, self.depth(_SCAPULA_DEPTH_MM, 1340.0) + 12.0), tip_z]),
         }
 
     def targets(self, side: str, root_mm: NDArray[np.float64]) -> ArmTargets:
@@ -235,6 +251,53 @@ def _pose_of(parameters: PatientParameters, side: str) -> ArmPose:
     return RAISED if _raised(parameters, side) else AT_SIDES
 
 
+def _fitted_arms(
+    fitter: ArmFitter, skeleton: Skeleton, goals: _ArmGoals, rib_points_mm: NDArray[np.float64]
+) -> dict[str, FittedArm]:
+    """Fit both arms; crossed forearms are raised until their bones are clear of the ribs and of each other."""
+    from scipy.spatial import cKDTree
+
+    parameters, scale = goals.parameters, goals.parameters.scale
+    roots = {side: fitter.root_mm(side) for side in SIDES}
+    targets = {side: goals.targets(side, roots[side]) for side in SIDES}
+    arms = {side: fitter.fit(side, targets[side], _pose_of(parameters, side)) for side in SIDES}
+    if parameters.arms != "crossed":
+        return arms
+    upper = parameters.side[0]
+    lower = "l" if upper == "r" else "r"
+    ribs = cKDTree(rib_points_mm[::3])
+    plain = {side: _forearm_meshes(skeleton, side) for side in SIDES}
+    for _ in range(_MOST_LIFTS):
+        bones = {side: _placed(plain[side], arms[side]) * scale for side in SIDES}
+        lift = {side: _RIBS_CLEAR_MM - float(ribs.query(bones[side])[0].min()) for side in SIDES}
+        apart = float(cKDTree(bones[lower]).query(bones[upper])[0].min())
+        lift[upper] = max(lift[upper], _FOREARMS_CLEAR_MM - apart, lift[lower])
+        raised = [side for side in SIDES if lift[side] > 0]
+        if not raised:
+            break
+        for side in raised:
+            targets[side] = targets[side].lifted((lift[side] + _LIFT_BEYOND_MM) / scale)
+            arms[side] = fitter.fit(side, targets[side], _pose_of(parameters, side), begin=arms[side])
+            plain[side] = _forearm_meshes(skeleton, side)
+    return arms
+
+
+def _forearm_meshes(skeleton: Skeleton, side: str) -> list[tuple[int, Mesh]]:
+    """Bones of forearm and hand as they are posed now: segment and mesh, not yet scaled."""
+    found = []
+    for mesh in skeleton.meshes():
+        segment = arm_segment(mesh.body)
+        if segment is not None and segment[0] == side and segment[1] >= _FOREARM:
+            found.append((segment[1], mesh))
+    return found
+
+
+def _placed(bones: list[tuple[int, Mesh]], arm: FittedArm) -> NDArray[np.float64]:
+    """``(n, 3)`` points on the surface of an arm's bones in the skeleton's own size."""
+    moved = [mesh.moved(arm.place(segment, mesh.vertices_mm)) for segment, mesh in bones]
+    return np.concatenate([mesh.surface_points()[::3] for mesh in moved])
+
+
 def _frame(parameters: PatientParameters, spine: Spine, layout_mm: NDArray[np.float64]) -> Frame:
     scale = parameters.scale
     frame = make_frame(
@@ -289,9 +352,8 @@ def pose_body(parameters: PatientParameters, skeleton: Skeleton | None = None) -
 
     t1 = frame.place(spine.points_mm[-1])
     goals = _ArmGoals(parameters, frame, layout, t1, wall)
-    roots = {side: fitter.root_mm(side) for side in SIDES}
-    arms = {side: fitter.fit(side, goals.targets(side, roots[side]), _pose_of(parameters, side)) for side in SIDES}
-    meshes = {}
+    meshes: dict[str, Mesh] = {}
+    arms = _fitted_arms(fitter, skeleton, goals, rib_points)
     for mesh in skeleton.meshes():
         if mesh.name == RIB_CAGE:
             continue

@@ -239,7 +239,9 @@ def paint_bones(
             _lay_broken_rib(canvas, rib, broken[number], density, rng)
         else:
             build(rib, RIB, lambda filled: shell_hu(filled, RIB, density))
-    build(body.sternum, CLAVICLE, lambda filled: _sternum(filled, body.scale, body.frame.height(1440.0, 110.0), density))
+    build(
+        body.sternum, CLAVICLE, lambda filled: _sternum(filled, body.scale, body.frame.height(1440.0, 110.0), density)
+    )
     for name, mesh in body.meshes.items():
         if name in (SKULL, MANDIBLE):
             continue

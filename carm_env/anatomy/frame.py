@@ -126,8 +126,8 @@ class Frame:
         """
         inverse = np.linalg.inv(self.head_matrix)
         moved = [axis - offset for axis, offset in zip(axes_mm, self.head_offset_mm, strict=True)]
-        x, y, z = (sum((row[k] * moved[k] for k in range(3)), 0.0) for row in inverse)
-        return x.astype(np.float32), y.astype(np.float32), z.astype(np.float32)
+        x, y, z = ((row[0] * moved[0] + row[1] * moved[1] + row[2] * moved[2]).astype(np.float32) for row in inverse)
+        return x, y, z
 
     def place_neck(self, points_mm: ArrayLike) -> NDArray[np.float64]:
         """``(..., 3)`` points of the neck, which bends between trunk and head."""

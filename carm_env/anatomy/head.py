@@ -69,7 +69,9 @@ def _ears(body: Body, sides_x_mm: float) -> list[Shape]:
     for side in (-1, 1):
         place = at(side * (sides_x_mm + 9), 214, 1640)
         shapes.append(Ellipsoid(place, np.array([5, 15, 29]) * size, body.frame.head_turn @ rotation(2, -side * 28)))
-        shapes.append(Ellipsoid(at(side * (sides_x_mm + 5), 207, 1618), np.array([5, 8, 9]) * size, body.frame.head_turn))
+        shapes.append(
+            Ellipsoid(at(side * (sides_x_mm + 5), 207, 1618), np.array([5, 8, 9]) * size, body.frame.head_turn)
+        )
     return shapes
 
 

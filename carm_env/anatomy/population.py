@@ -54,15 +54,18 @@ _LENGTH_CORRELATION = 0.6
 """Of stature with the length from T12 to the skull."""
 _MEAN_SCALE = 1.025
 _MEAN_BMI = 27.0
-_MEAN_SHOULDERS_MM = 287.0
+_MEAN_SHOULDERS_MM, _MEAN_BLADES_MM = 287.0, 232.5
+"""Between the humeral heads and between the scapular inferior angles of the mean layout."""
 
 # What a body can do; a drawn layout beyond is drawn again.
-_T1_T12_MM, _SKULL_T1_MM = (185.0, 335.0), (105.0, 225.0)
-_SHOULDERS_MM = (190.0, 385.0)
-_LONGEST_UPPER_ARM_MM, _LONGEST_FOREARM_MM = 375.0, 330.0
-_ELBOW_BEYOND_MIDLINE_MM = 40.0
+_T1_T12_MM, _SKULL_T1_MM = (175.0, 345.0), (95.0, 235.0)
+_SHOULDERS_MM = (170.0, 400.0)
+_LONGEST_UPPER_ARM_MM, _LONGEST_FOREARM_MM = 400.0, 350.0
+_ELBOW_BEYOND_MIDLINE_MM = 30.0
 _MOST_LEAN_DEG = 18.0
 _MAX_DRAWS = 1000
+_WIDENED = 1.05
+"""What is drawn again would make the population narrower than the annotated one by as much."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +114,16 @@ class VirtualPatient:
             ("weight_kg", weight_kg, WEIGHT_KG),
         ):
             _check_number(name, value, limits)
-        person = {"seed": seed, "sex": sex, "age": age, "stature_cm": stature_cm, "weight_kg": weight_kg, "arms": arms}
-        for name, value in person.items():
-            object.__setattr__(self, name, value)
+        person: dict[str, Any] = {
+            "seed": seed,
+            "sex": sex,
+            "age": age,
+            "stature_cm": stature_cm,
+            "weight_kg": weight_kg,
+            "arms": arms,
+        }
+        for key, item in person.items():
+            object.__setattr__(self, key, item)
         # Checked, and in the form in which they are kept: one patient has one name.
         checked = PatientParameters(seed=seed, arms=arms, **options)
         object.__setattr__(self, "seed", checked.seed)
@@ -133,9 +143,7 @@ class VirtualPatient:
 
     @property
     def _is_average(self) -> bool:
-        return self.seed == 0 and all(
-            value is None for value in (self.sex, self.age, self.stature_cm, self.weight_kg)
-        )
+        return self.seed == 0 and all(value is None for value in (self.sex, self.age, self.stature_cm, self.weight_kg))
 
     @property
     def given(self) -> dict[str, Any]:
@@ -207,13 +215,19 @@ def _draw_body(patient: VirtualPatient) -> dict[str, Any]:
     person, rng = patient.person, _stream(patient.seed, 1)
     age, bmi, female = person["age"], person["bmi"], float(person["sex"] == "female")
     stature = person["stature_cm"]
-    layout, lean = draw_layout_mm(rng, stature)
+    layout, lean = draw_layout_mm(patient.seed, stature)
     noise = dict(zip(_NOISE, rng.normal(size=len(_NOISE)), strict=True))
     over, old = bmi - _MEAN_BMI, max(age - 50.0, 0.0)
-    shoulders = float(np.linalg.norm(layout[landmark("left humeral head").index] - layout[landmark(2).index]))
+    shoulders = float(np.linalg.norm(layout[landmark(3).index] - layout[landmark(2).index]))
+    blades = float(np.linalg.norm(layout[landmark(5).index] - layout[landmark(4).index]))
     drawn: dict[str, float] = {
         "scale": _MEAN_SCALE * (stature / _POPULATION_CM[0]) ** 0.8,
-        "thorax_width": 1 + 0.3 * (shoulders / _MEAN_SHOULDERS_MM - 1) + 0.004 * over + 0.025 * noise["width"],
+        # A wide back belongs to wide shoulder blades, or these would stand off the ribs.
+        "thorax_width": 0.35 * shoulders / _MEAN_SHOULDERS_MM
+        + 0.35 * blades / _MEAN_BLADES_MM
+        + 0.3
+        + 0.004 * over
+        + 0.02 * noise["width"],
         "thorax_depth": 1 + 0.005 * over + 0.0015 * old + 0.035 * noise["depth"],
         "head_size": 1 - 0.02 * female + 0.025 * noise["head"],
         # Kyphosis grows with age (Fon, Pitt and Thies, AJR 134:979-983, 1980: some 4 degrees a decade from 40 on).
@@ -251,11 +265,14 @@ def _usual(name: str) -> tuple[float, float]:
     return _NARROWER.get(name, LIMITS[name])
 
 
-def draw_layout_mm(rng: np.random.Generator, stature_cm: float | None = None) -> tuple[NDArray[np.float64], float]:
+def draw_layout_mm(seed: int, stature_cm: float | None = None) -> tuple[NDArray[np.float64], float]:
     """A layout ``(14, 2)`` with T1 at the origin and T12 below it, and the angle at which the patient lies, degrees.
 
+    Seeds 1 and 2, 3 and 4 and so on lie opposite each other about the mean (antithetic variates), so that a cohort's
+    mean is that of the reference and does not depend on luck.
+
     Args:
-        rng: draws it.
+        seed: of the patient.
         stature_cm: makes it as much longer or shorter as it is correlated with stature.
     """
     statistics = landmark_layout()
@@ -264,20 +281,25 @@ def draw_layout_mm(rng: np.random.Generator, stature_cm: float | None = None) ->
     length[2 * landmark("Skull").index + 1], length[2 * landmark("T12").index + 1] = 1.0, -1.0
     spread = covariance @ length
     deviation = math.sqrt(length @ spread)
+    rng = _stream((seed + 1) // 2, 2)
     for _ in range(_MAX_DRAWS):
-        drawn = rng.multivariate_normal(mean, covariance, method="eigh", check_valid="ignore")
+        off_mean = rng.multivariate_normal(np.zeros_like(mean), covariance, method="eigh", check_valid="ignore")
+        off_mean *= _WIDENED
+        if not (_can_be(mean + off_mean) and _can_be(mean - off_mean)):
+            continue
+        off_mean = off_mean if seed % 2 else -off_mean
         if stature_cm is not None:
-            own = length @ (drawn - mean) / deviation
+            own = length @ off_mean / deviation
             taller = (stature_cm - _POPULATION_CM[0]) / _POPULATION_CM[1]
             wanted = _LENGTH_CORRELATION * taller + math.sqrt(1 - _LENGTH_CORRELATION**2) * own
-            drawn = drawn + spread / deviation * (wanted - own)
-        layout, lean = upright_mm(drawn.reshape(-1, 2))
-        if abs(lean) <= _MOST_LEAN_DEG and _can_be(layout):
-            return layout, lean
+            off_mean = off_mean + spread / deviation * (wanted - own)
+        return upright_mm((mean + off_mean).reshape(-1, 2))
     raise RuntimeError("no plausible layout was drawn; data/landmark_layout.json must be damaged.")
 
 
-def _can_be(layout: NDArray[np.float64]) -> bool:
+def _can_be(flat: NDArray[np.float64]) -> bool:
+    layout, lean = upright_mm(flat.reshape(-1, 2))
+
     def at(name: str) -> NDArray[np.float64]:
         return layout[landmark(name).index]
 
@@ -286,7 +308,8 @@ def _can_be(layout: NDArray[np.float64]) -> bool:
 
     sides = (("Right", -1.0), ("Left", 1.0))
     return (
-        _T1_T12_MM[0] < -at("T12")[1] < _T1_T12_MM[1]
+        abs(lean) <= _MOST_LEAN_DEG
+        and _T1_T12_MM[0] < -at("T12")[1] < _T1_T12_MM[1]
         and _SKULL_T1_MM[0] < at("Skull")[1] < _SKULL_T1_MM[1]
         and _SHOULDERS_MM[0] < apart("Right humeral head", "Left humeral head") < _SHOULDERS_MM[1]
         and all(apart(f"{side} humeral head", f"{side} elbow") < _LONGEST_UPPER_ARM_MM for side, _ in sides)

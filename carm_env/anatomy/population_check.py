@@ -140,7 +140,9 @@ def check_population(
         mean, covariance = statistics.mean_mm.ravel(), statistics.covariance_mm2
         # Rounding in the file leaves the covariance, which is singular, not quite positive.
         rows = rng.multivariate_normal(mean, covariance, count, method="eigh", check_valid="ignore")
-        origin = "a sample of the committed mean and covariance (give --reference for the annotated patients themselves)"
+        origin = (
+            "a sample of the committed mean and covariance (give --reference for the annotated patients themselves)"
+        )
     else:
         annotated = annotated_layouts_mm(reference_csv)
         rows, origin = annotated.reshape(len(annotated), -1), f"the {len(annotated)} annotated patients"

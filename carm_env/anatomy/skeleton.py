@@ -134,7 +134,9 @@ class Skeleton:
             number = self._body(name)
             while number != top:
                 if number == 0:
-                    raise ValueError(f"{name!r} does not hang on {bodies[0]!r}, expected the first body to hold the others.")
+                    raise ValueError(
+                        f"{name!r} does not hang on {bodies[0]!r}, expected the first body to hold the others."
+                    )
                 wanted.add(number)
                 number = int(model.body_parentid[number])
         order = sorted(wanted)

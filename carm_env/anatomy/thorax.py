@@ -79,7 +79,9 @@ class Diaphragm:
             surface = dome * own_side if surface is None else surface + dome * own_side
         assert surface is not None
         tx, ty, drop = _CENTRAL_TENDON_MM
-        tendon = self.apex_z_mm["r"] + drop * scale - 0.006 / scale * ((x - tx * scale) ** 2 + ((own_y - ty) * scale) ** 2)
+        tendon = (
+            self.apex_z_mm["r"] + drop * scale - 0.006 / scale * ((x - tx * scale) ** 2 + ((own_y - ty) * scale) ** 2)
+        )
         return _smooth_maximum(surface, tendon, 12.0)
 
     def apex_mm(self, side: str) -> NDArray[np.float64]:

@@ -115,6 +115,16 @@ class Wall:
         order = np.argsort(x[front])
         return float(np.interp(x_mm, x[front][order], y[front][order]))
 
+    def back_y_mm(self, x_mm: float, z_mm: float) -> float:
+        """LPS y of the surface straight behind (dorsally) at ``x_mm``, ``z_mm``; beyond its sides that of the side."""
+        row = int(np.clip(np.rint((z_mm - self.first_z_mm) / STEP_MM), 0, len(self.axis_y_mm) - 1))
+        angles = np.arange(ANGLES) * 2 * np.pi / ANGLES
+        x = self.radius_mm[row] * np.cos(angles)
+        y = self.axis_y_mm[row] + self.radius_mm[row] * np.sin(angles)
+        back = np.sin(angles) > 0.05
+        order = np.argsort(x[back])
+        return float(np.interp(x_mm, x[back][order], y[back][order]))
+
     def half_width_mm(self, z_mm: float) -> float:
         """Half of the surface's width at a height."""
         row = int(np.clip(np.rint((z_mm - self.first_z_mm) / STEP_MM), 0, len(self.axis_y_mm) - 1))

@@ -6,21 +6,21 @@ import pytest
 
 from carm_env.anatomy.assembly import Anatomy, build_anatomy
 from carm_env.anatomy.build import as_patient
-from carm_env.anatomy.parameters import PatientParameters
+from carm_env.anatomy.population import VirtualPatient
 from carm_env.patients import Patient
 
 
 @pytest.fixture(scope="session")
 def anatomy() -> Anatomy:
-    return build_anatomy(PatientParameters())
+    return build_anatomy(VirtualPatient().parameters)
 
 
 @pytest.fixture(scope="session")
 def patient(anatomy: Anatomy) -> Patient:
-    return as_patient(PatientParameters(), anatomy)
+    return as_patient(VirtualPatient(), anatomy)
 
 
 @pytest.fixture(scope="session")
 def patient_with_arms_at_sides() -> Patient:
-    parameters = PatientParameters.from_seed(0, arms="sides")
-    return as_patient(parameters, build_anatomy(parameters))
+    virtual = VirtualPatient(arms="sides")
+    return as_patient(virtual, build_anatomy(virtual.parameters))

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from carm_env.anatomy import build
-from carm_env.anatomy.parameters import PatientParameters
+from carm_env.anatomy.population import VirtualPatient
 from carm_env.errors import UnknownNameError
 from carm_env.patients import Patient
 from carm_env.volume import Volume
 
 
-def tiny_patient(parameters: PatientParameters) -> Patient:
-    """A patient of a few voxels that depends on the parameters."""
+def tiny_patient(virtual: VirtualPatient) -> Patient:
+    """A patient of a few voxels that depends on whom it is."""
     hu = np.full((4, 5, 6), -1000, np.int16)
-    hu[1:3, 1:4, 1:5] = int(parameters.fat_mm)
-    return Patient(build.patient_id(parameters), Volume.from_origin(hu, 2.0, (0, 0, 0)), {11: np.zeros(3)}, {"a": 1})
+    hu[1:3, 1:4, 1:5] = int(virtual.parameters.fat_mm)
+    return Patient(build.patient_id(virtual), Volume.from_origin(hu, 2.0, (0, 0, 0)), {11: np.zeros(3)}, {"a": 1})
 
 
 @pytest.fixture
@@ -27,9 +27,9 @@ def builds(monkeypatch, tmp_path):
     """A cache in a temporary folder and a builder that counts its calls."""
     calls = []
 
-    def fake(parameters, progress=None):
-        calls.append(parameters)
-        return tiny_patient(parameters)
+    def fake(virtual, progress=None):
+        calls.append(virtual)
+        return tiny_patient(virtual)
 
     monkeypatch.setenv("CARM_ENV_CACHE", str(tmp_path))
     monkeypatch.setattr(build, "build_patient", fake)
@@ -60,7 +60,7 @@ def test_a_raised_anatomy_version_is_built_anew(builds, monkeypatch):
 @pytest.mark.parametrize("damage", ["cut", "alter", "description", "missing"])
 def test_a_damaged_cache_is_detected_and_built_anew(builds, damage):
     build.virtual_patient(0)
-    folder = build.cache_folder(PatientParameters())
+    folder = build.cache_folder(VirtualPatient())
     volume = folder / "volume.npy"
     content = volume.read_bytes()
     if damage == "cut":
@@ -74,7 +74,7 @@ def test_a_damaged_cache_is_detected_and_built_anew(builds, damage):
     with pytest.warns(UserWarning, match="damaged and will be built again"):
         rebuilt = build.virtual_patient(0)
     assert len(builds) == 2
-    np.testing.assert_array_equal(rebuilt.volume.hu, tiny_patient(PatientParameters()).volume.hu)
+    np.testing.assert_array_equal(rebuilt.volume.hu, tiny_patient(VirtualPatient()).volume.hu)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         build.virtual_patient(0)
@@ -82,13 +82,13 @@ def test_a_damaged_cache_is_detected_and_built_anew(builds, damage):
 
 
 def test_a_failed_build_leaves_nothing_in_the_cache(builds, monkeypatch, tmp_path):
-    def broken(parameters, progress=None):
+    def broken(virtual, progress=None):
         raise RuntimeError("stopped")
 
     monkeypatch.setattr(build, "build_patient", broken)
     with pytest.raises(RuntimeError, match="stopped"):
         build.virtual_patient(0)
-    assert not build.cache_folder(PatientParameters()).exists()
+    assert not build.cache_folder(VirtualPatient()).exists()
 
 
 def test_an_unknown_option_is_refused_before_anything_is_built(builds):
@@ -98,8 +98,8 @@ def test_an_unknown_option_is_refused_before_anything_is_built(builds):
 
 
 def test_the_id_tells_the_options_that_differ_from_the_seed():
-    parameters = PatientParameters.from_seed(4, arms="sides", fat_mm=20.0)
-    assert build.patient_id(parameters) == "virtual:4?arms=sides&fat_mm=20.0"
+    virtual = VirtualPatient(4, arms="sides", fat_mm=20.0)
+    assert build.patient_id(virtual) == "virtual:4?arms=sides&fat_mm=20.0"
 
 
 def test_importing_the_package_loads_nothing_heavy():
@@ -130,7 +130,7 @@ def test_processes_that_want_the_same_patient_at_once_all_get_it(builds):
     results = [queue.get(timeout=60) for _ in processes]
     for process in processes:
         process.join(timeout=60)
-    assert results == [(int(tiny_patient(PatientParameters()).volume.hu.sum()), 0)] * 6
+    assert results == [(int(tiny_patient(VirtualPatient()).volume.hu.sum()), 0)] * 6
 
 
 def test_a_cache_that_cannot_be_written_costs_a_warning_not_the_patient(builds, monkeypatch, tmp_path):
@@ -142,7 +142,7 @@ def test_a_cache_that_cannot_be_written_costs_a_warning_not_the_patient(builds, 
 
 
 def test_a_file_in_the_place_of_the_patient_is_replaced(builds):
-    folder = build.cache_folder(PatientParameters())
+    folder = build.cache_folder(VirtualPatient())
     folder.parent.mkdir(parents=True)
     folder.write_text("in the way")
     build.virtual_patient(0)

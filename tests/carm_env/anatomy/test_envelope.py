@@ -21,7 +21,7 @@ LARGE_AND_LEAN = {**LEAST, "scale": MOST["scale"], "belly_mm": MOST["belly_mm"],
     params=[{}, {"arms": "sides"}, LEAST, MOST, LARGE_AND_LEAN], ids=["default", "sides", "least", "most", "large lean"]
 )
 def posed(request):
-    parameters = PatientParameters.from_seed(0, **request.param)
+    parameters = PatientParameters(**request.param)
     return parameters, pose_body(parameters)
 
 
@@ -31,7 +31,7 @@ def test_skin_covers_every_bone_and_is_one_surface(posed):
     skin = build_envelope(body, parameters, coarse, head_surface(body, parameters, coarse)).skin
     assert ndimage.label(skin < 0)[1] == 1
     for mesh in [*body.meshes.values(), *body.ribs, body.sternum]:
-        vertices = mesh.vertices_mm[mesh.vertices_mm[:, 2] > BOTTOM_MM * parameters.scale + 5]
+        vertices = mesh.vertices_mm[mesh.vertices_mm[:, 2] > body.frame.height(BOTTOM_MM) + 5]
         index = ((vertices - coarse.origin_mm) / coarse.spacing_mm).T
         distance = ndimage.map_coordinates(skin, index, order=1, mode="nearest")
         assert (distance < -0.5).all(), (mesh.name, float(distance.max()))

@@ -4,37 +4,21 @@ import json
 import math
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from carm_env.anatomy.parameters import LIMITS, PatientParameters
+from carm_env.anatomy.population import VirtualPatient
 from carm_env.errors import UnknownNameError
 
 
-def test_seed_zero_is_the_default_patient():
-    assert PatientParameters.from_seed(0) == PatientParameters()
+def test_parameters_survive_json():
+    given_parameters = PatientParameters(seed=3, arms="raised", layout_mm=range(28), findings="pacemaker", table=True)
+    assert PatientParameters(**json.loads(json.dumps(given_parameters.to_json()))) == given_parameters
 
 
-@given(st.integers(0, 2**32))
-def test_every_seed_gives_one_valid_patient(seed):
-    drawn = PatientParameters.from_seed(seed)
-    assert drawn == PatientParameters.from_seed(seed)
-    for name, (low, high) in LIMITS.items():
-        assert low <= getattr(drawn, name) <= high
-    assert PatientParameters(**json.loads(json.dumps(drawn.to_json()))) == drawn
-
-
-def test_seeds_differ_and_options_override_the_drawn_values():
-    assert PatientParameters.from_seed(1).scale != PatientParameters.from_seed(2).scale
-    thin = PatientParameters.from_seed(1, fat_mm=8)
-    assert thin.fat_mm == 8.0
-    assert thin.scale == PatientParameters.from_seed(1).scale
-
-
-@pytest.mark.parametrize("given_name, nearest", [("arm", "arms"), ("fat", "fat_mm"), ("lung", "lung_hu")])
-def test_an_unknown_option_names_the_nearest_valid_one(given_name, nearest):
-    with pytest.raises(UnknownNameError, match=f"Did you mean '{nearest}'"):
-        PatientParameters.from_seed(0, **{given_name: 1})
+@pytest.mark.parametrize("layout", [(1.0,), [0.0] * 27 + [math.nan], 3, "x" * 28])
+def test_a_layout_is_28_finite_numbers(layout):
+    with pytest.raises(ValueError, match="layout_mm"):
+        PatientParameters(layout_mm=layout)
 
 
 def test_an_unknown_arm_pose_names_the_nearest_valid_one():
@@ -102,5 +86,5 @@ def test_a_name_with_findings_and_voxel_size_names_the_same_patient_again(monkey
     from carm_env.catalogue import load_patient
 
     name = "virtual:3?findings=pneumothorax:right+pacemaker&voxel_mm=1.5"
-    monkeypatch.setattr(build, "virtual_patient", lambda **options: PatientParameters.from_seed(**options))
+    monkeypatch.setattr(build, "virtual_patient", VirtualPatient)
     assert build.patient_id(load_patient(name)) == name

@@ -40,8 +40,8 @@ def test_the_volume_is_what_was_promised(patient):
 @pytest.mark.slow
 def test_another_process_builds_the_same_bytes(patient):
     script = (
-        "import hashlib; from carm_env.anatomy import PatientParameters, build_patient\n"
-        "patient = build_patient(PatientParameters())\n"
+        "import hashlib; from carm_env.anatomy import VirtualPatient, build_patient\n"
+        "patient = build_patient(VirtualPatient())\n"
         "print(hashlib.sha256(patient.volume.hu.tobytes()).hexdigest(), patient.landmarks_lps_mm[8].tolist())"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
