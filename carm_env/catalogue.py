@@ -29,7 +29,7 @@ from carm_env.store import IMPORTED, imported_folder, imported_names, load_impor
 VIRTUAL = "virtual"
 
 
-def load_patient(name: str) -> Patient:
+def load_patient(name: str | os.PathLike[str]) -> Patient:
     """Load the patient called `name`; see the table above.
 
     Raises:
@@ -48,7 +48,7 @@ def load_patient(name: str) -> Patient:
     return _load_file(name)
 
 
-def check_patient_name(name: str) -> str:
+def check_patient_name(name: str | os.PathLike[str]) -> str:
     """The full name of the patient called `name`; raises what `load_patient` would raise, but loads nothing."""
     if not isinstance(name, (str, os.PathLike)):
         raise ValueError(f"patient is {name!r}, expected a name such as 'virtual:0'.")

@@ -51,7 +51,7 @@ class Cohort:
         options = "&".join([*(f"{key}={value}" for key, value in self.options.items()), *filter(None, [more_options])])
         query = f"?{options}" if options else ""
         splits = SPLITS if split is None else (split,)
-        return tuple(f"virtual:{seed}{query}" for one in splits for seed in self.seeds[one])  # type: ignore[index]
+        return tuple(f"virtual:{seed}{query}" for one in splits for seed in self.seeds[one])
 
     def split_of(self, name: str) -> Split:
         """The split of a patient of this cohort, whatever options its name has; UnknownNameError for a stranger."""

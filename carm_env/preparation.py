@@ -1,0 +1,91 @@
+"""Build many patients ahead of their use, in parallel; what is there already stays as it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from carm_env.catalogue import load_patient, patient_folder
+from carm_env.files import CACHE_VARIABLE
+from carm_env.memory import available_bytes
+from carm_env.patients import CorruptPatientError, load_saved_patient
+from carm_env.processes import run_in_processes
+
+BUILD_BYTES = 1_500_000_000
+"""Memory that the build of one patient of 2 mm voxels takes, rounded up."""
+
+
+def default_workers(voxel_mm: float = 2.0) -> int:
+    """As many processes as there are CPUs, but no more than fit in the memory that is free."""
+    cpus = os.cpu_count() or 1
+    available = available_bytes()
+    fitting = cpus if available is None else int(available / (BUILD_BYTES * (2.0 / voxel_mm) ** 3))
+    return max(1, min(cpus, fitting))
+
+
+def is_kept(name: str) -> bool:
+    """Whether the patient called `name` lies on the disk, undamaged, and need not be built; a CT file always does."""
+    folder = patient_folder(name)
+    if folder is None:
+        return True
+    try:
+        load_saved_patient(folder)
+    except (FileNotFoundError, CorruptPatientError):
+        return False
+    return True
+
+
+def prepare_patients(
+    names: Sequence[str],
+    workers: int,
+    begin: Callable[[int, int], None] | None = None,
+    finished: Callable[[str], None] | None = None,
+) -> int:
+    """Build those of the patients that are not on the disk yet; returns how many that were.
+
+    Interrupted, it finishes the patients that are being built and keeps them; called again it goes on.
+
+    Args:
+        names: of virtual and imported patients, or CT files.
+        workers: how many processes.
+        begin: called once, with how many patients there are and how many of them are there already.
+        finished: called with the name of each patient as soon as it is built.
+
+    Raises:
+        OSError: the cache cannot be written, so that a patient cannot be kept.
+    """
+    missing = [name for name in names if not is_kept(name)]
+    for folder in {_folder(name).parent for name in missing}:
+        _check_writable(folder)
+    if begin is not None:
+        begin(len(names), len(names) - len(missing))
+    for name in run_in_processes(_build, missing, max(1, min(workers, len(missing)))):
+        if finished is not None:
+            finished(name)
+    return len(missing)
+
+
+def _build(name: str) -> str:
+    load_patient(name)
+    if not _folder(name).is_dir():
+        raise OSError(
+            f"{name} was built but could not be kept in {_folder(name)}: see whether the disk is full, or set "
+            f"{CACHE_VARIABLE} to another folder."
+        )
+    return name
+
+
+def _folder(name: str) -> Path:
+    folder = patient_folder(name)
+    assert folder is not None, f"{name} is a file and is never built"
+    return folder
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{folder} cannot be made ({error}); set {CACHE_VARIABLE} to another folder.") from error
+    if not os.access(folder, os.W_OK):
+        raise OSError(f"{folder} cannot be written; set {CACHE_VARIABLE} to another folder.")
