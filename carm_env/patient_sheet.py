@@ -53,7 +53,7 @@ def draw_sheet(scene: Scene) -> Image.Image:
     column = (width - 2 * _GAP) // 3
     for number, item in enumerate(LANDMARKS):
         at = patient.landmarks_lps_mm.get(item.id)
-        place = "absent" if at is None else "{:.0f}, {:.0f}, {:.0f} mm".format(*at)
+        place = "absent" if at is None else "{:.0f}, {:.0f}, {:.0f} mm".format(*(np.rint(at) + 0.0))
         where = (_GAP + number // rows * column, top + OVERVIEW_HEIGHT + _GAP + number % rows * _LINE)
         colour = (120, 120, 120) if at is None else CAPTION_COLOUR
         draw.text(where, f"{item.id:2} {item.name}: {place}", fill=colour, font=small)
@@ -101,7 +101,7 @@ def _marked(image: NDArray[np.uint8], height: int, marks: dict[int, tuple[float,
         draw.line([(u, v - 6), (u, v + 6)], fill=MARK_COLOUR, width=2)
         # On the left of the patient's right side, so that a pair's numbers do not meet.
         anchor, dx = ("ra", -8) if u < width / 2 else ("la", 8)
-        draw.text((u + dx, v - 15), str(key), fill=MARK_COLOUR, font=font, anchor=anchor)
+        draw.text((u + dx, v - 15), str(key), fill=MARK_COLOUR, font=font, anchor=anchor, stroke_width=2, stroke_fill=0)
     return picture
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+from tqdm import tqdm
 
 from carm_env.catalogue import load_patient, patient_folder
 from carm_env.files import CACHE_VARIABLE
@@ -36,21 +38,15 @@ def is_kept(name: str) -> bool:
     return True
 
 
-def prepare_patients(
-    names: Sequence[str],
-    workers: int,
-    begin: Callable[[int, int], None] | None = None,
-    finished: Callable[[str], None] | None = None,
-) -> int:
+def prepare_patients(names: Sequence[str], workers: int) -> int:
     """Build those of the patients that are not on the disk yet; returns how many that were.
 
-    Interrupted, it finishes the patients that are being built and keeps them; called again it goes on.
+    Shows how many there are, and a progress bar with an estimate. Interrupted, it finishes the patients that are being
+    built and keeps them; called again it goes on.
 
     Args:
-        names: of virtual and imported patients, or CT files.
+        names: full names of virtual and imported patients, or CT files.
         workers: how many processes.
-        begin: called once, with how many patients there are and how many of them are there already.
-        finished: called with the name of each patient as soon as it is built.
 
     Raises:
         OSError: the cache cannot be written, so that a patient cannot be kept.
@@ -58,11 +54,12 @@ def prepare_patients(
     missing = [name for name in names if not is_kept(name)]
     for folder in {_folder(name).parent for name in missing}:
         _check_writable(folder)
-    if begin is not None:
-        begin(len(names), len(names) - len(missing))
-    for name in run_in_processes(_build, missing, max(1, min(workers, len(missing)))):
-        if finished is not None:
-            finished(name)
+    workers = max(1, min(workers, len(missing)))
+    by = f" by {workers} worker(s)" if missing else ""
+    print(f"Patients: {len(names)}, {len(missing)} of them to be built{by}")
+    with tqdm(total=len(names), initial=len(names) - len(missing), unit="patient", disable=not missing) as bar:
+        for _ in run_in_processes(_build, missing, workers):
+            bar.update()
     return len(missing)
 
 

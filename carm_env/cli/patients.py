@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from carm_env.cohorts import COHORTS, SPLITS, Cohort, find_cohort, spread
 
 DEFAULT_VOXEL_MM = 2.0
 VOXELS_MM = (2.0, 1.5, 1.0)
+INTERRUPTED = 130
 
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -103,8 +103,6 @@ def _chosen(cohort: Cohort, options: argparse.Namespace, more: str) -> tuple[str
 
 
 def _build(options: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from carm_env.catalogue import expand_patients
     from carm_env.manifest import cohort_folder
     from carm_env.preparation import default_workers, prepare_patients
@@ -119,22 +117,11 @@ def _build(options: argparse.Namespace) -> int:
     folder = options.out or cohort_folder(cohort, more)
     # Tried first: not after an hour of building.
     folder.mkdir(parents=True, exist_ok=True)
-    bar: Any = None
-
-    def begin(total: int, ready: int) -> None:
-        nonlocal bar
-        print(f"{cohort.name}: {total} patient(s), {ready} of them built before; {workers} worker(s)")
-        bar = tqdm(total=total, initial=ready, desc="patients", unit="patient", disable=total == ready)
-
     status = 0
     try:
-        prepare_patients(names, workers, begin, lambda name: bar.update())
+        prepare_patients(names, workers)
     except KeyboardInterrupt:
-        status = 130
-    finally:
-        if bar is not None:
-            bar.close()
-    if status:
+        status = INTERRUPTED
         print("Interrupted: finished patients are kept; the same command goes on.")
     _write_files(cohort, more, folder)
     return status
