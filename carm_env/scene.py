@@ -15,6 +15,7 @@ from carm_env.catalogue import check_patient_name, load_patient
 from carm_env.geometry import CArmGeometry
 from carm_env.memory import available_bytes
 from carm_env.patients import Patient
+from carm_env.store import IMPORTED, imported_folder
 from carm_env.xray.backends import LogRenderer
 from carm_env.xray.camera import XRayCamera
 from carm_env.xray.layout import layout_bytes
@@ -73,23 +74,33 @@ def scene_budget(resident_bytes: int) -> int:
     return _BUDGET_WHERE_UNKNOWN if available is None else int(_SHARE_OF_FREE * (available + resident_bytes))
 
 
+_Key = tuple[tuple[str, int], CArmGeometry, XRaySettings]
+"""A patient's name and edition, the C-arm, and the settings."""
+
+
+def _edition(name: str) -> int:
+    """Changes when an imported patient is replaced by another one of its name; else 0."""
+    kind, _, rest = name.partition(":")
+    return (imported_folder(rest) / "patient.json").stat().st_mtime_ns if kind == IMPORTED else 0
+
+
 class _SceneStore:
     """The scenes used last, so that environments of one process hold each patient once."""
 
     def __init__(self) -> None:
-        self._scenes: OrderedDict[tuple[str, CArmGeometry, XRaySettings], Scene] = OrderedDict()
+        self._scenes: OrderedDict[_Key, Scene] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, name: str, geometry: CArmGeometry, settings: XRaySettings) -> Scene:
         name = check_patient_name(name)
-        key = (name, geometry, settings)
+        key = ((name, _edition(name)), geometry, settings)
         # Held while loading: a second thread that wants the same patient waits and then shares it.
         with self._lock:
             scene = self._scenes.get(key)
             if scene is None:
-                patient = next((s.patient for k, s in self._scenes.items() if k[0] == name), None)
+                patient = next((s.patient for k, s in self._scenes.items() if k[0] == key[0]), None)
                 patient = patient or load_patient(name)
-                projector = self._shared_projector(name, settings)
+                projector = self._shared_projector(key[0], settings)
                 scene = Scene(patient, XRayCamera(patient.volume, geometry, settings, projector))
                 self._scenes[key] = scene
                 self._make_room()
@@ -109,13 +120,15 @@ class _SceneStore:
             self._scenes.popitem(last=False)
             resident = self.nbytes()
 
-    def _shared_projector(self, name: str, settings: XRaySettings) -> Projector | LogRenderer | None:
+    def _shared_projector(self, patient: tuple[str, int], settings: XRaySettings) -> Projector | LogRenderer | None:
         """The projector of the same patient under other settings: noise and window are not its business."""
         for (other, _, others_settings), scene in self._scenes.items():
             projector = scene.camera.projector
             # A renderer that does the physics itself depends on the beam as well.
             fields = _RENDERER_FIELDS if isinstance(projector, LogRenderer) else _PROJECTOR_FIELDS
-            if other == name and all(getattr(others_settings, field) == getattr(settings, field) for field in fields):
+            if other == patient and all(
+                getattr(others_settings, field) == getattr(settings, field) for field in fields
+            ):
                 return projector
         return None
 

@@ -80,8 +80,6 @@ def test_routes_without_their_landmarks_are_left_out_and_named():
     assert [(episode.start, episode.target) for episode in suite.episodes] == [(5, 1), (1, 5)]
     first = "imported:a: Right scapular inferior angle to Skull, for it lacks Right scapular inferior angle"
     assert left_out[0] == first
-        left_out[0] == "imported:a: Right scapular inferior angle to Skull, for it lacks Right scapular inferior angle"
-    )
     assert left_out[-1].startswith("imported:b: Skull to Left") and len(left_out) == 6
 
 

@@ -5,6 +5,7 @@ from carm_env import scene as scenes
 from carm_env.geometry import CArmGeometry, CArmPlace
 from carm_env.patients import Patient
 from carm_env.scene import _SceneStore, load_scene, scene_budget
+from carm_env.store import save_imported
 from carm_env.volume import Volume
 from carm_env.xray.settings import XRaySettings
 
@@ -92,6 +93,16 @@ def test_what_a_projector_holds_is_counted(loads):
     assert store.nbytes() == expected, "a volume without air: the layout is as large as expected"
     scene.camera.image(CArmPlace((200.0, 100.0, 200.0), alpha_deg=90.0), 64)
     assert store.nbytes() > 1.5 * expected
+
+
+def test_a_replaced_import_is_loaded_anew(monkeypatch, tmp_path):
+    monkeypatch.setenv("CARM_ENV_DATA", str(tmp_path))
+    volume = Volume.from_origin(np.full((20, 20, 20), 40, np.int16), 10.0, (0, 0, 0))
+    save_imported(Patient("imported:p", volume, {}))
+    first = load_scene("p")
+    assert load_scene("imported:p") is first
+    save_imported(Patient("imported:p", volume, {11: np.ones(3)}), replace=True)
+    assert list(load_scene("p").patient.landmarks_lps_mm) == [11]
 
 
 def test_the_budget_is_half_of_what_is_free_or_taken_by_scenes(monkeypatch):
