@@ -30,6 +30,7 @@ def dataset_card(manifest: dict[str, Any]) -> str:
     }
     counts = ", ".join(f"{manifest['built'][split]} of {manifest['sizes'][split]} {split}" for split in SPLITS)
     options = f" Options of every patient: `{manifest['options']}`." if manifest["options"] else ""
+    query = f"?{manifest['options']}" if manifest["options"] else ""
     voxels = sorted({f"{entry['spacing_mm'][0]:g}" for entry in patients})
     size = sum(entry["bytes"] for entry in patients)
     return f"""---
@@ -59,7 +60,7 @@ on `test` alone.
 import gymnasium as gym
 import carm_env
 
-env = gym.make("CArmNav-v0", patients="{manifest["cohort"]}/train")
+env = gym.make("CArmNav-v0", patients="{manifest["cohort"]}/train{query}")
 ```
 
 Landmarks: {", ".join(item.name for item in LANDMARKS)}.

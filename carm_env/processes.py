@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from typing import TypeVar
@@ -52,5 +53,8 @@ def run_in_processes(
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
                 yield future.result()
+    except KeyboardInterrupt:
+        print("\nInterrupted: what is being worked on is finished first.", file=sys.stderr, flush=True)
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

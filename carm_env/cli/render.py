@@ -85,7 +85,9 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     """Add the command to the command line."""
     render = commands.add_parser("render", help="take an X-ray and save it")
     render.set_defaults(command=_render)
-    render.add_argument("--patient", default="virtual:0", help="virtual:SEED or a NIfTI file (default virtual:0)")
+    render.add_argument(
+        "--patient", default="virtual:0", help="virtual:SEED, an imported patient or a CT file (default virtual:0)"
+    )
     where = render.add_mutually_exclusive_group()
     where.add_argument("--landmark", help="point the C-arm at this landmark (name or id)")
     where.add_argument(

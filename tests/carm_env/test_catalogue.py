@@ -1,3 +1,4 @@
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -71,6 +72,15 @@ def test_a_missing_file_and_another_kind_of_file_are_told(tmp_path):
 def test_a_cohort_is_not_one_patient():
     with pytest.raises(ValueError, match=r"names a cohort, expected one patient, e\.g\. 'virtual:3000'"):
         load_patient("standard/test")
+
+
+def test_gym_makes_an_environment_of_a_split_without_building_anyone(monkeypatch, tmp_path):
+    monkeypatch.setenv("CARM_ENV_CACHE", str(tmp_path / "cache"))
+    env = gym.make("CArmNav-v0", patients="standard/train")
+    assert len(env.unwrapped.patients) == 50
+    many = gym.make_vec("CArmNav-v0", num_envs=2, patients=["standard/test", "thorax"])
+    assert [len(patients) for patients in many.get_attr("patients")] == [11, 11]
+    assert not (tmp_path / "cache").exists()
 
 
 def test_environments_take_the_same_names():
