@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from carm_env.cohorts import cohort_patients, cohort_references, is_cohort_reference
@@ -25,6 +25,9 @@ from carm_env.ct.nifti import is_nifti, load_nifti
 from carm_env.errors import UnknownNameError, check_keys
 from carm_env.patients import Patient
 from carm_env.store import IMPORTED, imported_folder, imported_names, load_imported
+
+if TYPE_CHECKING:
+    from carm_env.anatomy.parameters import PatientParameters
 
 VIRTUAL = "virtual"
 
@@ -55,7 +58,7 @@ def check_patient_name(name: str | os.PathLike[str]) -> str:
     name = os.fspath(name)
     kind, colon, rest = name.partition(":")
     if kind == VIRTUAL:
-        _check_virtual(name)
+        _virtual_parameters(name)
         return name
     if kind == IMPORTED and colon:
         if rest not in imported_names():
@@ -103,9 +106,8 @@ def patient_folder(name: str) -> Path | None:
     kind, _, rest = name.partition(":")
     if kind == VIRTUAL:
         from carm_env.anatomy.build import cache_folder
-        from carm_env.anatomy.parameters import PatientParameters
 
-        return cache_folder(PatientParameters.from_seed(**_virtual_options(name, rest)))
+        return cache_folder(_virtual_parameters(name))
     return imported_folder(rest) if kind == IMPORTED else None
 
 
@@ -128,10 +130,10 @@ def _load_file(name: str) -> Patient:
 
 # Every one of hundreds of environments asks for the same names.
 @lru_cache(maxsize=4096)
-def _check_virtual(name: str) -> None:
+def _virtual_parameters(name: str) -> PatientParameters:
     from carm_env.anatomy.parameters import PatientParameters
 
-    PatientParameters.from_seed(**_virtual_options(name, name.partition(":")[2]))
+    return PatientParameters.from_seed(**_virtual_options(name, name.partition(":")[2]))
 
 
 def _virtual_options(name: str, rest: str) -> dict[str, Any]:

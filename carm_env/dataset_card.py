@@ -94,11 +94,10 @@ def _statistics(patients: Sequence[dict[str, Any]]) -> str:
         f"| parameter | {' | '.join(SPLITS)} |",
         f"|---|{'---|' * len(SPLITS)}",
     ]
-    keys = dict.fromkeys(key for entry in patients for key in entry["parameters"] if key != "seed")
-    for key in keys:
-        cells = [
-            _summary(entry["parameters"][key] for entry in patients if entry["split"] == split) for split in SPLITS
-        ]
+    # Who the patient is comes first; what that became in the model repeats some of it.
+    described = [(entry["split"], {**entry["person"], **entry["parameters"]}) for entry in patients]
+    for key in dict.fromkeys(key for _, values in described for key in values if key != "seed"):
+        cells = [_summary(values[key] for at, values in described if at == split and key in values) for split in SPLITS]
         if any(cells):
             lines.append(f"| {key} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -106,6 +106,7 @@ def _entry(name: str, split: str) -> dict[str, Any]:
         "name": name,
         "split": split,
         "anatomy_version": patient.card.get("anatomy_version"),
+        "person": patient.card.get("person", {}),
         "parameters": patient.card.get("parameters", {}),
         "fingerprint": patient.fingerprint,
         "volume_sha256": description.volume_sha256,
