@@ -32,7 +32,13 @@ def builds(monkeypatch, tmp_path):
     def fake(parameters, progress=None):
         calls.append(parameters.seed)
         points = {key: np.array([10.0 * key - 70, 0.0, 40.0 * key]) for key in range(1, 15)}
-        card = {"parameters": parameters.to_json(), "anatomy_version": build.ANATOMY_VERSION, "notice": "Research."}
+        made_of = {
+            "seed": parameters.seed,
+            "fat_mm": 10.0 + parameters.seed % 7,
+            "arms": "crossed",
+            "layout": [1.0, 2.0],
+        }
+        card = {"parameters": made_of, "anatomy_version": build.ANATOMY_VERSION, "person": {"age": 40.5}}
         return Patient(build.patient_id(parameters), tiny_volume(parameters.seed % 1000), points, card)
 
     monkeypatch.setenv("CARM_ENV_CACHE", str(tmp_path / "cache"))
@@ -60,7 +66,8 @@ def test_a_cohort_is_built_described_and_verified(builds, tmp_path, capsys):
     card = (tmp_path / "cache" / "cohorts" / "standard" / "README.md").read_text()
     _, header, text = card.split("---\n", 2)
     assert yaml.safe_load(header)["license"] == "mit"
-    assert "2 of 50 train, 1 of 10 calibration" in text and "| fat_mm |" in text and "Research use only" in text
+    assert "2 of 50 train, 1 of 10 calibration" in text and "Research use only" in text
+    assert "| age | 40.5 ± 0 (40.5 to 40.5)" in text and "| fat_mm |" in text and "layout |" not in text
     assert main(["patients", "verify"]) == 0
     assert "4 of 4 patient(s) are as" in capsys.readouterr().out
 
