@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from carm_env.catalogue import patient_folder
-from carm_env.cohorts import SPLITS, Cohort
+from carm_env.cohorts import SPLITS, Cohort, find_cohort
 from carm_env.files import cache_dir, content_hash, write_json
 from carm_env.landmarks import landmark
 from carm_env.patients import CorruptPatientError, load_saved_patient, read_description
@@ -81,8 +81,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def differences(manifest: dict[str, Any]) -> list[str]:
-    """What is no longer as the manifest says, one line a patient; every volume is read and hashed."""
+    """What is no longer as the manifest says, one line a patient; every volume is read and hashed.
+
+    Raises:
+        UnknownNameError: the manifest is of a cohort that does not exist.
+    """
     found = []
+    now_version = find_cohort(manifest["cohort"]).version
+    if manifest["version"] != now_version:
+        found.append(f"the cohort: version {manifest['version']} in the manifest, {now_version} now; build it again")
     for entry in manifest["patients"]:
         name = entry["name"]
         try:

@@ -148,8 +148,8 @@ def _verify(options: argparse.Namespace) -> int:
     found = differences(manifest)
     for line in found:
         print(line)
-    total = len(manifest["patients"])
-    print(f"{total - len(found)} of {total} patient(s) are as {folder / 'manifest.json'} says.")
+    said = f"{len(manifest['patients'])} patient(s) in {folder / 'manifest.json'}"
+    print(f"{said}: {len(found)} difference(s)." if found else f"{said}: all as it says.")
     return 1 if found else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
@@ -10,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from carm_env import store
+from carm_env import cohorts, store
 from carm_env.anatomy import build
 from carm_env.catalogue import patient_folder
 from carm_env.cli import main
@@ -69,7 +70,7 @@ def test_a_cohort_is_built_described_and_verified(builds, tmp_path, capsys):
     assert "2 of 50 train, 1 of 10 calibration" in text and "Research use only" in text
     assert "| age | 40.5 ± 0 (40.5 to 40.5)" in text and "| fat_mm |" in text and "layout |" not in text
     assert main(["patients", "verify"]) == 0
-    assert "4 of 4 patient(s) are as" in capsys.readouterr().out
+    assert "all as it says" in capsys.readouterr().out
 
 
 def test_what_is_built_already_is_not_built_again(builds, tmp_path, capsys):
@@ -130,7 +131,7 @@ def test_verify_tells_what_changed(builds, capsys):
     assert "virtual:1000: damaged" in output
     assert re.search("virtual:1001: other than in the manifest: .*volume_sha256.*landmarks", output)
     assert "virtual:2000: not there" in output
-    assert "1 of 4 patient(s) are as" in output
+    assert ": 3 difference(s)." in output
 
 
 def test_an_altered_manifest_is_told(builds, tmp_path, capsys):
@@ -139,6 +140,13 @@ def test_an_altered_manifest_is_told(builds, tmp_path, capsys):
     path.write_text(path.read_text().replace('"train": 1', '"train": 2'))
     assert main(["patients", "verify"]) == 2
     assert "does not match its own hash" in capsys.readouterr().err
+
+
+def test_another_version_of_the_cohort_is_told(builds, monkeypatch, capsys):
+    main([*BUILD, "--patients", "1"])
+    monkeypatch.setitem(cohorts.COHORTS, "standard", dataclasses.replace(cohorts.COHORTS["standard"], version=99))
+    assert main(["patients", "verify"]) == 1
+    assert "the cohort: version 1 in the manifest, 99 now" in capsys.readouterr().out
 
 
 def test_manifest_and_card_go_where_they_are_asked_for(builds, tmp_path):
