@@ -18,6 +18,8 @@ from carm_env.store import IMPORTED, imported_folder, imported_names
 from carm_env.xray.camera import XRayCamera
 from carm_env.xray.separable import SlicedProjector
 
+OUTDATED = "outdated"
+
 
 @dataclass(frozen=True)
 class ListedPatient:
@@ -25,7 +27,7 @@ class ListedPatient:
 
     Attributes:
         id: by which it is loaded.
-        kind: ``virtual``, ``virtual (outdated)`` (of another version of the anatomy), ``imported`` or ``damaged``.
+        kind: ``virtual``, ``outdated`` (virtual, of another version of the anatomy), ``imported`` or ``damaged``.
         voxel: size, mm.
         size: voxels.
         landmarks: how many of the fourteen.
@@ -87,7 +89,7 @@ def _listed(folder: Path, kind: str) -> ListedPatient | None:
     except CorruptPatientError:
         return ListedPatient(f"{IMPORTED}:{folder.name}" if kind == IMPORTED else folder.name, "damaged")
     if kind == VIRTUAL and not _is_current(description.id, folder):
-        kind = f"{VIRTUAL} (outdated)"
+        kind = OUTDATED
     return ListedPatient(
         id=description.id,
         kind=kind,

@@ -9,11 +9,11 @@ from PIL import Image, ImageDraw, ImageFont
 from carm_env.display import CAPTION_COLOUR, MARK_COLOUR, NOTICE
 from carm_env.geometry import CArmPlace, ProjectionGeometry
 from carm_env.landmarks import LANDMARKS, landmark
-from carm_env.overview import Overview, OverviewSide, take_overview
+from carm_env.overview import MARGIN_MM, Overview, OverviewSide, take_overview
 from carm_env.patients import Patient
 from carm_env.scene import Scene
 
-OVERVIEW_HEIGHT = 720
+OVERVIEW_HEIGHT, OVERVIEW_WIDTH = 720, 560
 XRAY_SIZE = 350
 _GAP = 10
 _LINE = 20
@@ -61,12 +61,14 @@ def draw_sheet(scene: Scene) -> Image.Image:
 
 
 def _overview(scene: Scene, side: OverviewSide) -> Image.Image:
-    extent = np.ptp(scene.patient.volume.corners_lps_mm, axis=0)[2]
-    overview = take_overview(scene, pixel_mm=max(1.0, extent / OVERVIEW_HEIGHT), side=side)
-    marks = {
-        key: tuple(point) for key, point in _pixels(scene.patient, overview, OVERVIEW_HEIGHT / len(overview.image))
-    }
-    picture = _marked(overview.image, OVERVIEW_HEIGHT, marks)
+    extent = np.ptp(scene.patient.volume.corners_lps_mm, axis=0) + 2 * MARGIN_MM
+    across = extent[0 if side == "frontal" else 1]
+    pixel_mm = max(1.0, extent[2] / OVERVIEW_HEIGHT, across / OVERVIEW_WIDTH)
+    overview = take_overview(scene, pixel_mm, side)
+    rows, columns = overview.image.shape
+    zoom = min(OVERVIEW_HEIGHT / rows, OVERVIEW_WIDTH / columns)
+    marks = {key: tuple(point) for key, point in _pixels(scene.patient, overview, zoom)}
+    picture = _marked(overview.image, round(zoom * rows), marks)
     ends = ("R", "L") if side == "frontal" else ("A", "P")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=15)
     draw.text((5, 4), ends[0], fill=MARK_COLOUR, font=font)

@@ -60,20 +60,30 @@ def _add_cohort(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from carm_env.patient_report import cohort_lines, list_patients
+    from carm_env.files import cache_dir
+    from carm_env.patient_report import OUTDATED, cohort_lines, list_patients
 
     print("Cohorts")
     for line in cohort_lines():
         print(f"  {line}")
+    patients = list(list_patients())
+    outdated = [patient for patient in patients if patient.kind == OUTDATED]
     rows = [
         (row.id, row.kind, row.voxel, row.size, row.landmarks, row.coverage, f"{row.nbytes / 1e6:.0f} MB")
-        for row in list_patients()
+        for row in patients
+        if row.kind != OUTDATED
     ]
-    if not rows:
+    if rows:
+        print("\nPatients")
+        _print_table([("id", "kind", "voxel mm", "voxels", "landmarks", "coverage", "size"), *rows])
+    else:
         print("\nNo patient is installed yet: `carm-env patients build --patients 4` builds some.")
-        return 0
-    print("\nPatients")
-    _print_table([("id", "kind", "voxel mm", "voxels", "landmarks", "coverage", "size"), *rows])
+    if outdated:
+        size = sum(patient.nbytes for patient in outdated) / 1e6
+        print(
+            f"\n{len(outdated)} virtual patient(s) of other versions of the anatomy are no longer used and may be "
+            f"deleted ({size:.0f} MB in {cache_dir() / 'patients'})."
+        )
     return 0
 
 

@@ -222,7 +222,7 @@ def imported(monkeypatch, tmp_path):
 
 
 def test_any_patients_are_scored(imported, tmp_path, capsys):
-    arguments = ["--suite", "paper-routes", "uniform", "--patients", "head", "neck", "--policies", "oracle"]
+    arguments = ["--suite", "paper-routes", "uniform", "--patients", "head", "neck", "--policies", "oracle", "atlas"]
     arguments += ["--workers", "1", "--episodes", "4", "--out", str(tmp_path / "o")]
     assert main(arguments) == 0
     output = capsys.readouterr().out
@@ -233,7 +233,7 @@ def test_any_patients_are_scored(imported, tmp_path, capsys):
     results, _ = read_results(tmp_path / "o" / "episodes.jsonl")
     assert {result.patient for result in results} == {"imported:head", "imported:neck"}
     assert main([*arguments, "--resume"]) == 0
-    assert "6 (6 done before)" in capsys.readouterr().out
+    assert "12 (12 done before)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
