@@ -28,6 +28,7 @@ from benchmarks.results import EpisodeResult, ResultKey, append_result, read_res
 from benchmarks.runner import EpisodeTask, run_tasks
 from benchmarks.suite import Suite, load_suite, suite_names
 from carm_env.catalogue import expand_patients, load_patient
+from carm_env.errors import MissingExtraError
 from carm_env.files import write_json, write_text
 from carm_env.patients import Patient
 from carm_env.preparation import default_workers, prepare_patients
@@ -229,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         return run(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError, MissingExtraError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -15,14 +15,14 @@ from carm_env.patients import CorruptPatientError, load_saved_patient
 from carm_env.processes import run_in_processes
 
 BUILD_BYTES = 1_500_000_000
-"""Memory that the build of one patient of 2 mm voxels takes, rounded up."""
+"""Memory that the build of a patient of 2 mm voxels takes, rounded up: 1.2 GB; 2.1 GB at 1.5 mm and 5.2 GB at 1 mm."""
 
 
 def default_workers(voxel_mm: float = 2.0) -> int:
     """As many processes as there are CPUs, but no more than fit in the memory that is free."""
     cpus = os.cpu_count() or 1
     available = available_bytes()
-    fitting = cpus if available is None else int(available / (BUILD_BYTES * (2.0 / voxel_mm) ** 3))
+    fitting = cpus if available is None else int(available / (BUILD_BYTES * (2.0 / voxel_mm) ** 2))
     return max(1, min(cpus, fitting))
 
 
