@@ -26,7 +26,7 @@ $(VENV)/test.stamp: $(VENV)/demo.stamp
 
 demo: $(VENV)/demo.stamp
 	@echo "== Leaderboard of the scripted policies on the suite 'smoke'"
-	$(BIN)/python benchmarks/leaderboard.py --policies oracle atlas random --suite smoke --out demo
+	$(BIN)/python benchmarks/leaderboard.py --policies oracle atlas random --suite smoke --out demo --resume
 	@echo "== Done after $$(( $$(date +%s) - $(STARTED) )) s."
 	@echo "   demo/trip.gif: from the right scapula to the skull; demo/leaderboard.md: the table"
 

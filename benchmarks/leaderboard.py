@@ -1,6 +1,7 @@
 """Score policies in closed loop on suites of frozen episodes.
 
     python benchmarks/leaderboard.py --policies oracle atlas random --suite smoke --out runs/smoke
+    python benchmarks/leaderboard.py --suite uniform --patients MY_CT standard/test --out runs/mine
 
 Writes to the folder of ``--out``: ``episodes.jsonl`` (one line per episode, kept whatever happens),
 ``leaderboard.json`` (``{policy: {suite: {"success": .., ..}}}``), ``leaderboard.md``,
@@ -21,13 +22,16 @@ from tqdm import tqdm
 
 from benchmarks.figures import save_trajectories, save_trip
 from benchmarks.provenance import provenance
+from benchmarks.recipes import find_recipe, suite_on
 from benchmarks.report import distinct_runs, leaderboard_page, leaderboard_table, paired_differences, summarise
 from benchmarks.results import EpisodeResult, ResultKey, append_result, read_results
 from benchmarks.runner import EpisodeTask, run_tasks
 from benchmarks.suite import Suite, load_suite, suite_names
-from carm_env.catalogue import load_patient
+from carm_env.catalogue import expand_patients, load_patient
+from carm_env.errors import MissingExtraError
 from carm_env.files import write_json, write_text
 from carm_env.patients import Patient
+from carm_env.preparation import default_workers, prepare_patients
 from policies.registry import POLICIES, policy_class
 
 INTERRUPTED = 130
@@ -40,6 +44,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
                         help=f"one or more of: {', '.join(POLICIES)}")  # fmt: skip
     parser.add_argument("--suite", nargs="+", default=["smoke"], metavar="NAME",
                         help=f"one or more of: {', '.join(suite_names())}; or a .yaml file")  # fmt: skip
+    parser.add_argument("--patients", nargs="+", metavar="NAME",
+                        help="draw the suites anew on these: virtual:SEED, imported ones, standard/test")  # fmt: skip
     parser.add_argument("--episodes", type=int, default=None, help="only the first N episodes of each suite")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a CPU)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first episode; episode i gets seed + i")
@@ -50,12 +56,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def plan(options: argparse.Namespace) -> tuple[list[Suite], list[EpisodeTask]]:
-    """Load the suites and list every episode to run.
-
-    Raises:
-        ValueError: an unknown policy or suite, two suites of one name, or a number out of range.
-    """
+def check_options(options: argparse.Namespace) -> None:
+    """Raise ValueError for an unknown policy or a number out of range."""
     for name in options.policies:
         policy_class(name)
     for name in ("episodes", "workers"):
@@ -64,18 +66,55 @@ def plan(options: argparse.Namespace) -> tuple[list[Suite], list[EpisodeTask]]:
             raise ValueError(f"--{name} is {value}, expected at least 1.")
     if options.seed < 0:
         raise ValueError(f"--seed is {options.seed}, expected 0 or more.")
+
+
+def frozen_suites(names: Sequence[str]) -> list[Suite]:
+    """Load suites, each once.
+
+    Raises:
+        ValueError: an unknown suite, or two different ones of one name.
+    """
     suites: dict[str, Suite] = {}
-    for name in options.suite:
+    for name in names:
         suite = load_suite(name)
         if suites.setdefault(suite.name, suite).hash != suite.hash:
             raise ValueError(f"two different suites are called {suite.name!r}: give one of them another name.")
-    tasks = [
+    return list(suites.values())
+
+
+def prepare(options: argparse.Namespace) -> tuple[list[Suite], dict[str, Patient]]:
+    """The suites and their patients: the frozen ones, or with ``--patients`` the suites drawn anew on these.
+
+    Raises:
+        ValueError: an unknown suite or patient, or an episode that its patient does not allow.
+    """
+    if options.patients is None:
+        suites = frozen_suites(options.suite)
+        patients = load_patients(list(dict.fromkeys(name for suite in suites for name in suite.patients)), options)
+    else:
+        for name in options.suite:
+            find_recipe(name)
+        patients = load_patients(expand_patients(options.patients), options)
+        suites = []
+        for name in dict.fromkeys(options.suite):
+            suite, left_out = suite_on(name, patients)
+            suites.append(suite)
+            for line in left_out:
+                print(f"{suite.name} leaves out {line}")
+            print(f"{suite.name}: {len(suite.episodes)} episodes drawn with the recipe's seed, hash {suite.hash}")
+    for suite in suites:
+        suite.check(patients)
+    return suites, patients
+
+
+def list_tasks(options: argparse.Namespace, suites: Sequence[Suite]) -> list[EpisodeTask]:
+    """Every episode to run."""
+    return [
         EpisodeTask(suite, number, policy, options.seed + number)
-        for suite in suites.values()
+        for suite in suites
         for policy in dict.fromkeys(options.policies)
         for number in range(min(len(suite.episodes), options.episodes or len(suite.episodes)))
     ]
-    return list(suites.values()), tasks
 
 
 def earlier_results(path: Path, resume: bool) -> list[EpisodeResult]:
@@ -95,14 +134,11 @@ def earlier_results(path: Path, resume: bool) -> list[EpisodeResult]:
     return []
 
 
-def prepare_patients(suites: Sequence[Suite]) -> dict[str, Patient]:
-    """Build or load every patient once, so that the workers only read the cache; check the suites against them."""
-    names = list(dict.fromkeys(name for suite in suites for name in suite.patients))
+def load_patients(names: Sequence[str], options: argparse.Namespace) -> dict[str, Patient]:
+    """Build the patients that are missing, in parallel, so that the workers only read them; then load them all."""
     started = time.perf_counter()
-    print(f"Patients: {len(names)} (a virtual patient takes up to a minute the first time, then about a second)")
-    patients = {name: load_patient(name) for name in tqdm(names, desc="patients", unit="patient")}
-    for suite in suites:
-        suite.check(patients)
+    prepare_patients(names, min(options.workers, default_workers()))
+    patients = {name: load_patient(name) for name in names}
     print(f"Patients ready after {time.perf_counter() - started:.0f} s.")
     return patients
 
@@ -110,8 +146,9 @@ def prepare_patients(suites: Sequence[Suite]) -> dict[str, Patient]:
 def run(options: argparse.Namespace) -> int:
     """Run what is missing, then write the leaderboard; returns the exit status."""
     started = time.perf_counter()
-    suites, tasks = plan(options)
-    patients = prepare_patients(suites)
+    check_options(options)
+    suites, patients = prepare(options)
+    tasks = list_tasks(options, suites)
     for folder in (options.out, *([options.json.parent] if options.json else [])):
         folder.mkdir(parents=True, exist_ok=True)
     path = options.out / "episodes.jsonl"
@@ -193,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         return run(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError, MissingExtraError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

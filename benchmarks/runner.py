@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,6 +15,7 @@ from benchmarks.results import EpisodeResult
 from benchmarks.suite import Suite
 from carm_env.env import CArmNavEnv
 from carm_env.patients import Patient
+from carm_env.processes import run_in_processes
 from policies.base import Decision, Policy
 from policies.registry import make_policy
 
@@ -146,37 +144,10 @@ def _run_task(task: EpisodeTask) -> EpisodeResult:
     return run_episode(_policy(task.policy), _env(task.suite), task)
 
 
-def _ignore_interrupt() -> None:
-    # Ctrl-C reaches every process of the terminal; only the main one shall answer to it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def run_tasks(tasks: Sequence[EpisodeTask], workers: int) -> Iterator[EpisodeResult]:
     """Run episodes and yield each result as it is finished (with several workers, in any order).
 
     Tasks of one patient follow each other, so that each worker loads few patients.
     """
     ordered = sorted(tasks, key=lambda task: (task.suite.name, task.suite.episodes[task.episode].patient))
-    if workers == 1:
-        yield from map(_run_task, ordered)
-        return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupt)
-    waiting: set[Future[EpisodeResult]] = set()
-    queue = iter(ordered)
-    try:
-        exhausted = False
-        while waiting or not exhausted:
-            # Few at a time, so that an interruption need not wait for many.
-            while not exhausted and len(waiting) < 2 * workers:
-                task = next(queue, None)
-                exhausted = task is None
-                if task is not None:
-                    waiting.add(pool.submit(_run_task, task))
-            if not waiting:
-                break
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    return run_in_processes(_run_task, ordered, workers, ahead=2)

@@ -1,66 +1,139 @@
-"""From a patient's name to the patient.
+"""From a name to the patient, or to several patients.
 
 | name | patient |
 |---|---|
 | ``virtual:SEED`` | the virtual patient of that seed; built once, then read from the cache |
 | ``virtual:SEED?arms=sides`` | the same with options of `carm_env.anatomy.population.VirtualPatient` |
 | ``virtual:SEED?findings=pacemaker+pneumothorax:right`` | the same with findings, joined by plus signs |
-| ``path/to/ct.nii.gz`` | a NIfTI CT; it has no landmarks, so it can be rendered but not navigated |
+| ``imported:NAME`` or ``NAME`` | a CT that was imported under that name |
+| ``path/to/ct.nii.gz`` | a CT file; it has no landmarks, so it can be rendered but not navigated |
+| ``standard``, ``standard/test`` | all patients of a cohort, or those of a split (`expand_patients` alone) |
+| ``standard/test?voxel_mm=1.5`` | the same with options |
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
+from carm_env.cohorts import cohort_patients, cohort_references, is_cohort_reference
 from carm_env.ct.nifti import is_nifti, load_nifti
-from carm_env.errors import check_keys
+from carm_env.errors import UnknownNameError, check_keys
 from carm_env.patients import Patient
+from carm_env.store import IMPORTED, imported_folder, imported_names, load_imported
+
+if TYPE_CHECKING:
+    from carm_env.anatomy.population import VirtualPatient
 
 VIRTUAL = "virtual"
 
 
-def load_patient(name: str) -> Patient:
+def load_patient(name: str | os.PathLike[str]) -> Patient:
     """Load the patient called `name`; see the table above.
 
     Raises:
-        ValueError: the name has none of the forms above, or an option has a bad value.
-        UnknownNameError: an unknown option; the message names the nearest one.
+        UnknownNameError: no patient, or no option, of that name; the message names the nearest one.
+        ValueError: an option has a bad value, or `name` is a cohort's, which has many patients.
         FileNotFoundError: no such file.
     """
-    kind, rest = _split(name)
+    name = check_patient_name(name)
+    kind, _, rest = name.partition(":")
     if kind == VIRTUAL:
         from carm_env.anatomy.build import virtual_patient
 
         return virtual_patient(**_virtual_options(name, rest))
+    if kind == IMPORTED:
+        return load_imported(rest)
+    return _load_file(name)
+
+
+def check_patient_name(name: str | os.PathLike[str]) -> str:
+    """The full name of the patient called `name`; raises what `load_patient` would raise, but loads nothing."""
+    if not isinstance(name, (str, os.PathLike)):
+        raise ValueError(f"patient is {name!r}, expected a name such as 'virtual:0'.")
+    name = os.fspath(name)
+    kind, colon, rest = name.partition(":")
+    if kind == VIRTUAL:
+        _virtual(name)
+        return name
+    if kind == IMPORTED and colon:
+        if rest not in imported_names():
+            raise UnknownNameError("imported patient", rest, imported_names())
+        return name
+    if is_cohort_reference(name):
+        first = cohort_patients(name)[0]
+        raise ValueError(f"{name!r} names a cohort, expected one patient, e.g. {first!r}.")
+    if name in imported_names():
+        return f"{IMPORTED}:{name}"
+    _check_file(name)
+    return name
+
+
+def expand_patients(patients: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """The full names of all patients that `patients` names, in order, each once; nothing is loaded or built.
+
+    Args:
+        patients: a patient's name, a cohort's or a split's (``"standard/train"``), or several of them.
+
+    Raises:
+        ValueError: none is given, or an option has a bad value.
+        UnknownNameError: no patient, cohort, split or option of that name; the message names the nearest one.
+        FileNotFoundError: no such file.
+
+    >>> expand_patients(["virtual:0", "standard/test"])[:3]
+    ('virtual:0', 'virtual:3000', 'virtual:3001')
+    """
+    names: list[str] = []
+    for given in [patients] if isinstance(patients, (str, os.PathLike)) else patients:
+        if isinstance(given, str) and is_cohort_reference(given):
+            members = cohort_patients(given)
+            # They differ in the seed alone: if one is valid, all are.
+            names += [check_patient_name(members[0]), *members[1:]]
+        else:
+            names.append(check_patient_name(given))
+    if not names:
+        raise ValueError("patients is empty, expected at least one name, e.g. 'virtual:0'.")
+    return tuple(dict.fromkeys(names))
+
+
+def patient_folder(name: str) -> Path | None:
+    """Where the virtual or imported patient called `name` lies once it is there; None for a CT file."""
+    name = check_patient_name(name)
+    kind, _, rest = name.partition(":")
+    if kind == VIRTUAL:
+        from carm_env.anatomy.build import cache_folder
+
+        return cache_folder(_virtual(name))
+    return imported_folder(rest) if kind == IMPORTED else None
+
+
+def _check_file(name: str) -> None:
+    """Raise unless `name` is the path of a CT."""
     if is_nifti(name):
-        volume = load_nifti(name)
-        return Patient(f"nifti:{Path(name).name}", volume, {}, {"origin": "NIfTI file"})
-    raise ValueError(
-        f"unknown patient {name!r}. Did you mean 'virtual:0'? Expected virtual:SEED (with options as in "
-        "virtual:0?arms=sides) or the path of a .nii or .nii.gz file."
+        if not Path(name).is_file():
+            raise FileNotFoundError(f"no such file: {name}")
+        return
+    if Path(name).exists():
+        raise ValueError(f"{name} is no CT that can be read, expected a .nii or .nii.gz file.")
+    raise UnknownNameError(
+        "patient", name, ["virtual:0", *cohort_references(), *imported_names(), "the path of a .nii or .nii.gz file"]
     )
 
 
-def check_patient_name(name: str) -> None:
-    """Raise what `load_patient` would raise for a bad `name`, without loading anything."""
-    kind, rest = _split(name)
-    if kind == VIRTUAL:
-        from carm_env.anatomy.population import VirtualPatient
-
-        VirtualPatient(**_virtual_options(name, rest))
-    elif not is_nifti(name):
-        load_patient(name)
-    elif not Path(name).is_file():
-        raise FileNotFoundError(f"no such file: {name}")
+def _load_file(name: str) -> Patient:
+    return Patient(f"nifti:{Path(name).name}", load_nifti(name), {}, {"origin": "NIfTI file"})
 
 
-def _split(name: str) -> tuple[str, str]:
-    if not isinstance(name, str):
-        raise ValueError(f"patient is {name!r}, expected a name such as 'virtual:0'.")
-    kind, _, rest = name.partition(":")
-    return kind, rest
+# Every one of hundreds of environments asks for the same names.
+@lru_cache(maxsize=4096)
+def _virtual(name: str) -> VirtualPatient:
+    from carm_env.anatomy.population import VirtualPatient
+
+    return VirtualPatient(**_virtual_options(name, name.partition(":")[2]))
 
 
 def _virtual_options(name: str, rest: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, SupportsFloat
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.actions import DEFAULT_EXTENTS_MM, N_ACTIONS, Move, MoveLattice
-from carm_env.catalogue import check_patient_name
+from carm_env.catalogue import check_patient_name, expand_patients
 from carm_env.episode import (
     EpisodeSpec,
     draw_start,
@@ -113,7 +114,9 @@ class CArmNavEnv(gym.Env[Any, np.int64]):
 
     Args:
         render_mode: ``"rgb_array"``, ``"human"`` or None. Without a screen ``"human"`` warns and shows nothing.
-        patients: name of a patient, or several to draw from.
+        patients: what to draw from: a patient's name (``"virtual:3"``, the name of an imported one, the path
+            of a CT), a cohort's or its split's (``"standard/train"``), or several of these
+            (`carm_env.catalogue.expand_patients`). A virtual patient is built at its first use.
         obs_type: ``"dict"`` or ``"image"``.
         image_size: side of the image in pixels, 16-2048.
         reward_type: ``"progress"``, ``"distance"`` or ``"sparse"``.
@@ -140,7 +143,7 @@ class CArmNavEnv(gym.Env[Any, np.int64]):
     def __init__(
         self,
         render_mode: str | None = None,
-        patients: str | Sequence[str] = "virtual:0",
+        patients: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = "virtual:0",
         obs_type: ObsType = "dict",
         image_size: int = 256,
         reward_type: RewardType = "progress",
@@ -161,11 +164,7 @@ class CArmNavEnv(gym.Env[Any, np.int64]):
         if self.tolerance_mm <= 0:
             raise ValueError(f"tolerance_mm is {tolerance_mm!r}, expected a positive length.")
         self.render_mode = render_mode
-        self.patients = (patients,) if isinstance(patients, str) else tuple(patients)
-        if not self.patients:
-            raise ValueError("patients is empty, expected at least one name, e.g. 'virtual:0'.")
-        for name in self.patients:
-            check_patient_name(name)
+        self.patients = expand_patients(patients)
         self.obs_type = obs_type
         self.image_size = check_image_size(image_size)
         self.rewards = _settings(RewardSettings, reward_options or {}, reward_type=reward_type)
@@ -218,9 +217,9 @@ class CArmNavEnv(gym.Env[Any, np.int64]):
         super().reset(seed=seed)
         options = options or {}
         check_keys("reset option", options, RESET_OPTIONS)
-        name = options.get("patient", self.patients[int(self.np_random.integers(len(self.patients)))])
+        name = self.patients[int(self.np_random.integers(len(self.patients)))]
         if "patient" in options:
-            check_patient_name(name)
+            name = check_patient_name(options["patient"])
         scene = load_scene(name, self._geometry, self._xray)
         drawn_target = draw_target(scene.patient, self.np_random)
         target = landmark(options["target"]).id if "target" in options else drawn_target

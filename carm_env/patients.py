@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -116,6 +117,56 @@ def save_patient(patient: Patient, folder: Path) -> None:
         write_json(temporary / "patient.json", {**description, "description_sha256": content_hash(description)})
 
 
+@dataclass(frozen=True)
+class PatientDescription:
+    """What is known of a saved patient without reading its volume.
+
+    Attributes:
+        id: of the patient.
+        shape: ``(nx, ny, nz)`` voxels.
+        spacing_mm: ``(x, y, z)``.
+        origin_lps_mm: centre of the first voxel.
+        landmarks_lps_mm: from landmark id to its place.
+        card: the patient's card.
+        volume_sha256: of ``volume.npy``.
+        nbytes: of the folder.
+    """
+
+    id: str
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    origin_lps_mm: tuple[float, ...]
+    landmarks_lps_mm: Mapping[int, tuple[float, ...]]
+    card: Mapping[str, Any]
+    volume_sha256: str
+    nbytes: int
+
+
+def read_description(folder: Path) -> PatientDescription:
+    """What `save_patient` wrote beside the volume; quick, for the volume is neither read nor checked.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        CorruptPatientError: a file is missing, or the description is damaged or of another format.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no saved patient at {folder}")
+    with _as_corrupt(folder):
+        description = _checked_description(folder)
+        hu = np.load(folder / "volume.npy", mmap_mode="r", allow_pickle=False)
+        affine = np.array(description["affine_lps_mm"])
+        return PatientDescription(
+            id=description["id"],
+            shape=hu.shape,
+            spacing_mm=tuple(np.diag(affine)[:3].tolist()),
+            origin_lps_mm=tuple(affine[:3, 3].tolist()),
+            landmarks_lps_mm={int(key): tuple(point) for key, point in description["landmarks_lps_mm"].items()},
+            card=description["card"],
+            volume_sha256=description["volume_sha256"],
+            nbytes=sum(path.stat().st_size for path in folder.iterdir()),
+        )
+
+
 def load_saved_patient(folder: Path) -> Patient:
     """Read what `save_patient` wrote; the volume stays on disk, memory-mapped.
 
@@ -125,18 +176,29 @@ def load_saved_patient(folder: Path) -> Patient:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no saved patient at {folder}")
-    try:
-        description = json.loads((folder / "patient.json").read_text(encoding="utf-8"))
-        expected_hash = description.pop("description_sha256")
-        if content_hash(description) != expected_hash:
-            raise ValueError("patient.json does not match its hash")
-        if description["format"] != FORMAT_VERSION:
-            raise ValueError(f"format is {description['format']}, expected {FORMAT_VERSION}")
+    with _as_corrupt(folder):
+        description = _checked_description(folder)
         if file_hash(folder / "volume.npy") != description["volume_sha256"]:
             raise ValueError("volume.npy does not match its hash")
         hu = np.load(folder / "volume.npy", mmap_mode="r", allow_pickle=False)
         landmarks = {int(key): np.array(point) for key, point in description["landmarks_lps_mm"].items()}
         volume = Volume(hu, np.array(description["affine_lps_mm"]))
         return Patient(description["id"], volume, landmarks, description["card"])
+
+
+def _checked_description(folder: Path) -> dict[str, Any]:
+    description: dict[str, Any] = json.loads((folder / "patient.json").read_text(encoding="utf-8"))
+    expected_hash = description.pop("description_sha256")
+    if content_hash(description) != expected_hash:
+        raise ValueError("patient.json does not match its hash")
+    if description["format"] != FORMAT_VERSION:
+        raise ValueError(f"format is {description['format']}, expected {FORMAT_VERSION}")
+    return description
+
+
+@contextlib.contextmanager
+def _as_corrupt(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptPatientError(f"{folder}: {error}") from error

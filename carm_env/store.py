@@ -10,6 +10,7 @@ import re
 import shutil
 from pathlib import Path
 
+from carm_env.cohorts import COHORTS
 from carm_env.errors import UnknownNameError
 from carm_env.files import data_dir
 from carm_env.patients import Patient, load_saved_patient, save_patient
@@ -18,19 +19,23 @@ IMPORTED = "imported"
 """An imported patient's id is ``imported:NAME``."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_TAKEN = {IMPORTED, "virtual", *COHORTS}
 
 
 def check_imported_name(name: str) -> str:
     """`name`, if it may be that of an imported patient.
 
     Raises:
-        ValueError: other than 1-64 letters, digits, dots, hyphens and underscores, the first one a letter or digit.
+        ValueError: other than 1-64 letters, digits, dots, hyphens and underscores, the first one a letter or digit,
+            or a name that means something else.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(
             f"the patient's name is {name!r}, expected 1 to 64 letters, digits, '.', '-' and '_', beginning with a "
             "letter or digit. Choose one that tells nothing about the person."
         )
+    if name in _TAKEN:
+        raise ValueError(f"the patient's name is {name!r}, which names other patients: choose another one.")
     return name
 
 

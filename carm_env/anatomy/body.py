@@ -68,7 +68,7 @@ _WRIST_JOINT_ABOVE_LANDMARK_MM = -6.0
 _UPPER_HAND_DRAPE_MM, _LOWER_HAND_DRAPE_MM = 70.0, 10.0
 _ELBOW_ABOVE_SKIN_MM = 34.0
 _FOREARM = SEGMENTS.index("forearm")
-_FOREARMS_CLEAR_MM, _RIBS_CLEAR_MM, _LIFT_BEYOND_MM, _MOST_LIFTS = 5.0, 9.0, 4.0, 4
+_FOREARMS_CLEAR_MM, _RIBS_CLEAR_MM, _LIFT_BEYOND_MM, _MOST_LIFTS = 8.0, 9.0, 4.0, 5
 """Bones of crossed forearms keep these distances from each other and from the ribs."""
 
 _HANGING_ELBOW_MM = np.array([53.0, 26.0, -302.0])
@@ -293,9 +293,8 @@ def _forearm_meshes(skeleton: Skeleton, side: str) -> list[tuple[int, Mesh]]:
 
 
 def _placed(bones: list[tuple[int, Mesh]], arm: FittedArm) -> NDArray[np.float64]:
-    """``(n, 3)`` points on the surface of an arm's bones in the skeleton's own size."""
-    moved = [mesh.moved(arm.place(segment, mesh.vertices_mm)) for segment, mesh in bones]
-    return np.concatenate([mesh.surface_points()[::3] for mesh in moved])
+    """``(n, 3)`` vertices of an arm's bones in the skeleton's own size."""
+    return np.concatenate([arm.place(segment, mesh.vertices_mm) for segment, mesh in bones])
 
 
 def _frame(parameters: PatientParameters, spine: Spine, layout_mm: NDArray[np.float64]) -> Frame:

@@ -51,6 +51,12 @@ class ProductProjector(SlicedProjector):
         """The names of the materials, in the order of `path_masses`."""
         return ("soft", "bone")
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that the layouts built so far take."""
+        halved = list(self._half_slices.values())
+        return super().nbytes + sum(layout.density.nbytes + layout.extent.nbytes for layout in halved)
+
     def _build_layout(self, axis: int) -> SliceLayout:
         return build_product_layout(self.volume, self._table, axis)
 

@@ -59,6 +59,11 @@ class SlicedProjector(ABC):
                 self._layouts[axis] = self._build_layout(axis)
             return self._layouts[axis]
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that the layouts built so far take."""
+        return sum(layout.density.nbytes + layout.extent.nbytes for layout in list(self._layouts.values()))
+
     def _oblique_layout(self, axis: int) -> SliceLayout:
         """The layout for views whose detector is not parallel to the slices."""
         return self.layout(axis)

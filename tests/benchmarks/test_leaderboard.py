@@ -8,15 +8,20 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from benchmarks.leaderboard import main
 from benchmarks.results import read_results
 from benchmarks.runner import EpisodeTask, run_episode
-from benchmarks.suite import load_suite
+from benchmarks.suite import Suite
+from carm_env import store
 from carm_env.actions import ALIGNED, Move
 from carm_env.env import CArmNavEnv
+from carm_env.episode import EpisodeSpec
+from carm_env.patients import Patient
+from carm_env.volume import Volume
 from policies.base import Decision, Policy
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "leaderboard.py"
@@ -107,7 +112,10 @@ def test_several_workers_give_the_results_of_one(suite_file, tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 def test_ctrl_c_keeps_finished_episodes(tmp_path):
     out = tmp_path / "out"
-    command = [sys.executable, str(SCRIPT), "--policies", "oracle", "random", "atlas", "--suite", "smoke"]
+    suite = tmp_path / "many.yaml"
+    episodes = ", ".join(["{patient: 'virtual:0', target: 1, start: 4}"] * 20)
+    suite.write_text(f"{{name: many, version: 1, description: test, max_steps: 20, episodes: [{episodes}]}}")
+    command = [sys.executable, str(SCRIPT), "--policies", "oracle", "random", "atlas", "--suite", str(suite)]
     process = subprocess.Popen(
         [*command, "--workers", "1", "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
@@ -200,6 +208,48 @@ def test_a_file_in_the_place_of_the_folder_is_an_error(suite_file, tmp_path, cap
     assert "file" in capsys.readouterr().err
 
 
+@pytest.fixture
+def imported(monkeypatch, tmp_path):
+    """Two small imported patients: one with three landmarks, one with a single one."""
+    monkeypatch.setenv("CARM_ENV_DATA", str(tmp_path / "data"))
+    hu = np.full((40, 20, 60), -1000, np.int16)
+    hu[4:36, 4:16] = 40
+    volume = Volume.from_origin(hu, 10.0, (0, 0, 0))
+    places = {1: (200.0, 100.0, 500.0), 10: (200.0, 100.0, 400.0), 4: (120.0, 100.0, 250.0)}
+    points = {key: np.array(place) for key, place in places.items()}
+    store.save_imported(Patient("imported:head", volume, points))
+    store.save_imported(Patient("imported:neck", volume, {10: points[10]}))
+
+
+def test_any_patients_are_scored(imported, tmp_path, capsys):
+    arguments = ["--suite", "paper-routes", "uniform", "--patients", "head", "neck", "--policies", "oracle", "atlas"]
+    arguments += ["--workers", "1", "--episodes", "4", "--out", str(tmp_path / "o")]
+    assert main(arguments) == 0
+    output = capsys.readouterr().out
+    assert "paper-routes-custom leaves out imported:neck: Right scapular inferior angle to Skull" in output
+    figures = json.loads((tmp_path / "o" / "leaderboard.json").read_text())["oracle"]
+    assert figures["paper-routes-custom"]["episodes"] == 2
+    assert figures["uniform-custom"]["success"] == 1.0
+    results, _ = read_results(tmp_path / "o" / "episodes.jsonl")
+    assert {result.patient for result in results} == {"imported:head", "imported:neck"}
+    assert main([*arguments, "--resume"]) == 0
+    assert "12 (12 done before)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--patients", "hed"], "Did you mean 'head'"),
+        (["--patients", "head", "--suite", "smok"], "Did you mean 'smoke'"),
+        (["--patients", "neck", "--suite", "paper-routes"], "has no episode on imported:neck"),
+    ],
+)
+def test_patients_that_do_not_fit_are_named(imported, arguments, message, tmp_path, capsys):
+    assert main([*arguments, "--out", str(tmp_path / "o")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
 class Scripted(Policy):
     def __init__(self, *answers):
         self.answers = answers
@@ -216,8 +266,11 @@ class Scripted(Policy):
         return answer
 
 
+SUITE = Suite("one", 1, "from the right scapula to the skull", 20, (EpisodeSpec("virtual:0", 1, 4),))
+
+
 def play(*answers, max_steps=20):
-    suite = replace(load_suite("smoke"), max_steps=max_steps)
+    suite = replace(SUITE, max_steps=max_steps)
     return run_episode(Scripted(*answers), CArmNavEnv(image_size=16), EpisodeTask(suite, 0, "scripted", 0))
 
 
@@ -243,7 +296,7 @@ def test_invalid_answers_count_as_steps_and_move_nothing():
 
 def test_after_an_invalid_answer_the_c_arm_reports_that_it_stood_still():
     policy = Scripted(Decision(Move(0, 1)), Decision(ALIGNED, invalid=True), Decision(ALIGNED))
-    task = EpisodeTask(load_suite("smoke"), 0, "scripted", 0)
+    task = EpisodeTask(SUITE, 0, "scripted", 0)
     run_episode(policy, CArmNavEnv(image_size=16), task)
     assert policy.seen[1]["moved_mm"].tolist() == [0, 30]
     assert policy.seen[2]["moved_mm"].tolist() == [0, 0] and not policy.seen[2]["move_effective"]

@@ -1,9 +1,21 @@
+import numpy as np
 import pytest
 
-from benchmarks.freeze import PAPER_ROUTES, RECIPES, freeze, suite_yaml
+from benchmarks.freeze import freeze, suite_yaml
+from benchmarks.recipes import PAPER_ROUTES, RECIPES, draw_suite, suite_on
 from benchmarks.suite import Suite, load_suite, suite_names
 from carm_env.catalogue import load_patient
 from carm_env.errors import UnknownNameError
+from carm_env.patients import Patient
+from carm_env.volume import Volume
+
+
+def small_patient(*landmarks):
+    """A block of water with these landmarks along its axis."""
+    hu = np.full((40, 20, 60), -1000, np.int16)
+    hu[4:36, 4:16] = 40
+    points = {key: np.array([200.0, 100.0, 100.0 + 30.0 * key]) for key in landmarks}
+    return Patient("imported:small", Volume.from_origin(hu, 10.0, (0, 0, 0)), points)
 
 
 def test_the_suites_that_ship_are_there_with_their_sizes():
@@ -21,11 +33,13 @@ def test_paper_routes_are_the_four_trips_for_every_patient():
 
 def test_the_demo_starts_from_the_right_scapula_to_the_skull():
     first = load_suite("smoke").episodes[0]
-    assert (first.patient, first.start, first.target) == ("virtual:0", 4, 1)
+    assert (first.patient, first.start, first.target) == ("virtual:3000", 4, 1)
 
 
 def test_paper_routes_are_frozen_as_their_recipe_draws_them():
-    assert freeze("paper-routes") == load_suite("paper-routes")
+    recipe = RECIPES["paper-routes"]
+    suite, left_out = draw_suite("paper-routes", recipe, dict.fromkeys(recipe.patients, small_patient(1, 4, 5)))
+    assert suite == load_suite("paper-routes") and len(suite.episodes) == 40 and left_out == []
 
 
 def test_yaml_round_trips(tmp_path):
@@ -47,6 +61,37 @@ def test_an_unknown_suite_gets_the_nearest_one():
     with pytest.raises(UnknownNameError, match="Did you mean 'uniform'"):
         freeze("unifrom")
     assert set(RECIPES) == set(suite_names())
+
+
+def test_a_suite_is_drawn_on_other_patients_in_one_way():
+    patients = {"imported:a": small_patient(1, 10, 11), "imported:b": small_patient(4)}
+    suite, left_out = suite_on("uniform", patients)
+    assert (suite.name, len(suite.episodes), left_out) == ("uniform-custom", 100, [])
+    assert set(suite.patients) == set(patients)
+    assert {episode.target for episode in suite.episodes} == {1, 10, 11, 4}
+    assert suite_on("uniform", patients)[0] == suite
+    assert suite.hash != load_suite("uniform").hash
+    suite.check(patients)
+
+
+def test_routes_without_their_landmarks_are_left_out_and_named():
+    patients = {"imported:a": small_patient(1, 5, 11), "imported:b": small_patient(10)}
+    suite, left_out = suite_on("paper-routes", patients)
+    assert [(episode.start, episode.target) for episode in suite.episodes] == [(5, 1), (1, 5)]
+    first = "imported:a: Right scapular inferior angle to Skull, for it lacks Right scapular inferior angle"
+    assert left_out[0] == first
+    assert left_out[-1].startswith("imported:b: Skull to Left") and len(left_out) == 6
+
+
+@pytest.mark.parametrize("name", ["smoke", "uniform", "paper-routes"])
+def test_patients_without_landmarks_leave_no_suite(name):
+    with pytest.raises(ValueError, match="has no episode on imported:a"):
+        suite_on(name, {"imported:a": small_patient()})
+
+
+def test_an_unknown_suite_has_no_recipe():
+    with pytest.raises(UnknownNameError, match="Did you mean 'smoke'"):
+        suite_on("smok", {"imported:a": small_patient(1)})
 
 
 HEAD = "{name: x, version: 1, description: d, max_steps: 5, episodes: [{patient: 'virtual:0', target: 1, start: 4}], "

@@ -1,16 +1,23 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from carm_env import cli
-from carm_env.cli import main
+from carm_env.cli import main, make_parser
+from carm_env.cli.render import XRAY_OPTIONS
 from carm_env.errors import BackendError
 from carm_env.scene import load_scene
 from carm_env.xray.settings import XRaySettings
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out.strip() == f"carm-env {version('carm-env')}"
 
 
 def test_doctor_says_what_works(capsys):
@@ -92,8 +99,8 @@ def test_render_takes_millimetres_and_angles(tmp_path):
 
 
 def test_the_exposure_options_have_the_settings_defaults():
-    options = cli._parser().parse_args(["render", "--out", "x.png"])
-    shown = {name: getattr(options, name) for name in cli._XRAY_OPTIONS}
+    options = make_parser().parse_args(["render", "--out", "x.png"])
+    shown = {name: getattr(options, name) for name in XRAY_OPTIONS}
     assert {name: value for name, value in shown.items() if value is not None} == {
         name: getattr(XRaySettings(), name) for name, value in shown.items() if value is not None
     }

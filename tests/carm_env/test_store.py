@@ -55,6 +55,12 @@ def test_a_bad_name_is_refused(name):
         store.imported_folder(name)
 
 
+@pytest.mark.parametrize("name", ["standard", "virtual", "imported"])
+def test_a_name_of_other_patients_is_refused(name):
+    with pytest.raises(ValueError, match="choose another"):
+        store.save_imported(patient(name))
+
+
 def test_only_an_imported_patient_is_kept():
     with pytest.raises(ValueError, match="expected imported:NAME"):
         store.save_imported(Patient("virtual:0", patient("a").volume, {}))

@@ -1,29 +1,11 @@
-"""The command ``carm-env``."""
+"""``carm-env render``: take an X-ray and save it."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from carm_env.errors import BackendError, MissingExtraError
 from carm_env.geometry import PROJECTIONS
-
-
-def _doctor(options: argparse.Namespace) -> int:
-    from carm_env.doctor import examine, warm_up
-
-    # First, so that its time is that of all compilation.
-    warmed = [warm_up()] if options.warm else []
-    findings = [*examine(), *warmed]
-    width = max(len(finding.subject) for finding in findings)
-    for finding in findings:
-        mark = "!" if finding.is_problem else " "
-        print(f"{mark} {finding.subject:<{width}}  {finding.found}")
-    problems = sum(finding.is_problem for finding in findings)
-    print(f"{problems} problem(s)." if problems else "The environment works on this machine.")
-    return 1 if problems else 0
 
 
 def _render(options: argparse.Namespace) -> int:
@@ -41,7 +23,7 @@ def _render(options: argparse.Namespace) -> int:
     size = check_image_size(options.size)
     given = options.landmark if options.at is None else options.at
     start = None if given is None else parse_start(given)
-    asked = {name: getattr(options, name) for name in _XRAY_OPTIONS}
+    asked = {name: getattr(options, name) for name in XRAY_OPTIONS}
     settings = XRaySettings(**{name: value for name, value in asked.items() if value is not None})
     check_patient_name(options.patient)
     scene = load_scene(options.patient, settings=settings)
@@ -69,7 +51,7 @@ def _render(options: argparse.Namespace) -> int:
     return 0
 
 
-_XRAY_OPTIONS: dict[str, tuple[float | str | bool | None, str]] = {
+XRAY_OPTIONS: dict[str, tuple[float | str | bool | None, str]] = {
     "kvp": (90.0, "tube voltage, 40-150 kV"),
     "aluminium_mm": (4.0, "filtration, mm of aluminium"),
     "copper_mm": (0.0, "additional filtration, mm of copper"),
@@ -88,7 +70,7 @@ _XRAY_OPTIONS: dict[str, tuple[float | str | bool | None, str]] = {
 
 def _add_xray_options(render: argparse.ArgumentParser) -> None:
     group = render.add_argument_group("exposure and display")
-    for name, (default, text) in _XRAY_OPTIONS.items():
+    for name, (default, text) in XRAY_OPTIONS.items():
         flag = f"--{name.replace('_', '-')}"
         if isinstance(default, bool):
             group.add_argument(flag, action="store_true", help=text)
@@ -99,19 +81,13 @@ def _add_xray_options(render: argparse.ArgumentParser) -> None:
             group.add_argument(flag, type=float, default=default, metavar="X", help=shown)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="carm-env", description="X-rays and C-arm navigation. Research software, not a medical device."
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    doctor = commands.add_parser("doctor", help="what works on this machine, and why the rest does not")
-    doctor.set_defaults(command=_doctor)
-    doctor.add_argument("--warm", action="store_true", help="compile now what the first pictures need, and keep it")
-
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the command line."""
     render = commands.add_parser("render", help="take an X-ray and save it")
     render.set_defaults(command=_render)
-    render.add_argument("--patient", default="virtual:0", help="virtual:SEED or a NIfTI file (default virtual:0)")
+    render.add_argument(
+        "--patient", default="virtual:0", help="virtual:SEED, an imported patient or a CT file (default virtual:0)"
+    )
     where = render.add_mutually_exclusive_group()
     where.add_argument("--landmark", help="point the C-arm at this landmark (name or id)")
     where.add_argument(
@@ -133,19 +109,3 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_xray_options(render)
     render.add_argument("--out", type=Path, required=True, help="image file to write")
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status (2 for bad input)."""
-    options = _parser().parse_args(arguments)
-    try:
-        status: int = options.command(options)
-    except (ValueError, OSError, MemoryError, MissingExtraError, BackendError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())
