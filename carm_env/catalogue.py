@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from carm_env.cohorts import cohort_patients, cohort_references, is_cohort_reference
-from carm_env.ct.nifti import is_nifti, load_nifti
+from carm_env.ct.kinds import is_ct
 from carm_env.errors import UnknownNameError, check_keys
 from carm_env.patients import Patient
 from carm_env.store import IMPORTED, imported_folder, imported_names, load_imported
@@ -113,19 +113,22 @@ def patient_folder(name: str) -> Path | None:
 
 def _check_file(name: str) -> None:
     """Raise unless `name` is the path of a CT."""
-    if is_nifti(name):
-        if not Path(name).is_file():
+    if is_ct(name):
+        if not Path(name).exists():
             raise FileNotFoundError(f"no such file: {name}")
         return
+    kinds = "a DICOM folder or zip, or a .nii, .nii.gz, .nrrd or .mha file"
     if Path(name).exists():
-        raise ValueError(f"{name} is no CT that can be read, expected a .nii or .nii.gz file.")
+        raise ValueError(f"{name} is no CT that can be read, expected {kinds}.")
     raise UnknownNameError(
-        "patient", name, ["virtual:0", *cohort_references(), *imported_names(), "the path of a .nii or .nii.gz file"]
+        "patient", name, ["virtual:0", *cohort_references(), *imported_names(), f"the path of a CT ({kinds})"]
     )
 
 
 def _load_file(name: str) -> Patient:
-    return Patient(f"nifti:{Path(name).name}", load_nifti(name), {}, {"origin": "NIfTI file"})
+    from carm_env.ct.importer import load_ct
+
+    return load_ct(name)
 
 
 # Every one of hundreds of environments asks for the same names.

@@ -1,4 +1,4 @@
-"""NIfTI files: read a CT in Hounsfield units and lay it along the LPS axes."""
+"""NIfTI, NRRD and MetaImage files: read a CT in Hounsfield units and lay it along the LPS axes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from carm_env.ct.kinds import NIFTI_SUFFIXES
 from carm_env.errors import MissingExtraError
 from carm_env.memory import check_memory
 from carm_env.volume import AIR_HU, Volume
@@ -22,27 +23,20 @@ _VOXELS_A_READ = 1 << 22
 _FLOAT_BYTES = {16: 4, 64: 8}
 """The header's code of a float type, and its size."""
 
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
-
-def is_nifti(path: str | Path) -> bool:
-    """Whether a file's name ends in ``.nii`` or ``.nii.gz``."""
-    return str(path).lower().endswith(NIFTI_SUFFIXES)
-
-
-def load_nifti(path: str | Path, spacing_mm: float | None = None) -> Volume:
-    """Read a NIfTI CT; its RAS frame becomes LPS here.
+def load_image(path: str | Path, spacing_mm: float | None = None) -> Volume:
+    """Read a CT; a NIfTI file's RAS frame becomes LPS here.
 
     A volume that is not parallel to the axes, or for which `spacing_mm` is given, is resampled
     linearly (air outside).
 
     Args:
-        path: a ``.nii`` or ``.nii.gz`` file with Hounsfield units.
+        path: a file with one of `IMAGE_SUFFIXES` with Hounsfield units.
         spacing_mm: isotropic voxel size to resample to; None keeps the file's own.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a readable three-dimensional NIfTI image, or one with NaN.
+        ValueError: not a readable three-dimensional image, or one with NaN.
         MemoryError: it does not fit in the memory that is free.
         MissingExtraError: SimpleITK is not installed (extra ``ct``).
     """
@@ -62,9 +56,12 @@ def load_nifti(path: str | Path, spacing_mm: float | None = None) -> Volume:
         _check_size(reader.GetSize())
         image = reader.Execute()
     except RuntimeError as error:
-        raise ValueError(f"{path} is not a readable NIfTI image: {str(error).splitlines()[-1].strip()}") from error
+        raise ValueError(f"{path} is not a readable image: {str(error).splitlines()[-1].strip()}") from error
     if reader.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64):
-        bad = _count_not_finite(Path(path), math.prod(reader.GetSize()))
+        if str(path).lower().endswith(NIFTI_SUFFIXES):
+            bad = _count_not_finite(Path(path), math.prod(reader.GetSize()))
+        else:
+            bad = int(np.count_nonzero(~np.isfinite(sitk.GetArrayViewFromImage(image))))
         if bad:
             raise ValueError(f"{path} holds {bad} voxels that are NaN or infinite, expected Hounsfield units.")
     image = sitk.DICOMOrient(image, "LPS")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from carm_env import memory
-from carm_env.ct.nifti import load_nifti
+from carm_env.ct.images import load_image
 
 sitk = pytest.importorskip("SimpleITK")
 REAL_CT = Path(__file__).parents[4] / "shared/data/tcia_cptac_pda_chest/cptac_pda_chest.nii.gz"
@@ -28,14 +28,14 @@ def hu():
 
 
 def test_a_nifti_ct_arrives_in_lps(tmp_path, hu):
-    volume = load_nifti(write(tmp_path / "a.nii.gz", hu))
+    volume = load_image(write(tmp_path / "a.nii.gz", hu))
     np.testing.assert_array_equal(volume.hu, hu)
     np.testing.assert_allclose(volume.spacing_mm, [2, 3, 4])
     np.testing.assert_allclose(volume.origin_lps_mm, [5, 6, 7])
 
 
 def test_flipped_axes_are_laid_along_lps(tmp_path, hu):
-    volume = load_nifti(write(tmp_path / "a.nii", hu, direction=np.diag([-1, -1, 1])))
+    volume = load_image(write(tmp_path / "a.nii", hu, direction=np.diag([-1, -1, 1])))
     assert volume.hu_at([5 - 2 * 2, 6 - 3 * 3, 7 + 4 * 4]) == 1500
 
 
@@ -44,37 +44,37 @@ def test_an_oblique_volume_is_resampled(tmp_path):
     hu[8:13, 8:13, 8:13] = 1000
     c, s = np.cos(0.3), np.sin(0.3)
     direction = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
-    volume = load_nifti(write(tmp_path / "a.nii.gz", hu, (2, 2, 2), (0, 0, 0), direction))
+    volume = load_image(write(tmp_path / "a.nii.gz", hu, (2, 2, 2), (0, 0, 0), direction))
     centre = direction @ np.array([20.0, 20, 20])
     assert volume.hu_at(centre) == 1000
     assert volume.hu.min() == -1000
 
 
 def test_a_spacing_can_be_asked_for(tmp_path, hu):
-    volume = load_nifti(write(tmp_path / "a.nii.gz", hu), spacing_mm=2.0)
+    volume = load_image(write(tmp_path / "a.nii.gz", hu), spacing_mm=2.0)
     np.testing.assert_allclose(volume.spacing_mm, 2)
 
 
 def test_bad_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent"):
-        load_nifti(tmp_path / "absent.nii.gz")
+        load_image(tmp_path / "absent.nii.gz")
     (tmp_path / "junk.nii.gz").write_bytes(b"junk")
     with pytest.raises(ValueError, match="junk"):
-        load_nifti(tmp_path / "junk.nii.gz")
+        load_image(tmp_path / "junk.nii.gz")
     sitk.WriteImage(sitk.Image([4, 4, 4, 4], sitk.sitkInt16), str(tmp_path / "four.nii.gz"))
     with pytest.raises(ValueError, match="4 dimensions"):
-        load_nifti(tmp_path / "four.nii.gz")
+        load_image(tmp_path / "four.nii.gz")
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_voxels_that_are_no_number_are_counted(tmp_path, hu, name, kind):
     array = hu.astype(kind)
-    np.testing.assert_array_equal(load_nifti(write(tmp_path / name, array)).hu, hu)
+    np.testing.assert_array_equal(load_image(write(tmp_path / name, array)).hu, hu)
     array[0, 0, :3] = np.nan
     array[9, 11, 13] = np.inf
     with pytest.raises(ValueError, match="4 voxels that are NaN"):
-        load_nifti(write(tmp_path / name, array))
+        load_image(write(tmp_path / name, array))
 
 
 def test_stored_integers_with_a_slope_are_read(tmp_path, hu):
@@ -83,17 +83,17 @@ def test_stored_integers_with_a_slope_are_read(tmp_path, hu):
     content = bytearray(path.read_bytes())
     content[112:120] = np.array([1, -1024], "<f4").tobytes()
     path.write_bytes(content)
-    np.testing.assert_array_equal(load_nifti(path).hu, hu)
+    np.testing.assert_array_equal(load_image(path).hu, hu)
 
 
 def test_more_voxels_than_memory_is_an_error_before_they_are_read(tmp_path, hu, monkeypatch):
     path = write(tmp_path / "a.nii.gz", hu)
     monkeypatch.setattr(memory, "available_bytes", lambda: 20_000)
     with pytest.raises(MemoryError, match="10 x 12 x 14 voxels: 20,160 bytes are needed"):
-        load_nifti(path)
+        load_image(path)
     monkeypatch.setattr(memory, "available_bytes", lambda: 100_000)
     with pytest.raises(MemoryError, match="bytes are needed"):
-        load_nifti(path, spacing_mm=0.1)
+        load_image(path, spacing_mm=0.1)
 
 
 @pytest.mark.skipif(not REAL_CT.is_file(), reason="the real chest CT (../shared/data) is not here")

@@ -1,0 +1,80 @@
+"""Unpack a zip archive that somebody else has made, without believing anything that it says."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from carm_env.ct.errors import ArchiveError
+
+MAX_FILES = 50_000
+MAX_BYTES = 32 << 30
+MAX_FILE_BYTES = 8 << 30
+MAX_RATIO = 200
+"""A CT's slices shrink by 2 to 6; what grows a hundredfold is a bomb."""
+_RATIO_BEGINS_AT = 1 << 20
+_BLOCK = 1 << 20
+
+
+@contextmanager
+def extracted(path: Path) -> Iterator[Path]:
+    """The files of a zip archive in a temporary folder, which is removed afterwards, whatever happens.
+
+    Raises:
+        ArchiveError: no zip archive, encrypted, damaged, or with an entry outside its folder, a link, another
+            archive, or more than the limits of this module.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="carm-env-"))
+    try:
+        safe_extract(path, folder)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def safe_extract(path: Path, folder: Path) -> None:
+    """Unpack `path` into `folder`; see `extracted` for what is refused."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+            if len(entries) > MAX_FILES:
+                raise ArchiveError(f"{path} holds {len(entries):,} files, expected at most {MAX_FILES:,}.")
+            left = MAX_BYTES
+            for entry in entries:
+                left -= _unpack(archive, entry, path, folder, left)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise ArchiveError(f"{path} is no zip archive, or damaged ({error}): fetch it again.") from error
+
+
+def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, folder: Path, left: int) -> int:
+    name = entry.filename
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    if name.startswith(("/", "\\")) or PureWindowsPath(name).drive or ".." in parts or "\0" in name or not parts:
+        raise ArchiveError(f"{path} holds {name!r}, which lies outside its folder: do not trust this archive.")
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        raise ArchiveError(f"{path} holds the link {name!r}: pack the files themselves.")
+    if name.lower().endswith((".zip", ".7z", ".rar", ".tar", ".tgz", ".tar.gz")):
+        raise ArchiveError(f"{path} holds the archive {name!r}: unpack it and import the folder.")
+    if entry.flag_bits & 1:
+        raise ArchiveError(f"{path} is encrypted: unpack it with its password and import the folder.")
+    target = folder.joinpath(*parts)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    limit = min(left, MAX_FILE_BYTES, max(_RATIO_BEGINS_AT, MAX_RATIO * max(entry.compress_size, 1)))
+    written = 0
+    # Counted while it is unpacked: the sizes that an archive states may be wrong.
+    with archive.open(entry) as source, target.open("wb") as file:
+        while block := source.read(_BLOCK):
+            written += len(block)
+            if written > limit:
+                raise ArchiveError(
+                    f"{path}: {name!r} unpacks to more than {limit:,} bytes: it looks like a bomb. If it is not, unpack "
+                    "it yourself and import the folder."
+                )
+            file.write(block)
+    return written

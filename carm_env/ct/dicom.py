@@ -1,0 +1,225 @@
+"""DICOM series to Hounsfield units: slices in order, on a grid that is checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_env.ct.errors import DicomError
+from carm_env.ct.series import Series, Slice, pydicom_module
+from carm_env.memory import check_memory
+
+_SAME_PLACE_MM = 0.02
+_UNEVEN_SHARE, _UNEVEN_MM = 0.02, 0.1
+_GAP_FACTOR = 1.5
+_TILT_DEG = 0.3
+_SAME_DIRECTION = 1e-3
+
+
+@dataclass(frozen=True)
+class DicomOptions:
+    """What is accepted though it is wrong.
+
+    Attributes:
+        accept_gaps: fill missing slices by linear interpolation.
+        assume_hu: take stored values for Hounsfield units where the rescale slope is missing.
+    """
+
+    accept_gaps: bool = False
+    assume_hu: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """A series' voxels.
+
+    Attributes:
+        hu: ``(columns, rows, slices)`` float32 Hounsfield units.
+        affine_lps_mm: ``(4, 4)`` from index to LPS mm; sheared where the gantry was tilted.
+        notes: what was found and done, without anything personal.
+    """
+
+    hu: NDArray[np.float32]
+    affine_lps_mm: NDArray[np.float64]
+    notes: list[str]
+
+
+def read_stack(series: Series, options: DicomOptions | None = None) -> Stack:
+    """Read a series: sorted along its normal, checked, rescaled.
+
+    Raises:
+        DicomError: mixed orientations, sizes or spacings, slices twice, gaps (unless accepted), no rescale slope
+            (unless accepted), 8-bit or colour images, pixels that cannot be decoded.
+        MemoryError: it does not fit.
+    """
+    options = options or DicomOptions()
+    slices = series.slices
+    _check_alike(slices)
+    normal = slices[0].normal / np.linalg.norm(slices[0].normal)
+    slices = sorted(slices, key=lambda item: float(item.position_mm @ normal))
+    places = np.array([item.position_mm @ normal for item in slices])
+    _check_once(slices, places)
+    notes: list[str] = []
+    step = _slice_step(slices, places, options, notes)
+    shape = slices[0].shape
+    check_memory(
+        f"a CT of {shape[1]} x {shape[0]} x {len(slices)} voxels",
+        shape[0] * shape[1] * len(slices) * 12,
+        "Choose a thicker series, or free memory.",
+    )
+    hu = np.empty((shape[1], shape[0], len(slices)), np.float32)
+    for number, item in enumerate(slices):
+        hu[:, :, number] = _hounsfield(item, options).T
+    affine = np.eye(4)
+    first = slices[0]
+    affine[:3, 0] = first.orientation[:3] * first.spacing_mm[1]
+    affine[:3, 1] = first.orientation[3:] * first.spacing_mm[0]
+    travel = (slices[-1].position_mm - first.position_mm) / (places[-1] - places[0])
+    tilt = float(np.rad2deg(np.arccos(np.clip(1 / np.linalg.norm(travel), -1, 1))))
+    if tilt > _TILT_DEG:
+        notes.append(f"the gantry was tilted by {tilt:.1f} degrees; the stack was sheared back")
+    _check_straight(slices, places, travel)
+    affine[:3, 2] = travel * step
+    affine[:3, 3] = first.position_mm
+    even = np.arange(round((places[-1] - places[0]) / step) + 1) * step + places[0]
+    if len(even) != len(places) or np.abs(even - places).max() > _UNEVEN_MM:
+        hu = _between(hu, places, even)
+        notes.append(f"{len(even) - len(places)} of {len(even)} slices were made up by linear interpolation")
+    return Stack(hu, affine, notes)
+
+
+def _check_alike(slices: list[Slice]) -> None:
+    first = slices[0]
+    for item in slices[1:]:
+        if np.abs(item.orientation - first.orientation).max() > _SAME_DIRECTION:
+            raise DicomError(
+                f"{item.path} has the orientation {np.round(item.orientation, 4).tolist()} and {first.path} "
+                f"{np.round(first.orientation, 4).tolist()}: one series, mixed orientations. Part them into folders."
+            )
+        if item.shape != first.shape:
+            raise DicomError(
+                f"{item.path} has {item.shape} pixels and {first.path} {first.shape}: part them into folders."
+            )
+        if not np.allclose(item.spacing_mm, first.spacing_mm, rtol=1e-3):
+            raise DicomError(
+                f"{item.path} has PixelSpacing {item.spacing_mm} mm and {first.path} {first.spacing_mm} mm: part them into folders."
+            )
+    if len(slices) < 2:
+        raise DicomError(f"{first.path} is a single slice, expected a series: import its folder.")
+
+
+def _check_once(slices: list[Slice], places: NDArray[np.float64]) -> None:
+    twice = np.flatnonzero(np.diff(places) < _SAME_PLACE_MM)
+    if len(twice):
+        first, second = slices[twice[0]], slices[twice[0] + 1]
+        raise DicomError(
+            f"{first.path} and {second.path} lie at the same place ({places[twice[0]]:.2f} mm; {len(twice)} such pairs): "
+            "remove the duplicates, or choose one acquisition."
+        )
+
+
+def _slice_step(slices: list[Slice], places: NDArray[np.float64], options: DicomOptions, notes: list[str]) -> float:
+    """Distance of the slices of the regular grid; raises where slices are missing, unless accepted."""
+    gaps = np.diff(places)
+    usual = float(np.median(gaps))
+    thickness = float(np.median([item.thickness_mm for item in slices]))
+    uneven = np.flatnonzero(np.abs(gaps - usual) > max(_UNEVEN_SHARE * usual, _UNEVEN_MM))
+    complaint = ""
+    if len(uneven):
+        worst = int(uneven[np.argmax(np.abs(gaps[uneven] - usual))])
+        complaint = (
+            f"slices are {usual:.2f} mm apart, but {gaps[worst]:.2f} mm between {slices[worst].path} and "
+            f"{slices[worst + 1].path} ({len(uneven)} such places)"
+        )
+    elif thickness > 0 and usual > _GAP_FACTOR * thickness:
+        complaint = (
+            f"{len(slices)} slices of {thickness:.2f} mm lie {usual:.2f} mm apart in {slices[0].path.parent}: about "
+            f"{round(usual / thickness) - 1} of {round(usual / thickness)} slices are missing"
+        )
+    if not complaint:
+        return usual
+    if not options.accept_gaps:
+        raise DicomError(f"{complaint}. Complete the series, or fill the gaps by interpolation (--accept-gaps).")
+    notes.append(f"gaps accepted: slices lie {gaps.min():.2f} to {gaps.max():.2f} mm apart")
+    return float(min(gaps.min(), thickness or gaps.min()))
+
+
+def _check_straight(slices: list[Slice], places: NDArray[np.float64], travel: NDArray[np.float64]) -> None:
+    expected = slices[0].position_mm + (places - places[0])[:, None] * travel
+    away = np.linalg.norm(np.array([item.position_mm for item in slices]) - expected, axis=1)
+    worst = int(np.argmax(away))
+    if away[worst] > 1.0:
+        raise DicomError(
+            f"{slices[worst].path} lies {away[worst]:.1f} mm beside the line of its series: part the acquisitions into folders."
+        )
+
+
+def _between(hu: NDArray[np.float32], places: NDArray[np.float64], even: NDArray[np.float64]) -> NDArray[np.float32]:
+    upper = np.clip(np.searchsorted(places, even), 1, len(places) - 1)
+    share = np.clip((even - places[upper - 1]) / (places[upper] - places[upper - 1]), 0, 1).astype(np.float32)
+    out = np.empty((*hu.shape[:2], len(even)), np.float32)
+    for number, (high, part) in enumerate(zip(upper, share, strict=True)):
+        out[:, :, number] = (1 - part) * hu[:, :, high - 1] + part * hu[:, :, high]
+    return out
+
+
+@lru_cache(maxsize=2)
+def _decoded(path: Path) -> tuple[Any, NDArray[Any]]:
+    """Header and pixels of a file; kept, since every frame of a multi-frame file asks for it."""
+    pydicom = pydicom_module()
+    try:
+        header = pydicom.dcmread(path)
+        return header, header.pixel_array
+    except Exception as error:  # decoders raise many kinds
+        text = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        raise DicomError(
+            f"{path}: its pixels cannot be read ({text}). Fetch the file again if it is cut short; if it is compressed, "
+            "install a decoder (pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg) or export it uncompressed."
+        ) from error
+
+
+def _hounsfield(item: Slice, options: DicomOptions) -> NDArray[np.float32]:
+    header, pixels = _decoded(item.path)
+    if int(header.get("SamplesPerPixel", 1) or 1) != 1:
+        raise DicomError(f"{item.path} is a colour image, expected Hounsfield units: export the original series.")
+    if int(header.get("BitsAllocated", 16)) <= 8:
+        raise DicomError(
+            f"{item.path} has 8 bits a pixel: a picture, not Hounsfield units. Export the original series."
+        )
+    image = pixels[item.frame] if pixels.ndim == 3 else pixels
+    if image.shape != item.shape:
+        raise DicomError(f"{item.path} holds {image.shape} pixels, its header says {item.shape}: fetch it again.")
+    slope, intercept = _rescale(header, item, options)
+    values = image.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    padding = header.get("PixelPaddingValue", None)
+    if isinstance(padding, int):
+        values[image == padding] = -1000.0
+    return values
+
+
+def _rescale(header: Any, item: Slice, options: DicomOptions) -> tuple[float, float]:
+    holder = header
+    groups = header.get("PerFrameFunctionalGroupsSequence")
+    for group in ((groups[item.frame],) if groups else ()) + tuple(header.get("SharedFunctionalGroupsSequence") or ()):
+        if "PixelValueTransformationSequence" in group:
+            holder = group["PixelValueTransformationSequence"][0]
+            break
+    slope, intercept = holder.get("RescaleSlope", None), holder.get("RescaleIntercept", None)
+    if slope is None or intercept is None:
+        if options.assume_hu:
+            return 1.0, 0.0
+        raise DicomError(
+            f"{item.path} lacks RescaleSlope or RescaleIntercept, so its values may not be Hounsfield units. If they are, "
+            "say so (--assume-hu)."
+        )
+    numbers = float(slope), float(intercept)
+    if not np.isfinite(numbers).all() or numbers[0] <= 0:
+        raise DicomError(
+            f"{item.path} has RescaleSlope {slope} and RescaleIntercept {intercept}, expected finite, slope > 0."
+        )
+    return numbers

@@ -1,0 +1,103 @@
+"""From voxels on any grid to an isotropic volume along the LPS axes, with or without the table."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_env.ct.errors import CTImportError
+from carm_env.memory import check_memory
+from carm_env.volume import AIR_HU, Volume
+
+HIGHEST_HU = 3071
+DEFAULT_SPACING_MM = 1.5
+SPACINGS_MM = (0.5, 6.0)
+_BYTES_PER_VOXEL = 12
+_SLAB = 32
+_BODY_HU = -300
+_COARSE_MM = 4.0
+_BODY_MARGIN_MM = 8.0
+
+
+def to_isotropic(hu: NDArray[np.float32], affine_lps_mm: NDArray[np.float64], spacing_mm: float) -> Volume:
+    """Resample linearly to cubes along the LPS axes; air outside.
+
+    Args:
+        hu: ``(i, j, k)`` Hounsfield units.
+        affine_lps_mm: ``(4, 4)`` from index to LPS mm; it may be oblique or sheared (a tilted gantry).
+        spacing_mm: edge of the cubes.
+
+    Raises:
+        CTImportError: an affine that is not finite or singular, or a spacing out of range.
+        MemoryError: the result does not fit.
+    """
+    from scipy import ndimage
+
+    if not SPACINGS_MM[0] <= spacing_mm <= SPACINGS_MM[1]:
+        raise CTImportError(f"the spacing is {spacing_mm!r} mm, expected {SPACINGS_MM[0]} to {SPACINGS_MM[1]} mm.")
+    matrix, offset = affine_lps_mm[:3, :3], affine_lps_mm[:3, 3]
+    steps = np.linalg.norm(matrix, axis=0)
+    if not np.isfinite(affine_lps_mm).all() or steps.min() <= 0 or abs(np.linalg.det(matrix / steps)) < 1e-3:
+        raise CTImportError(f"the voxels' axes are {matrix.tolist()}, expected three independent directions, mm.")
+    last = np.array(hu.shape) - 1
+    corners = np.array([matrix @ (last * pick) + offset for pick in np.ndindex(2, 2, 2)])
+    low, high = corners.min(0), corners.max(0)
+    count = np.floor((high - low) / spacing_mm + 1e-6).astype(int) + 1
+    check_memory(
+        f"a volume of {' x '.join(map(str, count))} voxels",
+        math.prod(count.tolist()) * 2 + hu.size * _BYTES_PER_VOXEL,
+        "Give a larger spacing, or free memory.",
+    )
+    if count.min() < 2:
+        raise CTImportError(f"the CT measures {np.round(high - low, 1).tolist()} mm, expected more than one voxel.")
+    # What is made coarser is blurred first, or thin bone would come and go between the samples.
+    widths = [0.4 * spacing_mm / step if spacing_mm > 1.3 * step else 0.0 for step in steps]
+    smooth = ndimage.gaussian_filter(hu, widths, truncate=3.0, mode="nearest") if any(widths) else hu
+    inverse = np.linalg.inv(matrix)
+    out = np.empty(count, np.int16)
+    for first in range(0, int(count[2]), _SLAB):
+        stop = min(first + _SLAB, int(count[2]))
+        begin = inverse @ (low + [0.0, 0.0, first * spacing_mm] - offset)
+        slab = ndimage.affine_transform(
+            smooth,
+            inverse * spacing_mm,
+            begin,
+            (int(count[0]), int(count[1]), stop - first),
+            order=1,
+            mode="constant",
+            cval=AIR_HU,
+        )
+        out[:, :, first:stop] = np.rint(np.clip(slab, AIR_HU, HIGHEST_HU)).astype(np.int16)
+    return Volume.from_origin(out, spacing_mm, low)
+
+
+def without_table(volume: Volume) -> tuple[Volume, float]:
+    """The volume with air around the body, and the share of its dense voxels that was removed.
+
+    The body is the largest connected part above -300 HU once thin bridges are cut, with its hollows.
+
+    Raises:
+        CTImportError: there is no body in it.
+    """
+    from scipy import ndimage
+
+    step = max(1, round(_COARSE_MM / float(volume.spacing_mm.min())))
+    dense = volume.hu[::step, ::step, ::step] > _BODY_HU
+    core = ndimage.binary_opening(dense, iterations=2)
+    labels, number = ndimage.label(core)
+    if not number:
+        raise CTImportError(
+            f"nothing in the CT is denser than {_BODY_HU} HU: there is no body from which to remove a table."
+        )
+    largest = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    body = ndimage.binary_dilation(largest, iterations=3) & ndimage.binary_dilation(dense)
+    body = np.stack([ndimage.binary_fill_holes(body[:, :, k]) for k in range(body.shape[2])], axis=2)
+    kept = ndimage.binary_dilation(
+        body, iterations=max(1, round(_BODY_MARGIN_MM / (step * float(volume.spacing_mm.min()))))
+    )
+    full = kept.repeat(step, 0).repeat(step, 1).repeat(step, 2)[tuple(slice(0, n) for n in volume.hu.shape)]
+    hu = np.where(full, volume.hu, np.int16(AIR_HU))
+    before = np.count_nonzero(volume.hu > _BODY_HU)
+    return Volume(hu, volume.affine_lps_mm), 1 - np.count_nonzero(hu > _BODY_HU) / max(before, 1)

@@ -1,0 +1,308 @@
+"""DICOM headers: which series a folder holds, and which of them to take."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_env.ct.errors import DicomError
+from carm_env.ct.kinds import DICOM_SUFFIXES
+from carm_env.errors import MissingExtraError, UnknownNameError
+
+_SHARE_OF_LONGEST = 0.6
+_FEWEST_SLICES = 3
+_SOFT, _BONE, _OTHER = "soft", "bone", "other"
+_BONE_WORDS = ("bone", "bony", "sharp", "edge", "detail", "osteo")
+_SOFT_WORDS = ("soft", "standard", "std", "smooth", "tissue", "body")
+_OTHER_WORDS = ("lung", "scout", "topogram", "localizer", "dose")
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """One image's header: what its place and its scale need; nothing personal but `patient`, which is not kept.
+
+    Attributes:
+        path: the file.
+        frame: number in a multi-frame file.
+        position_mm: ``(3,)`` centre of the first pixel, LPS.
+        orientation: ``(6,)`` directions of rows and columns.
+        spacing_mm: between rows and between columns.
+        thickness_mm: of the slice, 0 where the file does not tell.
+        shape: rows and columns.
+    """
+
+    path: Path
+    frame: int
+    position_mm: NDArray[np.float64]
+    orientation: NDArray[np.float64]
+    spacing_mm: tuple[float, float]
+    thickness_mm: float
+    shape: tuple[int, int]
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        """``(3,)`` direction across the slice."""
+        return np.cross(self.orientation[:3], self.orientation[3:])
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """The slices of one series.
+
+    Attributes:
+        uid: its SeriesInstanceUID, to tell series apart; never kept.
+        patient: the patient's number in the file, to be hashed.
+        slices: in the order of their files.
+        kernel: the reconstruction kernel.
+        description: of the series; it chooses the kernel's class and is not kept.
+        kvp: tube voltage, 0 where unknown.
+    """
+
+    uid: str
+    patient: str
+    slices: list[Slice]
+    kernel: str
+    description: str
+    kvp: float
+
+    @property
+    def thickness_mm(self) -> float:
+        """Distance between neighbouring slices, as the median."""
+        places = np.sort([item.position_mm @ self.slices[0].normal for item in self.slices])
+        return float(np.median(np.diff(places))) if len(places) > 1 else self.slices[0].thickness_mm
+
+    @property
+    def extent_mm(self) -> float:
+        """From the first to the last slice."""
+        places = [float(item.position_mm @ self.slices[0].normal) for item in self.slices]
+        return max(places) - min(places)
+
+    @property
+    def kernel_class(self) -> str:
+        """``"bone"``, ``"soft"`` or ``"other"``, by kernel and description."""
+        text = f"{self.kernel} {self.description}".lower()
+        if any(word in text for word in _OTHER_WORDS):
+            return _OTHER
+        if any(word in text for word in _BONE_WORDS):
+            return _BONE
+        if any(word in text for word in _SOFT_WORDS):
+            return _SOFT
+        # Siemens: a letter and two digits, the larger the sharper.
+        digits = "".join(character for character in self.kernel[1:3] if character.isdigit())
+        if self.kernel[:1].upper() in "BHIJQU" and len(digits) == 2:
+            return _BONE if int(digits) >= 60 else _SOFT
+        return _OTHER
+
+    def summary(self) -> str:
+        """A line about it, without anything personal."""
+        return (
+            f"{len(self.slices)} slices, {self.thickness_mm:.2f} mm apart, {self.extent_mm:.0f} mm long, kernel "
+            f"{self.kernel or 'not stated'} ({self.kernel_class})"
+        )
+
+
+def pydicom_module() -> Any:
+    """The module pydicom; MissingExtraError where it is not installed."""
+    try:
+        import pydicom
+    except ImportError as error:
+        raise MissingExtraError("pydicom", "ct", "Reading DICOM") from error
+    return pydicom
+
+
+def dicom_files(path: Path) -> list[Path]:
+    """The file itself, or all files below a folder that may be DICOM, sorted."""
+    if path.is_file():
+        return [path]
+    found = [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
+    return sorted(item for item in found if item.name != "DICOMDIR" and not item.name.startswith("."))
+
+
+def read_series(files: Iterable[Path]) -> tuple[list[Series], list[str]]:
+    """The CT series of files, and notes on what was left out.
+
+    Raises:
+        DicomError: a file ending in ``.dcm`` that is no DICOM file, a CT whose header lacks its geometry, or
+            two patients.
+    """
+    pydicom = pydicom_module()
+    headers: dict[str, list[tuple[Path, Any]]] = {}
+    left_out: dict[str, int] = {}
+    for path in files:
+        try:
+            header = pydicom.dcmread(path, stop_before_pixels=True)
+            modality = str(header.get("Modality", ""))
+            uid = str(header.get("SeriesInstanceUID", "")) or "without number"
+            kinds = [str(kind).upper() for kind in header.get("ImageType", None) or []]
+        except Exception as error:  # pydicom raises many kinds on damaged headers
+            if path.suffix.lower() in DICOM_SUFFIXES:
+                raise DicomError(
+                    f"{path} is no DICOM file, or a damaged one ({_first_line(error)}): remove it or fetch it again."
+                ) from error
+            left_out["no DICOM"] = left_out.get("no DICOM", 0) + 1
+            continue
+        reason = "" if modality == "CT" else f"modality {modality or 'not stated'}"
+        if not reason and ("LOCALIZER" in kinds or "SCOUT" in kinds):
+            reason = "localizer"
+        if reason:
+            left_out[reason] = left_out.get(reason, 0) + 1
+            continue
+        headers.setdefault(uid, []).append((path, header))
+    notes = [f"left out {count} file(s): {reason}" for reason, count in sorted(left_out.items())]
+    series = [_series(uid, rows) for uid, rows in headers.items()]
+    patients = {item.patient for item in series}
+    if len(patients) > 1:
+        raise DicomError(
+            f"the files belong to {len(patients)} patients, expected one: put each patient's files into a folder of their own "
+            f"(e.g. {series[0].slices[0].path} and {series[1].slices[0].path})."
+        )
+    return series, notes
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _series(uid: str, rows: Sequence[tuple[Path, Any]]) -> Series:
+    slices: list[Slice] = []
+    patients = set()
+    for path, header in rows:
+        try:
+            patients.add(f"{header.get('PatientID', '')}|{header.get('PatientName', '')}")
+            slices += _slices(path, header)
+        except DicomError:
+            raise
+        except Exception as error:  # damaged values raise anything
+            raise DicomError(
+                f"{path}: its header cannot be understood ({_first_line(error)}): fetch it again."
+            ) from error
+    if len(patients) > 1:
+        raise DicomError(
+            f"{rows[0][0].parent}: one series with files of {len(patients)} patients, expected one: part them."
+        )
+    first = rows[0][1]
+    kernel = first.get("ConvolutionKernel", "")
+    kernel = kernel if isinstance(kernel, str) else "/".join(map(str, kernel or []))
+    kvp = first.get("KVP", None)
+    return Series(
+        uid,
+        patients.pop(),
+        slices,
+        str(kernel)[:32],
+        str(first.get("SeriesDescription", "")),
+        float(kvp) if kvp else 0.0,
+    )
+
+
+def _slices(path: Path, header: Any) -> list[Slice]:
+    shape = (int(header.get("Rows", 0)), int(header.get("Columns", 0)))
+    if min(shape) < 2:
+        raise DicomError(f"{path} has {shape[0]} x {shape[1]} pixels, expected an image: remove the file.")
+    frames = int(header.get("NumberOfFrames", 1) or 1)
+    if frames == 1 and "PerFrameFunctionalGroupsSequence" not in header:
+        return [_slice(path, 0, header, header, header, shape)]
+    shared = (header.get("SharedFunctionalGroupsSequence") or [None])[0]
+    groups = header.get("PerFrameFunctionalGroupsSequence") or []
+    if len(groups) != frames:
+        raise DicomError(f"{path} has {frames} frames and the places of {len(groups)}: export it as single slices.")
+    found = []
+    for number, group in enumerate(groups):
+        place = _group("PlanePositionSequence", group, shared, path)
+        turn = _group("PlaneOrientationSequence", group, shared, path)
+        measures = _group("PixelMeasuresSequence", group, shared, path)
+        found.append(_slice(path, number, place, turn, measures, shape))
+    return found
+
+
+def _group(name: str, own: Any, shared: Any, path: Path) -> Any:
+    for holder in (own, shared):
+        if holder is not None and name in holder:
+            return holder[name][0]
+    raise DicomError(f"{path} lacks {name}: export it as single slices.")
+
+
+def _slice(path: Path, frame: int, place: Any, turn: Any, measures: Any, shape: tuple[int, int]) -> Slice:
+    values = {}
+    for holder, name, count in (
+        (place, "ImagePositionPatient", 3),
+        (turn, "ImageOrientationPatient", 6),
+        (measures, "PixelSpacing", 2),
+    ):
+        given = holder.get(name, None)
+        numbers = np.array([float(number) for number in given] if given is not None else [], float)
+        if numbers.shape != (count,) or not np.isfinite(numbers).all():
+            raise DicomError(
+                f"{path} has {name} {given!s:.80}, expected {count} finite numbers: export the series again with its geometry."
+            )
+        values[name] = numbers
+    orientation, spacing = values["ImageOrientationPatient"], values["PixelSpacing"]
+    rows, columns = orientation[:3], orientation[3:]
+    if abs(np.linalg.norm(rows) - 1) > 1e-2 or abs(np.linalg.norm(columns) - 1) > 1e-2 or abs(rows @ columns) > 1e-2:
+        raise DicomError(
+            f"{path} has ImageOrientationPatient {orientation.tolist()}, expected two perpendicular unit vectors."
+        )
+    if not 0.01 < spacing.min() <= spacing.max() < 20:
+        raise DicomError(f"{path} has PixelSpacing {spacing.tolist()} mm, expected 0.01 to 20 mm.")
+    thickness = measures.get("SliceThickness", None)
+    return Slice(
+        path,
+        frame,
+        values["ImagePositionPatient"],
+        orientation,
+        (float(spacing[0]), float(spacing[1])),
+        float(thickness) if thickness else 0.0,
+        shape,
+    )
+
+
+def choose_series(series: Sequence[Series], wanted: str | None = None) -> tuple[Series, str]:
+    """The series to import, and why: the one asked for, or the thinnest of a bone or a soft kernel.
+
+    Of the series that are at least 60 % as long as the longest one, those of a bone or soft kernel come before
+    others, then the thinnest, then bone before soft, then the one with more slices.
+
+    Args:
+        series: of one patient.
+        wanted: its number in the list (from 1) or its SeriesInstanceUID.
+
+    Raises:
+        DicomError: there is none.
+        UnknownNameError: there is none that is called `wanted`.
+    """
+    if not series:
+        raise DicomError("there is no CT series in it: expected DICOM files of modality CT that are no localizers.")
+    if wanted is not None:
+        numbered = {
+            **{str(number): item for number, item in enumerate(series, 1)},
+            **{item.uid: item for item in series},
+        }
+        if wanted not in numbered:
+            raise UnknownNameError("series", wanted, [str(number) for number in range(1, len(series) + 1)])
+        return numbered[wanted], "asked for"
+    usable = [item for item in series if len(item.slices) >= _FEWEST_SLICES]
+    if not usable:
+        raise DicomError(
+            f"the longest series has {max(len(item.slices) for item in series)} slices, expected {_FEWEST_SLICES} or more."
+        )
+    longest = max(item.extent_mm for item in usable)
+    long = [item for item in usable if item.extent_mm >= _SHARE_OF_LONGEST * longest]
+    order = {_BONE: 0, _SOFT: 1, _OTHER: 2}
+    best = min(
+        long,
+        key=lambda item: (
+            item.kernel_class == _OTHER,
+            round(item.thickness_mm, 2),
+            order[item.kernel_class],
+            -len(item.slices),
+        ),
+    )
+    reason = "the only one" if len(series) == 1 else "the thinnest of a bone or soft kernel among the long ones"
+    if len(series) > 1 and best.kernel_class == _OTHER:
+        reason = "the thinnest; none states a bone or soft kernel"
+    return best, reason
