@@ -65,11 +65,14 @@ _UPPER_WRIST_ABOVE_SKIN_MM, _LOWER_WRIST_ABOVE_SKIN_MM = 60.0, 18.0
 """How far the wrist's centre lies in front of the skin: one forearm rests on the other."""
 _WRIST_JOINT_ABOVE_LANDMARK_MM = -6.0
 """The landmark lies between radius and carpals, the joint that is fitted in the lunate bone."""
-_UPPER_HAND_DRAPE_MM, _LOWER_HAND_DRAPE_MM = 70.0, 10.0
+_UPPER_HAND_DRAPE_MM, _LOWER_HAND_DRAPE_MM = 70.0, 55.0
 _ELBOW_ABOVE_SKIN_MM = 34.0
 _FOREARM = SEGMENTS.index("forearm")
-_FOREARMS_CLEAR_MM, _RIBS_CLEAR_MM, _LIFT_BEYOND_MM, _MOST_LIFTS = 8.0, 9.0, 4.0, 5
+_FOREARMS_CLEAR_MM, _RIBS_CLEAR_MM, _LIFT_BEYOND_MM, _MOST_LIFTS = 5.0, 7.0, 2.0, 3
 """Bones of crossed forearms keep these distances from each other and from the ribs."""
+
+_CROSSING_OFFSET_MM = {"Right elbow": -8.5, "Right wrist": -8.5, "Left elbow": 9.0, "Left wrist": 8.0}
+"""Of the average patient's elbows and wrists from the mean layout."""
 
 _HANGING_ELBOW_MM = np.array([53.0, 26.0, -302.0])
 _HANGING_WRIST_MM = np.array([77.0, -4.0, -548.0])
@@ -142,8 +145,14 @@ class Body:
 
 
 def mean_layout_mm(scale: float) -> NDArray[np.float64]:
-    """``(14, 2)`` the mean layout with T1 at the origin and T12 below it, in a patient of this scale, mm."""
-    return upright_mm(landmark_layout().mean_mm)[0] * scale / MEAN_SCALE
+    """``(14, 2)`` the mean layout with T1 at the origin and T12 below it, in a patient of this scale, mm.
+
+    The forearms cross one above the other: a mean over people has them in one place.
+    """
+    layout = upright_mm(landmark_layout().mean_mm)[0]
+    for name, cranial in _CROSSING_OFFSET_MM.items():
+        layout[landmark(name).index, 1] += cranial
+    return layout * scale / MEAN_SCALE
 
 
 def _raised(parameters: PatientParameters, side: str) -> bool:
@@ -283,11 +292,12 @@ def _fitted_arms(
 
 
 def _forearm_meshes(skeleton: Skeleton, side: str) -> list[tuple[int, Mesh]]:
-    """Bones of forearm and hand as they are posed now: segment and mesh, not yet scaled."""
+    """Bones of the forearm as they are posed now: segment and mesh, not yet scaled."""
     found = []
     for mesh in skeleton.meshes():
         segment = arm_segment(mesh.body)
-        if segment is not None and segment[0] == side and segment[1] >= _FOREARM:
+        # Fingers give way; they are not worth lifting a forearm for.
+        if segment is not None and segment[0] == side and segment[1] == _FOREARM:
             found.append((segment[1], mesh))
     return found
 

@@ -1,0 +1,299 @@
+"""TotalSegmentator's label maps to landmarks, with a reason for each landmark that cannot be had.
+
+Either one label map of the task ``total`` (version 2: numbers as in `CLASSES`), or a folder with a mask for each class
+(``skull.nii.gz``, ``humerus_left.nii.gz``, ..). Definitions are those of the virtual patients (docs/patients.md). Elbows and
+wrists have no class in ``total`` and stay absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_env.ct.errors import LandmarkFileError
+from carm_env.ct.images import load_image
+from carm_env.ct.kinds import is_image
+from carm_env.landmarks import LANDMARKS
+from carm_env.volume import Volume
+
+CLASSES = {
+    "lung_upper_lobe_left": 10, "lung_lower_lobe_left": 11, "lung_upper_lobe_right": 12, "lung_middle_lobe_right": 13,
+    "lung_lower_lobe_right": 14, "trachea": 16, "vertebrae_T12": 32, "vertebrae_T1": 43, "humerus_left": 69,
+    "humerus_right": 70, "scapula_left": 71, "scapula_right": 72, "skull": 91,
+}  # fmt: skip
+"""Numbers of the classes that are used, task ``total`` of TotalSegmentator version 2 (Wasserthal et al., Radiol. Artif.
+Intell. 2023)."""
+
+_LEAST_VOXELS = 20
+_HEAD_MM = 46.0
+"""Length of the proximal humerus that its head takes."""
+_BODY_SHARE = 0.45
+"""Of a vertebra from front to back, the body takes this part."""
+_LEAST_BRANCH_MM2 = 25.0
+_CRANIUM_MM = 150.0
+"""Height of the cranium: what of the skull lies lower is face and mandible."""
+
+
+@dataclass(frozen=True, eq=False)
+class DerivedLandmarks:
+    """Landmarks of a label map.
+
+    Attributes:
+        points_lps_mm: from landmark id to ``(3,)``.
+        absent: why each other landmark is not there, by name.
+    """
+
+    points_lps_mm: Mapping[int, NDArray[np.float64]]
+    absent: Mapping[str, str]
+
+
+def is_label_map(path: str | Path) -> bool:
+    """Whether landmarks are to be derived from `path`: an image, or a folder of masks."""
+    place = Path(path)
+    return is_image(place) or place.is_dir()
+
+
+class _Absent(Exception):
+    """A landmark that cannot be had, and why."""
+
+
+def landmarks_from_labels(path: str | Path) -> DerivedLandmarks:
+    """Derive landmarks from a label map or a folder of masks.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        LandmarkFileError: it is no label map, or none of the classes is in it.
+    """
+    place = Path(path)
+    if not place.exists():
+        raise FileNotFoundError(f"no such file or folder: {place}")
+    masks = _Masks(place)
+    points: dict[int, NDArray[np.float64]] = {}
+    absent: dict[str, str] = {}
+    for item in LANDMARKS:
+        rule = _RULES.get(item.name)
+        if rule is None:
+            absent[item.name] = "the task 'total' has no class for it"
+            continue
+        try:
+            points[item.id] = rule(masks)
+        except _Absent as reason:
+            absent[item.name] = str(reason)
+    if not points:
+        raise LandmarkFileError(
+            f"{place}: no landmark can be derived: " + "; ".join(f"{k}: {v}" for k, v in list(absent.items())[:3])
+        )
+    return DerivedLandmarks(points, absent)
+
+
+class _Masks:
+    """Voxels of each class, LPS mm, read when they are asked for."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._map: Volume | None = None
+        if place.is_dir():
+            if not any((place / f"{name}{suffix}").is_file() for name in CLASSES for suffix in (".nii.gz", ".nii")):
+                raise LandmarkFileError(
+                    f"{place} holds no mask such as skull.nii.gz: expected a folder of TotalSegmentator masks."
+                )
+            return
+        self._map = _load(place)
+        if int(self._map.hu.min()) < 0 or int(self._map.hu.max()) > 1000:
+            raise LandmarkFileError(
+                f"{place} holds values from {self._map.hu.min()} to {self._map.hu.max()}: a CT rather than a label map (0 to 117)."
+            )
+
+    def voxels(
+        self, *names: str
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Centres ``(n, 3)`` of the voxels of classes, the voxel size, and the volume's corners."""
+        found = []
+        volume = None
+        for name in names:
+            volume, mask = self._mask(name)
+            index = np.argwhere(mask)
+            if len(index) < _LEAST_VOXELS:
+                raise _Absent(f"{name} is not in the label map")
+            found.append(volume.lps_from_index(index))
+        assert volume is not None
+        return np.concatenate(found), volume.spacing_mm, volume.corners_lps_mm
+
+    def _mask(self, name: str) -> tuple[Volume, NDArray[np.bool_]]:
+        if self._map is not None:
+            return self._map, self._map.hu == CLASSES[name]
+        for suffix in (".nii.gz", ".nii"):
+            file = self._place / f"{name}{suffix}"
+            if file.is_file():
+                volume = _load(file)
+                return volume, volume.hu > 0
+        raise _Absent(f"{name} is not in the folder")
+
+
+def _load(path: Path) -> Volume:
+    try:
+        return load_image(path)
+    except ValueError as error:
+        raise LandmarkFileError(str(error)) from error
+
+
+def _check_whole(
+    points: NDArray[np.float64],
+    spacing: NDArray[np.float64],
+    corners: tuple[NDArray[np.float64], NDArray[np.float64]],
+    axis: int,
+    upper: bool,
+    name: str,
+) -> None:
+    """Raise where a class reaches the border of the volume on the side that matters."""
+    edge = corners[1][axis] if upper else corners[0][axis]
+    nearest = points[:, axis].max() if upper else points[:, axis].min()
+    if abs(nearest - edge) < 1.5 * spacing[axis]:
+        raise _Absent(f"{name} is cut by the border of the volume")
+
+
+def _skull(masks: _Masks) -> NDArray[np.float64]:
+    points, spacing, corners = masks.voxels("skull")
+    _check_whole(points, spacing, corners, 2, True, "the vault of the skull")
+    top = points[:, 2].max()
+    cranium = points[points[:, 2] > top - 0.6 * _CRANIUM_MM]
+    # Between vault and base: the middle of the cranium's box, 73 mm below the vertex.
+    middle = (cranium.min(0) + cranium.max(0)) / 2
+    return np.array([middle[0], middle[1], top - 0.49 * _CRANIUM_MM])
+
+
+def _humeral_head(side: str) -> Callable[[_Masks], NDArray[np.float64]]:
+    def rule(masks: _Masks) -> NDArray[np.float64]:
+        points, spacing, corners = masks.voxels(f"humerus_{side}")
+        _check_whole(points, spacing, corners, 2, True, f"humerus_{side}")
+        # The proximal end is the one towards the midline and the scapula: the upper one with hanging or crossed arms.
+        middle = points.mean(0)
+        _, _, axes = np.linalg.svd(points - middle, full_matrices=False)
+        along = (points - middle) @ axes[0]
+        proximal_is_upper = True
+        try:
+            scapula = masks.voxels(f"scapula_{side}")[0].mean(0)
+            proximal_is_upper = float((scapula - middle) @ axes[0]) * float(np.sign(axes[0][2]) or 1.0) > 0
+        except _Absent:
+            pass
+        sign = (np.sign(axes[0][2]) or 1.0) * (1.0 if proximal_is_upper else -1.0)
+        along = along * sign
+        head = points[along > along.max() - _HEAD_MM]
+        return _sphere_centre(head)
+
+    return rule
+
+
+def _sphere_centre(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    return (points.min(0) + points.max(0)) / 2 * 0.5 + points.mean(0) * 0.5
+
+
+def _scapular_angle(side: str) -> Callable[[_Masks], NDArray[np.float64]]:
+    def rule(masks: _Masks) -> NDArray[np.float64]:
+        points, spacing, corners = masks.voxels(f"scapula_{side}")
+        _check_whole(points, spacing, corners, 2, False, f"scapula_{side}")
+        lowest = points[points[:, 2] < points[:, 2].min() + 1.5 * spacing[2]]
+        return np.array([*lowest[:, :2].mean(0), points[:, 2].min()])
+
+    return rule
+
+
+def _vertebra(name: str) -> Callable[[_Masks], NDArray[np.float64]]:
+    def rule(masks: _Masks) -> NDArray[np.float64]:
+        points, spacing, corners = masks.voxels(name)
+        for upper in (False, True):
+            _check_whole(points, spacing, corners, 2, upper, name)
+        front = points[:, 1] < points[:, 1].min() + _BODY_SHARE * np.ptp(points[:, 1])
+        body = points[front]
+        return (body.min(0) + body.max(0)) / 2
+
+    return rule
+
+
+def _carina(masks: _Masks) -> NDArray[np.float64]:
+    from scipy import ndimage
+
+    points, spacing, corners = masks.voxels("trachea")
+    _check_whole(points, spacing, corners, 2, False, "trachea")
+    low = points.min(0)
+    index = np.rint((points - low) / spacing).astype(int)
+    grid = np.zeros(index.max(0) + 1, bool)
+    grid[tuple(index.T)] = True
+    area = float(spacing[0] * spacing[1])
+    split = None
+    for height in range(grid.shape[2]):
+        labels, count = ndimage.label(grid[:, :, height])
+        sizes = np.bincount(labels.ravel())[1:] * area if count else np.array([])
+        if np.count_nonzero(sizes > _LEAST_BRANCH_MM2) >= 2:
+            split = height
+    if split is None:
+        lowest = points[points[:, 2] < points[:, 2].min() + 1.5 * spacing[2]]
+        return np.array([*lowest[:, :2].mean(0), points[:, 2].min()])
+    # The wedge lies between the branches, just below where they part.
+    x, y = np.nonzero(grid[:, :, split])
+    return low + spacing * [(x.min() + x.max()) / 2, y.mean(), split + 0.5]
+
+
+def _dome(side: str) -> Callable[[_Masks], NDArray[np.float64]]:
+    lobes = {
+        "right": ("lung_middle_lobe_right", "lung_lower_lobe_right"),
+        "left": ("lung_upper_lobe_left", "lung_lower_lobe_left"),
+    }[side]
+
+    def rule(masks: _Masks) -> NDArray[np.float64]:
+        parts = []
+        for name in lobes:
+            try:
+                parts.append(masks.voxels(name))
+            except _Absent:
+                if name == lobes[1]:
+                    raise
+        points = np.concatenate([part[0] for part in parts])
+        spacing, corners = parts[0][1], parts[0][2]
+        _check_whole(points, spacing, corners, 2, False, f"the {side} lung")
+        # The lower surface of the lung, away from its edges: the dome is where it is highest.
+        index = np.rint((points[:, :2] - points[:, :2].min(0)) / spacing[:2]).astype(int)
+        lower = np.full(index.max(0) + 1, np.inf)
+        np.minimum.at(lower, tuple(index.T), points[:, 2])
+        thick = np.zeros(lower.shape)
+        np.add.at(thick, tuple(index.T), spacing[2])
+        known = np.isfinite(lower) & (thick > 40.0)
+        middle = np.median(index[:, 0])
+        reach = 0.5 * np.ptp(index[:, 0])
+        known[np.abs(np.arange(lower.shape[0]) - middle) > 0.6 * reach] = False
+        if not known.any():
+            raise _Absent(f"the {side} lung is too thin to have a dome")
+        smooth = _smoothed(np.where(known, lower, np.nan))
+        # The lung's base rises from the costophrenic recess to the dome.
+        i, j = np.unravel_index(int(np.nanargmax(np.where(known, smooth, -np.inf))), smooth.shape)
+        x, y = points[:, :2].min(0) + spacing[:2] * [i, j]
+        return np.array([x, y, float(smooth[i, j]) - spacing[2] / 2])
+
+    return rule
+
+
+def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    from scipy import ndimage
+
+    known = np.isfinite(values)
+    weight = ndimage.gaussian_filter(known.astype(float), 2.0)
+    total = ndimage.gaussian_filter(np.where(known, values, 0.0), 2.0)
+    return np.where(known, total / np.maximum(weight, 1e-6), np.nan)
+
+
+_RULES: dict[str, Callable[[_Masks], NDArray[np.float64]]] = {
+    "Skull": _skull,
+    "Right humeral head": _humeral_head("right"),
+    "Left humeral head": _humeral_head("left"),
+    "Right scapular inferior angle": _scapular_angle("right"),
+    "Left scapular inferior angle": _scapular_angle("left"),
+    "T1": _vertebra("vertebrae_T1"),
+    "T12": _vertebra("vertebrae_T12"),
+    "Carina": _carina,
+    "Right hemidiaphragm": _dome("right"),
+    "Left hemidiaphragm": _dome("left"),
+}
