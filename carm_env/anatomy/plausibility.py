@@ -211,7 +211,8 @@ def _distances(points: Mapping[int, NDArray[np.float64]]) -> list[Finding]:
             found.append(
                 Finding(
                     "warning",
-                    f"{landmark(key).name} lies {left:+.0f} mm (left) and {cranial:+.0f} mm (cranial) from where the others "
+                    f"{landmark(key).name} lies {left:+.0f} mm (left) and {cranial:+.0f} mm (cranial) from "
+                    "where the others "
                     f"would have it, {worst:.1f} standard deviations.",
                     "Look at it again.",
                 )

@@ -73,7 +73,8 @@ def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, folder
             written += len(block)
             if written > limit:
                 raise ArchiveError(
-                    f"{path}: {name!r} unpacks to more than {limit:,} bytes: it looks like a bomb. If it is not, unpack "
+                    f"{path}: {name!r} unpacks to more than {limit:,} bytes: it looks like a bomb. If it is "
+                    "not, unpack "
                     "it yourself and import the folder."
                 )
             file.write(block)

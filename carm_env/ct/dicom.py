@@ -107,7 +107,8 @@ def _check_alike(slices: list[Slice]) -> None:
             )
         if not np.allclose(item.spacing_mm, first.spacing_mm, rtol=1e-3):
             raise DicomError(
-                f"{item.path} has PixelSpacing {item.spacing_mm} mm and {first.path} {first.spacing_mm} mm: part them into folders."
+                f"{item.path} has PixelSpacing {item.spacing_mm} mm and {first.path} {first.spacing_mm} mm: "
+                "part them into folders."
             )
     if len(slices) < 2:
         raise DicomError(f"{first.path} is a single slice, expected a series: import its folder.")
@@ -118,7 +119,8 @@ def _check_once(slices: list[Slice], places: NDArray[np.float64]) -> None:
     if len(twice):
         first, second = slices[twice[0]], slices[twice[0] + 1]
         raise DicomError(
-            f"{first.path} and {second.path} lie at the same place ({places[twice[0]]:.2f} mm; {len(twice)} such pairs): "
+            f"{first.path} and {second.path} lie at the same place ({places[twice[0]]:.2f} mm; {len(twice)} "
+            "such pairs): "
             "remove the duplicates, or choose one acquisition."
         )
 
@@ -155,7 +157,8 @@ def _check_straight(slices: list[Slice], places: NDArray[np.float64], travel: ND
     worst = int(np.argmax(away))
     if away[worst] > 1.0:
         raise DicomError(
-            f"{slices[worst].path} lies {away[worst]:.1f} mm beside the line of its series: part the acquisitions into folders."
+            f"{slices[worst].path} lies {away[worst]:.1f} mm beside the line of its series: part the "
+            "acquisitions into folders."
         )
 
 
@@ -178,7 +181,8 @@ def _decoded(path: Path) -> tuple[Any, NDArray[Any]]:
     except Exception as error:  # decoders raise many kinds
         text = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise DicomError(
-            f"{path}: its pixels cannot be read ({text}). Fetch the file again if it is cut short; if it is compressed, "
+            f"{path}: its pixels cannot be read ({text}). Fetch the file again if it is cut short; if it is "
+            "compressed, "
             "install a decoder (pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg) or export it uncompressed."
         ) from error
 
@@ -214,7 +218,8 @@ def _rescale(header: Any, item: Slice, options: DicomOptions) -> tuple[float, fl
         if options.assume_hu:
             return 1.0, 0.0
         raise DicomError(
-            f"{item.path} lacks RescaleSlope or RescaleIntercept, so its values may not be Hounsfield units. If they are, "
+            f"{item.path} lacks RescaleSlope or RescaleIntercept, so its values may not be Hounsfield units. If "
+            "they are, "
             "say so (--assume-hu)."
         )
     numbers = float(slope), float(intercept)

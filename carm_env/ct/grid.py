@@ -38,7 +38,7 @@ def to_isotropic(hu: NDArray[np.float32], affine_lps_mm: NDArray[np.float64], sp
     if not SPACINGS_MM[0] <= spacing_mm <= SPACINGS_MM[1]:
         raise CTImportError(f"the spacing is {spacing_mm!r} mm, expected {SPACINGS_MM[0]} to {SPACINGS_MM[1]} mm.")
     matrix, offset = affine_lps_mm[:3, :3], affine_lps_mm[:3, 3]
-    steps = np.linalg.norm(matrix, axis=0)
+    steps: NDArray[np.float64] = np.linalg.norm(matrix, axis=0)
     if not np.isfinite(affine_lps_mm).all() or steps.min() <= 0 or abs(np.linalg.det(matrix / steps)) < 1e-3:
         raise CTImportError(f"the voxels' axes are {matrix.tolist()}, expected three independent directions, mm.")
     last = np.array(hu.shape) - 1
@@ -99,5 +99,5 @@ def without_table(volume: Volume) -> tuple[Volume, float]:
     )
     full = kept.repeat(step, 0).repeat(step, 1).repeat(step, 2)[tuple(slice(0, n) for n in volume.hu.shape)]
     hu = np.where(full, volume.hu, np.int16(AIR_HU))
-    before = np.count_nonzero(volume.hu > _BODY_HU)
-    return Volume(hu, volume.affine_lps_mm), 1 - np.count_nonzero(hu > _BODY_HU) / max(before, 1)
+    before = int(np.count_nonzero(volume.hu > _BODY_HU))
+    return Volume(hu, volume.affine_lps_mm), 1 - int(np.count_nonzero(hu > _BODY_HU)) / max(before, 1)

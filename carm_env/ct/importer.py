@@ -115,7 +115,8 @@ def _from_folder(place: Path, options: ImportOptions) -> ReadCT:
         if images:
             raise CTImportError(f"{place} holds {len(images)} image files, expected one CT: give the file itself.")
         raise CTImportError(
-            f"{place} holds no CT: expected DICOM files of modality CT ({'; '.join(notes) or 'it is empty'}), or a .nii, .nii.gz, "
+            f"{place} holds no CT: expected DICOM files of modality CT ({'; '.join(notes) or 'it is empty'}), "
+            "or a .nii, .nii.gz, "
             ".nrrd or .mha file."
         )
     series = sorted(series, key=lambda item: (item.slices[0].path.parent, item.uid))
@@ -178,7 +179,8 @@ def _finished(
         notes.append(f"{100 * share:.1f} % of what is denser than -300 HU was removed with the table")
     size = np.array(volume.hu.shape) * options.spacing_mm
     notes.append(
-        f"resampled to {' x '.join(map(str, volume.hu.shape))} voxels of {options.spacing_mm:g} mm ({size.round(0).tolist()} mm)"
+        f"resampled to {' x '.join(map(str, volume.hu.shape))} voxels of {options.spacing_mm:g} mm "
+        f"({size.round(0).tolist()} mm)"
     )
     return ReadCT(volume, case, facts, notes)
 
@@ -188,7 +190,8 @@ def _check_hounsfield(hu: NDArray[np.float32], place: Path) -> None:
     if low >= 0 and high <= _PICTURE_MAX:
         scale = "0 to 1" if high <= _UNIT_MAX else "0 to 255"
         raise CTImportError(
-            f"{place} holds values from {low:g} to {high:g}: a picture scaled to {scale}, not Hounsfield units. Export the CT itself."
+            f"{place} holds values from {low:g} to {high:g}: a picture scaled to {scale}, not Hounsfield units. "
+            "Export the CT itself."
         )
     air = float((hu[::2, ::2, ::2] < _AIR_BELOW_HU).mean())
     if (
@@ -198,12 +201,14 @@ def _check_hounsfield(hu: NDArray[np.float32], place: Path) -> None:
         and float(np.percentile(hu[::4, ::4, ::4], _PERCENTILE)) < 200
     ):
         raise CTImportError(
-            f"{place} holds values from {low:g} to {high:g} and no air: it seems to store Hounsfield units plus {_OFFSET_HU}. Give "
+            f"{place} holds values from {low:g} to {high:g} and no air: it seems to store Hounsfield units plus "
+            f"{_OFFSET_HU}. Give "
             f"the offset (--hu-offset -{_OFFSET_HU}), or say that they are Hounsfield units (--assume-hu)."
         )
     if high < 150 or low > 500:
         raise CTImportError(
-            f"{place} holds values from {low:g} to {high:g}: neither soft tissue nor bone. If they are Hounsfield units, say so "
+            f"{place} holds values from {low:g} to {high:g}: neither soft tissue nor bone. If they are "
+            "Hounsfield units, say so "
             "(--assume-hu)."
         )
 
@@ -277,7 +282,7 @@ def _landmarks(
 
     if is_label_map(path):
         derived = landmarks_from_labels(path)
-        return derived.points_lps_mm, [f"no {name}: {reason}" for name, reason in derived.absent.items()]
+        return dict(derived.points_lps_mm), [f"no {name}: {reason}" for name, reason in derived.absent.items()]
     return read_landmarks(path, volume=volume, coordinate_system=coordinate_system), []
 
 

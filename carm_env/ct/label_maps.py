@@ -105,7 +105,8 @@ class _Masks:
         self._map = _load(place)
         if int(self._map.hu.min()) < 0 or int(self._map.hu.max()) > 1000:
             raise LandmarkFileError(
-                f"{place} holds values from {self._map.hu.min()} to {self._map.hu.max()}: a CT rather than a label map (0 to 117)."
+                f"{place} holds values from {self._map.hu.min()} to {self._map.hu.max()}: a CT rather than a "
+                "label map (0 to 117)."
             )
 
     def voxels(

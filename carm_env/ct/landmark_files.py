@@ -172,7 +172,8 @@ def _frame(stated: Any, given: str | None, place: Path) -> str:
     if not text:
         if given is None:
             raise LandmarkFileError(
-                f"{place} does not state its coordinate system, expected LPS or RAS: add it to the file (coordinateSystem), or "
+                f"{place} does not state its coordinate system, expected LPS or RAS: add it to the file "
+                "(coordinateSystem), or "
                 "say it (--coordinate-system LPS)."
             )
         return given
@@ -197,7 +198,8 @@ def _lps(values: Any, frame: str, place: Path, where: str) -> tuple[float, ...] 
             number = math.nan
         if not math.isfinite(number):
             raise LandmarkFileError(
-                f"{place}, {where}: {str(value)[:40]!r} is no finite number. A landmark that is not visible is NA in all three, or "
+                f"{place}, {where}: {str(value)[:40]!r} is no finite number. A landmark that is not visible is "
+                "NA in all three, or "
                 "left out."
             )
         numbers.append(number)
@@ -267,7 +269,8 @@ def _csv(text: str, place: Path, given: str | None, case: str | None, volume: Vo
     if all(name in header for name in _PAPER_COLUMNS):
         return _paper_rows(table, place, case, volume)
     raise LandmarkFileError(
-        f"{place} has the columns {header[:12]}, expected {', '.join(_PLAIN_COLUMNS)}, or the paper's {', '.join(_PAPER_COLUMNS)}."
+        f"{place} has the columns {header[:12]}, expected {', '.join(_PLAIN_COLUMNS)}, or the paper's "
+        f"{', '.join(_PAPER_COLUMNS)}."
     )
 
 
@@ -322,6 +325,7 @@ def _check_inside(points: Points, volume: Volume, place: Path) -> None:
                 else "Does the file belong to this CT?"
             )
             raise LandmarkFileError(
-                f"{place}: {landmark(key).name} at {np.round(point, 1).tolist()} (LPS mm) lies {away:.0f} mm outside the volume, which "
+                f"{place}: {landmark(key).name} at {np.round(point, 1).tolist()} (LPS mm) lies {away:.0f} mm "
+                "outside the volume, which "
                 f"reaches from {np.round(low, 1).tolist()} to {np.round(high, 1).tolist()}. {hint}"
             )

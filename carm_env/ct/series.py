@@ -159,8 +159,8 @@ def read_series(files: Iterable[Path]) -> tuple[list[Series], list[str]]:
     patients = {item.patient for item in series}
     if len(patients) > 1:
         raise DicomError(
-            f"the files belong to {len(patients)} patients, expected one: put each patient's files into a folder of their own "
-            f"(e.g. {series[0].slices[0].path} and {series[1].slices[0].path})."
+            f"the files belong to {len(patients)} patients, expected one: put each patient's files into a folder of "
+            f"their own (e.g. {series[0].slices[0].path} and {series[1].slices[0].path})."
         )
     return series, notes
 
@@ -238,7 +238,8 @@ def _slice(path: Path, frame: int, place: Any, turn: Any, measures: Any, shape: 
         numbers = np.array([float(number) for number in given] if given is not None else [], float)
         if numbers.shape != (count,) or not np.isfinite(numbers).all():
             raise DicomError(
-                f"{path} has {name} {given!s:.80}, expected {count} finite numbers: export the series again with its geometry."
+                f"{path} has {name} {given!s:.80}, expected {count} finite numbers: export the "
+                "series again with its geometry."
             )
         values[name] = numbers
     orientation, spacing = values["ImageOrientationPatient"], values["PixelSpacing"]
@@ -288,7 +289,8 @@ def choose_series(series: Sequence[Series], wanted: str | None = None) -> tuple[
     usable = [item for item in series if len(item.slices) >= _FEWEST_SLICES]
     if not usable:
         raise DicomError(
-            f"the longest series has {max(len(item.slices) for item in series)} slices, expected {_FEWEST_SLICES} or more."
+            f"the longest series has {max(len(item.slices) for item in series)} slices, expected {_FEWEST_SLICES} or "
+            "more."
         )
     longest = max(item.extent_mm for item in usable)
     long = [item for item in usable if item.extent_mm >= _SHARE_OF_LONGEST * longest]
