@@ -1,8 +1,8 @@
 """Anyone's CT to a patient: DICOM folder, file or zip, NIfTI, NRRD or MetaImage.
 
 `load_ct` gives a patient for this process (`carm_env.catalogue` calls it for a path); `import_ct` keeps it in the store
-under a name. What is kept is the volume, the landmarks and a card of technical facts: no names, numbers, dates, paths or
-texts of the source. Research software, not a medical device.
+under a name. What is kept is the volume, the landmarks and a card of technical facts: no names, numbers, dates,
+paths or texts of the source. Research software, not a medical device.
 """
 
 from __future__ import annotations

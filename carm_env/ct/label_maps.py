@@ -1,8 +1,8 @@
 """TotalSegmentator's label maps to landmarks, with a reason for each landmark that cannot be had.
 
 Either one label map of the task ``total`` (version 2: numbers as in `CLASSES`), or a folder with a mask for each class
-(``skull.nii.gz``, ``humerus_left.nii.gz``, ..). Definitions are those of the virtual patients (docs/patients.md). Elbows and
-wrists have no class in ``total`` and stay absent.
+(``skull.nii.gz``, ``humerus_left.nii.gz``, ..). Definitions are those of the virtual patients (docs/patients.md).
+Elbows and wrists have no class in ``total`` and stay absent.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Landmark files: 3D Slicer markups (read and written), Slicer's older .fcsv, the paper's CSV and a plain CSV.
 
 A point belongs to a landmark by its label: an id (``10``), a name (``T1``) or a synonym, in any case. A label with the
-position ``NA``, or one that Slicer calls undefined, is a landmark that is not visible, and is left out. Points are LPS mm
-in memory; a file that does not say in which frame it is written is an error that tells how to say it.
+position ``NA``, or one that Slicer calls undefined, is a landmark that is not visible, and is left out. Points are LPS
+mm in memory; a file that does not say in which frame it is written is an error that tells how to say it.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def read_landmarks(
     """Read the landmarks of a file.
 
     Args:
-        path: ``.mrk.json`` (or ``.json``), ``.fcsv`` or ``.csv``: the paper's (columns ``landmark``, ``x_ct``, ``y_ct``,
-            ``case_number``; needs `volume`) or one with ``landmark``, ``x_mm``, ``y_mm``, ``z_mm``.
+        path: ``.mrk.json`` (or ``.json``), ``.fcsv`` or ``.csv``: the paper's (columns ``landmark``, ``x_ct``,
+            ``y_ct``, ``case_number``; needs `volume`) or one with ``landmark``, ``x_mm``, ``y_mm``, ``z_mm``.
         volume: the CT; points outside it are an error.
         coordinate_system: ``"LPS"`` or ``"RAS"`` of a file that does not state it.
         case: of a CSV with several cases.
@@ -286,7 +286,7 @@ def _paper_rows(table: list[dict[str, str]], place: Path, case: str | None, volu
     centre = (first + last) / 2
     rows: list[_Row] = []
     for number, row in enumerate(table, 1):
-        place_in_plane = _lps([row["y_ct"], "0", row["x_ct"]], "LPS", place, f"row {number}")
+        place_in_plane = _lps([row["y_ct"], row["y_ct"], row["x_ct"]], "LPS", place, f"row {number}")
         position = None
         if place_in_plane is not None:
             left, _, caudal = place_in_plane
