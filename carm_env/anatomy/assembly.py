@@ -120,7 +120,8 @@ def build_anatomy(parameters: PatientParameters, progress: Progress | None = Non
 
     tell("finishing")
     lying = lying_transform(body, parameters)
-    hu, lattice = lay_down(*_cropped(canvas.finish(envelope.skin, streams["noise"]), fine), lying)
+    finished = canvas.finish(envelope.skin, streams["noise"], blur=not lying.turns)
+    hu, lattice = lay_down(*_cropped(finished, fine), lying)
     if parameters.table:
         hu, lattice = with_table(hu, lattice)
     volume = Volume.from_origin(np.ascontiguousarray(hu), lattice.spacing_mm, lattice.origin_mm)

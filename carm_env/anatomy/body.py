@@ -71,7 +71,7 @@ _FOREARM = SEGMENTS.index("forearm")
 _FOREARMS_CLEAR_MM, _RIBS_CLEAR_MM, _LIFT_BEYOND_MM, _MOST_LIFTS = 5.0, 7.0, 2.0, 3
 """Bones of crossed forearms keep these distances from each other and from the ribs."""
 
-_CROSSING_OFFSET_MM = {"Right elbow": -8.5, "Right wrist": -8.5, "Left elbow": 9.0, "Left wrist": 8.0}
+_CROSSING_OFFSET_MM = {"Right elbow": -9.0, "Right wrist": -10.0, "Left elbow": 9.0, "Left wrist": 9.0}
 """Of the average patient's elbows and wrists from the mean layout."""
 
 _HANGING_ELBOW_MM = np.array([53.0, 26.0, -302.0])

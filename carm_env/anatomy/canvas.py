@@ -171,16 +171,17 @@ class Canvas:
         """Lay the bone collected so far over all other tissue."""
         _merge_bone(self.hu, self.bone_fraction, self.bone_hu)
 
-    def finish(self, skin: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.int16]:
+    def finish(self, skin: NDArray[np.float32], rng: np.random.Generator, blur: bool = True) -> NDArray[np.int16]:
         """Blur by half a voxel, add noise inside the body, clear the air outside and round.
 
         Args:
             skin: signed distance from the skin on the coarse lattice, mm.
             rng: draws the noise.
+            blur: False where the volume will be resampled, which blurs as much.
         """
         from scipy import ndimage
 
-        for axis in range(3):
+        for axis in range(3) if blur else ():
             ndimage.gaussian_filter1d(self.hu, _BLUR_VOXELS, axis=axis, output=self.hu, truncate=3.0)
         noise = np.full(self.fine.shape, np.float32(0.0))
         rng.standard_normal(out=noise, dtype=np.float32)
