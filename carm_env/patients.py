@@ -23,6 +23,8 @@ from carm_env.volume import Volume
 FORMAT_VERSION = 1
 SKIN_HU = -400
 WORKSPACE_MARGIN_MM = 60.0
+LEAST_WORKSPACE_MM = 300.0
+"""Side of the workspace of a patient with few landmarks: there must be somewhere to come from."""
 
 
 class CorruptPatientError(ValueError):
@@ -89,16 +91,18 @@ class Patient:
     def workspace_mm(self) -> NDArray[np.float64]:
         """``(2, 2)``: lowest and highest isocentre, each ``(x, z)`` in LPS mm.
 
-        The box around the landmarks with 60 mm on every side, inside the volume; the whole volume
-        where no landmark is known.
+        The box around the landmarks with 60 mm on every side, at least 300 mm along each axis, inside the
+        volume; the whole volume where no landmark is known.
         """
         first, last = self.volume.corners_lps_mm
         box = np.stack([first[[0, 2]], last[[0, 2]]])
         if not self.landmarks_lps_mm:
             return box
         points = np.stack(list(self.landmarks_lps_mm.values()))[:, [0, 2]]
-        low = np.maximum(points.min(0) - WORKSPACE_MARGIN_MM, box[0])
-        high = np.minimum(points.max(0) + WORKSPACE_MARGIN_MM, box[1])
+        middle = (points.min(0) + points.max(0)) / 2
+        reach = np.maximum(np.ptp(points, axis=0) / 2 + WORKSPACE_MARGIN_MM, LEAST_WORKSPACE_MM / 2)
+        low = np.maximum(middle - reach, box[0])
+        high = np.minimum(middle + reach, box[1])
         return np.stack([low, high])
 
 

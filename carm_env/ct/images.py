@@ -20,6 +20,8 @@ _BYTES_PER_VOXEL = 12
 _NIFTI_1, _NIFTI_2 = 348, 540
 """Sizes of the headers of both versions, which begin with them."""
 _VOXELS_A_READ = 1 << 22
+_PIXEL_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 8, 7: 8, 8: 4, 9: 8}
+"""ITK's number of a pixel type (int8, uint8, int16, ...), and its size."""
 _FLOAT_BYTES = {16: 4, 64: 8}
 """The header's code of a float type, and its size."""
 
@@ -54,6 +56,7 @@ def load_image(path: str | Path, spacing_mm: float | None = None) -> Volume:
         if reader.GetDimension() != 3:
             raise ValueError(f"{path} has {reader.GetDimension()} dimensions, expected 3.")
         _check_size(reader.GetSize())
+        _check_complete(Path(path), math.prod(reader.GetSize()), reader.GetPixelID())
         image = reader.Execute()
     except RuntimeError as error:
         raise ValueError(f"{path} is not a readable image: {str(error).splitlines()[-1].strip()}") from error
@@ -72,6 +75,17 @@ def load_image(path: str | Path, spacing_mm: float | None = None) -> Volume:
     limits = np.iinfo(np.int16)
     hu = np.ascontiguousarray(np.clip(np.rint(hu), limits.min, limits.max).astype(np.int16))
     return Volume.from_origin(hu, image.GetSpacing(), image.GetOrigin())
+
+
+def _check_complete(path: Path, voxels: int, pixel_id: int) -> None:
+    """Raise for an uncompressed MetaImage that is cut short: ITK fills what is missing with whatever is there."""
+    if path.suffix.lower() != ".mha":
+        return
+    with path.open("rb") as file:
+        header = file.read(4096).lower()
+    needed = voxels * _PIXEL_BYTES.get(pixel_id, 1)
+    if b"compresseddata = true" not in header and path.stat().st_size < needed:
+        raise ValueError(f"{path} is cut short: {needed:,} bytes of voxels are expected. Fetch it again.")
 
 
 def _count_not_finite(path: Path, voxels: int) -> int:

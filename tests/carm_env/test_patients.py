@@ -77,3 +77,11 @@ def test_landmarks_with_bad_numbers_or_ids_are_refused(patient):
         Patient("x", patient.volume, {10: np.array([0, np.nan, 0])})
     with pytest.raises(ValueError, match="landmark id"):
         Patient("x", patient.volume, {15: np.zeros(3)})
+
+
+def test_one_landmark_leaves_room_to_come_from():
+    volume = Volume.from_origin(np.zeros((100, 50, 200), np.int16), 4.0, (-200, 0, 0))
+    low, high = Patient("a", volume, {10: np.array([0.0, 100, 400])}).workspace_mm
+    np.testing.assert_allclose([low, high], [[-150, 250], [150, 550]])
+    low, high = Patient("a", volume, {10: np.array([150.0, 100, 780])}).workspace_mm
+    assert (high <= [196, 796]).all(), "inside the volume"

@@ -219,6 +219,14 @@ def test_image_files_are_read(tmp_path, suffix):
     assert "a" + suffix not in json.dumps(dict(patient.card))
 
 
+def test_a_metaimage_that_is_cut_short_is_refused(tmp_path):
+    image = sitk.GetImageFromArray(np.random.default_rng(0).integers(-1000, 1500, (9, 9, 9)).astype(np.int16))
+    sitk.WriteImage(image, str(tmp_path / "a.mha"))
+    (tmp_path / "a.mha").write_bytes((tmp_path / "a.mha").read_bytes()[:-700])
+    with pytest.raises(CTImportError, match="cut short"):
+        read_ct(tmp_path / "a.mha")
+
+
 @pytest.mark.parametrize(
     "values, message",
     [
