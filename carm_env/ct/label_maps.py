@@ -34,8 +34,10 @@ _HEAD_MM = 46.0
 _BODY_SHARE = 0.45
 """Of a vertebra from front to back, the body takes this part."""
 _LEAST_BRANCH_MM2 = 25.0
-_CRANIUM_MM = 150.0
-"""Height of the cranium: what of the skull lies lower is face and mandible."""
+_VAULT_MM = 90.0
+"""This part of the skull is cranium alone, without face and mandible."""
+_CENTRE_BELOW_VERTEX = 0.63
+"""The cranium's centre below the vertex, in widths of the cranium: that of the virtual patients' skull."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,10 +163,9 @@ def _skull(masks: _Masks) -> NDArray[np.float64]:
     points, spacing, corners = masks.voxels("skull")
     _check_whole(points, spacing, corners, 2, True, "the vault of the skull")
     top = points[:, 2].max()
-    cranium = points[points[:, 2] > top - 0.6 * _CRANIUM_MM]
-    # Between vault and base: the middle of the cranium's box, 73 mm below the vertex.
-    middle = (cranium.min(0) + cranium.max(0)) / 2
-    return np.array([middle[0], middle[1], top - 0.49 * _CRANIUM_MM])
+    vault = points[points[:, 2] > top - _VAULT_MM]
+    low, high = vault.min(0), vault.max(0)
+    return np.array([*((low + high) / 2)[:2], top - _CENTRE_BELOW_VERTEX * (high[0] - low[0])])
 
 
 def _humeral_head(side: str) -> Callable[[_Masks], NDArray[np.float64]]:
