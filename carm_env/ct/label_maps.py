@@ -199,7 +199,7 @@ def _scapular_angle(side: str) -> Callable[[_Masks], NDArray[np.float64]]:
         points, spacing, corners = masks.voxels(f"scapula_{side}")
         _check_whole(points, spacing, corners, 2, False, f"scapula_{side}")
         lowest = points[points[:, 2] < points[:, 2].min() + 1.5 * spacing[2]]
-        return np.array([*lowest[:, :2].mean(0), points[:, 2].min()])
+        return np.array([*lowest[:, :2].mean(0), points[:, 2].min() - spacing[2] / 2])
 
     return rule
 
@@ -234,7 +234,7 @@ def _carina(masks: _Masks) -> NDArray[np.float64]:
             split = height
     if split is None:
         lowest = points[points[:, 2] < points[:, 2].min() + 1.5 * spacing[2]]
-        return np.array([*lowest[:, :2].mean(0), points[:, 2].min()])
+        return np.array([*lowest[:, :2].mean(0), points[:, 2].min() - spacing[2] / 2])
     # The wedge lies between the branches, just below where they part.
     x, y = np.nonzero(grid[:, :, split])
     return low + spacing * [(x.min() + x.max()) / 2, y.mean(), split + 0.5]
