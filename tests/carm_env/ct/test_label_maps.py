@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from carm_env.anatomy.airways import bronchi_shapes, trachea_shapes
+from carm_env.anatomy.airways import LEFT_MAIN, RIGHT_MAIN, trachea_shapes
 from carm_env.anatomy.body import pose_body
 from carm_env.anatomy.lattice import Lattice
 from carm_env.anatomy.parameters import PatientParameters
-from carm_env.anatomy.shapes import Field
+from carm_env.anatomy.shapes import Field, smooth_path, tube
 from carm_env.anatomy.skeleton import SKULL, thoracic
 from carm_env.anatomy.thorax import landmark_points, make_thorax
 from carm_env.anatomy.voxelise import fill
@@ -40,7 +40,12 @@ def labelled():
     lattice = Lattice(low, STEP_MM, (int(count[0]), int(count[1]), int(count[2])))
     labels = np.zeros(lattice.shape, np.int16)
     airway = Field(lattice)
-    airway.add([*trachea_shapes(body, thorax), *bronchi_shapes(thorax)[:12]], margin_mm=8.0)
+    airway.add(trachea_shapes(body, thorax), margin_mm=8.0)
+    for table in (RIGHT_MAIN, LEFT_MAIN):
+        rows = np.array(table, float) * thorax.scale
+        rows[:, :3] += thorax.carina_mm
+        curve = smooth_path(rows)
+        airway.add(tube(curve[:, :3], curve[:, 3]), margin_mm=8.0)
     labels[airway.values < 0] = CLASSES["trachea"]
     for name, mesh in MESHES.items():
         labels[fill(body.meshes[mesh].vertices_mm, body.meshes[mesh].faces, lattice)] = CLASSES[name]
