@@ -234,10 +234,11 @@ def _fcsv(text: str, place: Path, given: str | None) -> list[_Row]:
     frame = _frame(stated, given, place)
     if any(name not in columns for name in ("x", "y", "z", "label")):
         raise LandmarkFileError(f"{place} has the columns {columns}, expected x, y, z and label among them.")
+    needed = max(columns.index(name) for name in ("x", "y", "z", "label"))
     rows: list[_Row] = []
     for number, record in enumerate(_records("\n".join(body), place), 1):
         where = f"point {number}"
-        if len(record) <= columns.index("label"):
+        if len(record) <= needed:
             raise LandmarkFileError(f"{place}, {where}: {len(record)} fields, expected {len(columns)}.")
         position = [record[columns.index(name)] for name in ("x", "y", "z")]
         label = record[columns.index("label")].strip()

@@ -101,6 +101,12 @@ def test_a_faulty_file_is_named(tmp_path, fault):
     assert "a.mrk.json" in str(error.value)
 
 
+def test_a_row_shorter_than_its_columns_is_named(tmp_path):
+    text = "# CoordinateSystem = LPS\n# columns = id,label,x,y,z\na,T1,1,2\n"
+    with pytest.raises(LandmarkFileError, match="point 1: 4 fields, expected 5"):
+        read_landmarks(write(tmp_path, text, "a.fcsv"))
+
+
 def test_a_frame_may_be_given_but_not_against_the_file(tmp_path):
     path = write(tmp_path, mrk(coordinateSystem=None))
     np.testing.assert_array_equal(read_landmarks(path, coordinate_system="RAS")[10], [-1, -2, 3])
