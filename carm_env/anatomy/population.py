@@ -64,7 +64,7 @@ _LONGEST_UPPER_ARM_MM, _LONGEST_FOREARM_MM = 400.0, 350.0
 _ELBOW_BEYOND_MIDLINE_MM = 30.0
 _MOST_LEAN_DEG = 18.0
 _MAX_DRAWS = 1000
-_WIDENED = 1.05
+_WIDENED = 1.1
 """What is drawn again would make the population narrower than the annotated one by as much."""
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 import stat
+import struct
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -48,7 +48,9 @@ def safe_extract(path: Path, folder: Path) -> None:
             left = MAX_BYTES
             for entry in entries:
                 left -= _unpack(archive, entry, path, folder, left)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, EOFError, IndexError, NotImplementedError, ValueError, struct.error) as error:
+        if isinstance(error, ArchiveError):
+            raise
         raise ArchiveError(f"{path} is no zip archive, or damaged ({error}): fetch it again.") from error
 
 
@@ -64,18 +66,32 @@ def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, folder
     if entry.flag_bits & 1:
         raise ArchiveError(f"{path} is encrypted: unpack it with its password and import the folder.")
     target = folder.joinpath(*parts)
-    target.parent.mkdir(parents=True, exist_ok=True)
     limit = min(left, MAX_FILE_BYTES, max(_RATIO_BEGINS_AT, MAX_RATIO * max(entry.compress_size, 1)))
     written = 0
     # Counted while it is unpacked: the sizes that an archive states may be wrong.
-    with archive.open(entry) as source, target.open("wb") as file:
-        while block := source.read(_BLOCK):
-            written += len(block)
-            if written > limit:
-                raise ArchiveError(
-                    f"{path}: {name!r} unpacks to more than {limit:,} bytes: it looks like a bomb. If it is "
-                    "not, unpack "
-                    "it yourself and import the folder."
-                )
-            file.write(block)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as file:
+            for block in _blocks(archive, entry, path):
+                written += len(block)
+                if written > limit:
+                    raise ArchiveError(
+                        f"{path}: {name!r} unpacks to more than {limit:,} bytes: it looks like a bomb. If it is not, "
+                        "unpack it yourself and import the folder."
+                    )
+                file.write(block)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ArchiveError):
+            raise
+        raise ArchiveError(f"{path}: {name[:80]!r} cannot be unpacked ({error}).") from error
     return written
+
+
+def _blocks(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> Iterator[bytes]:
+    """What an entry holds, in blocks; a damaged one raises a dozen kinds of errors."""
+    try:
+        with archive.open(entry) as source:
+            while block := source.read(_BLOCK):
+                yield block
+    except Exception as error:
+        raise ArchiveError(f"{path} is damaged ({str(error)[:120]}): fetch it again.") from error

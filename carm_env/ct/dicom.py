@@ -222,7 +222,10 @@ def _rescale(header: Any, item: Slice, options: DicomOptions) -> tuple[float, fl
             "they are, "
             "say so (--assume-hu)."
         )
-    numbers = float(slope), float(intercept)
+    try:
+        numbers = float(slope), float(intercept)
+    except (TypeError, ValueError):
+        numbers = np.nan, np.nan
     if not np.isfinite(numbers).all() or numbers[0] <= 0:
         raise DicomError(
             f"{item.path} has RescaleSlope {slope} and RescaleIntercept {intercept}, expected finite, slope > 0."

@@ -14,6 +14,8 @@ from carm_env.volume import AIR_HU, Volume
 HIGHEST_HU = 3071
 DEFAULT_SPACING_MM = 1.5
 SPACINGS_MM = (0.5, 6.0)
+LARGEST_MM = 3000.0
+"""Longer than any person with the table."""
 _BYTES_PER_VOXEL = 12
 _SLAB = 32
 _BODY_HU = -300
@@ -44,6 +46,11 @@ def to_isotropic(hu: NDArray[np.float32], affine_lps_mm: NDArray[np.float64], sp
     last = np.array(hu.shape) - 1
     corners = np.array([matrix @ (last * pick) + offset for pick in np.ndindex(2, 2, 2)])
     low, high = corners.min(0), corners.max(0)
+    if (high - low).max() > LARGEST_MM:
+        raise CTImportError(
+            f"the CT measures {np.round(high - low).tolist()} mm, expected at most {LARGEST_MM:g} mm: are its "
+            "voxel sizes in mm?"
+        )
     count = np.floor((high - low) / spacing_mm + 1e-6).astype(int) + 1
     check_memory(
         f"a volume of {' x '.join(map(str, count))} voxels",

@@ -187,17 +187,29 @@ def _series(uid: str, rows: Sequence[tuple[Path, Any]]) -> Series:
             f"{rows[0][0].parent}: one series with files of {len(patients)} patients, expected one: part them."
         )
     first = rows[0][1]
-    kernel = first.get("ConvolutionKernel", "")
+    try:
+        kernel, description = first.get("ConvolutionKernel", ""), str(first.get("SeriesDescription", ""))
+        kvp = first.get("KVP", None)
+    except Exception:  # damaged facts harm nobody
+        kernel, description, kvp = "", "", None
     kernel = kernel if isinstance(kernel, str) else "/".join(map(str, kernel or []))
-    kvp = first.get("KVP", None)
     return Series(
         uid,
         patients.pop(),
         slices,
         str(kernel)[:32],
-        str(first.get("SeriesDescription", "")),
-        float(kvp) if kvp else 0.0,
+        description,
+        _number_or_zero(kvp),
     )
+
+
+def _number_or_zero(value: Any) -> float:
+    """A technical fact that may be missing or damaged without harm."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return 0.0
+    return number if np.isfinite(number) and number > 0 else 0.0
 
 
 def _slices(path: Path, header: Any) -> list[Slice]:
@@ -257,7 +269,7 @@ def _slice(path: Path, frame: int, place: Any, turn: Any, measures: Any, shape: 
         values["ImagePositionPatient"],
         orientation,
         (float(spacing[0]), float(spacing[1])),
-        float(thickness) if thickness else 0.0,
+        _number_or_zero(thickness),
         shape,
     )
 
