@@ -88,7 +88,8 @@ def test_drawn_layouts_have_the_mean_and_deviation_of_the_annotated_patients():
     layouts = drawn @ turn
     checks = compare_coordinates(layouts - layouts.mean(axis=1, keepdims=True), landmark_layout())
     assert all(abs(check.mean_mm - check.reference_mean_mm) < 1.5 for check in checks)
-    assert all(0.85 < check.deviation_mm / check.reference_deviation_mm < 1.1 for check in checks)
+    # Drawn a little wider than the reference: posing takes some of it away again.
+    assert all(0.85 < check.deviation_mm / check.reference_deviation_mm < 1.18 for check in checks)
 
 
 @pytest.fixture(scope="module")
