@@ -63,7 +63,9 @@ def test_the_workspace_holds_the_landmarks_and_stays_in_the_volume(patient):
     low, high = patient.workspace_mm
     first, last = patient.volume.corners_lps_mm
     assert (low >= first[[0, 2]]).all() and (high <= last[[0, 2]]).all()
-    np.testing.assert_allclose([low, high], [np.maximum([-145, 0], first[[0, 2]]), np.minimum([155, 300], last[[0, 2]])])
+    np.testing.assert_allclose(
+        [low, high], [np.maximum([-145, 0], first[[0, 2]]), np.minimum([155, 300], last[[0, 2]])]
+    )
 
 
 def test_covers_tells_body_from_air(patient):
