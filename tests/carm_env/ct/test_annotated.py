@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.recipes import suite_on
 from benchmarks.runner import EpisodeTask, run_tasks
 from benchmarks.suite import Suite
 from carm_env.ct.importer import ImportOptions, import_ct
@@ -33,7 +34,7 @@ def test_the_annotations_are_whole(number):
 @pytest.mark.skipif(not CTS.is_dir(), reason="the real CTs (../shared/data) are not here")
 def test_oracle_and_atlas_navigate_real_patients(tmp_path, monkeypatch):
     monkeypatch.setenv("CARM_ENV_DATA", str(tmp_path))
-    episodes = []
+    episodes, patients = [], {}
     for number in PATIENTS:
         imported = import_ct(
             CTS / f"pt_{number}.nii.gz",
@@ -47,6 +48,7 @@ def test_oracle_and_atlas_navigate_real_patients(tmp_path, monkeypatch):
         for key in (2, 3, 10):
             assert imported.patient.volume.hu_at(points[key]) > -120, "marrow, which may be fat, or bone"
             assert imported.patient.volume.hu_at(points[key] + around).max() > 300, "cortical bone around it"
+        patients[imported.patient.id] = imported.patient
         episodes += [EpisodeSpec(imported.patient.id, goal, start) for start, goal in permutations(points, 2)]
     suite = Suite("annotated", 1, "every way between the landmarks of real patients", 20, tuple(episodes))
     rates = {}
@@ -56,6 +58,10 @@ def test_oracle_and_atlas_navigate_real_patients(tmp_path, monkeypatch):
         assert not [result.error for result in results if result.error]
         rates[policy] = np.mean([result.success for result in results])
     print(rates)
-    assert rates["oracle"] == 1.0
+    assert rates["oracle"] == 1.0 and 0 <= rates["atlas"] <= 1
+    uniform, _ = suite_on("uniform", patients)
+    assert {episode.target for episode in uniform.episodes} == {1, 2, 3, 10}
+    with pytest.raises(ValueError, match="lacks Right scapular inferior angle"):
+        suite_on("paper-routes", patients)
     env = CArmNavEnv(patients=[f"kbp-{number}" for number in PATIENTS], image_size=32)
     assert {env.reset(seed=seed)[1]["target_landmark"] for seed in range(12)} <= {1, 2, 3, 10}
