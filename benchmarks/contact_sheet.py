@@ -7,6 +7,11 @@
 The views are those of the published trips (skull, both scapular angles and on the way between them)
 and those where anatomy is hardest to fake: carina, diaphragm, spine, crossed wrists, oblique and lateral. With
 ``--findings`` there is a pair of tiles for each finding: the patient without it, and the same view with it.
+
+    python benchmarks/contact_sheet.py --population --out docs/images/population.png
+
+With ``--population`` there are whole patients, from the front and from the left, all at one scale: how far apart
+the people of `carm_env.anatomy.population` are.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ from PIL import Image, ImageDraw, ImageFont
 from carm_env.episode import landmark_lps_mm
 from carm_env.files import atomic_write
 from carm_env.geometry import CArmPlace
+from carm_env.overview import OverviewSide, take_overview
 from carm_env.patients import Patient
 from carm_env.scene import Scene, load_scene
 
@@ -77,6 +83,19 @@ FINDING_VIEWS = {
 }
 """Where each finding is seen; the caption is the finding's name."""
 
+POPULATION = (
+    "virtual:3000",
+    "virtual:3001",
+    "virtual:3002?sex=female&age=84&arms=sides",
+    "virtual:3003?sex=male&age=78&weight_kg=125&stature_cm=172",
+    "virtual:3004?sex=female&age=25&weight_kg=48&stature_cm=158&arms=one_up",
+    "virtual:3005?age=60&arms=raised",
+    "virtual:3006?scoliosis_mm=25&kyphosis_deg=40&arms=sides",
+    "virtual:3007?table=true&sex=female&weight_kg=95",
+)
+"""Two that are drawn altogether, then people chosen for their age, habitus, arms, spine and table."""
+POPULATION_HEIGHT, POPULATION_PIXEL_MM = 440, 2.4
+
 
 def place_of(view: View, patient: Patient) -> CArmPlace:
     """Where the C-arm stands for a view of a patient."""
@@ -114,6 +133,31 @@ def findings_sheet(patient: str, size: int) -> Image.Image:
     return _in_rows(tiles, size)
 
 
+def population_sheet() -> Image.Image:
+    """Each of `POPULATION` from the front and from the left, four in a row."""
+    tiles = []
+    for name in POPULATION:
+        scene = load_scene(name)
+        sides: tuple[OverviewSide, ...] = ("frontal", "lateral")
+        pictures = [Image.fromarray(take_overview(scene, POPULATION_PIXEL_MM, side).image) for side in sides]
+        tile = Image.new("L", (sum(picture.width for picture in pictures), POPULATION_HEIGHT + CAPTION_HEIGHT))
+        draw, font = ImageDraw.Draw(tile), ImageFont.load_default(size=11)
+        label, _, options = name.partition("?")
+        draw.text((5, 0), label, fill=225, font=font)
+        draw.text((5, 11), options.replace("&", ", "), fill=225, font=font)
+        x = 0
+        for picture in pictures:
+            # Heads are at one height; of somebody very tall the thighs are cut.
+            tile.paste(picture, (x, CAPTION_HEIGHT + 6))
+            x += picture.width
+        tiles.append(tile)
+    width = max(tile.width for tile in tiles)
+    sheet = Image.new("L", (COLUMNS * width, -(-len(tiles) // COLUMNS) * tiles[0].height))
+    for number, tile in enumerate(tiles):
+        sheet.paste(tile, (number % COLUMNS * width, number // COLUMNS * tile.height))
+    return sheet
+
+
 def _in_rows(tiles: Sequence[Image.Image], size: int) -> Image.Image:
     rows = int(np.ceil(len(tiles) / COLUMNS))
     sheet = Image.new("L", (COLUMNS * size, rows * (size + CAPTION_HEIGHT)))
@@ -128,13 +172,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--patient", default="virtual:0")
     parser.add_argument("--size", type=int, default=320, help="pixels a side of each view")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--findings", action="store_true", help="show every finding beside the patient without it")
+    shows = parser.add_mutually_exclusive_group()
+    shows.add_argument("--findings", action="store_true", help="show every finding beside the patient without it")
+    shows.add_argument("--population", action="store_true", help="show eight different people; --patient has no effect")
     options = parser.parse_args(arguments)
-    sheet = (findings_sheet if options.findings else contact_sheet)(options.patient, options.size)
+    if options.population:
+        sheet, shown = population_sheet(), f"{len(POPULATION)} patients"
+    elif options.findings:
+        sheet = findings_sheet(options.patient, options.size)
+        shown = f"{len(FINDING_VIEWS)} findings of {options.patient}"
+    else:
+        sheet, shown = contact_sheet(options.patient, options.size), f"{len(VIEWS)} views of {options.patient}"
     with atomic_write(options.out) as temporary:
         sheet.save(temporary, optimize=True)
-    shown = f"{len(FINDING_VIEWS)} findings" if options.findings else f"{len(VIEWS)} views"
-    print(f"{options.out}: {shown} of {options.patient}")
+    print(f"{options.out}: {shown}")
     return 0
 
 

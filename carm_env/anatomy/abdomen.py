@@ -151,7 +151,7 @@ def paint_abdomen(
         rng: draws the bowel.
     """
     scale = body.scale
-    canvas.paint(cavity, tissue.VISCERAL_FAT, 12.0)
+    canvas.paint(cavity, tissue.VISCERAL_FAT, tissue.texture("visceral_fat"))
     abdomen = _Abdomen(canvas, cavity)
     right, left = (thorax.diaphragm.apex_z_mm[side] for side in ("r", "l"))
     t12 = float(body.landmarks_mm["T12"][2])
@@ -167,20 +167,20 @@ def paint_abdomen(
         rows = psoas * [sign, 1, 1, scale * parameters.muscle]
         path = smooth_path(np.column_stack([body.frame.place(rows[:, :3]), rows[:, 3]]), 4)
         field, box = Field.around(canvas.fine, list(tube(path[:, :3], path[:, 3])), 6.0)
-        canvas.paint_box(field, box, tissue.MUSCLE, 10.0)
+        canvas.paint_box(field, box, tissue.MUSCLE, tissue.texture("muscle"))
     for sign, drop in ((-1, 66.0), (1, 50.0)):
         kidney = Ellipsoid(
             at(sign * 62, 230, t12 - drop * scale), np.array([27, 24, 52]) * scale, rotation(1, -sign * 12)
         )
-        abdomen.organ([kidney], tissue.KIDNEY, 4.0)
+        abdomen.organ([kidney], tissue.KIDNEY, tissue.texture("kidney"))
     spleen = Ellipsoid(at(96, 236, left - 58 * scale), np.array([29, 42, 50]) * scale, rotation(2, 25))
-    abdomen.organ([spleen], tissue.SPLEEN, 5.0)
+    abdomen.organ([spleen], tissue.SPLEEN, tissue.texture("spleen"))
     liver: list[Shape] = [
         Ellipsoid(at(-62, 182, right - 62 * scale), np.array([84, 96, 78]) * scale),
         Ellipsoid(at(-84, 196, right - 106 * scale), np.array([46, 62, 62]) * scale, rotation(1, 8)),
         Ellipsoid(at(8, 150, right - 62 * scale), np.array([72, 56, 36]) * scale, rotation(1, 14)),
     ]
-    abdomen.organ(liver, tissue.LIVER, 6.0, blend_mm=34.0, inset_mm=1.0)
+    abdomen.organ(liver, tissue.LIVER, tissue.texture("liver"), blend_mm=34.0, inset_mm=1.0)
     _paint_stomach(abdomen, body, left, rng)
 
 
@@ -192,7 +192,7 @@ def _paint_stomach(abdomen: _Abdomen, body: Body, dome_z: float, rng: np.random.
     points = [body.frame.at_height(x, y, dome_z + z * scale) for x, y, z, _ in table]
     path = smooth_path(np.column_stack([points, table[:, 3] * scale]), 4)
     shapes = list(tube(path[:, :3], path[:, 3]))
-    abdomen.organ(list(shapes), tissue.STOMACH_CONTENT, 5.0, blend_mm=10.0, inset_mm=5.0)
+    abdomen.organ(list(shapes), tissue.STOMACH_CONTENT, tissue.texture("stomach_content"), blend_mm=10.0, inset_mm=5.0)
     # Lying on the back, the gas floats to the front of the stomach.
     field, box = Field.around(abdomen.canvas.fine, shapes, 10.0)
     abdomen.clip(field, 5.0)
@@ -219,7 +219,9 @@ def _paint_bowel(abdomen: _Abdomen, body: Body, gas: float, rng: np.random.Gener
 
 
 def _paint_gut(abdomen: _Abdomen, path: NDArray[np.float64], rng: np.random.Generator, gas: float) -> None:
-    abdomen.organ(list(tube(path[:, :3], path[:, 3])), tissue.BOWEL_CONTENT, 12.0, blend_mm=2.0)
+    abdomen.organ(
+        list(tube(path[:, :3], path[:, 3])), tissue.BOWEL_CONTENT, tissue.texture("bowel_content"), blend_mm=2.0
+    )
     # Gas comes in stretches of varying length and fills the front of the lumen.
     wander = np.convolve(rng.normal(0, 1, len(path) + 10), np.hanning(11) / np.hanning(11).sum(), "valid")[: len(path)]
     wander = (wander - wander.mean()) / max(float(wander.std()), 1e-6)

@@ -28,6 +28,7 @@ from carm_env.anatomy.parameters import PatientParameters
 from carm_env.anatomy.shapes import Field
 from carm_env.anatomy.skull import paint_skull
 from carm_env.anatomy.thorax import ChestFields, Thorax, chest_fields, landmark_points, make_thorax
+from carm_env.anatomy.wear import paint_wear
 from carm_env.memory import check_memory
 from carm_env.volume import Volume
 
@@ -39,7 +40,7 @@ _BODY_HU = -900
 _BYTES_PER_VOXEL = 30
 """Most memory that a build holds at once, measured at 2 and at 1 mm."""
 
-_STREAMS = ("texture", "bones", "skull", "face", "bowel", "lungs", "noise")
+_STREAMS = ("texture", "bones", "skull", "face", "bowel", "lungs", "noise", "wear")
 """One stream of random numbers for each: a change in one structure leaves the others as they were."""
 
 Progress = Callable[[str], None]
@@ -95,9 +96,9 @@ def build_anatomy(parameters: PatientParameters, progress: Progress | None = Non
     tell("growing muscle and skin")
     envelope = build_envelope(body, parameters, coarse, head_surface(body, parameters, coarse))
     canvas = Canvas(coarse, fine, streams["texture"])
-    canvas.paint(envelope.skin, tissue.FAT, 9.0)
-    canvas.paint(envelope.muscle, tissue.MUSCLE, 14.0)
-    canvas.paint(envelope.arms, tissue.MUSCLE, 14.0)
+    canvas.paint(envelope.skin, tissue.FAT, tissue.texture("fat"))
+    canvas.paint(envelope.muscle, tissue.MUSCLE, tissue.texture("muscle"))
+    canvas.paint(envelope.arms, tissue.MUSCLE, tissue.texture("muscle"))
     canvas.paint_shell(envelope.skin, 1.5, 0.6, tissue.SKIN)
 
     tell("filling chest and abdomen")
@@ -114,7 +115,8 @@ def build_anatomy(parameters: PatientParameters, progress: Progress | None = Non
     tell("building bone")
     brain = paint_skull(canvas, body, parameters.bone_density, streams["skull"])
     paint_face(canvas, body, parameters.bone_density, streams["face"])
-    paint_bones(canvas, body, parameters.bone_density, streams["bones"], fractures(findings, body, thorax))
+    paint_bones(canvas, body, parameters, streams["bones"], fractures(findings, body, thorax))
+    paint_wear(canvas, body, thorax, parameters, streams["wear"])
     canvas.merge_bone()
     paint_foreign_bodies(site, findings)
 

@@ -20,6 +20,7 @@ from carm_env.anatomy.canvas import SAMPLES_PER_VOXEL, TILE, Canvas
 from carm_env.anatomy.findings.fractures import Fracture
 from carm_env.anatomy.lattice import Box, Lattice
 from carm_env.anatomy.meshes import Mesh
+from carm_env.anatomy.parameters import PatientParameters
 from carm_env.anatomy.shapes import Ellipsoid, Field
 from carm_env.anatomy.skeleton import (
     CERVICAL_SPINE,
@@ -28,8 +29,8 @@ from carm_env.anatomy.skeleton import (
     SACRUM,
     SKULL,
     THORACOLUMBAR,
-    vertebral_body_centre,
 )
+from carm_env.anatomy.vertebrae import VertebralBody, vertebral_bodies
 
 _MARGIN_MM = 4.0
 _SMALLEST_SHELL_FACES = 100
@@ -71,6 +72,9 @@ VERTEBRAL_BODY = BoneStyle(1.0, 490.0, 150.0, 80.0, smoothing_mm=0.8, threshold=
 VERTEBRAL_ARCH = BoneStyle(1.4, 1050.0, 250.0, 80.0, smoothing_mm=0.8, threshold=0.44)
 _ARCH_BEHIND_CENTRE_MM = 15.0
 """Where pedicles begin behind the centre of a vertebral body; from there on the cortex is thick."""
+_END_PLATE_MM = 1.0
+_CALCIFYING = 0.9
+"""Share of the costal cartilage's surface that calcifies with the worst wear."""
 CERVICAL = BoneStyle(1.1, 1000.0, 260.0, smoothing_mm=0.7)
 JAW = BoneStyle(2.3, 1350.0, 330.0, 90.0, smoothing_mm=0.6)
 HAND = BoneStyle(1.3, 1150.0, 320.0, smoothing_mm=0.4)
@@ -187,21 +191,30 @@ def _shaft(filled: Filled, mesh: Mesh, style: BoneStyle, density: float) -> NDAr
     return ((wall * cortex + (1 - wall) * core) * density).astype(np.float32)
 
 
-def _sternum(filled: Filled, scale: float, top_mm: float, density: float) -> NDArray[np.float32]:
-    # Bone in the middle, costal cartilage at both sides, calcified a little at its surface.
+def _sternum(filled: Filled, scale: float, top_mm: float, density: float, wear: float) -> NDArray[np.float32]:
+    # Bone in the middle, costal cartilage at both sides; it calcifies from its surface, in patches.
     half_width = 17 * scale + 16 * scale * np.clip((filled.axis(2) - top_mm) / (25 * scale), 0, 1)
     cartilage = np.clip((np.abs(filled.axis(0)) - half_width) / 3, 0, 1)
     wall = np.clip(1.2 - filled.depth_mm + 0.8, 0, 1)
     bone = (wall * 850 + (1 - wall) * (110 + 50 * filled.texture)) * density
-    return ((1 - cartilage) * bone + cartilage * (tissue.CARTILAGE + 40 * wall + 10 * filled.texture)).astype(
+    soft = tissue.CARTILAGE + 40 * wall + tissue.texture("cartilage") * filled.texture
+    chalky = _CALCIFYING * wear * wall * np.clip(0.5 + filled.texture, 0, 1)
+    return ((1 - cartilage) * bone + cartilage * (soft + chalky * (tissue.CALCIFIED_CARTILAGE - soft))).astype(
         np.float32
     )
 
 
-def _vertebra(filled: Filled, centre_y_mm: float, density: float) -> NDArray[np.float32]:
-    # The body has a thin cortex that hardly shows from the front; the arch behind it a thick one that does.
-    arch = np.clip((filled.axis(1) - centre_y_mm - _ARCH_BEHIND_CENTRE_MM) / 4 + 0.5, 0, 1).astype(np.float32)
-    return (1 - arch) * shell_hu(filled, VERTEBRAL_BODY, density) + arch * shell_hu(filled, VERTEBRAL_ARCH, density)
+def _vertebra(filled: Filled, place: VertebralBody, density: float, wear: float) -> NDArray[np.float32]:
+    # The body has a thin cortex that hardly shows from the front; the arch behind it a thick one that does, and so do
+    # the end plates, along which the beam runs. Wear thickens these.
+    behind = filled.axis(1) - place.centre_mm[1]
+    arch = np.clip((behind - _ARCH_BEHIND_CENTRE_MM) / 4 + 0.5, 0, 1).astype(np.float32)
+    along = place.height_mm(filled.points_mm())
+    at_end = np.clip((np.maximum(along - place.upper_mm, place.lower_mm - along) + 3.0) / 1.5, 0, 1)
+    plate = np.clip(_END_PLATE_MM + wear - filled.depth_mm + 0.6, 0, 1) * at_end
+    trunk = shell_hu(filled, VERTEBRAL_BODY, density)
+    trunk += (plate * (tissue.END_PLATE * density - trunk)).astype(np.float32)
+    return (1 - arch) * trunk + arch * shell_hu(filled, VERTEBRAL_ARCH, density)
 
 
 def bone_style(name: str) -> BoneStyle:
@@ -223,10 +236,16 @@ def bone_style(name: str) -> BoneStyle:
 
 
 def paint_bones(
-    canvas: Canvas, body: Body, density: float, rng: np.random.Generator, fractures: Sequence[Fracture] = ()
+    canvas: Canvas,
+    body: Body,
+    parameters: PatientParameters,
+    rng: np.random.Generator,
+    fractures: Sequence[Fracture] = (),
 ) -> None:
     """Build all bones but the skull and the mandible, and the discs between the vertebrae."""
     _paint_discs(canvas, body)
+    density, wear = parameters.bone_density, parameters.degeneration
+    places = vertebral_bodies(body)
 
     def build(mesh: Mesh, style: BoneStyle, tone: Callable[[Filled], NDArray[np.float32]]) -> None:
         filled = fill_bone(canvas, mesh, style, rng)
@@ -240,7 +259,9 @@ def paint_bones(
         else:
             build(rib, RIB, lambda filled: shell_hu(filled, RIB, density))
     build(
-        body.sternum, CLAVICLE, lambda filled: _sternum(filled, body.scale, body.frame.height(1440.0, 110.0), density)
+        body.sternum,
+        CLAVICLE,
+        lambda filled: _sternum(filled, body.scale, body.frame.height(1440.0, 110.0), density, wear),
     )
     for name, mesh in body.meshes.items():
         if name in (SKULL, MANDIBLE):
@@ -250,8 +271,7 @@ def paint_bones(
             build(mesh, style, lambda filled, m=mesh, s=style: _shaft(filled, m, s, density))  # type: ignore[misc]
             continue
         if style is VERTEBRAL_BODY:
-            centre_y = float(vertebral_body_centre(mesh)[1])
-            build(mesh, style, lambda filled, y=centre_y: _vertebra(filled, y, density))  # type: ignore[misc]
+            build(mesh, style, lambda filled, at=places[name]: _vertebra(filled, at, density, wear))  # type: ignore[misc]
             continue
         pieces = mesh.shells() if name == CERVICAL_SPINE else [mesh]
         for piece in pieces:

@@ -17,7 +17,7 @@ from carm_env.patients import CorruptPatientError, Patient, load_saved_patient, 
 if TYPE_CHECKING:
     from carm_env.anatomy.assembly import Anatomy
 
-ANATOMY_VERSION = "3"
+ANATOMY_VERSION = "4"
 """Raised whenever the same parameters give another volume or other landmarks: old caches are then not used."""
 
 Progress = Callable[[str], None]

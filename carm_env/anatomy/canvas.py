@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from carm_env.anatomy import tissue
 from carm_env.anatomy.lattice import Box, Lattice
-from carm_env.anatomy.shapes import Field
+from carm_env.anatomy.shapes import Field, Shape
 
 TILE = 96
 """Voxels, or samples of bone, after which a texture repeats."""
@@ -162,10 +162,13 @@ class Canvas:
         """Lay a tissue over a box of the volume where its volume fraction is known."""
         self.hu[box] += fraction * (np.float32(hu) - self.hu[box])
 
-    def add_bone(self, box: Box, fraction: NDArray[np.float32], fraction_times_hu: NDArray[np.float32]) -> None:
-        """Add bone to a box; it is laid over all other tissue by `merge_bone`."""
-        self.bone_fraction[box] += fraction
-        self.bone_hu[box] += fraction_times_hu
+    def add_bone_shape(self, shape: Shape, hu: float) -> None:
+        """Add a small solid piece of bone; where there is bone already, the denser of the two stays."""
+        field, box = Field.around(self.fine, [shape], margin_mm=4.0)
+        fraction = np.clip(0.5 - field.values / self.fine.spacing_mm, 0, 1)
+        total, share = self.bone_hu[box], self.bone_fraction[box]
+        self.bone_hu[box] = np.where(fraction > 0.02, np.maximum(total, fraction * np.float32(hu)), total)
+        self.bone_fraction[box] = np.maximum(share, fraction)
 
     def merge_bone(self) -> None:
         """Lay the bone collected so far over all other tissue."""

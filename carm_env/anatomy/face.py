@@ -29,7 +29,7 @@ def paint_face(canvas: Canvas, body: Body, density: float, rng: np.random.Genera
     _paint_mandible(canvas, body, density, rng)
     _paint_teeth(canvas, body, rng)
     for shape in _hyoid(body):
-        _add_hard_shape(canvas, shape, tissue.HYOID * density)
+        canvas.add_bone_shape(shape, tissue.HYOID * density)
 
 
 def _hyoid(body: Body) -> list[Capsule]:
@@ -87,14 +87,5 @@ def _paint_teeth(canvas: Canvas, body: Body, rng: np.random.Generator) -> None:
             at_neck = body.head_point(x, y, neck)
             crown = Capsule(body.head_point(x, y, edge), at_neck, 0.85 * radius, 0.6 * radius)
             root = Capsule(at_neck, body.head_point(0.96 * x, y + 1.2, tip), 0.61 * radius, 0.43 * radius)
-            _add_hard_shape(canvas, crown, tissue.TOOTH_ENAMEL)
-            _add_hard_shape(canvas, root, tissue.TOOTH_DENTINE)
-
-
-def _add_hard_shape(canvas: Canvas, shape: Capsule, hu: float) -> None:
-    field, box = Field.around(canvas.fine, [shape], margin_mm=4.0)
-    fraction = np.clip(0.5 - field.values / canvas.fine.spacing_mm, 0, 1)
-    harder = fraction > 0.02
-    total, share = canvas.bone_hu[box], canvas.bone_fraction[box]
-    canvas.bone_hu[box] = np.where(harder, np.maximum(total, fraction * np.float32(hu)), total)
-    canvas.bone_fraction[box] = np.maximum(share, fraction)
+            canvas.add_bone_shape(crown, tissue.TOOTH_ENAMEL)
+            canvas.add_bone_shape(root, tissue.TOOTH_DENTINE)

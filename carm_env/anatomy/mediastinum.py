@@ -20,21 +20,25 @@ def paint_mediastinum(canvas: Canvas, thorax: Thorax, chest: ChestFields, parame
     _, _, z = canvas.coarse.axes()
     top = (z - thorax.frame.height(_MEDIASTINUM_TOP_MM)).astype(np.float32)
     inside = np.maximum(np.maximum(chest.cavity + np.float32(3.0), -chest.below_diaphragm), top)
-    canvas.paint(np.maximum(inside, chest.mediastinum - np.float32(4.0)), tissue.MEDIASTINAL_FAT, 10.0)
+    canvas.paint(
+        np.maximum(inside, chest.mediastinum - np.float32(4.0)),
+        tissue.MEDIASTINAL_FAT,
+        tissue.texture("mediastinal_fat"),
+    )
 
     spine = Field(canvas.coarse).add(_beside_spine(thorax), 10.0)
-    canvas.paint(np.maximum(spine.values, inside), tissue.MUSCLE, 10.0)
+    canvas.paint(np.maximum(spine.values, inside), tissue.MUSCLE, tissue.texture("muscle"))
     shapes = heart_shapes(thorax)
     heart, box = Field.around(canvas.fine, [shape for shape, _ in shapes], 18.0, margin_mm=20.0)
-    canvas.paint_box(heart, box, tissue.HEART_MUSCLE, 6.0)
+    canvas.paint_box(heart, box, tissue.HEART_MUSCLE, tissue.texture("heart_muscle"))
     for table in (OESOPHAGUS, *GREAT_VESSELS):
         field, box = Field.around(canvas.fine, list(thorax.curved_tube(table)), margin_mm=6.0)
-        canvas.paint_box(field, box, tissue.BLOOD, 5.0)
+        canvas.paint_box(field, box, tissue.BLOOD, tissue.texture("blood"))
 
     _, y, _ = canvas.fine.axes()
     front = thorax.points([0, 150, 0])[1]
     behind = np.clip((y.ravel() - front) / (130 * thorax.frame.depth), 0, 1)
-    canvas.paint(chest.lungs, parameters.lung_hu + _DEPENDENT_HU * (behind - 0.5), 20.0)
+    canvas.paint(chest.lungs, parameters.lung_hu + _DEPENDENT_HU * (behind - 0.5), tissue.texture("lung_parenchyma"))
 
 
 def _beside_spine(thorax: Thorax) -> list[Capsule]:

@@ -48,6 +48,14 @@ _PETROUS_RADIUS_MM = 7.5
 _VAULT_BEGINS_MM = 1676.0
 _PLATE_MM = 1.5
 """Bone that is left between the brain and a sinus or an orbit."""
+_BREGMA_MM = (186.0, 1749.0)
+_LAMBDA_MM = (272.0, 1714.0)
+"""y and z of the two ends of the sagittal suture."""
+_LAMBDOID_BEHIND_MM = 225.0
+_SUTURES_ABOVE_MM = 1655.0
+_SUTURE_MM, _SUTURE_GAP = 2.0, 0.9
+"""Width of a suture, and how much of the bone is missing in it."""
+_SUTURE_WAVE_MM, _SUTURE_MEANDER_MM = 7.0, 1.3
 _DISTANCE_STEP_MM = 2.0
 _FACE_THINNER_THAN_MM = 15.0
 """Half the width of the widest solid part of the face, which is less than that of the cranial cavity."""
@@ -157,7 +165,31 @@ def _orbital_cones(inside: _Inside) -> NDArray[np.bool_]:
     return (from_axis < radius) & (inside.y > front[1] - 4) & walled & ~inside.brain
 
 
-def _bone_hu(inside: _Inside, hollow: NDArray[np.bool_], density: float) -> NDArray[np.float32]:
+def _from_sutures(inside: _Inside, phases: NDArray[np.float64]) -> NDArray[np.floating]:
+    # Distance from the nearest of coronal, sagittal and lambdoid suture, each a meandering line through the vault.
+    x, y, z = inside.x, inside.y, inside.z
+
+    def meander(along: NDArray[np.floating], number: int) -> NDArray[np.floating]:
+        one, two = phases[number]
+        waves = np.sin(2 * np.pi * along / _SUTURE_WAVE_MM + one) + 0.6 * np.sin(
+            2 * np.pi * along / (0.43 * _SUTURE_WAVE_MM) + two
+        )
+        return _SUTURE_MEANDER_MM * waves
+
+    bregma_y, bregma_z = _BREGMA_MM
+    _, lambda_z = _LAMBDA_MM
+    forwards, downwards = 25.0 / 73.0, 57.0 / 55.0
+    coronal = (y - bregma_y + forwards * (bregma_z - z) + meander(x, 0)) / np.hypot(1, forwards)
+    sagittal = np.where((z > lambda_z) & (y > bregma_y), x + meander(y, 1), np.inf)
+    lambdoid = (z - lambda_z + downwards * inside.beside + meander(x, 2)) / np.hypot(1, downwards)
+    lambdoid = np.where(y > _LAMBDOID_BEHIND_MM, lambdoid, np.inf)
+    nearest = np.minimum(np.abs(coronal), np.minimum(np.abs(sagittal), np.abs(lambdoid)))
+    return np.where(z > _SUTURES_ABOVE_MM, nearest, np.inf)
+
+
+def _bone_hu(
+    inside: _Inside, hollow: NDArray[np.bool_], density: float, phases: NDArray[np.float64]
+) -> NDArray[np.float32]:
     depth, texture = inside.filled.depth_mm, inside.filled.texture
     vault = np.clip((inside.z - _VAULT_BEGINS_MM) / 10, 0, 1)
     outer = np.clip(_TABLE_MM - depth + 0.8, 0, 1) * (0.55 + 0.45 * vault)
@@ -167,10 +199,14 @@ def _bone_hu(inside: _Inside, hollow: NDArray[np.bool_], density: float) -> NDAr
     from_hollow = _outside_depth(inside.filled, hollow, 0.8)
     lining = 0.55 * np.clip(1.2 - from_hollow, 0, 1) * (from_hollow > 0)
     table = np.maximum(np.maximum(outer, inner), lining)
-    diploe = vault * (tissue.DIPLOE + 90 * texture) + (1 - vault) * (tissue.FACIAL_BONE + 120 * texture)
+    spongy = tissue.DIPLOE + tissue.texture("diploe") * texture
+    facial = tissue.FACIAL_BONE + tissue.texture("facial_bone") * texture
+    diploe = vault * spongy + (1 - vault) * facial
     hu = (table * tissue.SKULL_TABLE + (1 - table) * diploe) * density
+    open_suture = np.clip(_SUTURE_MM / 2 + 0.5 - _from_sutures(inside, phases), 0, 1)
+    hu = hu * (1 - _SUTURE_GAP * open_suture * vault)
     petrous = _capsule_level(inside.beside, inside.y, inside.z, *_PETROUS_AXIS, _PETROUS_RADIUS_MM) < 0
-    hu = np.where(petrous & (depth > 1.0), tissue.PETROUS_BONE * density + 60 * texture, hu)
+    hu = np.where(petrous & (depth > 1.0), tissue.PETROUS_BONE * density + tissue.texture("petrous_bone") * texture, hu)
     hu = np.where((inside.beside < _SEPTUM_MM / 2) & inside.within(_NASAL), tissue.NASAL_SEPTUM, hu)
     return np.where(inside.within(_TURBINATES), tissue.TURBINATE, hu).astype(np.float32)
 
@@ -189,10 +225,11 @@ def paint_skull(canvas: Canvas, body: Body, density: float, rng: np.random.Gener
     cells = canvas.coarse_texture[tuple(number % TILE for number in filled.at)]
     air = _air_spaces(inside, cells)
     orbit = _orbital_cones(inside) & ~air
+    phases = rng.uniform(0, 2 * np.pi, (3, 2))
 
     brain_fraction = filled.fraction(brain)
     canvas.paint_fraction(filled.box, brain_fraction, tissue.BRAIN)
     canvas.paint_fraction(filled.box, filled.fraction(air), tissue.SINUS_AIR)
     canvas.paint_fraction(filled.box, filled.fraction(orbit), tissue.ORBITAL_FAT)
-    lay(canvas, filled, _bone_hu(inside, air | orbit, density), ~brain & ~air & ~orbit)
+    lay(canvas, filled, _bone_hu(inside, air | orbit, density, phases), ~brain & ~air & ~orbit)
     return Field(canvas.fine.within(filled.box), (0.5 - brain_fraction) * np.float32(canvas.fine.spacing_mm))

@@ -41,6 +41,11 @@ _PICKHARDT = (
     "osteoporosis, 160 HU sensitive; healthy adults lie above. `bone_density` scales it"
 )
 _MARROW = "between yellow and red marrow (Schneider et al. 2000)"
+_LUNG = "density of ventilated lung about 0.2 g/ml in deep breath: -850 to -750 HU in M. Prokop, M. Galanski (2003)"
+_PLAQUE = (
+    "above the 130 HU from which calcium counts (A. S. Agatston et al., J. Am. Coll. Cardiol. 15 (1990) 827), "
+    "chosen beside real CT"
+)
 _LOOK = "no published statistics: chosen beside real CT"
 
 TISSUES: dict[str, Tissue] = {
@@ -48,6 +53,7 @@ TISSUES: dict[str, Tissue] = {
     "airway": Tissue(-990.0, 0.0, _DEFINITION),
     "bowel_gas": Tissue(-960.0, 0.0, _DEFINITION),
     "sinus_air": Tissue(-960.0, 0.0, _DEFINITION),
+    "lung_parenchyma": Tissue(-805.0, 20.0, _LUNG),
     "fat": Tissue(-98.0, 9.0, _PROKOP),
     "visceral_fat": Tissue(-92.0, 12.0, _PROKOP),
     "mediastinal_fat": Tissue(-82.0, 10.0, _PROKOP),
@@ -55,6 +61,7 @@ TISSUES: dict[str, Tissue] = {
     "skin": Tissue(32.0, 0.0, _LOOK),
     "muscle": Tissue(52.0, 14.0, _SCHNEIDER),
     "cartilage": Tissue(105.0, 10.0, _SCHNEIDER),
+    "calcified_cartilage": Tissue(480.0, 0.0, _LOOK),
     "disc": Tissue(88.0, 0.0, _LOOK),
     "airway_wall": Tissue(55.0, 0.0, _LOOK),
     "blood": Tissue(44.0, 5.0, _PROKOP),
@@ -74,13 +81,16 @@ TISSUES: dict[str, Tissue] = {
     "nasal_septum": Tissue(500.0, 0.0, _LOOK),
     "turbinate": Tissue(180.0, 0.0, _LOOK),
     "petrous_bone": Tissue(1350.0, 60.0, _CORTEX),
+    "end_plate": Tissue(750.0, 0.0, _CORTEX),
+    "osteophyte": Tissue(800.0, 0.0, _LOOK),
+    "plaque": Tissue(700.0, 0.0, _PLAQUE),
     "trabecular_bone": Tissue(200.0, 60.0, _PICKHARDT),
     "hyoid": Tissue(750.0, 0.0, _LOOK),
     "tooth_enamel": Tissue(2150.0, 0.0, _LOOK),
     "tooth_dentine": Tissue(1400.0, 0.0, _LOOK),
     "marrow": Tissue(-10.0, 0.0, _MARROW),
 }
-"""By name; what lies in a lung's parenchyma is `PatientParameters.lung_hu`."""
+"""By name. The mean of lung parenchyma is the average patient's: `PatientParameters.lung_hu` sets it."""
 
 AIR = TISSUES["air"].hu
 AIRWAY = TISSUES["airway"].hu
@@ -93,6 +103,7 @@ ORBITAL_FAT = TISSUES["orbital_fat"].hu
 SKIN = TISSUES["skin"].hu
 MUSCLE = TISSUES["muscle"].hu
 CARTILAGE = TISSUES["cartilage"].hu
+CALCIFIED_CARTILAGE = TISSUES["calcified_cartilage"].hu
 DISC = TISSUES["disc"].hu
 AIRWAY_WALL = TISSUES["airway_wall"].hu
 BLOOD = TISSUES["blood"].hu
@@ -112,11 +123,24 @@ FACIAL_BONE = TISSUES["facial_bone"].hu
 NASAL_SEPTUM = TISSUES["nasal_septum"].hu
 TURBINATE = TISSUES["turbinate"].hu
 PETROUS_BONE = TISSUES["petrous_bone"].hu
+END_PLATE = TISSUES["end_plate"].hu
+OSTEOPHYTE = TISSUES["osteophyte"].hu
+PLAQUE = TISSUES["plaque"].hu
 TRABECULAR_BONE = TISSUES["trabecular_bone"].hu
 HYOID = TISSUES["hyoid"].hu
 TOOTH_ENAMEL = TISSUES["tooth_enamel"].hu
 TOOTH_DENTINE = TISSUES["tooth_dentine"].hu
 MARROW = TISSUES["marrow"].hu
+
+
+def texture(name: str) -> float:
+    """Deviation of a tissue's texture, HU.
+
+    >>> texture("fat")
+    9.0
+    """
+    return TISSUES[name].deviation_hu
+
 
 HIGHEST = 3000.0
 """The largest value that a CT scanner stores; the lowest is that of air."""
