@@ -15,14 +15,14 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 from benchmarks.figures import save_trajectories, save_trip
 from benchmarks.provenance import provenance
-from benchmarks.recipes import find_recipe, suite_on
+from benchmarks.recipes import EmptySuiteError, find_recipe, suite_on
 from benchmarks.report import distinct_runs, leaderboard_page, leaderboard_table, paired_differences, summarise
 from benchmarks.results import EpisodeResult, ResultKey, append_result, read_results
 from benchmarks.runner import EpisodeTask, run_tasks
@@ -95,16 +95,35 @@ def prepare(options: argparse.Namespace) -> tuple[list[Suite], dict[str, Patient
         for name in options.suite:
             find_recipe(name)
         patients = load_patients(expand_patients(options.patients), options)
-        suites = []
-        for name in dict.fromkeys(options.suite):
-            suite, left_out = suite_on(name, patients)
-            suites.append(suite)
-            for line in left_out:
-                print(f"{suite.name} leaves out {line}")
-            print(f"{suite.name}: {len(suite.episodes)} episodes drawn with the recipe's seed, hash {suite.hash}")
+        suites = suites_on(dict.fromkeys(options.suite), patients)
     for suite in suites:
         suite.check(patients)
     return suites, patients
+
+
+def suites_on(names: Iterable[str], patients: Mapping[str, Patient]) -> list[Suite]:
+    """The suites drawn anew on patients; one that they do not allow at all is left out, and the reason printed.
+
+    Raises:
+        EmptySuiteError: none is left.
+    """
+    suites: list[Suite] = []
+    empty: list[EmptySuiteError] = []
+    for name in names:
+        try:
+            suite, left_out = suite_on(name, patients)
+        except EmptySuiteError as error:
+            empty.append(error)
+            continue
+        suites.append(suite)
+        for line in left_out:
+            print(f"{suite.name} leaves out {line}")
+        print(f"{suite.name}: {len(suite.episodes)} episodes drawn with the recipe's seed, hash {suite.hash}")
+    if not suites:
+        raise EmptySuiteError(" ".join(map(str, empty)))
+    for error in empty:
+        print(f"Skipped: {error}")
+    return suites
 
 
 def list_tasks(options: argparse.Namespace, suites: Sequence[Suite]) -> list[EpisodeTask]:

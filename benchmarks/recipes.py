@@ -20,6 +20,10 @@ PAPER_ROUTES = ((4, 1), (1, 4), (5, 1), (1, 5))
 """(start, target): the four trips of the paper's Fig. 4, between the skull and the scapular angles."""
 
 
+class EmptySuiteError(ValueError):
+    """A suite has no episode on the patients it was to be drawn on."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a suite's episodes are drawn.
@@ -72,7 +76,7 @@ def draw_suite(name: str, recipe: Recipe, patients: Mapping[str, Patient]) -> tu
         The suite, and a line for whatever was left out because a patient lacks a landmark.
 
     Raises:
-        ValueError: nothing is left to draw.
+        EmptySuiteError: nothing is left to draw.
     """
     rng = np.random.default_rng(recipe.seed)
     episodes: list[EpisodeSpec] = []
@@ -91,7 +95,7 @@ def draw_suite(name: str, recipe: Recipe, patients: Mapping[str, Patient]) -> tu
             loaded = [patients[patient] for patient in with_targets]
             episodes += [_uniform(loaded, with_targets, rng) for _ in range(recipe.uniform)]
     if not episodes:
-        raise ValueError(
+        raise EmptySuiteError(
             f"the suite {name} has no episode on {', '.join(recipe.patients)}: {'; '.join(left_out)}. "
             "Annotate these landmarks, or take another suite."
         )
@@ -103,6 +107,7 @@ def suite_on(name: str, patients: Mapping[str, Patient]) -> tuple[Suite, list[st
 
     Raises:
         UnknownNameError: no such recipe.
+        EmptySuiteError: the patients allow none of its episodes.
     """
     recipe = find_recipe(name)
     description = f"{recipe.description} (drawn on chosen patients)"

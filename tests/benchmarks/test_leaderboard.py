@@ -236,6 +236,13 @@ def test_any_patients_are_scored(imported, tmp_path, capsys):
     assert "12 (12 done before)" in capsys.readouterr().out
 
 
+def test_a_suite_that_no_patient_allows_is_skipped_beside_others(imported, tmp_path, capsys):
+    arguments = ["--suite", "paper-routes", "uniform", "--patients", "neck", "--policies", "oracle"]
+    assert main([*arguments, "--workers", "1", "--episodes", "2", "--out", str(tmp_path / "o")]) == 0
+    assert "Skipped: the suite paper-routes-custom has no episode on imported:neck" in capsys.readouterr().out
+    assert list(json.loads((tmp_path / "o" / "leaderboard.json").read_text())["oracle"]) == ["uniform-custom"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -62,3 +62,45 @@ def write_series(
         data.save_as(path, enforce_file_format=True)
         paths.append(path)
     return paths
+
+
+def write_enhanced(folder: Path, count: int = 16, change: Callable[[Any], None] | None = None) -> Path:
+    """The series of `write_series` as one file of enhanced CT; its frames are in a mixed order, each with its slope."""
+    from pydicom import dcmread
+    from pydicom.dataset import Dataset
+    from pydicom.sequence import Sequence as Items
+
+    slices = [dcmread(path) for path in write_series(folder / "single", count)]
+    order = [(number * 5) % count for number in range(count)]
+    assert sorted(order) == list(range(count))
+
+    def item(**values: Any) -> Items:
+        inner = Dataset()
+        for name, value in values.items():
+            setattr(inner, name, value)
+        return Items([inner])
+
+    data = slices[0]
+    for path in (folder / "single").iterdir():
+        path.unlink()
+    (folder / "single").rmdir()
+    places = [slices[number].ImagePositionPatient for number in order]
+    pixels = b"".join(slices[number].PixelData for number in order)
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
+    shared = item(
+        PlaneOrientationSequence=item(ImageOrientationPatient=list(data.ImageOrientationPatient)),
+        PixelMeasuresSequence=item(PixelSpacing=list(SPACING_MM), SliceThickness=3.0),
+        PixelValueTransformationSequence=item(RescaleSlope=1, RescaleIntercept=-1024),
+    )
+    frames = Items([item(PlanePositionSequence=item(ImagePositionPatient=list(place)))[0] for place in places])
+    for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
+        delattr(data, name)
+    del data.RescaleSlope, data.RescaleIntercept
+    data.NumberOfFrames = count
+    data.SharedFunctionalGroupsSequence, data.PerFrameFunctionalGroupsSequence = shared, frames
+    data.PixelData = pixels
+    if change is not None:
+        change(data)
+    path = folder / "enhanced.dcm"
+    data.save_as(path, enforce_file_format=True)
+    return path

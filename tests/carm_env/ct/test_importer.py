@@ -26,6 +26,7 @@ _SPEC = util.spec_from_file_location("dicom_series", Path(__file__).with_name("d
 assert _SPEC is not None and _SPEC.loader is not None
 dicom_series = util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(dicom_series)
+write_enhanced = dicom_series.write_enhanced
 write_series, BALL_MM, RADIUS_MM = dicom_series.write_series, dicom_series.BALL_MM, dicom_series.RADIUS_MM
 
 SHARED = Path(__file__).parents[4] / "shared/data"
@@ -139,6 +140,41 @@ def test_a_missing_slope_may_be_waived(tmp_path):
     write_series(tmp_path / "a", change=raw)
     read = read_ct(tmp_path / "a", ImportOptions(assume_hu=True))
     np.testing.assert_allclose(ball_centre(read.volume), BALL_MM, atol=1.0)
+
+
+def test_the_frames_of_an_enhanced_ct_are_its_slices(tmp_path):
+    path = write_enhanced(tmp_path / "a")
+    for source in (path, path.parent):
+        read = read_ct(source, FINE)
+        np.testing.assert_allclose(ball_centre(read.volume), BALL_MM, atol=1.0)
+        assert read.volume.hu.max() == 1000
+
+
+def _without(sequence: str):
+    def change(data):
+        del data.SharedFunctionalGroupsSequence[0][sequence]
+
+    return change
+
+
+def _one_place_less(data):
+    data.PerFrameFunctionalGroupsSequence = data.PerFrameFunctionalGroupsSequence[:-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_without("PlaneOrientationSequence"), "lacks PlaneOrientationSequence"),
+        (_without("PixelMeasuresSequence"), "lacks PixelMeasuresSequence"),
+        (_without("PixelValueTransformationSequence"), "lacks RescaleSlope"),
+        (_one_place_less, "16 frames and the places of 15"),
+    ],
+)
+def test_an_enhanced_ct_that_lacks_something_is_refused(tmp_path, change, message):
+    path = write_enhanced(tmp_path / "a", change=change)
+    with pytest.raises(DicomError, match=message) as caught:
+        read_ct(path, FINE)
+    assert "enhanced.dcm" in str(caught.value)
 
 
 def test_duplicates_are_refused(tmp_path):
