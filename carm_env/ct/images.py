@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,18 @@ _PIXEL_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 8, 7: 8, 8: 4, 9: 8}
 """ITK's number of a pixel type (int8, uint8, int16, ...), and its size."""
 _FLOAT_BYTES = {16: 4, 64: 8}
 """The header's code of a float type, and its size."""
+
+
+META_SUFFIXES = (".mha", ".mhd")
+_LONGEST_META_HEADER = 1 << 16
+_META_NUMBERS = {
+    "DimSize": 3, "ElementSpacing": 3, "ElementSize": 3, "Offset": 3, "Position": 3, "Origin": 3, "CenterOfRotation": 3,
+    "TransformMatrix": 9, "Rotation": 9, "Orientation": 9, "HeaderSize": 1, "ElementNumberOfChannels": 1,
+    "ElementMin": 1, "ElementMax": 1, "ElementToIntensityFunctionSlope": 1, "ElementToIntensityFunctionOffset": 1,
+    "CompressedDataSize": 1,
+}  # fmt: skip
+"""How many numbers a field of a MetaImage's header holds in three dimensions."""
+_META_NEEDED = ("DimSize",)
 
 
 def load_image(path: str | Path, spacing_mm: float | None = None) -> Volume:
@@ -48,6 +61,8 @@ def load_image(path: str | Path, spacing_mm: float | None = None) -> Volume:
         raise MissingExtraError("SimpleITK", "ct", "Reading CT files") from error
     if not Path(path).is_file():
         raise FileNotFoundError(f"no such file: {path}")
+    if Path(path).suffix.lower() in META_SUFFIXES:
+        check_meta_header(Path(path))
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetOutputPixelType(sitk.sitkFloat32)
@@ -75,6 +90,40 @@ def load_image(path: str | Path, spacing_mm: float | None = None) -> Volume:
     limits = np.iinfo(np.int16)
     hu = np.ascontiguousarray(np.clip(np.rint(hu), limits.min, limits.max).astype(np.int16))
     return Volume.from_origin(hu, image.GetSpacing(), image.GetOrigin())
+
+
+def check_meta_header(path: Path) -> None:
+    """Raise ValueError for a MetaImage whose header is damaged: ITK's own reader may crash the process on it."""
+    with path.open("rb") as file:
+        lines = file.read(_LONGEST_META_HEADER).split(b"\n")
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, equals, value = line.partition(b"=")
+        key = name.strip().decode("latin-1")
+        if not equals or not re.fullmatch(r"[A-Za-z]\w*", key, re.ASCII) or key in fields or not value.isascii():
+            shown = line[:60].decode("latin-1")
+            raise ValueError(f"{path} has the line {shown!r} in its header, expected `name = value`, each name once.")
+        fields[key] = value.decode("ascii").strip()
+        if key == "ElementDataFile":
+            break
+    else:
+        raise ValueError(f"{path} has no ElementDataFile in its header, expected a MetaImage: fetch it again.")
+    dimensions = fields.get("NDims", "")
+    if dimensions != "3":
+        raise ValueError(f"{path} has NDims {dimensions or 'nowhere'}, expected 3 dimensions.")
+    for key, count in _META_NUMBERS.items():
+        words = fields[key].split() if key in fields else []
+        if (key in fields or key in _META_NEEDED) and not (len(words) == count and all(map(_is_finite, words))):
+            raise ValueError(f"{path} has {key} {' '.join(words)[:60]!r}, expected {count} finite number(s).")
+    if not re.fullmatch(r"MET_[A-Z_]{3,20}", fields.get("ElementType", "")):
+        raise ValueError(f"{path} has ElementType {fields.get('ElementType')!r:.40}, expected e.g. MET_SHORT.")
+
+
+def _is_finite(word: str) -> bool:
+    try:
+        return math.isfinite(float(word))
+    except ValueError:
+        return False
 
 
 def _check_complete(path: Path, voxels: int, pixel_id: int) -> None:

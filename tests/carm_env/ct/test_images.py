@@ -66,6 +66,32 @@ def test_bad_files_are_named(tmp_path):
         load_image(tmp_path / "four.nii.gz")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"NDims = 3", b"NDims = 9", "NDims 9, expected 3"),
+        (b"NDims = 3\n", b"", "NDims nowhere"),
+        (b"DimSize = 10 12 14", b"DimSize = 10 12", "DimSize '10 12', expected 3"),
+        (b"DimSize = 10 12 14\n", b"", "DimSize '', expected 3"),
+        (b"TransformMatrix = 1", b"TransformMatrix = nan", "TransformMatrix"),
+        (b"ElementType = MET_SHORT", b"ElementType = \xff\xfe", "expected `name = value`"),
+        (b"Offset", b"NDims", "each name once"),
+        (b"ElementDataFile = LOCAL", b"", "expected `name = value`|no ElementDataFile"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".mha", ".mhd"])
+def test_a_damaged_metaimage_header_never_reaches_itk(tmp_path, hu, old, new, message, suffix):
+    # ITK's reader crashes the whole process on some of them.
+    path = write(tmp_path / f"a{suffix}", hu)
+    content = path.read_bytes()
+    if b"LOCAL" not in content and b"LOCAL" in old:
+        old = b"ElementDataFile = a.raw"
+    assert old in content or suffix == ".mhd"
+    path.write_bytes(content.replace(old, new, 1))
+    with pytest.raises(ValueError, match=message):
+        load_image(path)
+
+
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_voxels_that_are_no_number_are_counted(tmp_path, hu, name, kind):
