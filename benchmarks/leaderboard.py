@@ -121,8 +121,8 @@ def suites_on(names: Iterable[str], patients: Mapping[str, Patient]) -> list[Sui
         print(f"{suite.name}: {len(suite.episodes)} episodes drawn with the recipe's seed, hash {suite.hash}")
     if not suites:
         raise EmptySuiteError(" ".join(map(str, empty)))
-    for error in empty:
-        print(f"Skipped: {error}")
+    for reason in empty:
+        print(f"Skipped: {reason}")
     return suites
 
 

@@ -1,0 +1,122 @@
+"""Arguments that the training scripts share, and how they are read: dataclasses, ``--config file.yaml``, flags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from carm_env.errors import MissingExtraError, UnknownNameError
+
+REPORTS = ("none", "tensorboard", "trackio")
+PRECISIONS = ("no", "fp16", "bf16")
+First = TypeVar("First")
+Second = TypeVar("Second")
+
+
+@dataclass
+class DataArguments:
+    """Which views to train on.
+
+    Attributes:
+        dataset: folder of `carm-env render-dataset`; without it views are rendered into the output folder.
+        train: patients to train on.
+        calibration: patients for early stopping and, for conformal regions, calibration.
+        test: patients for the figures that are reported; never trained on.
+        views_per_patient: how many.
+        workers: processes that render.
+    """
+
+    dataset: str = field(default="", metadata={"help": "folder of carm-env render-dataset (default: render)"})
+    train: str = field(default="standard/train", metadata={"help": "patients to train on, with commas"})
+    calibration: str = field(default="standard/calibration", metadata={"help": "patients to stop and calibrate by"})
+    test: str = field(default="standard/test", metadata={"help": "patients to report on"})
+    views_per_patient: int = field(default=768, metadata={"help": "views of each patient"})
+    workers: int = field(default=0, metadata={"help": "processes that render (default: one a CPU)"})
+
+
+@dataclass
+class FitArguments:
+    """How to train.
+
+    Attributes:
+        output_dir: where checkpoint, state and figures go.
+        architecture: of `policies.networks.ARCHITECTURES`.
+        image_size: pixels a side; 0 for what the architecture is made for.
+        epochs: times that each view is seen.
+        batch_size: views of a step, over all processes.
+        learning_rate: at its peak.
+        weight_decay: of AdamW.
+        patience: epochs without progress on the calibration patients after which training stops.
+        seed: of weights, order and augmentation.
+        mixed_precision: ``no``, ``fp16`` or ``bf16``.
+        report_to: where metrics go beside the screen.
+        resume: go on with the state in `output_dir`.
+        json: also write the figures here.
+    """
+
+    output_dir: str
+    architecture: str = "small"
+    image_size: int = 0
+    epochs: int = 8
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    patience: int = 4
+    seed: int = 0
+    mixed_precision: str = "no"
+    report_to: str = "none"
+    resume: bool = False
+    json: str = ""
+
+    def __post_init__(self) -> None:
+        if self.report_to not in REPORTS:
+            raise UnknownNameError("report_to", self.report_to, REPORTS)
+        if self.mixed_precision not in PRECISIONS:
+            raise UnknownNameError("mixed_precision", self.mixed_precision, PRECISIONS)
+        for name in ("epochs", "batch_size", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1.")
+        if not 0 < self.learning_rate < 1:
+            raise ValueError(f"learning_rate is {self.learning_rate}, expected between 0 and 1.")
+
+
+def read_arguments(
+    data: type[First], fit: type[Second], description: str, given: Sequence[str] | None = None
+) -> tuple[First, Second]:
+    """Two dataclasses from the command line; ``--config file.yaml`` first, then flags over it.
+
+    Raises:
+        MissingExtraError: transformers is not installed.
+        ValueError: a bad value, or a config file that cannot be read.
+    """
+    import sys
+
+    try:
+        from transformers import HfArgumentParser
+    except ImportError as error:
+        raise MissingExtraError("transformers", "train", "training") from error
+    parser = HfArgumentParser([data, fit], description=description)
+    words = list(sys.argv[1:] if given is None else given)
+    if "--config" in words:
+        at = words.index("--config")
+        if at + 1 >= len(words):
+            raise ValueError("--config has no file, expected a YAML file.")
+        path = Path(words[at + 1])
+        del words[at : at + 2]
+        words = [*_flags_of(path), *words]
+    first, second = parser.parse_args_into_dataclasses(words)
+    return first, second
+
+
+def _flags_of(path: Path) -> list[str]:
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"--config {path} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"--config {path} holds {type(values).__name__}, expected names and values.")
+    return [part for name, value in values.items() for part in (f"--{name}", str(value))]

@@ -1,0 +1,182 @@
+"""Train the paper's conventional network: which landmark is closest to the middle of an X-ray.
+
+    python training/cnn.py
+    python training/cnn.py --architecture resnet34 --views_per_patient 1024 --mixed_precision bf16
+    python training/cnn.py --pretext position
+    accelerate launch training/cnn.py --architecture resnet34
+
+Without arguments the small network (0.7 M parameters) learns on 38,400 views of the cohort's 50 training patients, in
+about a quarter of an hour on two CPU cores with rendering. ``--resume true`` goes on with an interrupted run to the
+same result. The checkpoint lies in ``OUTPUT_DIR/checkpoint``; `cnn:OUTPUT_DIR/checkpoint` is its name as a policy.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.metrics import exact_closest, precision_at
+from carm_env.errors import MissingExtraError, UnknownNameError
+from carm_env.files import write_json
+from carm_env.landmarks import N_LANDMARKS, landmark
+from carm_env.view_dataset import ViewArrays
+from policies.checkpoint import save_checkpoint
+from policies.cnn import KIND
+from policies.networks import build_network, torch_module
+from training.arguments import DataArguments, FitArguments, read_arguments
+from training.card import model_card
+from training.fit import TrainingError, fit_network, image_size, load_split, predict
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+PRETEXTS = ("none", "position")
+_POSITION_SCALE_MM = 200.0
+
+
+@dataclass
+class CnnArguments(FitArguments):
+    """How to train the classifier.
+
+    Attributes:
+        soften_mm: a landmark that is farther than the closest one by this much counts 1/e of it in the wanted answer,
+            so that the ranking is learnt too; 0 for the closest one alone.
+        pretext: ``position`` first learns where the isocentre lies, which needs no label but the C-arm's encoders.
+    """
+
+    output_dir: str = "runs/cnn"
+    soften_mm: float = field(default=6.0, metadata={"help": "spread of the wanted answer, mm; 0: the closest alone"})
+    pretext: str = field(default="none", metadata={"help": "none or position"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pretext not in PRETEXTS:
+            raise UnknownNameError("pretext", self.pretext, PRETEXTS)
+        if self.soften_mm < 0:
+            raise ValueError(f"soften_mm is {self.soften_mm}, expected 0 or more.")
+
+
+def wanted_answers(views: ViewArrays, soften_mm: float) -> NDArray[np.float32]:
+    """``(n, 14)`` probabilities that the network is to answer with.
+
+    Raises:
+        ValueError: all views show the same closest landmark: there would be nothing to learn.
+    """
+    first = views.closest_landmarks[:, 0]
+    if len(np.unique(first)) < 2:
+        raise ValueError(
+            f"in all {len(first)} views the closest landmark is {landmark(int(first[0])).name}: expected at least two "
+            "classes. Take more views, or patients with more landmarks."
+        )
+    if soften_mm == 0:
+        return np.eye(N_LANDMARKS, dtype=np.float32)[first - 1]
+    distance = np.hypot(views.displacement_mm[..., 0], views.displacement_mm[..., 1])
+    further = distance - np.nanmin(distance, axis=1, keepdims=True)
+    weight = np.where(np.isnan(distance), 0.0, np.exp(-np.nan_to_num(further) / soften_mm))
+    return (weight / weight.sum(1, keepdims=True)).astype(np.float32)
+
+
+def retrieval_figures(logits: NDArray[np.floating], closest: NDArray[np.int64]) -> dict[str, float]:
+    """The paper's precisions and the share of exact first answers."""
+    ranked = np.argsort(-logits, axis=1, kind="stable")[:, :3] + 1
+    figures = {f"p_at_{k}": float(precision_at(ranked, closest, k).mean()) for k in (1, 2, 3)}
+    return {**figures, "closest_exact": float(exact_closest(ranked, closest).mean())}
+
+
+def _learn_position(network: nn.Module, views: ViewArrays, fit: CnnArguments, folder: Path) -> None:
+    # The isocentre relative to the middle of its own patient's views: encoders know it, nobody has to annotate.
+    torch = torch_module()
+    places = views.isocenter_lps_mm[:, [0, 2]]
+    middles = np.stack([places[views.patients == number].mean(0) for number in range(len(views.names))])
+    targets = torch.as_tensor((places - middles[views.patients]) / _POSITION_SCALE_MM)
+    head = network.head
+    network.head = torch.nn.Linear(head.in_features, 2)
+
+    def loss(outputs: Tensor, batch: NDArray[np.int64]) -> Tensor:
+        result: Tensor = torch.nn.functional.smooth_l1_loss(outputs, targets[batch].to(outputs.device))
+        return result
+
+    def evaluate(plain: nn.Module) -> dict[str, float]:
+        some = slice(None, None, max(len(views) // 2000, 1))
+        off = (predict(plain, views.images[some], image_size(fit)) - targets[some]) * _POSITION_SCALE_MM
+        error = float(off.norm(dim=1).mean())
+        return {"position_mm": error, "nearness": -error}
+
+    fit_network(network, views.images, loss, evaluate, fit, folder, "nearness")
+    network.head = head
+
+
+def train(data: DataArguments, fit: CnnArguments) -> dict[str, Any]:
+    """Train, write the checkpoint and return the figures on the test patients."""
+    torch = torch_module()
+    started = time.perf_counter()
+    folder, size = Path(fit.output_dir), image_size(fit)
+    train_views, calibration = load_split(data, fit, "train"), load_split(data, fit, "calibration")
+    torch.manual_seed(fit.seed)
+    network = build_network(fit.architecture, N_LANDMARKS)
+    print(f"{fit.architecture}: {sum(value.numel() for value in network.parameters()) / 1e6:.2f} M parameters, "
+          f"{len(train_views)} views of {size} x {size} pixels")  # fmt: skip
+    if fit.pretext == "position":
+        _learn_position(network, train_views, fit, folder / "pretext")
+    wanted = torch.as_tensor(wanted_answers(train_views, fit.soften_mm))
+
+    def loss(outputs: Tensor, batch: NDArray[np.int64]) -> Tensor:
+        result: Tensor = torch.nn.functional.cross_entropy(outputs, wanted[batch].to(outputs.device))
+        return result
+
+    def evaluate(plain: nn.Module) -> dict[str, float]:
+        return retrieval_figures(predict(plain, calibration.images, size).numpy(), calibration.closest_landmarks)
+
+    fit_network(network, train_views.images, loss, evaluate, fit, folder, "closest_exact")
+    test = load_split(data, fit, "test")
+    figures = retrieval_figures(predict(network, test.images, size).numpy(), test.closest_landmarks)
+    minutes = (time.perf_counter() - started) / 60
+    config = {
+        "kind": KIND,
+        "architecture": fit.architecture,
+        "image_size": size,
+        "pretext": fit.pretext,
+        "epochs": fit.epochs,
+        "views": len(train_views),
+        "seed": fit.seed,
+    }
+    what = "Says which of fourteen skeletal landmarks is closest to the middle of a frontal X-ray."
+    command = " ".join(["python training/cnn.py", *(["..."] if data.dataset else [])])
+    save_checkpoint(
+        folder / "checkpoint",
+        config,
+        network.state_dict(),
+        model_card("Landmark classifier", what, command, config, figures, minutes),
+    )
+    return {**figures, "minutes": minutes, "seed": fit.seed}
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Run the script; returns the exit status."""
+    try:
+        data, fit = read_arguments(DataArguments, CnnArguments, __doc__.split("\n")[0], given)
+        figures = train(data, fit)
+        print("\non patients never trained on:")
+        for name, value in figures.items():
+            print(f"  {name:14} {value:.3f}")
+        if fit.json:
+            write_json(Path(fit.json), figures)
+        print(f"{fit.output_dir}/checkpoint: cnn:{fit.output_dir}/checkpoint on the leaderboard")
+    except (ValueError, OSError, MemoryError, MissingExtraError, TrainingError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted: --resume true goes on after the last whole epoch.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

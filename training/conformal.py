@@ -1,0 +1,201 @@
+"""Train the ensemble that predicts displacements to all landmarks, and calibrate its regions by patient.
+
+    python training/conformal.py
+    python training/conformal.py --members 5 --output_dir runs/conformal5
+
+Each member is trained in turn, with the Gaussian's negative log-likelihood, an error term, and a term that keeps the
+fourteen places a skeleton's: their layout's squared Mahalanobis distance from the 166 annotated patients of
+`carm_env/anatomy/data/landmark_layout.json`. Calibration uses the calibration patients, the figures the test patients.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_env.anatomy.layout import landmark_layout
+from carm_env.errors import MissingExtraError
+from carm_env.files import write_json
+from carm_env.landmarks import N_LANDMARKS
+from carm_env.view_dataset import ViewArrays
+from policies.checkpoint import save_checkpoint
+from policies.conformal import (
+    KIND,
+    LEVELS,
+    Prediction,
+    calibrate,
+    mixture,
+    nonconformity,
+)
+from policies.networks import SCALE_MM, build_displacement_network, torch_module
+from training.arguments import DataArguments, FitArguments, read_arguments
+from training.card import model_card
+from training.fit import TrainingError, fit_network, image_size, load_split, predict
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_ERROR_WEIGHT = 1.0
+_RIDGE_MM2 = 25.0
+"""Added to the layout's covariance, whose rows sum to nought."""
+
+
+@dataclass
+class ConformalArguments(FitArguments):
+    """How to train the ensemble.
+
+    Attributes:
+        members: networks of the ensemble.
+        consistency: weight of the skeleton's term.
+    """
+
+    output_dir: str = "runs/conformal"
+    members: int = field(default=3, metadata={"help": "networks of the ensemble"})
+    consistency: float = field(default=0.02, metadata={"help": "weight of the skeleton's term"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.members < 1:
+            raise ValueError(f"members is {self.members}, expected at least 1.")
+        if self.consistency < 0:
+            raise ValueError(f"consistency is {self.consistency}, expected 0 or more.")
+
+
+def layout_precision() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean ``(28,)`` and precision ``(28, 28)`` of a centred layout, in units of `SCALE_MM`."""
+    statistics = landmark_layout()
+    mean = statistics.mean_mm - statistics.mean_mm.mean(0)
+    covariance = statistics.covariance_mm2 + _RIDGE_MM2 * np.eye(2 * N_LANDMARKS)
+    precision = np.linalg.inv(covariance / SCALE_MM**2).astype(np.float64)
+    return mean.ravel() / SCALE_MM, precision
+
+
+def displacement_loss(
+    outputs: tuple[Tensor, Tensor],
+    truth: Tensor,
+    layout: tuple[Tensor, Tensor],
+    consistency: float,
+) -> Tensor:
+    """Mean loss of mean and logarithm of the deviation for displacements, all ``(n, 14, 2)``; NaN where absent."""
+    torch = torch_module()
+    mean, width = outputs
+    known = torch.isfinite(truth)
+    off = torch.where(known, mean - torch.nan_to_num(truth), torch.zeros_like(mean))
+    likelihood = 0.5 * (off * (-width).exp()) ** 2 + width
+    error = torch.nn.functional.smooth_l1_loss(off, torch.zeros_like(off), reduction="none", beta=0.1)
+    each = torch.where(known, likelihood + _ERROR_WEIGHT * error, torch.zeros_like(mean))
+    usual, precision = layout
+    odd = (mean - mean.mean(1, keepdim=True)).flatten(1) - usual
+    distance = ((odd @ precision) * odd).sum(1) / odd.shape[1]
+    result: Tensor = each.sum() / known.sum().clamp(min=1) + consistency * distance.mean()
+    return result
+
+
+def _figures(prediction: Prediction, views: ViewArrays) -> dict[str, float]:
+    error = np.hypot(*np.moveaxis(prediction.mean_mm - views.displacement_mm, -1, 0))
+    nearest = np.take_along_axis(error, views.closest_landmarks[:, :1] - 1, 1)
+    return {
+        "error_mm": float(np.nanmean(error)),
+        "error_visible_mm": float(np.nanmean(error[views.visible])),
+        "error_closest_mm": float(np.nanmean(nearest)),
+        "nearness": -float(np.nanmean(error)),
+    }
+
+
+def train(data: DataArguments, fit: ConformalArguments) -> dict[str, Any]:
+    """Train and calibrate, write the checkpoint and return the figures on the test patients."""
+    torch = torch_module()
+    started = time.perf_counter()
+    folder, size = Path(fit.output_dir), image_size(fit)
+    train_views, calibration = load_split(data, fit, "train"), load_split(data, fit, "calibration")
+    truth = torch.as_tensor(train_views.displacement_mm / np.float32(SCALE_MM))
+    layout = tuple(torch.as_tensor(part, dtype=torch.float32) for part in layout_precision())
+
+    def loss(outputs: tuple[Tensor, Tensor], batch: NDArray[np.int64]) -> Tensor:
+        device = outputs[0].device
+        known = layout[0].to(device), layout[1].to(device)
+        return displacement_loss(outputs, truth[batch].to(device), known, fit.consistency)
+
+    def evaluate(plain: nn.Module) -> dict[str, float]:
+        return _figures(_predict([plain], calibration.images, size), calibration)
+
+    networks = []
+    for number in range(fit.members):
+        member = replace(fit, seed=fit.seed + number)
+        torch.manual_seed(member.seed)
+        network = build_displacement_network(fit.architecture)
+        print(f"network {number + 1} of {fit.members}")
+        fit_network(network, train_views.images, loss, evaluate, member, folder / f"member-{number}", "nearness")
+        networks.append(network)
+    seen = _predict(networks, calibration.images, size)
+    radius = calibrate(nonconformity(seen, calibration.displacement_mm), calibration.patients)
+    test = load_split(data, fit, "test")
+    prediction = _predict(networks, test.images, size)
+    figures = _figures(prediction, test)
+    del figures["nearness"]
+    scores = nonconformity(prediction, test.displacement_mm)
+    for level, limit in zip(LEVELS, radius, strict=True):
+        inside = np.where(np.isfinite(scores), scores <= limit, np.nan)
+        figures[f"coverage_{round(100 * level)}"] = float(np.nanmean(inside))
+    minutes = (time.perf_counter() - started) / 60
+    config = {
+        "kind": KIND,
+        "architecture": fit.architecture,
+        "image_size": size,
+        "members": fit.members,
+        "levels": list(LEVELS),
+        "radius": radius.round(5).tolist(),
+        "epochs": fit.epochs,
+        "views": len(train_views),
+        "seed": fit.seed,
+    }
+    tensors = {
+        f"{number}.{name}": value
+        for number, network in enumerate(networks)
+        for name, value in network.state_dict().items()
+    }
+    what = "Predicts where fourteen skeletal landmarks lie across the beam, with regions calibrated by patient."
+    command = " ".join(["python training/conformal.py", *(["..."] if data.dataset else [])])
+    card = model_card("Displacements with conformal regions", what, command, config, figures, minutes)
+    save_checkpoint(folder / "checkpoint", config, tensors, card)
+    return {**figures, "minutes": minutes, "seed": fit.seed}
+
+
+def _predict(networks: Sequence[nn.Module], images: NDArray[np.uint8], size: int) -> Prediction:
+    parts = [predict(network, images, size) for network in networks]
+    means, deviations = (
+        np.stack(column) for column in zip(*((mean.numpy(), width.exp().numpy()) for mean, width in parts), strict=True)
+    )
+    mean, deviation = mixture(means, deviations)
+    return Prediction(mean * SCALE_MM, deviation * SCALE_MM)
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Run the script; returns the exit status."""
+    try:
+        data, fit = read_arguments(DataArguments, ConformalArguments, __doc__.split("\n")[0], given)
+        figures = train(data, fit)
+        print("\non patients never trained on:")
+        for name, value in figures.items():
+            print(f"  {name:17} {value:.3f}")
+        if fit.json:
+            write_json(Path(fit.json), figures)
+        print(f"{fit.output_dir}/checkpoint: conformal:{fit.output_dir}/checkpoint on the leaderboard")
+    except (ValueError, OSError, MemoryError, MissingExtraError, TrainingError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted: --resume true goes on after the last whole epoch.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,267 @@
+"""The training loop of the networks: accelerate, and a state after each epoch.
+
+An interrupted run goes on to the same end.
+
+The order of views and their augmentation follow from seed and epoch alone; the weights, the optimizer and the schedule
+are kept after each epoch in ``state.pt`` (read with ``weights_only``) and ``state.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_env.errors import MissingExtraError
+from carm_env.files import atomic_write, write_json
+from carm_env.view_dataset import ViewArrays, read_views, write_view_dataset
+from carm_env.views import ViewOptions
+from policies.checkpoint import CheckpointError, fill_network
+from policies.networks import ARCHITECTURES, as_input, torch_module
+from training.arguments import DataArguments, FitArguments
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor, nn
+
+Loss = Callable[[Any, NDArray[np.int64]], "Tensor"]
+"""From the outputs for some views and the numbers of these to a scalar."""
+Evaluate = Callable[["nn.Module"], dict[str, float]]
+
+_GAIN, _OFFSET, _NOISE = 0.25, 0.35, 0.06
+_EVALUATION_BATCH = 256
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why and what to do."""
+
+
+def image_size(fit: FitArguments) -> int:
+    """Pixels a side of the views to train on."""
+    return fit.image_size or ARCHITECTURES[fit.architecture].image_size
+
+
+def load_split(data: DataArguments, fit: FitArguments, split: str) -> ViewArrays:
+    """The views of a split, from the dataset that was given, or rendered into the output folder."""
+    folder = Path(data.dataset) if data.dataset else Path(fit.output_dir) / "views"
+    if not data.dataset:
+        names = {key: getattr(data, key).split(",") for key in ("train", "calibration", "test")}
+        options = ViewOptions(views_per_patient=data.views_per_patient, size=image_size(fit))
+        write_view_dataset(folder, names, options, data.workers or None)
+    views = read_views(folder, split)
+    if views.images.shape[1] != image_size(fit):
+        raise ValueError(
+            f"{folder} holds views of {views.images.shape[1]} pixels, but the network wants {image_size(fit)}: "
+            f"render them with --size {image_size(fit)}, or set --image_size {views.images.shape[1]}."
+        )
+    return views
+
+
+def predict(network: nn.Module, images: NDArray[np.uint8], size: int) -> Any:
+    """The outputs for pictures ``(n, H, W)``, a tensor or several, on the CPU, without gradients."""
+    torch = torch_module()
+    network.eval()
+    device = next(network.parameters()).device
+    with torch.inference_mode():
+        parts = [
+            network(as_input(images[start : start + _EVALUATION_BATCH], size).to(device))
+            for start in range(0, len(images), _EVALUATION_BATCH)
+        ]
+    if isinstance(parts[0], tuple):
+        return tuple(torch.cat(column).float().cpu() for column in zip(*parts, strict=True))
+    return torch.cat(parts).float().cpu()
+
+
+def _augmented(pictures: Tensor, generator: Generator) -> Tensor:
+    # What another detector, exposure or display would change: gain, offset and noise of the grey values.
+    torch = torch_module()
+    shape = (len(pictures), 1, 1, 1)
+    gain = 1 + _GAIN * (2 * torch.rand(shape, generator=generator) - 1)
+    offset = _OFFSET * (2 * torch.rand(shape, generator=generator) - 1)
+    level = _NOISE * torch.rand(shape, generator=generator)
+    result: Tensor = pictures * gain + offset + level * torch.randn(pictures.shape, generator=generator)
+    return result.contiguous(memory_format=torch.channels_last)
+
+
+def fit_network(
+    network: nn.Module,
+    images: NDArray[np.uint8],
+    loss: Loss,
+    evaluate: Evaluate,
+    fit: FitArguments,
+    folder: Path,
+    best_by: str,
+) -> dict[str, float]:
+    """Train, keep the best epoch's weights in `network`, and return its figures.
+
+    Args:
+        network: is changed in place.
+        images: ``(n, s, s)`` uint8.
+        loss: of a batch.
+        evaluate: figures after each epoch.
+        fit: how.
+        folder: for the state.
+        best_by: the figure that decides, the higher the better.
+
+    Raises:
+        TrainingError: the loss became NaN, or memory ran out.
+        MissingExtraError: accelerate is not installed.
+    """
+    torch = torch_module()
+    try:
+        from accelerate import Accelerator
+        from accelerate.utils import set_seed
+    except ImportError as error:
+        raise MissingExtraError("accelerate", "train", "training") from error
+    accelerator = Accelerator(
+        mixed_precision=fit.mixed_precision,
+        cpu=not torch.cuda.is_available(),
+        log_with=None if fit.report_to == "none" else fit.report_to,
+        project_dir=str(folder),
+    )
+    set_seed(fit.seed)
+    size = images.shape[1]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay)
+    steps = len(images) // fit.batch_size
+    if steps == 0:
+        raise ValueError(f"{len(images)} views are fewer than one batch of {fit.batch_size}: take smaller batches.")
+    total = steps * fit.epochs
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, total))
+    state = _State(folder, fit)
+    if fit.resume and state.exists():
+        state.load(network, optimizer, schedule)
+    model, optimizer = accelerator.prepare(network, optimizer)
+    if fit.report_to != "none":
+        accelerator.init_trackers("carm-env")
+    for epoch in range(state.epoch, fit.epochs):
+        started = time.perf_counter()
+        order = np.random.default_rng([fit.seed, epoch]).permutation(len(images))
+        generator = torch.Generator().manual_seed(1_000_003 * fit.seed + epoch)
+        model.train()
+        losses = []
+        for step in range(steps):
+            batch = np.sort(order[step * fit.batch_size : (step + 1) * fit.batch_size])
+            own = batch[accelerator.process_index :: accelerator.num_processes]
+            pictures = _augmented(as_input(images[own], size), generator).to(accelerator.device)
+            try:
+                with accelerator.autocast():
+                    value = loss(model(pictures), own)
+                accelerator.backward(value)
+            except torch.OutOfMemoryError as error:
+                raise TrainingError(
+                    f"out of memory with batches of {fit.batch_size}: take fewer (--batch_size {fit.batch_size // 2})."
+                ) from error
+            shown = float(value.detach())
+            if not math.isfinite(shown):
+                raise TrainingError(
+                    f"the loss became {shown} in epoch {epoch}, step {step}: take a lower --learning_rate than "
+                    f"{fit.learning_rate:g}; the epochs before are kept, --resume true goes on."
+                )
+            accelerator.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            losses.append(shown)
+        plain = accelerator.unwrap_model(model)
+        figures = evaluate(plain)
+        text = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        if accelerator.is_main_process:
+            seconds = time.perf_counter() - started
+            print(f"epoch {epoch + 1}/{fit.epochs}: loss {np.mean(losses):.3f}, {text} ({seconds:.0f} s)", flush=True)
+            if fit.report_to != "none":
+                accelerator.log({"loss": float(np.mean(losses)), **figures}, step=epoch)
+        state.advance(plain, optimizer, schedule, figures, best_by)
+        if state.epochs_without_progress >= fit.patience:
+            print(f"no progress in {fit.patience} epochs: stopped")
+            break
+    if fit.report_to != "none":
+        accelerator.end_training()
+    plain = accelerator.unwrap_model(model)
+    plain.load_state_dict(state.best)
+    plain.to("cpu")
+    return state.figures
+
+
+def _rate(step: int, total: int) -> float:
+    # A linear rise over the first tenth, then half a cosine.
+    warm = max(total // 10, 1)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * min((step - warm) / max(total - warm, 1), 1.0))) + 1e-3
+
+
+class _State:
+    """What is kept after each epoch."""
+
+    def __init__(self, folder: Path, fit: FitArguments) -> None:
+        self._folder = folder
+        ignored = ("resume", "json", "report_to", "output_dir")
+        self._arguments = {name: value for name, value in vars(fit).items() if name not in ignored}
+        self.epoch = 0
+        self.epochs_without_progress = 0
+        self.figures: dict[str, float] = {}
+        self.best: dict[str, Any] = {}
+
+    def exists(self) -> bool:
+        return (self._folder / "state.json").is_file()
+
+    def advance(
+        self, network: nn.Module, optimizer: Any, schedule: Any, figures: dict[str, float], best_by: str
+    ) -> None:
+        torch = torch_module()
+        self.epoch += 1
+        self.epochs_without_progress += 1
+        tensors = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+        if not self.figures or figures[best_by] > self.figures[best_by]:
+            self.figures, self.best, self.epochs_without_progress = figures, tensors, 0
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(self._folder / "state.pt") as temporary:
+            torch.save(
+                {
+                    "network": tensors,
+                    "best": self.best,
+                    "optimizer": optimizer.state_dict(),
+                    "schedule": {"last_epoch": schedule.last_epoch, "_step_count": schedule._step_count},
+                    "epoch": self.epoch,
+                },
+                temporary,
+            )
+        write_json(
+            self._folder / "state.json",
+            {
+                "arguments": self._arguments,
+                "epoch": self.epoch,
+                "epochs_without_progress": self.epochs_without_progress,
+                "figures": self.figures,
+            },
+        )
+
+    def load(self, network: nn.Module, optimizer: Any, schedule: Any) -> None:
+        torch = torch_module()
+        try:
+            kept = json.loads((self._folder / "state.json").read_text(encoding="utf-8"))
+            tensors = torch.load(self._folder / "state.pt", weights_only=True)
+            changed = {name for name, value in self._arguments.items() if kept["arguments"].get(name) != value}
+            if tensors["epoch"] != kept["epoch"]:
+                raise ValueError("it was interrupted while being written")
+        except Exception as error:  # torch raises many kinds for a damaged file
+            raise CheckpointError(
+                f"{self._folder}: the state cannot be read ({error}): start again without --resume."
+            ) from error
+        if changed:
+            raise CheckpointError(
+                f"{self._folder} was trained with other {', '.join(sorted(changed))}: give the same ones to resume, "
+                "or start again without --resume."
+            )
+        fill_network(network, tensors["network"], str(self._folder))
+        self.best = tensors["best"]
+        optimizer.load_state_dict(tensors["optimizer"])
+        schedule.load_state_dict({**schedule.state_dict(), **tensors["schedule"]})
+        self.epoch, self.figures = kept["epoch"], kept["figures"]
+        self.epochs_without_progress = kept["epochs_without_progress"]
+        print(f"going on after epoch {self.epoch}")

@@ -1,0 +1,364 @@
+"""Train an agent of stable-baselines3 or sb3-contrib to drive the C-arm.
+
+    python training/rl.py --algo ppo
+    python training/rl.py --algo maskable_ppo --seeds 0 1 2
+    python training/rl.py --algo ppo --features trunk --no-freeze
+
+By default the agent sees where the shipped displacement network (`policies/conformal.py`) believes its target to be,
+which learns in minutes on a CPU; with ``--features trunk`` it sees that network's features of the picture, frozen or
+not. Evaluation during training uses the calibration patients. Writes to ``OUT/seed-N``: ``checkpoint`` (safetensors and
+JSON, what the leaderboard loads: ``ppo:OUT/seed-N/checkpoint``), ``model.zip`` to resume from (stable-baselines3's own;
+it holds cloudpickle, never take one from somebody else), ``evaluations.npz``; and ``OUT/learning_curve.png`` over all
+seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from carm_env.catalogue import expand_patients
+from carm_env.errors import MissingExtraError, UnknownNameError
+from carm_env.files import atomic_write, write_json
+from carm_env.landmarks import N_LANDMARKS
+from carm_env.preparation import default_workers, prepare_patients
+from policies.checkpoint import CheckpointError, save_checkpoint
+from policies.conformal import DisplacementRegressor
+from policies.networks import as_input, torch_module
+from policies.sb3 import ACTIVATIONS, FEATURES
+from training.card import model_card
+
+ALGORITHMS = {
+    "ppo": ("stable_baselines3", "PPO"),
+    "dqn": ("stable_baselines3", "DQN"),
+    "qrdqn": ("sb3_contrib", "QRDQN"),
+    "maskable_ppo": ("sb3_contrib", "MaskablePPO"),
+}
+HYPERPARAMETERS = Path(__file__).parent / "hyperparameters"
+ENVIRONMENT = "CArmNav-v0"
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--algo", default="ppo", help=f"one of: {', '.join(ALGORITHMS)} (default ppo)")
+    parser.add_argument("--patients", nargs="+", default=["standard/train"], metavar="NAME", help="to train on")
+    parser.add_argument("--eval-patients", nargs="+", default=["standard/calibration"], metavar="NAME")
+    parser.add_argument("--eval-episodes", type=int, default=100, metavar="N", help="at each evaluation (default 100)")
+    parser.add_argument("--evaluations", type=int, default=8, metavar="N", help="during training (default 8)")
+    parser.add_argument("--timesteps", type=int, help="steps of the environment (default: of the hyperparameters)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one agent for each (default 0)")
+    parser.add_argument("--features", default="target", help=f"one of: {', '.join(FEATURES)} (default target)")
+    parser.add_argument("--freeze", action=argparse.BooleanOptionalAction, default=True, help="do not train the trunk")
+    parser.add_argument("--regressor", type=Path, help="checkpoint of training/conformal.py (default: the shipped one)")
+    parser.add_argument("--hyperparameters", type=Path, help="YAML (default: training/hyperparameters/ALGO.yml)")
+    parser.add_argument("--out", type=Path, default=None, help="folder (default runs/ALGO)")
+    parser.add_argument("--resume", action="store_true", help="go on with OUT/seed-N/model.zip")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    options = parser.parse_args(arguments)
+    options.out = options.out or Path("runs") / options.algo
+    return options
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raise ValueError for an unknown name or a number out of range."""
+    if options.algo not in ALGORITHMS:
+        raise UnknownNameError("algorithm", options.algo, ALGORITHMS)
+    if options.features not in FEATURES:
+        raise UnknownNameError("features", options.features, FEATURES)
+    for name in ("eval_episodes", "evaluations", "timesteps"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {value}, expected at least 1.")
+    if min(options.seeds) < 0:
+        raise ValueError(f"--seeds holds {min(options.seeds)}, expected 0 or more.")
+
+
+def read_hyperparameters(path: Path) -> dict[str, Any]:
+    """The hyperparameters of ``CArmNav-v0`` in a file of rl-zoo3's form; ``lin_X`` becomes a falling schedule.
+
+    Raises:
+        ValueError: the file cannot be read, or has none for this environment.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))[ENVIRONMENT]
+        found = dict(values)
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} has no hyperparameters of {ENVIRONMENT} ({error}): see training/hyperparameters."
+        ) from error
+    for name, value in found.items():
+        if isinstance(value, str) and value.startswith("lin_"):
+            found[name] = _falling(float(value.removeprefix("lin_")))
+    return found
+
+
+def _falling(first: float) -> Callable[[float], float]:
+    def schedule(left: float) -> float:
+        return left * first
+
+    return schedule
+
+
+def _algorithm(name: str) -> Any:
+    import importlib
+
+    module, attribute = ALGORITHMS[name]
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise MissingExtraError(module.replace("_", "-"), "rl", f"training {name}") from error
+
+
+def make_environments(patients: Sequence[str], count: int, seed: int, size: int, regressor: Any) -> Any:
+    """`count` monitored environments; with a regressor their observations are its features."""
+    import gymnasium as gym
+    from stable_baselines3.common.monitor import Monitor
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    import carm_env  # noqa: F401  registers the environment
+
+    def make() -> Any:
+        env = gym.make(ENVIRONMENT, patients=list(patients), image_size=size, disable_env_checker=True)
+        return Monitor(env, info_keywords=("is_success",))
+
+    venv: Any = DummyVecEnv([make] * count)
+    venv.seed(seed)
+    if regressor is None:
+        return venv
+    from training.landmark_env import TargetVecEnv
+
+    return TargetVecEnv(venv, regressor)
+
+
+def trunk_policy(regressor: DisplacementRegressor, freeze: bool) -> dict[str, Any]:
+    """Arguments of a ``MultiInputPolicy`` that looks through the regressor's first network."""
+    torch = torch_module()
+    from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+
+    size, eye = regressor.image_size, regressor.networks[0]
+
+    class TrunkExtractor(BaseFeaturesExtractor):
+        """Features of the picture, then which target is asked for."""
+
+        def __init__(self, space: Any) -> None:
+            super().__init__(space, eye.n_features + N_LANDMARKS)
+            import copy
+
+            self.eye = copy.deepcopy(eye)
+            self._freeze = freeze
+            if freeze:
+                self.eye.requires_grad_(False)
+
+        def forward(self, observations: Mapping[str, Any]) -> Any:
+            if self._freeze:
+                self.eye.eval()
+            images = observations["image"]
+            # stable-baselines3 moves channels first and scales pictures to 0-1.
+            grey = images[:, 0] if images.shape[1] == 1 else images[..., 0]
+            return torch.cat([self.eye.features(as_input(255 * grey, size)), observations["target"]], 1)
+
+    return {"features_extractor_class": TrunkExtractor, "normalize_images": True}
+
+
+def export(model: Any, algo: str, features: str, regressor: DisplacementRegressor, folder: Path, card: str,
+           seed: int, steps: int, architecture: str) -> None:  # fmt: skip
+    """Write what is needed to act: the network that looks, and the perceptron behind it."""
+    torch = torch_module()
+    policy = model.policy
+    if algo in ("ppo", "maskable_ppo"):
+        layers = [*policy.mlp_extractor.policy_net, policy.action_net]
+        extractor: Any = getattr(policy, "pi_features_extractor", None)
+    else:
+        network = policy.quantile_net if algo == "qrdqn" else policy.q_net
+        layers = list(network.quantile_net if algo == "qrdqn" else network.q_net)
+        extractor = network.features_extractor
+    linear = [layer for layer in layers if isinstance(layer, torch.nn.Linear)]
+    kinds = {type(layer).__name__ for layer in layers} - {"Linear"}
+    names = {value: name for name, value in ACTIVATIONS.items()}
+    eye = extractor.eye if features == "trunk" else regressor.networks[0]
+    tensors = {f"eye.{name}": value for name, value in eye.state_dict().items()}
+    for number, layer in enumerate(linear):
+        tensors |= {f"head.{2 * number}.{name}": value for name, value in layer.state_dict().items()}
+    config = {
+        "kind": algo,
+        "features": features,
+        "architecture": architecture,
+        "image_size": regressor.image_size,
+        "layers": [linear[0].in_features, *(layer.out_features for layer in linear)],
+        "activation": names[kinds.pop()] if kinds else "tanh",
+        "quantiles": model.n_quantiles if algo == "qrdqn" else 1,
+        "masked": algo == "maskable_ppo",
+        "seed": seed,
+        "steps": steps,
+    }
+    save_checkpoint(folder, config, tensors, card)
+
+
+def train(options: argparse.Namespace, seed: int) -> dict[str, float]:
+    """Train one agent, export it, and return the figures of its last evaluation."""
+    kind = _algorithm(options.algo)
+    from stable_baselines3.common.callbacks import EvalCallback
+    from stable_baselines3.common.utils import set_random_seed
+
+    torch_module().set_num_threads(1)
+    set_random_seed(seed)
+    folder = options.out / f"seed-{seed}"
+    regressor = DisplacementRegressor(options.regressor, members=1)
+    hyper = read_hyperparameters(options.hyperparameters or HYPERPARAMETERS / f"{options.algo}.yml")
+    count, steps = int(hyper.pop("n_envs", 1)), int(hyper.pop("n_timesteps"))
+    steps = options.timesteps or steps
+    policy = hyper.pop("policy", "MlpPolicy")
+    looks = regressor if options.features == "target" else None
+    size = regressor.image_size
+    venv = make_environments(expand_patients(options.patients), count, seed, size, looks)
+    checking = make_environments(expand_patients(options.eval_patients), min(count, 4), 10_000 + seed, size, looks)
+    if options.features == "trunk":
+        policy = "MultiInputPolicy"
+        hyper["policy_kwargs"] = {**hyper.get("policy_kwargs", {}), **trunk_policy(regressor, options.freeze)}
+    archive = folder / "model.zip"
+    started = time.perf_counter()
+    if options.resume and archive.is_file():
+        model = kind.load(archive, env=venv, seed=seed)
+        print(f"seed {seed}: going on after {model.num_timesteps} steps")
+    else:
+        model = kind(policy, venv, seed=seed, device="cpu", **hyper)
+    every = max(steps // options.evaluations // count, 1)
+    evaluation = _evaluation(EvalCallback, options.algo)(
+        checking, n_eval_episodes=options.eval_episodes, eval_freq=every, log_path=str(folder), verbose=0,
+    )  # fmt: skip
+    keep = _keep(archive)
+    left = steps - model.num_timesteps
+    if left > 0:
+        model.learn(left, callback=[evaluation, keep(every)], progress_bar=False, reset_num_timesteps=False)
+    model.save(archive)
+    minutes = (time.perf_counter() - started) / 60
+    figures = _last_evaluation(folder)
+    figures["minutes"] = minutes
+    what = f"Drives the C-arm to a landmark; trained with {options.algo}."
+    command = f"python training/rl.py --algo {options.algo} --seeds {seed}"
+    card = model_card(f"{options.algo} agent", what, command, {"steps": steps, "seed": seed}, figures, minutes)
+    architecture = _architecture(options.regressor)
+    export(model, options.algo, options.features, regressor, folder / "checkpoint", card, seed, steps, architecture)
+    venv.close()
+    checking.close()
+    shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+    print(f"seed {seed}: {model.num_timesteps} steps, {shown}", flush=True)
+    return figures
+
+
+def _evaluation(usual: Any, algo: str) -> Any:
+    if algo != "maskable_ppo":
+        return usual
+    from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
+
+    return MaskableEvalCallback
+
+
+def _keep(archive: Path) -> Callable[[int], Any]:
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    class Keep(BaseCallback):
+        """Saves the model atomically every so many steps."""
+
+        def __init__(self, every: int) -> None:
+            super().__init__()
+            self._every = every
+
+        def _on_step(self) -> bool:
+            if self.n_calls % self._every == 0:
+                with atomic_write(archive) as temporary:
+                    self.model.save(temporary)
+                print(f"  {self.num_timesteps} steps, {_recent(self.model)}", flush=True)
+            return True
+
+    return Keep
+
+
+def _recent(model: Any) -> str:
+    episodes = list(model.ep_info_buffer or [])
+    if not episodes:
+        return "no episode has ended yet"
+    success = np.mean([float(episode.get("is_success", 0.0)) for episode in episodes])
+    return f"success {success:.2f}, {np.mean([episode['l'] for episode in episodes]):.1f} steps an episode (last 100)"
+
+
+def _architecture(regressor: Path | None) -> str:
+    from policies.checkpoint import SHIPPED, load_checkpoint
+    from policies.conformal import KIND
+
+    return str(load_checkpoint(regressor or SHIPPED / KIND, KIND)[0]["architecture"])
+
+
+def _last_evaluation(folder: Path) -> dict[str, float]:
+    path = folder / "evaluations.npz"
+    if not path.is_file():
+        return {}
+    with np.load(path, allow_pickle=False) as kept:
+        return {"success": float(kept["successes"][-1].mean()), "reward": float(kept["results"][-1].mean()),
+                "steps": float(kept["ep_lengths"][-1].mean())}  # fmt: skip
+
+
+def save_learning_curve(folders: Sequence[Path], path: Path, title: str) -> None:
+    """Success on the evaluation patients over steps: each seed, and their mean.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "train", "the learning curve") from error
+    curves = []
+    for folder in folders:
+        if (folder / "evaluations.npz").is_file():
+            with np.load(folder / "evaluations.npz", allow_pickle=False) as kept:
+                curves.append((kept["timesteps"], kept["successes"].mean(1)))
+    if not curves:
+        return
+    figure = Figure(figsize=(6, 3.6), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for steps, success in curves:
+        axes.plot(steps, 100 * success, color="tab:blue", alpha=0.35, linewidth=1)
+    shortest = min(len(steps) for steps, _ in curves)
+    mean = np.mean([success[:shortest] for _, success in curves], axis=0)
+    axes.plot(curves[0][0][:shortest], 100 * mean, color="tab:blue", linewidth=2, label=f"mean of {len(curves)}")
+    axes.set(xlabel="steps of the environment", ylabel="success on calibration patients, %", ylim=(0, 101), title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script; returns the exit status."""
+    options = parse_arguments(arguments)
+    try:
+        check_options(options)
+        _algorithm(options.algo)
+        names = expand_patients([*options.patients, *options.eval_patients])
+        prepare_patients(names, default_workers())
+        figures = {f"seed_{seed}": train(options, seed) for seed in options.seeds}
+        folders = [options.out / f"seed-{seed}" for seed in options.seeds]
+        save_learning_curve(folders, options.out / "learning_curve.png", options.algo)
+        if options.json is not None:
+            write_json(options.json, {"algo": options.algo, **figures})
+        print(f"{folders[0]}/checkpoint: {options.algo}:{folders[0]}/checkpoint on the leaderboard")
+    except (ValueError, OSError, MemoryError, MissingExtraError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted: --resume goes on with the last saved model.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
