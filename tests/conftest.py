@@ -2,3 +2,42 @@ import os
 
 # No window may open while tests run, with or without a screen.
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+
+import numpy as np
+import pytest
+
+from carm_env import store
+from carm_env.anatomy.layout import landmark_layout
+from carm_env.landmarks import LANDMARKS
+from carm_env.patients import Patient
+from carm_env.volume import Volume
+
+SPACING_MM = 8.0
+NAMES = ("imported:one", "imported:two", "imported:three", "imported:four")
+
+
+def small_patient(name: str, seed: int) -> Patient:
+    """A patient of 8 mm voxels whose landmarks lie about as in people."""
+    rng = np.random.default_rng(seed)
+    plane = landmark_layout().mean_mm + rng.normal(0, 8, (len(LANDMARKS), 2))
+    plane = plane - plane.min(0) + 90.0
+    hu = np.full((*np.ceil((plane.max(0) + 90.0) / SPACING_MM).astype(int),), -1000, np.int16)
+    hu = np.repeat(hu[:, None, :], 24, axis=1)
+    hu[4:-4, 4:-4, 4:-4] = 20
+    points = {}
+    for item, (x, z) in zip(LANDMARKS, plane, strict=True):
+        index = np.rint(np.array([x, 96.0, z]) / SPACING_MM).astype(int)
+        size = 1 + item.index % 3
+        box = tuple(slice(number - size, number + size + 1) for number in index)
+        hu[box] = 300 + 80 * item.index
+        points[item.id] = index * SPACING_MM
+    return Patient(name, Volume.from_origin(hu, SPACING_MM, (0.0, 0.0, 0.0)), points)
+
+
+@pytest.fixture
+def small_patients(tmp_path, monkeypatch):
+    """Names of four imported patients of water with a bright cube at each of fourteen landmarks; quick to render."""
+    monkeypatch.setenv("CARM_ENV_DATA", str(tmp_path / "data"))
+    for seed, name in enumerate(NAMES):
+        store.save_imported(small_patient(name, seed))
+    return NAMES

@@ -1,0 +1,236 @@
+"""Learned policies: checkpoints, the classifier, conformal regions, agents."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from carm_env.landmarks import N_LANDMARKS
+from policies import make_policy
+from policies.belief import AtlasBelief
+from policies.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from policies.conformal import (
+    DisplacementRegressor,
+    DisplacementTracker,
+    Prediction,
+    calibrate,
+    mixture,
+    nonconformity,
+    within,
+)
+from policies.features import N_FEATURES, TargetFeatures
+from policies.networks import ARCHITECTURES, as_input, build_displacement_network, build_network
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    torch.manual_seed(0)
+    config = {"kind": "cnn", "architecture": "tiny", "image_size": 32}
+    save_checkpoint(tmp_path / "cnn", config, build_network("tiny", N_LANDMARKS).state_dict(), "# card")
+    return tmp_path / "cnn"
+
+
+@pytest.fixture
+def ensemble(tmp_path):
+    torch.manual_seed(0)
+    tensors = {
+        f"{number}.{name}": value
+        for number in range(2)
+        for name, value in build_displacement_network("tiny").state_dict().items()
+    }
+    config = {
+        "kind": "conformal", "architecture": "tiny", "image_size": 32, "members": 2, "levels": [0.9, 0.95, 0.97],
+        "radius": np.full((3, 14), 2.0).tolist(),
+    }  # fmt: skip
+    save_checkpoint(tmp_path / "conformal", config, tensors, "# card")
+    return tmp_path / "conformal"
+
+
+def test_the_large_network_is_a_resnet34():
+    network = build_network("resnet34", N_LANDMARKS)
+    assert 21.0 < sum(value.numel() for value in network.parameters()) / 1e6 < 21.6
+    small = build_network("small", N_LANDMARKS)
+    assert 0.5 < sum(value.numel() for value in small.parameters()) / 1e6 < 1.0
+
+
+@pytest.mark.parametrize("name", ["tiny", "small"])
+def test_networks_answer_for_their_size(name):
+    pictures = as_input(np.zeros((2, 64, 64, 1), np.uint8), ARCHITECTURES[name].image_size)
+    assert build_network(name, 5)(pictures).shape == (2, 5)
+    mean, width = build_displacement_network(name)(pictures)
+    assert mean.shape == width.shape == (2, N_LANDMARKS, 2)
+
+
+def test_a_displacement_network_without_an_opinion_answers_the_middle():
+    network = build_displacement_network("tiny")
+    torch.nn.init.zeros_(network.head.weight)
+    torch.nn.init.zeros_(network.head.bias)
+    mean, _ = network(torch.zeros(1, 1, 64, 64))
+    np.testing.assert_allclose(mean.detach(), 0, atol=1e-6)
+
+
+def test_the_small_classifier_ranks_and_the_policy_drives(classifier):
+    policy = make_policy(f"cnn:{classifier}")
+    policy.reset(0)
+    info = {"target_landmark": 4, "moved_mm": np.zeros(2)}
+    decision = policy.act({"image": np.full((40, 40, 1), 90, np.uint8)}, info)
+    assert len(set(decision.closest_landmarks)) == 3
+    assert 0 < decision.confidence <= 1
+    policy.reset(0)
+    assert policy.act(np.full((40, 40, 1), 90, np.uint8), info).move == decision.move
+
+
+def test_weights_are_no_pickle_and_fit_their_architecture(classifier, tmp_path):
+    torch.save({}, tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match="can run any code"):
+        make_policy(f"cnn:{tmp_path / 'weights.pt'}")
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        make_policy(f"cnn:{tmp_path / 'absent'}")
+    with pytest.raises(CheckpointError, match="of kind 'cnn', format 1, expected 'conformal'"):
+        make_policy(f"conformal:{classifier}")
+    config = json.loads((classifier / "config.json").read_text())
+    (classifier / "config.json").write_text(json.dumps({**config, "architecture": "small"}))
+    with pytest.raises(CheckpointError, match="of another architecture"):
+        make_policy(f"cnn:{classifier}")
+    (classifier / "config.json").write_text(json.dumps({**config, "architecture": "smal"}))
+    with pytest.raises(ValueError, match="Did you mean 'small'"):
+        make_policy(f"cnn:{classifier}")
+    (classifier / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="config.json cannot be read"):
+        load_checkpoint(classifier, "cnn")
+
+
+def test_cut_weights_are_named(classifier):
+    path = classifier / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(CheckpointError, match="model.safetensors cannot be read"):
+        load_checkpoint(classifier, "cnn")
+
+
+def test_a_policy_without_weights_takes_none():
+    with pytest.raises(ValueError, match="oracle has no checkpoint"):
+        make_policy("oracle:runs/x")
+
+
+def test_the_belief_follows_what_is_seen():
+    belief = AtlasBelief()
+    sure = np.zeros(N_LANDMARKS)
+    sure[0] = 1.0
+    belief.see(sure)
+    down = belief.displacement_mm(14)
+    assert down[1] < -150
+    belief.move([0.0, -90.0])
+    assert belief.displacement_mm(14)[1] == pytest.approx(down[1] + 90, abs=1e-6)
+    belief.reset()
+    belief.see(np.full(N_LANDMARKS, 1 / N_LANDMARKS))
+    flat = belief.displacement_mm(14)
+    belief.see(np.full(N_LANDMARKS, 1 / N_LANDMARKS))
+    np.testing.assert_allclose(belief.displacement_mm(14), flat)
+
+
+def test_a_mixture_is_as_wide_as_its_members_disagree():
+    mean, deviation = mixture([[0.0], [10.0]], [[3.0], [3.0]])
+    np.testing.assert_allclose(mean, [5.0])
+    np.testing.assert_allclose(deviation, [np.sqrt(9 + 25)])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.3, 3.0))
+def test_calibrated_regions_hold_what_they_promise(seed, wrong_by):
+    # Whatever the networks' own widths are worth, the radius makes up for it on patients like those it was set by.
+    rng = np.random.default_rng(seed)
+    patients = np.repeat(np.arange(40), 30)
+
+    def scores():
+        prediction = Prediction(np.zeros((1200, 14, 2)), np.full((1200, 14, 2), wrong_by))
+        return nonconformity(prediction, rng.normal(size=(1200, 14, 2)))
+
+    radius = calibrate(scores(), patients)
+    assert (np.diff(radius, axis=0) >= 0).all()
+    covered = (scores()[None] <= radius[:, None]).mean((1, 2))
+    np.testing.assert_allclose(covered, [0.90, 0.95, 0.97], atol=0.02)
+
+
+def test_every_calibration_patient_counts_the_same():
+    # One patient with many easy views must not hide the other's hard ones.
+    scores = np.r_[np.full((990, 14), 1.0), np.full((10, 14), 5.0)]
+    patients = np.r_[np.zeros(990, int), np.ones(10, int)]
+    assert (calibrate(scores, patients, [0.4, 0.9]) == [[1.0] * 14, [5.0] * 14]).all()
+    absent = scores.copy()
+    absent[:, 3] = np.nan
+    with pytest.raises(ValueError, match="no calibration patient has Right scapular inferior angle"):
+        calibrate(absent, patients)
+    with pytest.raises(ValueError, match="level is 1.5"):
+        calibrate(scores, patients, [1.5])
+
+
+def test_a_tracker_shifts_with_the_c_arm_and_trusts_the_surer_view():
+    tracker = DisplacementTracker()
+    tracker.update([100.0, 0.0], [50.0, 50.0], [0.0, 0.0])
+    np.testing.assert_allclose(tracker.mean_mm, [100.0, 0.0])
+    tracker.update([12.0, 1.0], [5.0, 5.0], [90.0, 0.0])
+    np.testing.assert_allclose(tracker.mean_mm, [12.0, 1.0], atol=0.1)
+    assert (tracker.deviation_mm < 5.0).all()
+
+
+def test_the_share_of_a_gaussian_within_a_distance():
+    assert within([0, 0], [10, 10], 25) == pytest.approx(1 - np.exp(-0.5 * 2.5**2), abs=0.01)
+    draws = np.random.default_rng(0).normal([20, -5], [8, 15], (200_000, 2))
+    assert within([20, -5], [8, 15], 25) == pytest.approx((np.hypot(*draws.T) < 25).mean(), abs=0.01)
+
+
+def test_the_conformal_policy_goes_declares_and_hands_back(ensemble, monkeypatch):
+    from policies.conformal import ConformalPolicy
+
+    policy = ConformalPolicy(ensemble, abstain_mm=60.0)
+    answers = {"mean": np.array([80.0, 0.0]), "deviation": 10.0}
+
+    def predict(images):
+        mean = np.broadcast_to(answers["mean"], (1, 14, 2))
+        return Prediction(mean, np.full((1, 14, 2), answers["deviation"]))
+
+    monkeypatch.setattr(policy._regressor, "predict", predict)
+    info = {"target_landmark": 11, "moved_mm": np.zeros(2)}
+    image = np.zeros((32, 32, 1), np.uint8)
+
+    def answer(mean, deviation):
+        policy.reset()
+        answers.update(mean=np.array(mean, float), deviation=deviation)
+        return policy.act(image, info)
+
+    assert policy._lattice.displacement_mm(answer([80, 0], 10).move).tolist() == [90.0, 0.0]
+    sure = answer([16, 0], 2)
+    assert sure.move.is_aligned and not sure.abstain and sure.confidence > 0.9
+    assert not answer([16, 0], 8).move.is_aligned
+    unsure = answer([5, 0], 40)
+    assert unsure.abstain and unsure.confidence < 0.5
+    assert not answer([5, 0], 20).abstain
+    with pytest.raises(ValueError, match="level is 0.5, expected one of: 0.9"):
+        ConformalPolicy(ensemble, level=0.5)
+    with pytest.raises(ValueError, match="abstain_mm is 0"):
+        ConformalPolicy(ensemble, abstain_mm=0)
+
+
+def test_the_ensemble_is_as_sure_as_its_members(ensemble):
+    images = np.random.default_rng(0).integers(0, 255, (3, 32, 32), np.uint8)
+    both, one = DisplacementRegressor(ensemble), DisplacementRegressor(ensemble, members=1)
+    assert both.predict(images).mean_mm.shape == (3, 14, 2)
+    assert not np.allclose(both.predict(images).mean_mm, one.predict(images).mean_mm)
+    ranked = both.localize(images)
+    assert ranked.shape == (3, 3) and ((ranked >= 1) & (ranked <= 14)).all()
+
+
+def test_target_features_remember_and_forget():
+    features = TargetFeatures()
+    info = {"moved_mm": np.zeros(2), "move_clipped": False}
+    first = features.see([50.0, 0.0], [20.0, 20.0], info)
+    assert first.shape == (N_FEATURES,) and first.dtype == np.float32
+    second = features.see([-40.0, 0.0], [20.0, 20.0], {"moved_mm": np.array([90.0, 0.0]), "move_clipped": True})
+    assert second[10] == 1.0 and second[11] > first[11]
+    features.reset()
+    np.testing.assert_array_equal(features.see([50.0, 0.0], [20.0, 20.0], info), first)
