@@ -20,6 +20,8 @@ _FEWEST_SLICES = 3
 _SOFT, _BONE, _OTHER = "soft", "bone", "other"
 _BONE_WORDS = ("bone", "bony", "sharp", "edge", "detail", "osteo")
 _SOFT_WORDS = ("soft", "standard", "std", "smooth", "tissue", "body")
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+"""SOP class, and the beginning of its multi-frame relatives: pictures such as a dose page, often of modality CT."""
 _OTHER_WORDS = ("lung", "scout", "topogram", "localizer", "dose")
 
 
@@ -140,6 +142,7 @@ def read_series(files: Iterable[Path]) -> tuple[list[Series], list[str]]:
             modality = str(header.get("Modality", ""))
             uid = str(header.get("SeriesInstanceUID", "")) or "without number"
             kinds = [str(kind).upper() for kind in header.get("ImageType", None) or []]
+            capture = str(header.get("SOPClassUID", "")).startswith(_SECONDARY_CAPTURE)
         except Exception as error:  # pydicom raises many kinds on damaged headers
             if path.suffix.lower() in DICOM_SUFFIXES:
                 raise DicomError(
@@ -150,6 +153,8 @@ def read_series(files: Iterable[Path]) -> tuple[list[Series], list[str]]:
         reason = "" if modality == "CT" else f"modality {modality or 'not stated'}"
         if not reason and ("LOCALIZER" in kinds or "SCOUT" in kinds):
             reason = "localizer"
+        if not reason and capture:
+            reason = "secondary capture"
         if reason:
             left_out[reason] = left_out.get(reason, 0) + 1
             continue

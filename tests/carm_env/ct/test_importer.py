@@ -215,6 +215,22 @@ def test_of_several_series_the_thinnest_bone_or_soft_one_is_taken_and_the_reason
         read_ct(tmp_path, ImportOptions(series="9"))
 
 
+@pytest.mark.parametrize("sop_class", ["1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.7.4"])
+def test_a_dose_page_of_modality_ct_is_left_out_and_told(tmp_path, sop_class):
+    def page(data, number):
+        data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = sop_class
+        data.ImageType = ["DERIVED", "SECONDARY", "OTHER", "CT_SOM5 PROT"]
+        del data.ImagePositionPatient, data.ImageOrientationPatient, data.PixelSpacing
+
+    write_series(tmp_path / "a/slices")
+    write_series(tmp_path / "a/dose", count=1, change=page, series=2)
+    read = read_ct(tmp_path / "a", FINE)
+    np.testing.assert_allclose(ball_centre(read.volume), BALL_MM, atol=1.0)
+    assert "left out 1 file(s): secondary capture" in read.notes
+    with pytest.raises(CTImportError, match="secondary capture"):
+        read_ct(tmp_path / "a/dose")
+
+
 def test_a_text_file_called_dcm_is_named(tmp_path):
     write_series(tmp_path / "a")
     (tmp_path / "a" / "notes.dcm").write_text("no image")
