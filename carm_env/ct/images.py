@@ -28,7 +28,7 @@ _FLOAT_BYTES = {16: 4, 64: 8}
 """The header's code of a float type, and its size."""
 
 
-def load_image(path: str | Path, spacing_mm: float | None = None) -> Volume:
+def load_image(path: str | Path, spacing_mm: float | None = None, *, labels: bool = False) -> Volume:
     """Read a CT; a NIfTI file's RAS frame becomes LPS here.
 
     A volume that is not parallel to the axes, or for which `spacing_mm` is given, is resampled
@@ -37,6 +37,7 @@ def load_image(path: str | Path, spacing_mm: float | None = None) -> Volume:
     Args:
         path: a file with one of `IMAGE_SUFFIXES` with Hounsfield units.
         spacing_mm: isotropic voxel size to resample to; None keeps the file's own.
+        labels: the values are numbers of classes, of which there is no mean: the nearest one is taken.
 
     Raises:
         FileNotFoundError: no such file.
@@ -47,7 +48,7 @@ def load_image(path: str | Path, spacing_mm: float | None = None) -> Volume:
     sitk = _sitk()
     image = _read(sitk, path)
     if not _is_aligned(image) or spacing_mm is not None:
-        image = _resample(sitk, image, spacing_mm or min(image.GetSpacing()))
+        image = _resample(sitk, image, spacing_mm or min(image.GetSpacing()), labels)
     return Volume.from_origin(_hounsfield(sitk, image), image.GetSpacing(), image.GetOrigin())
 
 
@@ -153,7 +154,7 @@ def _check_size(size: Sequence[int]) -> None:
     )
 
 
-def _resample(sitk, image, spacing_mm: float):  # type: ignore[no-untyped-def]
+def _resample(sitk, image, spacing_mm: float, labels: bool):  # type: ignore[no-untyped-def]
     size = np.array(image.GetSize())
     corners = np.array(
         [
@@ -169,6 +170,6 @@ def _resample(sitk, image, spacing_mm: float):  # type: ignore[no-untyped-def]
     grid.SetOutputSpacing([float(spacing_mm)] * 3)
     grid.SetOutputOrigin([float(x) for x in low])
     grid.SetOutputDirection(np.eye(3).ravel().tolist())
-    grid.SetInterpolator(sitk.sitkLinear)
-    grid.SetDefaultPixelValue(AIR_HU)
+    grid.SetInterpolator(sitk.sitkNearestNeighbor if labels else sitk.sitkLinear)
+    grid.SetDefaultPixelValue(0 if labels else AIR_HU)
     return grid.Execute(image)
