@@ -159,6 +159,10 @@ def read_series(files: Iterable[Path]) -> tuple[list[Series], list[str]]:
             left_out[reason] = left_out.get(reason, 0) + 1
             continue
         headers.setdefault(uid, []).append((path, header))
+    placeless = [uid for uid, rows in headers.items() if not any(map(_has_place, rows))]
+    # A rendering or a screenshot beside the slices; alone, its missing geometry is what must be told.
+    for uid in placeless if len(placeless) < len(headers) else ():
+        left_out["no position"] = left_out.get("no position", 0) + len(headers.pop(uid))
     notes = [f"left out {count} file(s): {reason}" for reason, count in sorted(left_out.items())]
     series = [_series(uid, rows) for uid, rows in headers.items()]
     patients = {item.patient for item in series}
@@ -168,6 +172,10 @@ def read_series(files: Iterable[Path]) -> tuple[list[Series], list[str]]:
             f"their own (e.g. {series[0].slices[0].path} and {series[1].slices[0].path})."
         )
     return series, notes
+
+
+def _has_place(row: tuple[Path, Any]) -> bool:
+    return "ImagePositionPatient" in row[1] or "PerFrameFunctionalGroupsSequence" in row[1]
 
 
 def _first_line(error: Exception) -> str:

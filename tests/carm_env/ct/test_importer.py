@@ -231,6 +231,21 @@ def test_a_dose_page_of_modality_ct_is_left_out_and_told(tmp_path, sop_class):
         read_ct(tmp_path / "a/dose")
 
 
+def test_a_series_without_any_position_does_not_stop_the_others(tmp_path):
+    write_series(tmp_path / "a/slices")
+    write_series(tmp_path / "a/rendering", count=3, change=changed("ImagePositionPatient", None), series=2)
+    assert "left out 3 file(s): no position" in read_ct(tmp_path / "a", FINE).notes
+    with pytest.raises(DicomError, match="ImagePositionPatient None"):
+        read_ct(tmp_path / "a/rendering", FINE)
+
+
+def test_a_zip_in_a_folder_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
+        archive.writestr("a", b"x")
+    with pytest.raises(CTImportError, match=r"give the archive itself \(.*study\.zip"):
+        read_ct(tmp_path)
+
+
 def test_a_text_file_called_dcm_is_named(tmp_path):
     write_series(tmp_path / "a")
     (tmp_path / "a" / "notes.dcm").write_text("no image")
