@@ -260,6 +260,29 @@ def test_a_truncated_file_is_named(tmp_path):
         read_ct(tmp_path / "a")
 
 
+def test_lossless_jpeg_needs_no_further_decoder(tmp_path):
+    from pydicom import dcmread
+    from pydicom.encaps import encapsulate, generate_frames
+
+    for path in write_series(tmp_path / "a"):
+        writer = sitk.ImageFileWriter()
+        writer.SetFileName(str(tmp_path / "compressed.dcm"))
+        writer.SetUseCompression(True)
+        writer.SetCompressor("JPEG")
+        writer.Execute(sitk.ReadImage(str(path), sitk.sitkInt16))
+        packed, data = dcmread(tmp_path / "compressed.dcm"), dcmread(path)
+        data.file_meta.TransferSyntaxUID = packed.file_meta.TransferSyntaxUID
+        for name in ("BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept"):
+            setattr(data, name, packed[name].value)
+        data.PixelData = encapsulate(list(generate_frames(packed.PixelData, number_of_frames=1)))
+        data["PixelData"].is_undefined_length = True
+        data.save_as(path, enforce_file_format=True)
+    assert data.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.4.70"
+    volume = read_ct(tmp_path / "a", FINE).volume
+    np.testing.assert_allclose(ball_centre(volume), BALL_MM, atol=1.0)
+    assert {40, 1000, -1000} <= set(np.unique(volume.hu))
+
+
 def test_padding_is_air(tmp_path):
     def padded(data, number):
         values = np.frombuffer(data.PixelData, "<u2").reshape(dicom_series.SHAPE).copy()
