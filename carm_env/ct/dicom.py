@@ -175,16 +175,35 @@ def _between(hu: NDArray[np.float32], places: NDArray[np.float64], even: NDArray
 def _decoded(path: Path) -> tuple[Any, NDArray[Any]]:
     """Header and pixels of a file; kept, since every frame of a multi-frame file asks for it."""
     pydicom = pydicom_module()
+    header = None
     try:
         header = pydicom.dcmread(path)
         return header, header.pixel_array
     except Exception as error:  # decoders raise many kinds
+        pixels = None if header is None else _decoded_by_itk(path, header)
+        if pixels is not None:
+            return header, pixels
         text = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise DicomError(
             f"{path}: its pixels cannot be read ({text}). Fetch the file again if it is cut short; if it is "
             "compressed, "
             "install a decoder (pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg) or export it uncompressed."
         ) from error
+
+
+def _decoded_by_itk(path: Path, header: Any) -> NDArray[Any] | None:
+    """Stored values of a compressed single image, e.g. lossless JPEG, which pydicom alone cannot decode; else None."""
+    try:
+        import SimpleITK as sitk
+
+        if not header.file_meta.TransferSyntaxUID.is_compressed:
+            return None
+        image = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+        # ITK has rescaled: undone, so that the checks of slope and padding hold for every file.
+        slope, intercept = float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0))
+        return np.rint((image[0] - intercept) / slope).astype(np.int32) if image.shape[0] == 1 else None
+    except Exception:  # what stands in the way was told by pydicom
+        return None
 
 
 def _hounsfield(item: Slice, options: DicomOptions) -> NDArray[np.float32]:

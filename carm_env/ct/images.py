@@ -7,8 +7,10 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from carm_env.ct.kinds import NIFTI_SUFFIXES
 from carm_env.errors import MissingExtraError
@@ -39,7 +41,7 @@ _META_NUMBERS = {
 _META_NEEDED = ("DimSize",)
 
 
-def load_image(path: str | Path, spacing_mm: float | None = None) -> Volume:
+def load_image(path: str | Path, spacing_mm: float | None = None, *, labels: bool = False) -> Volume:
     """Read a CT; a NIfTI file's RAS frame becomes LPS here.
 
     A volume that is not parallel to the axes, or for which `spacing_mm` is given, is resampled
@@ -48,6 +50,7 @@ def load_image(path: str | Path, spacing_mm: float | None = None) -> Volume:
     Args:
         path: a file with one of `IMAGE_SUFFIXES` with Hounsfield units.
         spacing_mm: isotropic voxel size to resample to; None keeps the file's own.
+        labels: the values are numbers of classes, of which there is no mean: the nearest one is taken.
 
     Raises:
         FileNotFoundError: no such file.
@@ -55,10 +58,37 @@ def load_image(path: str | Path, spacing_mm: float | None = None) -> Volume:
         MemoryError: it does not fit in the memory that is free.
         MissingExtraError: SimpleITK is not installed (extra ``ct``).
     """
+    sitk = _sitk()
+    image = _read(sitk, path)
+    if not _is_aligned(image) or spacing_mm is not None:
+        image = _resample(sitk, image, spacing_mm or min(image.GetSpacing()), labels)
+    return Volume.from_origin(_hounsfield(sitk, image), image.GetSpacing(), image.GetOrigin())
+
+
+def read_image(path: str | Path) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
+    """Hounsfield units ``(i, j, k)`` as they are stored, axes nearest to LPS, and the ``(4, 4)`` affine to LPS mm.
+
+    The affine is oblique where the file is: nothing is resampled. Raises what `load_image` raises.
+    """
+    sitk = _sitk()
+    image = _read(sitk, path)
+    direction = np.eye(3) if _is_aligned(image) else np.array(image.GetDirection()).reshape(3, 3)
+    affine = np.eye(4)
+    affine[:3, :3] = direction * np.array(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    return _hounsfield(sitk, image), affine
+
+
+def _sitk() -> Any:
     try:
         import SimpleITK as sitk
     except ImportError as error:
         raise MissingExtraError("SimpleITK", "ct", "Reading CT files") from error
+    return sitk
+
+
+def _read(sitk: Any, path: str | Path) -> Any:
+    """The image, float32, its axes in the order and the direction nearest to LPS."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"no such file: {path}")
     if Path(path).suffix.lower() in META_SUFFIXES:
@@ -74,22 +104,31 @@ def load_image(path: str | Path, spacing_mm: float | None = None) -> Volume:
         _check_complete(Path(path), math.prod(reader.GetSize()), reader.GetPixelID())
         image = reader.Execute()
     except RuntimeError as error:
-        raise ValueError(f"{path} is not a readable image: {str(error).splitlines()[-1].strip()}") from error
+        raise ValueError(
+            f"{path} is not a readable image: {str(error).splitlines()[-1].strip()} Save it again as NIfTI-1, NRRD or "
+            "MetaImage with axes at right angles, e.g. from 3D Slicer."
+        ) from error
     if reader.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64):
         if str(path).lower().endswith(NIFTI_SUFFIXES):
             bad = _count_not_finite(Path(path), math.prod(reader.GetSize()))
         else:
             bad = int(np.count_nonzero(~np.isfinite(sitk.GetArrayViewFromImage(image))))
         if bad:
-            raise ValueError(f"{path} holds {bad} voxels that are NaN or infinite, expected Hounsfield units.")
-    image = sitk.DICOMOrient(image, "LPS")
-    aligned = np.allclose(image.GetDirection(), np.eye(3).ravel(), atol=1e-4)
-    if not aligned or spacing_mm is not None:
-        image = _resample(sitk, image, spacing_mm or min(image.GetSpacing()))
+            raise ValueError(
+                f"{path} holds {bad} voxels that are NaN or infinite, expected Hounsfield units: replace them "
+                f"({AIR_HU} where they lie outside the scan)."
+            )
+    return sitk.DICOMOrient(image, "LPS")
+
+
+def _is_aligned(image: Any) -> bool:
+    return bool(np.allclose(image.GetDirection(), np.eye(3).ravel(), atol=1e-4))
+
+
+def _hounsfield(sitk: Any, image: Any) -> NDArray[np.int16]:
     hu = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
     limits = np.iinfo(np.int16)
-    hu = np.ascontiguousarray(np.clip(np.rint(hu), limits.min, limits.max).astype(np.int16))
-    return Volume.from_origin(hu, image.GetSpacing(), image.GetOrigin())
+    return np.ascontiguousarray(np.clip(np.rint(hu), limits.min, limits.max).astype(np.int16))
 
 
 def check_meta_header(path: Path) -> None:
@@ -164,7 +203,7 @@ def _check_size(size: Sequence[int]) -> None:
     )
 
 
-def _resample(sitk, image, spacing_mm: float):  # type: ignore[no-untyped-def]
+def _resample(sitk, image, spacing_mm: float, labels: bool):  # type: ignore[no-untyped-def]
     size = np.array(image.GetSize())
     corners = np.array(
         [
@@ -180,6 +219,6 @@ def _resample(sitk, image, spacing_mm: float):  # type: ignore[no-untyped-def]
     grid.SetOutputSpacing([float(spacing_mm)] * 3)
     grid.SetOutputOrigin([float(x) for x in low])
     grid.SetOutputDirection(np.eye(3).ravel().tolist())
-    grid.SetInterpolator(sitk.sitkLinear)
-    grid.SetDefaultPixelValue(AIR_HU)
+    grid.SetInterpolator(sitk.sitkNearestNeighbor if labels else sitk.sitkLinear)
+    grid.SetDefaultPixelValue(0 if labels else AIR_HU)
     return grid.Execute(image)

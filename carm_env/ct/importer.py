@@ -23,8 +23,8 @@ from carm_env.ct.dicom import DicomOptions, read_stack
 from carm_env.ct.errors import CTImportError, LandmarkFileError
 from carm_env.ct.grid import DEFAULT_SPACING_MM, to_isotropic, without_table
 from carm_env.ct.identity import case_id
-from carm_env.ct.images import load_image
-from carm_env.ct.kinds import is_image
+from carm_env.ct.images import read_image
+from carm_env.ct.kinds import ARCHIVE_SUFFIXES, is_image
 from carm_env.ct.landmark_files import read_landmarks
 from carm_env.ct.series import choose_series, dicom_files, read_series
 from carm_env.files import file_hash
@@ -114,6 +114,12 @@ def _from_folder(place: Path, options: ImportOptions) -> ReadCT:
             return _from_image(images[0], options)
         if images:
             raise CTImportError(f"{place} holds {len(images)} image files, expected one CT: give the file itself.")
+        archives = [item for item in files if item.suffix.lower() in ARCHIVE_SUFFIXES]
+        if archives:
+            raise CTImportError(
+                f"{place} holds {len(archives)} zip archive(s) and no CT beside, expected DICOM files: give the "
+                f"archive itself ({archives[0]})."
+            )
         raise CTImportError(
             f"{place} holds no CT: expected DICOM files of modality CT ({'; '.join(notes) or 'it is empty'}), "
             "or a .nii, .nii.gz, "
@@ -140,7 +146,7 @@ def _from_folder(place: Path, options: ImportOptions) -> ReadCT:
 
 def _from_image(place: Path, options: ImportOptions) -> ReadCT:
     try:
-        volume = load_image(place)
+        stored, affine = read_image(place)
     except ValueError as error:
         raise CTImportError(str(error)) from error
     kind = (
@@ -152,11 +158,11 @@ def _from_image(place: Path, options: ImportOptions) -> ReadCT:
     )
     facts = {
         "source": kind,
-        "source_voxel_mm": [round(float(x), 4) for x in volume.spacing_mm],
-        "source_shape": list(volume.hu.shape),
+        "source_voxel_mm": [round(float(x), 4) for x in np.linalg.norm(affine[:3, :3], axis=0)],
+        "source_shape": list(stored.shape),
     }
     case = case_id(bytes.fromhex(file_hash(place)))
-    return _finished(volume.hu.astype(np.float32), volume.affine_lps_mm, case, facts, [], options, place)
+    return _finished(stored.astype(np.float32), affine, case, facts, [], options, place)
 
 
 def _finished(

@@ -139,7 +139,7 @@ class _Masks:
 
 def _load(path: Path) -> Volume:
     try:
-        return load_image(path)
+        return load_image(path, labels=True)
     except ValueError as error:
         raise LandmarkFileError(str(error)) from error
 

@@ -250,7 +250,7 @@ def _csv(text: str, place: Path, given: str | None, case: str | None, volume: Vo
     records = _records(text, place)
     if not records:
         raise LandmarkFileError(f"{place} is empty, expected a table with the columns {', '.join(_PLAIN_COLUMNS)}.")
-    header = [cell.strip() for cell in records[0]]
+    header = [cell.strip().lower() for cell in records[0]]
     table = [dict(zip(header, record, strict=False)) for record in records[1:]]
     short = next((number for number, record in enumerate(records[1:], 1) if len(record) < len(header)), None)
     if short is not None:

@@ -20,6 +20,8 @@ _FEWEST_SLICES = 3
 _SOFT, _BONE, _OTHER = "soft", "bone", "other"
 _BONE_WORDS = ("bone", "bony", "sharp", "edge", "detail", "osteo")
 _SOFT_WORDS = ("soft", "standard", "std", "smooth", "tissue", "body")
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+"""SOP class, and the beginning of its multi-frame relatives: pictures such as a dose page, often of modality CT."""
 _OTHER_WORDS = ("lung", "scout", "topogram", "localizer", "dose")
 
 
@@ -140,6 +142,7 @@ def read_series(files: Iterable[Path]) -> tuple[list[Series], list[str]]:
             modality = str(header.get("Modality", ""))
             uid = str(header.get("SeriesInstanceUID", "")) or "without number"
             kinds = [str(kind).upper() for kind in header.get("ImageType", None) or []]
+            capture = str(header.get("SOPClassUID", "")).startswith(_SECONDARY_CAPTURE)
         except Exception as error:  # pydicom raises many kinds on damaged headers
             if path.suffix.lower() in DICOM_SUFFIXES:
                 raise DicomError(
@@ -150,10 +153,16 @@ def read_series(files: Iterable[Path]) -> tuple[list[Series], list[str]]:
         reason = "" if modality == "CT" else f"modality {modality or 'not stated'}"
         if not reason and ("LOCALIZER" in kinds or "SCOUT" in kinds):
             reason = "localizer"
+        if not reason and capture:
+            reason = "secondary capture"
         if reason:
             left_out[reason] = left_out.get(reason, 0) + 1
             continue
         headers.setdefault(uid, []).append((path, header))
+    placeless = [uid for uid, rows in headers.items() if not any(map(_has_place, rows))]
+    # A rendering or a screenshot beside the slices; alone, its missing geometry is what must be told.
+    for uid in placeless if len(placeless) < len(headers) else ():
+        left_out["no position"] = left_out.get("no position", 0) + len(headers.pop(uid))
     notes = [f"left out {count} file(s): {reason}" for reason, count in sorted(left_out.items())]
     series = [_series(uid, rows) for uid, rows in headers.items()]
     patients = {item.patient for item in series}
@@ -163,6 +172,10 @@ def read_series(files: Iterable[Path]) -> tuple[list[Series], list[str]]:
             f"their own (e.g. {series[0].slices[0].path} and {series[1].slices[0].path})."
         )
     return series, notes
+
+
+def _has_place(row: tuple[Path, Any]) -> bool:
+    return "ImagePositionPatient" in row[1] or "PerFrameFunctionalGroupsSequence" in row[1]
 
 
 def _first_line(error: Exception) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from carm_env import memory
-from carm_env.ct.images import load_image
+from carm_env.ct.images import load_image, read_image
 
 sitk = pytest.importorskip("SimpleITK")
 REAL_CT = Path(__file__).parents[4] / "shared/data/tcia_cptac_pda_chest/cptac_pda_chest.nii.gz"
@@ -48,6 +48,18 @@ def test_an_oblique_volume_is_resampled(tmp_path):
     centre = direction @ np.array([20.0, 20, 20])
     assert volume.hu_at(centre) == 1000
     assert volume.hu.min() == -1000
+
+
+def test_an_oblique_image_can_be_had_as_it_is_stored(tmp_path, hu):
+    c, s = np.cos(0.1), np.sin(0.1)
+    direction = np.array([[1, 0, 0], [0, c, -s], [0, s, c]]) @ np.diag([-1, -1, 1])
+    path = write(tmp_path / "a.nii.gz", hu, (1.0, 1.0, 5.0), (0, 0, 0), direction)
+    stored, affine = read_image(path)
+    assert stored.shape == hu.shape
+    np.testing.assert_allclose(np.linalg.norm(affine[:3, :3], axis=0), [1, 1, 5], rtol=1e-6)
+    ball = np.argwhere(stored == 1500)[0]
+    place = affine @ [*ball, 1.0]
+    np.testing.assert_allclose(place[:3], direction @ np.array([2.0, 3.0, 20.0]), atol=1e-3)
 
 
 def test_a_spacing_can_be_asked_for(tmp_path, hu):

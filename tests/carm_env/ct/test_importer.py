@@ -215,6 +215,37 @@ def test_of_several_series_the_thinnest_bone_or_soft_one_is_taken_and_the_reason
         read_ct(tmp_path, ImportOptions(series="9"))
 
 
+@pytest.mark.parametrize("sop_class", ["1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.7.4"])
+def test_a_dose_page_of_modality_ct_is_left_out_and_told(tmp_path, sop_class):
+    def page(data, number):
+        data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = sop_class
+        data.ImageType = ["DERIVED", "SECONDARY", "OTHER", "CT_SOM5 PROT"]
+        del data.ImagePositionPatient, data.ImageOrientationPatient, data.PixelSpacing
+
+    write_series(tmp_path / "a/slices")
+    write_series(tmp_path / "a/dose", count=1, change=page, series=2)
+    read = read_ct(tmp_path / "a", FINE)
+    np.testing.assert_allclose(ball_centre(read.volume), BALL_MM, atol=1.0)
+    assert "left out 1 file(s): secondary capture" in read.notes
+    with pytest.raises(CTImportError, match="secondary capture"):
+        read_ct(tmp_path / "a/dose")
+
+
+def test_a_series_without_any_position_does_not_stop_the_others(tmp_path):
+    write_series(tmp_path / "a/slices")
+    write_series(tmp_path / "a/rendering", count=3, change=changed("ImagePositionPatient", None), series=2)
+    assert "left out 3 file(s): no position" in read_ct(tmp_path / "a", FINE).notes
+    with pytest.raises(DicomError, match="ImagePositionPatient None"):
+        read_ct(tmp_path / "a/rendering", FINE)
+
+
+def test_a_zip_in_a_folder_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
+        archive.writestr("a", b"x")
+    with pytest.raises(CTImportError, match=r"give the archive itself \(.*study\.zip"):
+        read_ct(tmp_path)
+
+
 def test_a_text_file_called_dcm_is_named(tmp_path):
     write_series(tmp_path / "a")
     (tmp_path / "a" / "notes.dcm").write_text("no image")
@@ -227,6 +258,29 @@ def test_a_truncated_file_is_named(tmp_path):
     paths[4].write_bytes(paths[4].read_bytes()[:700])
     with pytest.raises(DicomError, match=paths[4].name):
         read_ct(tmp_path / "a")
+
+
+def test_lossless_jpeg_needs_no_further_decoder(tmp_path):
+    from pydicom import dcmread
+    from pydicom.encaps import encapsulate, generate_frames
+
+    for path in write_series(tmp_path / "a"):
+        writer = sitk.ImageFileWriter()
+        writer.SetFileName(str(tmp_path / "compressed.dcm"))
+        writer.SetUseCompression(True)
+        writer.SetCompressor("JPEG")
+        writer.Execute(sitk.ReadImage(str(path), sitk.sitkInt16))
+        packed, data = dcmread(tmp_path / "compressed.dcm"), dcmread(path)
+        data.file_meta.TransferSyntaxUID = packed.file_meta.TransferSyntaxUID
+        for name in ("BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept"):
+            setattr(data, name, packed[name].value)
+        data.PixelData = encapsulate(list(generate_frames(packed.PixelData, number_of_frames=1)))
+        data["PixelData"].is_undefined_length = True
+        data.save_as(path, enforce_file_format=True)
+    assert data.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.4.70"
+    volume = read_ct(tmp_path / "a", FINE).volume
+    np.testing.assert_allclose(ball_centre(volume), BALL_MM, atol=1.0)
+    assert {40, 1000, -1000} <= set(np.unique(volume.hu))
 
 
 def test_padding_is_air(tmp_path):

@@ -67,6 +67,21 @@ def check(derived, exact):
         assert np.linalg.norm(point - exact[key]) < limit, (name, point.round(1), exact[key].round(1))
 
 
+def test_an_oblique_label_map_keeps_its_classes(tmp_path, labelled):
+    labels, lattice, exact = labelled
+    c, s = np.cos(0.05), np.sin(0.05)
+    direction = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+    origin = np.array(lattice.origin_mm)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(labels.transpose(2, 1, 0)))
+    image.SetSpacing([STEP_MM] * 3)
+    image.SetOrigin(origin.tolist())
+    image.SetDirection(direction.ravel().tolist())
+    sitk.WriteImage(image, str(tmp_path / "labels.nii.gz"))
+    derived = landmarks_from_labels(tmp_path / "labels.nii.gz")
+    assert {1, 2, 3, 4, 5, 10, 11} <= set(derived.points_lps_mm)
+    check(derived, {key: direction @ (np.array(point) - origin) + origin for key, point in exact.items()})
+
+
 def test_a_label_map_gives_the_landmarks_of_its_bones(tmp_path, labelled):
     labels, lattice, exact = labelled
     derived = landmarks_from_labels(written(tmp_path / "l.nii.gz", labels, lattice.origin_mm))

@@ -101,6 +101,11 @@ def test_a_faulty_file_is_named(tmp_path, fault):
     assert "a.mrk.json" in str(error.value)
 
 
+def test_the_case_of_a_header_does_not_matter(tmp_path):
+    (tmp_path / "a.csv").write_text("Landmark,X_mm,Y_mm,Z_mm,Coordinate_System\nT1,1,2,3,RAS\n")
+    np.testing.assert_allclose(read_landmarks(tmp_path / "a.csv")[10], [-1, -2, 3])
+
+
 def test_a_row_shorter_than_its_columns_is_named(tmp_path):
     text = "# CoordinateSystem = LPS\n# columns = id,label,x,y,z\na,T1,1,2\n"
     with pytest.raises(LandmarkFileError, match="point 1: 4 fields, expected 5"):
