@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from carm_env.errors import MissingExtraError, UnknownNameError
+from policies.networks import ARCHITECTURES
 
 REPORTS = ("none", "tensorboard", "trackio")
 PRECISIONS = ("no", "fp16", "bf16")
@@ -71,6 +72,8 @@ class FitArguments:
     json: str = ""
 
     def __post_init__(self) -> None:
+        if self.architecture not in ARCHITECTURES:
+            raise UnknownNameError("architecture", self.architecture, ARCHITECTURES)
         if self.report_to not in REPORTS:
             raise UnknownNameError("report_to", self.report_to, REPORTS)
         if self.mixed_precision not in PRECISIONS:

@@ -121,7 +121,7 @@ def make_environments(patients: Sequence[str], count: int, seed: int, size: int,
     """`count` monitored environments; with a regressor their observations are its features."""
     import gymnasium as gym
     from stable_baselines3.common.monitor import Monitor
-    from stable_baselines3.common.vec_env import DummyVecEnv
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecTransposeImage
 
     import carm_env  # noqa: F401  registers the environment
 
@@ -132,13 +132,13 @@ def make_environments(patients: Sequence[str], count: int, seed: int, size: int,
     venv: Any = DummyVecEnv([make] * count)
     venv.seed(seed)
     if regressor is None:
-        return venv
+        return VecTransposeImage(venv)
     from training.landmark_env import TargetVecEnv
 
     return TargetVecEnv(venv, regressor)
 
 
-def trunk_policy(regressor: DisplacementRegressor, freeze: bool) -> dict[str, Any]:
+def trunk_policy(regressor: DisplacementRegressor, freeze: bool, algo: str) -> dict[str, Any]:
     """Arguments of a ``MultiInputPolicy`` that looks through the regressor's first network."""
     torch = torch_module()
     from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -163,9 +163,11 @@ def trunk_policy(regressor: DisplacementRegressor, freeze: bool) -> dict[str, An
             images = observations["image"]
             # stable-baselines3 moves channels first and scales pictures to 0-1.
             grey = images[:, 0] if images.shape[1] == 1 else images[..., 0]
-            return torch.cat([self.eye.features(as_input(255 * grey, size)), observations["target"]], 1)
+            return torch.cat([self.eye.features(as_input(255 * grey, size)), observations["target"].flatten(1)], 1)
 
-    return {"features_extractor_class": TrunkExtractor, "normalize_images": True}
+    # Orthogonal initialisation, the default of actors and critics, would overwrite what the trunk has learnt.
+    own = {"ortho_init": False} if "ppo" in algo else {}
+    return {"features_extractor_class": TrunkExtractor, **own}
 
 
 def export(model: Any, algo: str, features: str, regressor: DisplacementRegressor, folder: Path, card: str,
@@ -222,7 +224,10 @@ def train(options: argparse.Namespace, seed: int) -> dict[str, float]:
     checking = make_environments(expand_patients(options.eval_patients), min(count, 4), 10_000 + seed, size, looks)
     if options.features == "trunk":
         policy = "MultiInputPolicy"
-        hyper["policy_kwargs"] = {**hyper.get("policy_kwargs", {}), **trunk_policy(regressor, options.freeze)}
+        hyper["policy_kwargs"] = {
+            **hyper.get("policy_kwargs", {}),
+            **trunk_policy(regressor, options.freeze, options.algo),
+        }
     archive = folder / "model.zip"
     started = time.perf_counter()
     if options.resume and archive.is_file():

@@ -1,0 +1,179 @@
+"""Training of the networks, end to end on small patients."""
+
+import json
+
+import numpy as np
+import pytest
+
+from policies import make_policy
+from training import cnn, conformal
+from training.arguments import DataArguments, read_arguments
+from training.cnn import CnnArguments
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("accelerate")
+
+
+@pytest.fixture
+def quick(small_patients, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return [
+        "--train", ",".join(small_patients[:2]), "--calibration", small_patients[2], "--test", small_patients[3],
+        "--views_per_patient", "96", "--workers", "1", "--architecture", "tiny", "--batch_size", "32",
+    ]  # fmt: skip
+
+
+def weights(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "checkpoint" / "model.safetensors")
+
+
+def test_the_classifier_learns_is_exported_and_named(quick, tmp_path, capsys):
+    out = tmp_path / "cnn"
+    arguments = [*quick, "--output_dir", str(out), "--epochs", "12", "--json", str(tmp_path / "f.json")]
+    assert cnn.main(arguments) == 0
+    figures = json.loads((tmp_path / "f.json").read_text())
+    # One landmark in fourteen is 0.07.
+    assert figures["closest_exact"] > 0.3
+    assert figures["p_at_1"] >= figures["closest_exact"]
+    card = (out / "checkpoint" / "README.md").read_text()
+    assert "not a medical device" in card and "python training/cnn.py" in card
+    make_policy(f"cnn:{out / 'checkpoint'}")
+
+
+def test_an_interrupted_training_resumes_to_the_same_weights(quick, tmp_path, monkeypatch, capsys):
+    common = [*quick, "--epochs", "3"]
+    assert cnn.main([*common, "--output_dir", str(tmp_path / "whole")]) == 0
+
+    from training import fit
+
+    advance = fit._State.advance
+
+    def interrupted(self, *arguments):
+        advance(self, *arguments)
+        if self.epoch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit._State, "advance", interrupted)
+    assert cnn.main([*common, "--output_dir", str(tmp_path / "part")]) == 130
+    monkeypatch.setattr(fit._State, "advance", advance)
+    assert cnn.main([*common, "--output_dir", str(tmp_path / "part"), "--resume", "true"]) == 0
+    assert "going on after epoch 2" in capsys.readouterr().out
+    whole, part = weights(tmp_path / "whole"), weights(tmp_path / "part")
+    for name, value in whole.items():
+        assert torch.equal(value, part[name]), name
+
+
+def test_pretext_and_hard_answers_run(quick, tmp_path):
+    arguments = [*quick, "--epochs", "1", "--pretext", "position", "--soften_mm", "0"]
+    assert cnn.main([*arguments, "--output_dir", str(tmp_path / "p"), "--report_to", "tensorboard"]) == 0
+    assert list((tmp_path / "p").rglob("events.out.tfevents*"))
+
+
+def test_the_ensemble_is_trained_and_calibrated(quick, tmp_path, capsys):
+    out = tmp_path / "conformal"
+    arguments = [
+        *quick,
+        "--epochs",
+        "2",
+        "--members",
+        "2",
+        "--output_dir",
+        str(out),
+        "--json",
+        str(tmp_path / "f.json"),
+    ]
+    assert conformal.main(arguments) == 0
+    figures = json.loads((tmp_path / "f.json").read_text())
+    assert 0 <= figures["coverage_90"] <= figures["coverage_95"] <= figures["coverage_97"] <= 1
+    config = json.loads((out / "checkpoint" / "config.json").read_text())
+    assert np.shape(config["radius"]) == (3, 14)
+    make_policy(f"conformal:{out / 'checkpoint'}")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--architecture", "smal"], "Did you mean 'small'"),
+        (["--epochs", "0"], "epochs is 0, expected at least 1"),
+        (["--batch_size", "4096"], "fewer than one batch of 4096"),
+        (["--report_to", "wandb"], "unknown report_to 'wandb'"),
+        (["--pretext", "jigsaw"], "unknown pretext 'jigsaw'"),
+        (["--learning_rate", "-1"], "learning_rate is -1.0"),
+        (["--train", "hed"], "unknown"),
+        (["--config", "absent.yaml"], "--config absent.yaml cannot be read"),
+    ],
+)
+def test_bad_arguments_are_one_line(quick, tmp_path, given, message, capsys):
+    assert cnn.main([*quick, "--output_dir", str(tmp_path / "x"), *given]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_stops_and_says_what_to_do(quick, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", lambda outputs, wanted: outputs.sum() * float("nan"))
+    assert cnn.main([*quick, "--output_dir", str(tmp_path / "x"), "--epochs", "1"]) == 2
+    assert "the loss became nan in epoch 0, step 0: take a lower --learning_rate" in capsys.readouterr().err
+
+
+def test_memory_that_runs_out_is_named(quick, tmp_path, monkeypatch, capsys):
+    def full(outputs, wanted):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", full)
+    assert cnn.main([*quick, "--output_dir", str(tmp_path / "x"), "--epochs", "1"]) == 2
+    assert "out of memory with batches of 32: take fewer (--batch_size 16)" in capsys.readouterr().err
+
+
+def test_other_arguments_do_not_resume(quick, tmp_path, capsys):
+    assert cnn.main([*quick, "--output_dir", str(tmp_path / "x"), "--epochs", "1"]) == 0
+    arguments = [*quick, "--output_dir", str(tmp_path / "x"), "--epochs", "2", "--resume", "true"]
+    assert cnn.main(arguments) == 2
+    assert "was trained with other epochs" in capsys.readouterr().err
+    (tmp_path / "x" / "state.pt").write_bytes(b"junk")
+    assert cnn.main([*quick, "--output_dir", str(tmp_path / "x"), "--epochs", "1", "--resume", "true"]) == 2
+    assert "the state cannot be read" in capsys.readouterr().err
+
+
+def test_a_dataset_of_another_size_is_named(quick, small_patients, tmp_path, capsys):
+    from carm_env.view_dataset import write_view_dataset
+    from carm_env.views import ViewOptions
+
+    splits = {"train": small_patients[:1], "calibration": small_patients[1:2], "test": small_patients[2:3]}
+    write_view_dataset(tmp_path / "d", splits, ViewOptions(4, 48), 1)
+    arguments = ["--dataset", str(tmp_path / "d"), "--architecture", "tiny", "--output_dir", str(tmp_path / "x")]
+    assert cnn.main(arguments) == 2
+    assert "holds views of 48 pixels, but the network wants 32" in capsys.readouterr().err
+    assert cnn.main(["--dataset", str(tmp_path / "none"), "--architecture", "tiny"]) == 2
+    assert "is no dataset of views" in capsys.readouterr().err
+
+
+def test_views_of_one_class_are_refused(small_patients):
+    from carm_env.view_dataset import ViewArrays
+
+    closest = np.full((5, 3), 4)
+    views = ViewArrays(
+        np.zeros((5, 8, 8), np.uint8), closest, np.zeros((5, 14, 2), np.float32), np.ones((5, 14), bool),
+        np.zeros((5, 3), np.float32), np.zeros(5, int), ("a",),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="in all 5 views the closest landmark is Right scapular inferior angle"):
+        cnn.wanted_answers(views, 0.0)
+
+
+def test_a_config_file_comes_before_flags(tmp_path):
+    (tmp_path / "c.yaml").write_text("epochs: 3\nlearning_rate: 0.01\n")
+    _, fit = read_arguments(DataArguments, CnnArguments, "", ["--config", str(tmp_path / "c.yaml"), "--epochs", "5"])
+    assert (fit.epochs, fit.learning_rate) == (5, 0.01)
+
+
+def test_the_loss_wants_skeletons(tmp_path):
+    usual, precision = conformal.layout_precision()
+    layout = torch.as_tensor(usual, dtype=torch.float32), torch.as_tensor(precision, dtype=torch.float32)
+    right = layout[0].reshape(1, 14, 2)
+    swapped = right[:, [0, 2, 1, *range(3, 14)]]
+    width = torch.zeros(1, 14, 2)
+    unknown = torch.full((1, 14, 2), float("nan"))
+    losses = [float(conformal.displacement_loss((mean, width), unknown, layout, 1.0)) for mean in (right, swapped)]
+    assert losses[0] == pytest.approx(0, abs=1e-5) and losses[1] > 1
+    known = [float(conformal.displacement_loss((mean, width), right, layout, 0.0)) for mean in (right, swapped)]
+    assert known[0] < known[1]

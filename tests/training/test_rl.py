@@ -1,0 +1,130 @@
+"""Training of agents, end to end on small patients."""
+
+import json
+
+import numpy as np
+import pytest
+
+from policies import make_policy
+from policies.checkpoint import CheckpointError, save_checkpoint
+from policies.networks import build_displacement_network
+from training import rl
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("stable_baselines3")
+pytest.importorskip("sb3_contrib")
+
+
+@pytest.fixture
+def regressor(tmp_path):
+    torch.manual_seed(0)
+    tensors = {f"0.{name}": value for name, value in build_displacement_network("tiny").state_dict().items()}
+    config = {
+        "kind": "conformal", "architecture": "tiny", "image_size": 32, "members": 1, "levels": [0.9],
+        "radius": np.full((1, 14), 2.0).tolist(),
+    }  # fmt: skip
+    save_checkpoint(tmp_path / "regressor", config, tensors, "# card")
+    return tmp_path / "regressor"
+
+
+@pytest.fixture
+def quick(small_patients, regressor, tmp_path):
+    return [
+        "--patients", *small_patients[:2], "--eval-patients", small_patients[2], "--regressor", str(regressor),
+        "--eval-episodes", "2", "--evaluations", "2", "--out", str(tmp_path / "o"),
+    ]  # fmt: skip
+
+
+def small(tmp_path, algo):
+    settings = {"n_envs": 2, "n_timesteps": 64, "policy": "MlpPolicy", "policy_kwargs": {"net_arch": [16]}}
+    if "ppo" in algo:
+        settings |= {"n_steps": 16, "batch_size": 16, "n_epochs": 1, "learning_rate": "lin_1e-3"}
+    else:
+        settings |= {"learning_starts": 8, "buffer_size": 200, "batch_size": 8}
+    path = tmp_path / "h.yml"
+    path.write_text(json.dumps({"CArmNav-v0": settings}))
+    return ["--algo", algo, "--hyperparameters", str(path)]
+
+
+@pytest.mark.parametrize("algo", ["ppo", "maskable_ppo", "dqn", "qrdqn"])
+def test_every_algorithm_trains_and_its_export_acts_alike(quick, tmp_path, algo, capsys):
+    assert rl.main([*quick, *small(tmp_path, algo), "--json", str(tmp_path / "f.json")]) == 0
+    assert 0 <= json.loads((tmp_path / "f.json").read_text())["seed_0"]["success"] <= 1
+    assert (tmp_path / "o" / "learning_curve.png").stat().st_size > 5000
+    folder = tmp_path / "o" / "seed-0"
+    agent = make_policy(f"{algo}:{folder / 'checkpoint'}")
+    kind = rl._algorithm(algo)
+    model = kind.load(folder / "model.zip")
+
+    from policies.conformal import DisplacementRegressor
+    from policies.features import TargetFeatures
+
+    eye = DisplacementRegressor(tmp_path / "regressor")
+    rng = np.random.default_rng(0)
+    for target in (1, 7, 14):
+        image = rng.integers(0, 255, (32, 32, 1), np.uint8)
+        info = {"target_landmark": target, "moved_mm": np.array([30.0, 0.0]), "move_clipped": False}
+        mask = np.ones(49, np.int8)
+        mask[rng.integers(0, 24, 5)] = 0
+        agent.reset(0)
+        move = agent.act({"image": image}, {**info, "action_mask": mask}).move
+        seen = eye.predict(image[None])
+        features = TargetFeatures().see(seen.mean_mm[0, target - 1], seen.deviation_mm[0, target - 1], info)
+        extra = {"action_masks": mask.astype(bool)} if algo == "maskable_ppo" else {}
+        wanted, _ = model.predict(features, deterministic=True, **extra)
+        # The export is stored in 16 bits: the value of the move that it takes is that of the best to within rounding.
+        assert move.index == int(wanted) or algo in ("dqn", "qrdqn")
+        assert mask[move.index] or algo != "maskable_ppo"
+
+
+@pytest.mark.parametrize("freeze", ["--freeze", "--no-freeze"])
+def test_an_agent_can_look_for_itself(quick, tmp_path, freeze):
+    assert rl.main([*quick, *small(tmp_path, "ppo"), "--features", "trunk", freeze]) == 0
+    folder = tmp_path / "o" / "seed-0" / "checkpoint"
+    policy = make_policy(f"ppo:{folder}")
+    policy.reset(0)
+    policy.act({"image": np.zeros((64, 64, 1), np.uint8)}, {"target_landmark": 3})
+
+    from safetensors.torch import load_file
+
+    now = load_file(folder / "model.safetensors")["eye.trunk.encoder.stages.0.layers.0.layer.0.convolution.weight"]
+    before = load_file(tmp_path / "regressor" / "model.safetensors")[
+        "0.trunk.encoder.stages.0.layers.0.layer.0.convolution.weight"
+    ]
+    assert torch.equal(now, before) == (freeze == "--freeze")
+
+
+def test_training_goes_on(quick, tmp_path, capsys):
+    assert rl.main([*quick, *small(tmp_path, "ppo"), "--timesteps", "32"]) == 0
+    assert rl.main([*quick, *small(tmp_path, "ppo"), "--timesteps", "96", "--resume"]) == 0
+    output = capsys.readouterr().out
+    assert "going on after 32 steps" in output and "seed 0: 96 steps" in output
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--algo", "pppo"], "Did you mean 'ppo'"),
+        (["--features", "pixels"], "unknown features 'pixels'"),
+        (["--timesteps", "0"], "--timesteps is 0"),
+        (["--seeds", "-1"], "--seeds holds -1"),
+        (["--hyperparameters", "absent.yml"], "absent.yml has no hyperparameters"),
+        (["--patients", "hed"], "unknown"),
+    ],
+)
+def test_bad_arguments_are_one_line(quick, given, message, capsys):
+    assert rl.main([*quick, *given]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_archive_of_stable_baselines_is_never_loaded_as_weights(tmp_path):
+    (tmp_path / "model.zip").write_bytes(b"PK")
+    with pytest.raises(CheckpointError, match="can run any code"):
+        make_policy(f"ppo:{tmp_path / 'model.zip'}")
+
+
+def test_shipped_hyperparameters_are_read():
+    for algo in rl.ALGORITHMS:
+        found = rl.read_hyperparameters(rl.HYPERPARAMETERS / f"{algo}.yml")
+        assert found["n_timesteps"] >= 100_000
+    assert rl.read_hyperparameters(rl.HYPERPARAMETERS / "ppo.yml")["learning_rate"](0.5) == pytest.approx(5e-4)
