@@ -118,10 +118,10 @@ def train(data: DataArguments, fit: ConformalArguments) -> dict[str, Any]:
     truth = torch.as_tensor(train_views.displacement_mm / np.float32(SCALE_MM))
     layout = tuple(torch.as_tensor(part, dtype=torch.float32) for part in layout_precision())
 
-    def loss(outputs: tuple[Tensor, Tensor], batch: NDArray[np.int64]) -> Tensor:
+    def loss(outputs: tuple[Tensor, Tensor], batch: NDArray[np.int64], changes: Tensor) -> Tensor:
         device = outputs[0].device
         known = layout[0].to(device), layout[1].to(device)
-        return displacement_loss(outputs, truth[batch].to(device), known, fit.consistency)
+        return displacement_loss(outputs, (truth[batch] @ changes.mT).to(device), known, fit.consistency)
 
     def evaluate(plain: nn.Module) -> dict[str, float]:
         return _figures(_predict([plain], calibration.images, size), calibration)

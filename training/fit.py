@@ -29,11 +29,16 @@ from training.arguments import DataArguments, FitArguments
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
-Loss = Callable[[Any, NDArray[np.int64]], "Tensor"]
-"""From the outputs for some views and the numbers of these to a scalar."""
+Loss = Callable[[Any, NDArray[np.int64], "Tensor"], "Tensor"]
+"""From the outputs for some views, the numbers of these and what was done to them to a scalar.
+
+The last is ``(n, 2, 2)``: a displacement (left, cranial) of the view times it is the displacement in the changed picture.
+"""
 Evaluate = Callable[["nn.Module"], dict[str, float]]
 
 _GAIN, _OFFSET, _NOISE = 0.25, 0.35, 0.06
+_ZOOM, _TURN_DEG, _STRETCH = 0.1, 7.0, 0.05
+"""Patients are larger and smaller, broader and slimmer, and lie askew."""
 _EVALUATION_BATCH = 256
 
 
@@ -75,6 +80,30 @@ def predict(network: nn.Module, images: NDArray[np.uint8], size: int) -> Any:
     if isinstance(parts[0], tuple):
         return tuple(torch.cat(column).float().cpu() for column in zip(*parts, strict=True))
     return torch.cat(parts).float().cpu()
+
+
+def _drawn_changes(count: int, generator: Generator) -> Tensor:
+    """``(count, 2, 2)`` zoom, stretch and turn of displacements (left, cranial)."""
+    torch = torch_module()
+    zoom, stretch, turn = 2 * torch.rand((3, count), generator=generator) - 1
+    angle = math.radians(_TURN_DEG) * turn
+    across, along = 1 + _ZOOM * zoom + _STRETCH * stretch, 1 + _ZOOM * zoom - _STRETCH * stretch
+    cos, sin = angle.cos(), angle.sin()
+    result: Tensor = torch.stack([across * cos, -across * sin, along * sin, along * cos], 1).reshape(-1, 2, 2)
+    return result
+
+
+def changed(pictures: Tensor, changes: Tensor) -> Tensor:
+    """Pictures ``(n, 1, s, s)`` in which every displacement is multiplied by its change ``(n, 2, 2)``."""
+    torch = torch_module()
+    # Rows grow downwards, displacements upwards.
+    flip = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+    back = torch.linalg.inv(changes * flip)
+    grid = torch.nn.functional.affine_grid(
+        torch.cat([back, torch.zeros(len(back), 2, 1)], 2), list(pictures.shape), align_corners=False
+    )
+    result: Tensor = torch.nn.functional.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
+    return result
 
 
 def _augmented(pictures: Tensor, generator: Generator) -> Tensor:
@@ -147,10 +176,12 @@ def fit_network(
         for step in range(steps):
             batch = np.sort(order[step * fit.batch_size : (step + 1) * fit.batch_size])
             own = batch[accelerator.process_index :: accelerator.num_processes]
-            pictures = _augmented(as_input(images[own], size), generator).to(accelerator.device)
+            changes = _drawn_changes(len(own), generator)
+            pictures = changed(as_input(images[own], size), changes)
+            pictures = _augmented(pictures, generator).to(accelerator.device)
             try:
                 with accelerator.autocast():
-                    value = loss(model(pictures), own)
+                    value = loss(model(pictures), own, changes)
                 accelerator.backward(value)
             except torch.OutOfMemoryError as error:
                 raise TrainingError(

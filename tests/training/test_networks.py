@@ -177,3 +177,20 @@ def test_the_loss_wants_skeletons(tmp_path):
     assert losses[0] == pytest.approx(0, abs=1e-5) and losses[1] > 1
     known = [float(conformal.displacement_loss((mean, width), right, layout, 0.0)) for mean in (right, swapped)]
     assert known[0] < known[1]
+
+
+def test_what_is_done_to_a_picture_is_done_to_displacements():
+    # A bright spot at a displacement must be found at the changed one.
+    from training.fit import changed
+
+    size = 65
+    picture = torch.zeros(1, 1, size, size)
+    left, up = 12, 9
+    picture[0, 0, size // 2 - up, size // 2 + left] = 1.0
+    turn, zoom = np.deg2rad(30), 1.2
+    change = zoom * torch.tensor([[[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]]).float()
+    seen = changed(picture, change)[0, 0]
+    rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    found = [float((part * seen).sum() / seen.sum()) for part in (columns - size // 2, size // 2 - rows)]
+    wanted = change[0] @ torch.tensor([left, up]).float()
+    np.testing.assert_allclose(found, wanted, atol=0.4)

@@ -1,0 +1,97 @@
+"""The two scripts that score what networks see, on small patients and tiny networks."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import calibration, localization
+from carm_env.landmarks import N_LANDMARKS
+from carm_env.scene import load_scene
+from policies.checkpoint import save_checkpoint
+from policies.networks import build_displacement_network, build_network
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("pyarrow")
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    torch.manual_seed(0)
+    common = {"architecture": "tiny", "image_size": 32}
+    save_checkpoint(tmp_path / "cnn", {"kind": "cnn", **common}, build_network("tiny", N_LANDMARKS).state_dict(), "#")
+    tensors = {f"0.{name}": value for name, value in build_displacement_network("tiny").state_dict().items()}
+    radius = np.array([[1.0], [2.0], [1e9]]).repeat(14, 1).tolist()
+    config = {"kind": "conformal", **common, "members": 1, "levels": [0.9, 0.95, 0.97], "radius": radius}
+    save_checkpoint(tmp_path / "conformal", config, tensors, "#")
+    return tmp_path
+
+
+def test_figures_of_a_localiser_that_knows_the_truth(small_patients):
+    truths = iter([])
+
+    def localize(images):
+        return np.stack([next(truths) for _ in images])
+
+    from carm_env.views import ViewOptions, render_views
+
+    name = small_patients[0]
+    spread = [view.labels.closest_landmarks for view in render_views(name, ViewOptions(16, 256, seed=1))]
+    _, targets = localization.centred_views(name, 1)
+    truths = iter([*spread, *([key, 1 + key % 14, 1 + (key + 1) % 14] for key in targets)])
+    found = localization.measure(localize, [name], 16, 1)
+    assert {key: value.value for key, value in found["estimates"].items() if "R@" not in key} == {
+        "P@1": 1.0, "P@2": 1.0, "P@3": 1.0, "H@1": 1.0, "H@2": 1.0, "H@3": 1.0, "exact": 1.0,
+        "H@1 centred": 1.0, "H@2 centred": 1.0,
+    }  # fmt: skip
+    assert found["confusion"].trace() == 16
+
+
+def test_centred_views_have_their_landmark_in_the_middle(small_patients):
+    images, targets = localization.centred_views(small_patients[0], 0)
+    patient = load_scene(small_patients[0]).patient
+    assert len(images) == 4 * 14 and sorted(set(targets.tolist())) == list(patient.landmarks_lps_mm)
+
+
+@pytest.mark.parametrize("name", ["cnn", "conformal"])
+def test_the_script_writes_every_figure(small_patients, checkpoints, tmp_path, name, capsys):
+    path = tmp_path / "l.json"
+    arguments = ["--policy", f"{name}:{checkpoints / name}", "--patients", *small_patients[:2], "--views", "12"]
+    assert localization.main([*arguments, "--out", str(tmp_path / "o"), "--json", str(path)]) == 0
+    figures = json.loads(path.read_text())
+    for key in ("p_at_1", "p_at_2", "p_at_3", "r_at_1", "r_at_2", "r_at_3", "h_at_1", "closest_exact",
+                "centred_h_at_1", "centred_h_at_2"):  # fmt: skip
+        assert 0 <= figures[key]["low"] <= figures[key]["value"] <= figures[key]["high"] <= 1, key
+    assert (tmp_path / "o" / "confusion.png").stat().st_size > 10_000
+    assert "0.995" in capsys.readouterr().out
+
+
+def test_calibration_counts_what_lies_inside(small_patients, checkpoints, tmp_path, capsys):
+    path = tmp_path / "c.json"
+    arguments = ["--policy", f"conformal:{checkpoints / 'conformal'}", "--patients", *small_patients[:2]]
+    assert calibration.main([*arguments, "--views", "12", "--out", str(tmp_path / "o"), "--json", str(path)]) == 0
+    figures = json.loads(path.read_text())
+    levels = figures["levels"]
+    assert levels["0.9"]["coverage"]["value"] <= levels["0.95"]["coverage"]["value"]
+    assert levels["0.97"]["coverage"]["value"] == 1.0
+    assert levels["0.95"]["radius_mm"]["value"] == pytest.approx(2 * levels["0.9"]["radius_mm"]["value"])
+    assert len(levels["0.9"]["landmarks"]) == 14
+    assert figures["risk_coverage"][-1]["error_mm"] == pytest.approx(figures["closest_error_mm"]["value"])
+    assert (tmp_path / "o" / "risk_coverage.png").stat().st_size > 5_000
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        (localization, ["--policy", "cnnn"], "Did you mean 'cnn'"),
+        (localization, ["--policy", "cnn:absent"], "no checkpoint at absent"),
+        (localization, ["--views", "0", "--patients", "imported:one"], "views_per_patient is 0"),
+        (calibration, ["--policy", "cnn"], "expected conformal"),
+        (calibration, ["--policy", "conformal:absent"], "no checkpoint at absent"),
+    ],
+)
+def test_bad_arguments_are_one_line(small_patients, checkpoints, script, arguments, message, capsys):
+    if "--policy" not in arguments:
+        arguments = [*arguments, "--policy", f"cnn:{checkpoints / 'cnn'}"]
+    assert script.main(arguments) == 2
+    assert message in capsys.readouterr().err
