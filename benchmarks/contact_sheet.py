@@ -28,6 +28,7 @@ from PIL import Image, ImageDraw, ImageFont
 from carm_env.episode import landmark_lps_mm
 from carm_env.files import atomic_write
 from carm_env.geometry import CArmPlace
+from carm_env.landmarks import landmark
 from carm_env.overview import OverviewSide, take_overview
 from carm_env.patients import Patient
 from carm_env.scene import Scene, load_scene
@@ -114,10 +115,16 @@ def take(scene: Scene, view: View, size: int) -> Image.Image:
 
 
 def contact_sheet(patient: str, size: int) -> Image.Image:
-    """All views of a patient, four in a row, with ``size x size`` pixels each."""
+    """All views of a patient whose landmark it has, four in a row, with ``size x size`` pixels each.
+
+    Raises:
+        ValueError: the patient has none of the landmarks.
+    """
     scene = load_scene(patient)
-    tiles = [take(scene, view, size) for view in VIEWS]
-    return _in_rows(tiles, size)
+    views = [view for view in VIEWS if landmark(view.landmark).id in scene.patient.landmarks_lps_mm]
+    if not views:
+        raise ValueError(f"patient {patient} has none of the landmarks that views are taken over.")
+    return _in_rows([take(scene, view, size) for view in views], size)
 
 
 def findings_sheet(patient: str, size: int) -> Image.Image:
@@ -176,17 +183,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shows.add_argument("--findings", action="store_true", help="show every finding beside the patient without it")
     shows.add_argument("--population", action="store_true", help="show eight different people; --patient has no effect")
     options = parser.parse_args(arguments)
-    if options.population:
-        sheet, shown = population_sheet(), f"{len(POPULATION)} patients"
-    elif options.findings:
-        sheet = findings_sheet(options.patient, options.size)
-        shown = f"{len(FINDING_VIEWS)} findings of {options.patient}"
-    else:
-        sheet, shown = contact_sheet(options.patient, options.size), f"{len(VIEWS)} views of {options.patient}"
-    with atomic_write(options.out) as temporary:
-        sheet.save(temporary, optimize=True)
+    try:
+        sheet, shown = _chosen_sheet(options)
+        with atomic_write(options.out) as temporary:
+            sheet.save(temporary, optimize=True)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     print(f"{options.out}: {shown}")
     return 0
+
+
+def _chosen_sheet(options: argparse.Namespace) -> tuple[Image.Image, str]:
+    if options.population:
+        return population_sheet(), f"{len(POPULATION)} patients"
+    if options.findings:
+        return findings_sheet(options.patient, options.size), f"{len(FINDING_VIEWS)} findings of {options.patient}"
+    return contact_sheet(options.patient, options.size), f"views of {options.patient}"
 
 
 if __name__ == "__main__":

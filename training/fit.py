@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Loss = Callable[[Any, NDArray[np.int64], "Tensor"], "Tensor"]
 """From the outputs for some views, the numbers of these and what was done to them to a scalar.
 
-The last is ``(n, 2, 2)``: a displacement (left, cranial) of the view times it is the displacement in the changed picture.
+The last is ``(n, 2, 2)``: times a displacement (left, cranial) of the view it is that in the changed picture.
 """
 Evaluate = Callable[["nn.Module"], dict[str, float]]
 

@@ -12,3 +12,18 @@ def test_the_sheet_holds_every_view(tmp_path):
     assert sheet.shape == (rows * (64 + 22), 4 * 64)
     tiles = [sheet[r * 86 + 22 : (r + 1) * 86, c * 64 : (c + 1) * 64] for r in range(rows) for c in range(4)]
     assert all(tile.std() > 10 for tile in tiles[: len(VIEWS)])
+
+
+def test_views_of_absent_landmarks_are_left_out(small_patients, tmp_path, capsys):
+    from carm_env import store
+    from carm_env.patients import Patient
+    from carm_env.scene import load_scene
+
+    volume = load_scene(small_patients[0]).patient.volume
+    store.save_imported(Patient("imported:few", volume, {10: (200.0, 90.0, 300.0)}))
+    store.save_imported(Patient("imported:bare", volume, {}))
+    out = tmp_path / "sheet.png"
+    assert main(["--patient", "few", "--size", "32", "--out", str(out)]) == 0
+    assert np.asarray(Image.open(out)).shape == (32 + 22, 4 * 32)
+    assert main(["--patient", "bare", "--size", "32", "--out", str(out)]) == 2
+    assert "none of the landmarks" in capsys.readouterr().err
