@@ -63,7 +63,10 @@ def load_checkpoint(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict
             "(.pt, .zip, ..) can run any code and are never loaded: export it with the script that trained it."
         )
     if not (path / "config.json").is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}, expected config.json and model.safetensors there.")
+        raise FileNotFoundError(
+            f"no checkpoint at {path}, expected config.json and model.safetensors there. "
+            f"Train it, or give the folder of its weights: {kind}:FOLDER."
+        )
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         found = config["kind"], config["format"]

@@ -8,6 +8,10 @@ from carm_env.errors import UnknownNameError
 from carm_env.landmarks import landmark
 from policies import POLICIES, Decision, make_policy
 from policies.base import PUBLIC_INFO, Policy
+from policies.checkpoint import SHIPPED
+from policies.registry import LEARNED
+
+SHIPPED_WEIGHTS = {"cnn", "conformal", "ppo", "maskable_ppo"}
 
 
 def drive(policy, env, seed, **options):
@@ -27,14 +31,31 @@ def env():
     return CArmNavEnv(image_size=16)
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", [name for name in POLICIES if name not in LEARNED or name in SHIPPED_WEIGHTS])
 def test_every_policy_decides_and_repeats_itself(name, env):
+    if name in LEARNED:
+        pytest.importorskip("transformers")
     runs = []
     for _ in range(2):
         policy = make_policy(name)
         info, steps = drive(policy, env, seed=5)
         runs.append((steps, info["distance_mm"]))
     assert runs[0] == runs[1]
+
+
+def test_weights_that_ship_are_small_and_described():
+    assert {path.name for path in SHIPPED.iterdir()} == SHIPPED_WEIGHTS
+    files = [path for path in SHIPPED.rglob("*") if path.is_file()]
+    assert {path.name for path in files} == {"README.md", "config.json", "model.safetensors"}
+    assert sum(path.stat().st_size for path in files) < 15e6
+    for path in SHIPPED.glob("*/README.md"):
+        card = path.read_text()
+        assert "not a medical device" in card and "command: `python training/" in card and "## Limits" in card
+
+
+def test_a_policy_whose_weights_do_not_ship_says_so():
+    with pytest.raises(FileNotFoundError, match="Train it, or give the folder"):
+        make_policy("dqn")
 
 
 def test_the_oracle_always_arrives(env):
