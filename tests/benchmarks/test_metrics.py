@@ -334,7 +334,8 @@ def test_the_table_leaves_out_unreadable_answers_which_as_misses_would_cost_a_po
 
 # Table 2, synthetic: H@2 and H@1 as printed, and as the raw outputs give them. Only the baseline agrees. All released
 # answers of language models score higher than printed, by no common factor, on all 2349 views (168 patients, none
-# of them of the test set of table 1) and by no subset that the files name: perhaps they are of another run; the cause is unknown.
+# of them of the test set of table 1) and by no subset that the files name. The cause is unknown; perhaps they are of
+# another run.
 TABLE_2 = {
     "test_classification": ((0.92, 0.81), (0.92, 0.81)),
     "unsloth_gemma-3-27b-it": ((0.42, 0.28), (0.49, 0.30)),
