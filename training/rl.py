@@ -52,7 +52,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--patients", nargs="+", default=["standard/train"], metavar="NAME", help="to train on")
     parser.add_argument("--eval-patients", nargs="+", default=["standard/calibration"], metavar="NAME")
     parser.add_argument("--eval-episodes", type=int, default=100, metavar="N", help="at each evaluation (default 100)")
-    parser.add_argument("--evaluations", type=int, default=8, metavar="N", help="during training (default 8)")
+    parser.add_argument("--evaluations", type=int, default=5, metavar="N", help="during training (default 5)")
     parser.add_argument("--timesteps", type=int, help="steps of the environment (default: of the hyperparameters)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one agent for each (default 0)")
     parser.add_argument("--features", default="target", help=f"one of: {', '.join(FEATURES)} (default target)")
