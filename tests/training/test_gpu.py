@@ -1,0 +1,37 @@
+"""Training on a GPU; run with ``pytest -m gpu`` where there is one."""
+
+import json
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("accelerate")
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+
+@pytest.mark.parametrize("script", ["cnn", "conformal"])
+def test_mixed_precision_on_a_gpu_learns_as_on_a_cpu(script, small_patients, tmp_path):
+    from training import cnn, conformal
+
+    arguments = [
+        "--train", ",".join(small_patients[:2]), "--calibration", small_patients[2], "--test", small_patients[3],
+        "--views_per_patient", "96", "--workers", "1", "--architecture", "tiny", "--batch_size", "32", "--epochs", "12",
+        "--mixed_precision", "bf16", "--output_dir", str(tmp_path / "o"), "--json", str(tmp_path / "f.json"),
+    ]  # fmt: skip
+    if script == "conformal":
+        arguments += ["--members", "1"]
+    assert {"cnn": cnn, "conformal": conformal}[script].main(arguments) == 0
+    figures = json.loads((tmp_path / "f.json").read_text())
+    assert figures["closest_exact"] > 0.3 if script == "cnn" else figures["coverage_90"] > 0.5
+
+
+def test_the_large_network_takes_a_step(small_patients, tmp_path):
+    from training import cnn
+
+    arguments = [
+        "--train", small_patients[0], "--calibration", small_patients[1], "--test", small_patients[2],
+        "--views_per_patient", "64", "--workers", "1", "--architecture", "resnet34", "--batch_size", "32",
+        "--epochs", "1", "--mixed_precision", "bf16", "--output_dir", str(tmp_path / "o"),
+    ]  # fmt: skip
+    assert cnn.main(arguments) == 0
