@@ -5,18 +5,37 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import yaml
 
+_PATHS = ("--output_dir", "--dataset", "--json", "--resume")
 _PACKAGES = ("carm-env", "torch", "transformers", "numpy")
 
 
 def machine() -> str:
     """The hardware in words, without names."""
     return f"{os.cpu_count()} CPU cores ({platform.machine()})"
+
+
+def shown_command(script: str, words: Sequence[str]) -> str:
+    """The command line without the paths of one machine.
+
+    >>> shown_command("training/cnn.py", ["--epochs", "5", "--output_dir", "/home/me/runs", "--resume", "true"])
+    'python training/cnn.py --epochs 5'
+    """
+    kept, skip = [], False
+    for word in words:
+        if skip:
+            skip = False
+        elif word in _PATHS:
+            skip = True
+        else:
+            kept.append(word)
+    return shlex.join(["python", script, *kept])
 
 
 def model_card(

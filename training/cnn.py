@@ -13,7 +13,6 @@ same result. The checkpoint lies in ``OUTPUT_DIR/checkpoint``; `cnn:OUTPUT_DIR/c
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +30,7 @@ from policies.checkpoint import save_checkpoint
 from policies.cnn import KIND
 from policies.networks import build_network, torch_module
 from training.arguments import DataArguments, FitArguments, read_arguments
-from training.card import model_card
+from training.card import model_card, shown_command
 from training.fit import TrainingError, fit_network, image_size, load_split, predict
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ def retrieval_figures(logits: NDArray[np.floating], closest: NDArray[np.int64]) 
     return {**figures, "closest_exact": float(exact_closest(ranked, closest).mean())}
 
 
-def _learn_position(network: nn.Module, views: ViewArrays, fit: CnnArguments, folder: Path) -> None:
+def _learn_position(network: nn.Module, views: ViewArrays, fit: CnnArguments, folder: Path) -> float:
     # The isocentre relative to the middle of its own patient's views: encoders know it, nobody has to annotate.
     torch = torch_module()
     places = views.isocenter_lps_mm[:, [0, 2]]
@@ -109,22 +108,29 @@ def _learn_position(network: nn.Module, views: ViewArrays, fit: CnnArguments, fo
         error = float(off.norm(dim=1).mean())
         return {"position_mm": error, "nearness": -error}
 
-    fit_network(network, views.images, loss, evaluate, fit, folder, "nearness")
+    minutes = fit_network(network, views.images, loss, evaluate, fit, folder, "nearness")
     network.head = head
+    return minutes
 
 
-def train(data: DataArguments, fit: CnnArguments) -> dict[str, Any]:
-    """Train, write the checkpoint and return the figures on the test patients."""
+def train(data: DataArguments, fit: CnnArguments, words: Sequence[str] = ()) -> dict[str, Any]:
+    """Train, write the checkpoint and return the figures on the test patients.
+
+    Args:
+        data: which views.
+        fit: how.
+        words: the command line, for the model card.
+    """
     torch = torch_module()
-    started = time.perf_counter()
     folder, size = Path(fit.output_dir), image_size(fit)
     train_views, calibration = load_split(data, fit, "train"), load_split(data, fit, "calibration")
     torch.manual_seed(fit.seed)
     network = build_network(fit.architecture, N_LANDMARKS)
     print(f"{fit.architecture}: {sum(value.numel() for value in network.parameters()) / 1e6:.2f} M parameters, "
           f"{len(train_views)} views of {size} x {size} pixels")  # fmt: skip
+    before = 0.0
     if fit.pretext == "position":
-        _learn_position(network, train_views, fit, folder / "pretext")
+        before = _learn_position(network, train_views, fit, folder / "pretext")
     wanted = torch.as_tensor(wanted_answers(train_views, fit.soften_mm))
 
     def loss(outputs: Tensor, batch: NDArray[np.int64], changes: Tensor) -> Tensor:
@@ -135,10 +141,9 @@ def train(data: DataArguments, fit: CnnArguments) -> dict[str, Any]:
     def evaluate(plain: nn.Module) -> dict[str, float]:
         return retrieval_figures(predict(plain, calibration.images, size).numpy(), calibration.closest_landmarks)
 
-    fit_network(network, train_views.images, loss, evaluate, fit, folder, "closest_exact")
+    minutes = before + fit_network(network, train_views.images, loss, evaluate, fit, folder, "closest_exact")
     test = load_split(data, fit, "test")
     figures = retrieval_figures(predict(network, test.images, size).numpy(), test.closest_landmarks)
-    minutes = (time.perf_counter() - started) / 60
     config = {
         "kind": KIND,
         "architecture": fit.architecture,
@@ -149,7 +154,7 @@ def train(data: DataArguments, fit: CnnArguments) -> dict[str, Any]:
         "seed": fit.seed,
     }
     what = "Says which of fourteen skeletal landmarks is closest to the middle of a frontal X-ray."
-    command = " ".join(["python training/cnn.py", *(["..."] if data.dataset else [])])
+    command = shown_command("training/cnn.py", words)
     save_checkpoint(
         folder / "checkpoint",
         config,
@@ -163,7 +168,7 @@ def main(given: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit status."""
     try:
         data, fit = read_arguments(DataArguments, CnnArguments, __doc__.split("\n")[0], given)
-        figures = train(data, fit)
+        figures = train(data, fit, sys.argv[1:] if given is None else given)
         print("\non patients never trained on:")
         for name, value in figures.items():
             print(f"  {name:14} {value:.3f}")

@@ -11,7 +11,6 @@ fourteen places a skeleton's: their layout's squared Mahalanobis distance from t
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,7 +35,7 @@ from policies.conformal import (
 )
 from policies.networks import SCALE_MM, build_displacement_network, torch_module
 from training.arguments import DataArguments, FitArguments, read_arguments
-from training.card import model_card
+from training.card import model_card, shown_command
 from training.fit import TrainingError, fit_network, image_size, load_split, predict
 
 if TYPE_CHECKING:
@@ -109,10 +108,15 @@ def _figures(prediction: Prediction, views: ViewArrays) -> dict[str, float]:
     }
 
 
-def train(data: DataArguments, fit: ConformalArguments) -> dict[str, Any]:
-    """Train and calibrate, write the checkpoint and return the figures on the test patients."""
+def train(data: DataArguments, fit: ConformalArguments, words: Sequence[str] = ()) -> dict[str, Any]:
+    """Train and calibrate, write the checkpoint and return the figures on the test patients.
+
+    Args:
+        data: which views.
+        fit: how.
+        words: the command line, for the model card.
+    """
     torch = torch_module()
-    started = time.perf_counter()
     folder, size = Path(fit.output_dir), image_size(fit)
     train_views, calibration = load_split(data, fit, "train"), load_split(data, fit, "calibration")
     truth = torch.as_tensor(train_views.displacement_mm / np.float32(SCALE_MM))
@@ -126,13 +130,15 @@ def train(data: DataArguments, fit: ConformalArguments) -> dict[str, Any]:
     def evaluate(plain: nn.Module) -> dict[str, float]:
         return _figures(_predict([plain], calibration.images, size), calibration)
 
-    networks = []
+    networks, minutes = [], 0.0
     for number in range(fit.members):
         member = replace(fit, seed=fit.seed + number)
         torch.manual_seed(member.seed)
         network = build_displacement_network(fit.architecture)
         print(f"network {number + 1} of {fit.members}")
-        fit_network(network, train_views.images, loss, evaluate, member, folder / f"member-{number}", "nearness")
+        minutes += fit_network(
+            network, train_views.images, loss, evaluate, member, folder / f"member-{number}", "nearness"
+        )
         networks.append(network)
     seen = _predict(networks, calibration.images, size)
     radius = calibrate(nonconformity(seen, calibration.displacement_mm), calibration.patients)
@@ -144,7 +150,6 @@ def train(data: DataArguments, fit: ConformalArguments) -> dict[str, Any]:
     for level, limit in zip(LEVELS, radius, strict=True):
         inside = np.where(np.isfinite(scores), scores <= limit, np.nan)
         figures[f"coverage_{round(100 * level)}"] = float(np.nanmean(inside))
-    minutes = (time.perf_counter() - started) / 60
     config = {
         "kind": KIND,
         "architecture": fit.architecture,
@@ -162,7 +167,7 @@ def train(data: DataArguments, fit: ConformalArguments) -> dict[str, Any]:
         for name, value in network.state_dict().items()
     }
     what = "Predicts where fourteen skeletal landmarks lie across the beam, with regions calibrated by patient."
-    command = " ".join(["python training/conformal.py", *(["..."] if data.dataset else [])])
+    command = shown_command("training/conformal.py", words)
     card = model_card("Displacements with conformal regions", what, command, config, figures, minutes)
     save_checkpoint(folder / "checkpoint", config, tensors, card)
     return {**figures, "minutes": minutes, "seed": fit.seed}
@@ -181,7 +186,7 @@ def main(given: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit status."""
     try:
         data, fit = read_arguments(DataArguments, ConformalArguments, __doc__.split("\n")[0], given)
-        figures = train(data, fit)
+        figures = train(data, fit, sys.argv[1:] if given is None else given)
         print("\non patients never trained on:")
         for name, value in figures.items():
             print(f"  {name:17} {value:.3f}")

@@ -125,8 +125,8 @@ def fit_network(
     fit: FitArguments,
     folder: Path,
     best_by: str,
-) -> dict[str, float]:
-    """Train, keep the best epoch's weights in `network`, and return its figures.
+) -> float:
+    """Train, keep the best epoch's weights in `network`, and return the minutes that it took, also before a resume.
 
     Args:
         network: is changed in place.
@@ -201,12 +201,12 @@ def fit_network(
         plain = accelerator.unwrap_model(model)
         figures = evaluate(plain)
         text = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        seconds = time.perf_counter() - started
         if accelerator.is_main_process:
-            seconds = time.perf_counter() - started
             print(f"epoch {epoch + 1}/{fit.epochs}: loss {np.mean(losses):.3f}, {text} ({seconds:.0f} s)", flush=True)
             if fit.report_to != "none":
                 accelerator.log({"loss": float(np.mean(losses)), **figures}, step=epoch)
-        state.advance(plain, optimizer, schedule, figures, best_by)
+        state.advance(plain, optimizer, schedule, figures, best_by, seconds)
         if state.epochs_without_progress >= fit.patience:
             print(f"no progress in {fit.patience} epochs: stopped")
             break
@@ -215,7 +215,7 @@ def fit_network(
     plain = accelerator.unwrap_model(model)
     plain.load_state_dict(state.best)
     plain.to("cpu")
-    return state.figures
+    return state.seconds / 60
 
 
 def _rate(step: int, total: int) -> float:
@@ -235,6 +235,7 @@ class _State:
         self._arguments = {name: value for name, value in vars(fit).items() if name not in ignored}
         self.epoch = 0
         self.epochs_without_progress = 0
+        self.seconds = 0.0
         self.figures: dict[str, float] = {}
         self.best: dict[str, Any] = {}
 
@@ -242,10 +243,17 @@ class _State:
         return (self._folder / "state.json").is_file()
 
     def advance(
-        self, network: nn.Module, optimizer: Any, schedule: Any, figures: dict[str, float], best_by: str
+        self,
+        network: nn.Module,
+        optimizer: Any,
+        schedule: Any,
+        figures: dict[str, float],
+        best_by: str,
+        seconds: float,
     ) -> None:
         torch = torch_module()
         self.epoch += 1
+        self.seconds += seconds
         self.epochs_without_progress += 1
         tensors = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
         if not self.figures or figures[best_by] > self.figures[best_by]:
@@ -268,6 +276,7 @@ class _State:
                 "arguments": self._arguments,
                 "epoch": self.epoch,
                 "epochs_without_progress": self.epochs_without_progress,
+                "seconds": self.seconds,
                 "figures": self.figures,
             },
         )
@@ -293,6 +302,6 @@ class _State:
         self.best = tensors["best"]
         optimizer.load_state_dict(tensors["optimizer"])
         schedule.load_state_dict({**schedule.state_dict(), **tensors["schedule"]})
-        self.epoch, self.figures = kept["epoch"], kept["figures"]
+        self.epoch, self.figures, self.seconds = kept["epoch"], kept["figures"], kept["seconds"]
         self.epochs_without_progress = kept["epochs_without_progress"]
         print(f"going on after epoch {self.epoch}")

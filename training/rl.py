@@ -117,8 +117,13 @@ def _algorithm(name: str) -> Any:
         raise MissingExtraError(module.replace("_", "-"), "rl", f"training {name}") from error
 
 
-def make_environments(patients: Sequence[str], count: int, seed: int, size: int, regressor: Any) -> Any:
-    """`count` monitored environments; with a regressor their observations are its features."""
+def make_environments(
+    patients: Sequence[str], count: int, seed: int, size: int, regressor: Any, options: Mapping[str, Any] | None = None
+) -> Any:
+    """`count` monitored environments; with a regressor their observations are its features.
+
+    `options` are further arguments of the environment, ``env_kwargs`` of the hyperparameters.
+    """
     import gymnasium as gym
     from stable_baselines3.common.monitor import Monitor
     from stable_baselines3.common.vec_env import DummyVecEnv, VecTransposeImage
@@ -126,7 +131,9 @@ def make_environments(patients: Sequence[str], count: int, seed: int, size: int,
     import carm_env  # noqa: F401  registers the environment
 
     def make() -> Any:
-        env = gym.make(ENVIRONMENT, patients=list(patients), image_size=size, disable_env_checker=True)
+        env = gym.make(
+            ENVIRONMENT, patients=list(patients), image_size=size, disable_env_checker=True, **(options or {})
+        )
         return Monitor(env, info_keywords=("is_success",))
 
     venv: Any = DummyVecEnv([make] * count)
@@ -220,7 +227,8 @@ def train(options: argparse.Namespace, seed: int) -> dict[str, float]:
     policy = hyper.pop("policy", "MlpPolicy")
     looks = regressor if options.features == "target" else None
     size = regressor.image_size
-    venv = make_environments(expand_patients(options.patients), count, seed, size, looks)
+    own = hyper.pop("env_kwargs", {})
+    venv = make_environments(expand_patients(options.patients), count, seed, size, looks, own)
     checking = make_environments(expand_patients(options.eval_patients), min(count, 4), 10_000 + seed, size, looks)
     if options.features == "trunk":
         policy = "MultiInputPolicy"
