@@ -24,6 +24,9 @@ class EmptySuiteError(ValueError):
     """A suite has no episode on the patients it was to be drawn on."""
 
 
+_REASONS_SHOWN = 2
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a suite's episodes are drawn.
@@ -95,8 +98,10 @@ def draw_suite(name: str, recipe: Recipe, patients: Mapping[str, Patient]) -> tu
             loaded = [patients[patient] for patient in with_targets]
             episodes += [_uniform(loaded, with_targets, rng) for _ in range(recipe.uniform)]
     if not episodes:
+        more = len(left_out) - _REASONS_SHOWN
+        reasons = "; ".join(left_out[:_REASONS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
         raise EmptySuiteError(
-            f"the suite {name} has no episode on {', '.join(recipe.patients)}: {'; '.join(left_out)}. "
+            f"the suite {name} has no episode on {', '.join(recipe.patients)}: {reasons}. "
             "Annotate these landmarks, or take another suite."
         )
     return Suite(name, recipe.version, recipe.description, MAX_EPISODE_STEPS, tuple(episodes)), left_out
