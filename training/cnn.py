@@ -22,16 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.metrics import exact_closest, precision_at
-from carm_env.errors import MissingExtraError, UnknownNameError
-from carm_env.files import write_json
+from carm_env.errors import UnknownNameError
 from carm_env.landmarks import N_LANDMARKS, landmark
 from carm_env.view_dataset import ViewArrays
 from policies.checkpoint import save_checkpoint
 from policies.cnn import KIND
 from policies.networks import build_network, torch_module
-from training.arguments import DataArguments, FitArguments, read_arguments
+from training.arguments import DataArguments, FitArguments
 from training.card import model_card, shown_command
-from training.fit import TrainingError, fit_network, image_size, load_split, predict
+from training.fit import fit_network, image_size, load_split, predict
+from training.script import run_script
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -166,22 +166,7 @@ def train(data: DataArguments, fit: CnnArguments, words: Sequence[str] = ()) -> 
 
 def main(given: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit status."""
-    try:
-        data, fit = read_arguments(DataArguments, CnnArguments, __doc__.split("\n")[0], given)
-        figures = train(data, fit, sys.argv[1:] if given is None else given)
-        print("\non patients never trained on:")
-        for name, value in figures.items():
-            print(f"  {name:14} {value:.3f}")
-        if fit.json:
-            write_json(Path(fit.json), figures)
-        print(f"{fit.output_dir}/checkpoint: cnn:{fit.output_dir}/checkpoint on the leaderboard")
-    except (ValueError, OSError, MemoryError, MissingExtraError, TrainingError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted: --resume true goes on after the last whole epoch.", file=sys.stderr)
-        return 130
-    return 0
+    return run_script(train, CnnArguments, __doc__.split("\n")[0], KIND, given)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.anatomy.layout import landmark_layout
-from carm_env.errors import MissingExtraError
-from carm_env.files import write_json
 from carm_env.landmarks import N_LANDMARKS
 from carm_env.view_dataset import ViewArrays
 from policies.checkpoint import save_checkpoint
@@ -34,9 +32,10 @@ from policies.conformal import (
     nonconformity,
 )
 from policies.networks import SCALE_MM, build_displacement_network, torch_module
-from training.arguments import DataArguments, FitArguments, read_arguments
+from training.arguments import DataArguments, FitArguments
 from training.card import model_card, shown_command
-from training.fit import TrainingError, fit_network, image_size, load_split, predict
+from training.fit import fit_network, image_size, load_split, predict
+from training.script import run_script
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -184,22 +183,7 @@ def _predict(networks: Sequence[nn.Module], images: NDArray[np.uint8], size: int
 
 def main(given: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit status."""
-    try:
-        data, fit = read_arguments(DataArguments, ConformalArguments, __doc__.split("\n")[0], given)
-        figures = train(data, fit, sys.argv[1:] if given is None else given)
-        print("\non patients never trained on:")
-        for name, value in figures.items():
-            print(f"  {name:17} {value:.3f}")
-        if fit.json:
-            write_json(Path(fit.json), figures)
-        print(f"{fit.output_dir}/checkpoint: conformal:{fit.output_dir}/checkpoint on the leaderboard")
-    except (ValueError, OSError, MemoryError, MissingExtraError, TrainingError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted: --resume true goes on after the last whole epoch.", file=sys.stderr)
-        return 130
-    return 0
+    return run_script(train, ConformalArguments, __doc__.split("\n")[0], KIND, given)
 
 
 if __name__ == "__main__":
