@@ -64,7 +64,7 @@ def test_a_cohort_is_built_described_and_verified(builds, tmp_path, capsys):
     assert (first["name"], first["split"], first["shape"]) == ("virtual:1000", "train", [24, 16, 40])
     assert first["parameters"]["seed"] == 1000 and len(first["volume_sha256"]) == 64
     assert first["landmarks_lps_mm"]["carina"] == [40.0, 0.0, 440.0]
-    card = (tmp_path / "cache" / "cohorts" / "standard" / "README.md").read_text()
+    card = (tmp_path / "cache" / "cohorts" / "standard" / "README.md").read_text(encoding="utf-8")
     _, header, text = card.split("---\n", 2)
     assert yaml.safe_load(header)["license"] == "mit"
     assert "2 of 50 train, 1 of 10 calibration" in text and "Research use only" in text
