@@ -147,9 +147,10 @@ def write_view_dataset(
     if twice:
         raise ViewDatasetError(f"{', '.join(twice)} would be in two splits, expected each patient in one.")
     description = {"format": DATASET_FORMAT, "options": options.to_json()}
-    if (folder / OPTIONS_FILE).exists() and _description(folder) != description:
+    there = _description(folder) if (folder / OPTIONS_FILE).exists() else description
+    if there["options"] != description["options"]:
         raise ViewDatasetError(
-            f"{folder} holds views of other options ({_description(folder)['options']}), asked for "
+            f"{folder} holds views of other options ({there['options']}), asked for "
             f"{options.to_json()}: choose another folder, or remove it."
         )
     workers = default_workers() if workers is None else workers
@@ -160,13 +161,15 @@ def write_view_dataset(
         for name in names
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / OPTIONS_FILE, description)
+    # Files of other patients, or of earlier builds of these, may lie there as well: only what is listed is read.
+    listed = {split: [shard.path.name for shard in shards if shard.path.parent.name == split] for split in patients}
+    write_json(folder / OPTIONS_FILE, {**description, "files": listed})
     missing = [shard for shard in shards if not _is_whole(shard.path, options.views_per_patient)]
     with tqdm(total=len(shards), initial=len(shards) - len(missing), unit="patient", desc="views",
               disable=not missing) as bar:  # fmt: skip
         for _ in run_in_processes(_write_shard, missing, max(1, min(workers, len(missing)))):
             bar.update()
-    write_text(folder / "README.md", _card(patients, options))
+    write_text(folder / "README.md", _card(patients, listed, options))
     return [shard.path for shard in shards]
 
 
@@ -190,6 +193,7 @@ def _description(folder: Path) -> dict[str, Any]:
         description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if description["format"] != DATASET_FORMAT:
             raise ValueError(f"format {description['format']}, expected {DATASET_FORMAT}")
+        description["files"] = dict(description["files"])
         ViewOptions(**{**description["options"], "augment": tuple(description["options"]["augment"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ViewDatasetError(
@@ -233,11 +237,10 @@ def read_views(folder: Path, split: str) -> ViewArrays:
     from PIL import Image
 
     pa = _pyarrow()
-    _description(folder)
-    paths = sorted((folder / "data" / split).glob("*.parquet"))
-    if not paths:
-        there = sorted(path.name for path in (folder / "data").glob("*") if path.is_dir())
-        raise ViewDatasetError(f"{folder} has no split {split!r}, expected one of: {', '.join(there) or 'none'}.")
+    files = _description(folder)["files"]
+    if not files.get(split):
+        raise ViewDatasetError(f"{folder} has no split {split!r}, expected one of: {', '.join(files) or 'none'}.")
+    paths = [folder / "data" / split / name for name in files[split]]
     parts: list[tuple[Any, ...]] = []
     names: list[str] = []
     for path in paths:
@@ -262,7 +265,7 @@ def read_views(folder: Path, split: str) -> ViewArrays:
     return ViewArrays(images, closest, displacement, visible, isocenters, patients, tuple(names))
 
 
-def _card(patients: Mapping[str, Sequence[str]], options: ViewOptions) -> str:
+def _card(patients: Mapping[str, Sequence[str]], files: Mapping[str, Sequence[str]], options: ViewOptions) -> str:
     header = {
         "pretty_name": "carm-env views",
         "license": "mit",
@@ -271,7 +274,9 @@ def _card(patients: Mapping[str, Sequence[str]], options: ViewOptions) -> str:
         "configs": [
             {
                 "config_name": "default",
-                "data_files": [{"split": split, "path": f"data/{split}/*.parquet"} for split in patients],
+                "data_files": [
+                    {"split": split, "path": [f"data/{split}/{name}" for name in files[split]]} for split in patients
+                ],
             }
         ],
     }

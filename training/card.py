@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-_PATHS = ("--output_dir", "--dataset", "--json", "--resume")
+_PATHS = ("--output_dir", "--out", "--dataset", "--regressor", "--json", "--resume")
 _PACKAGES = ("carm-env", "torch", "transformers", "numpy")
 
 
@@ -27,13 +27,12 @@ def shown_command(script: str, words: Sequence[str]) -> str:
     >>> shown_command("training/cnn.py", ["--epochs", "5", "--output_dir", "/home/me/runs", "--resume", "true"])
     'python training/cnn.py --epochs 5'
     """
-    kept, skip = [], False
+    kept: list[str] = []
+    hidden = False
     for word in words:
-        if skip:
-            skip = False
-        elif word in _PATHS:
-            skip = True
-        else:
+        # Only a value may follow what is hidden: a flag may stand alone.
+        hidden = word in _PATHS or (hidden and not word.startswith("--"))
+        if not hidden:
             kept.append(word)
     return shlex.join(["python", script, *kept])
 

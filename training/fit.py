@@ -167,7 +167,8 @@ def fit_network(
     model, optimizer = accelerator.prepare(network, optimizer)
     if fit.report_to != "none":
         accelerator.init_trackers("carm-env")
-    for epoch in range(state.epoch, fit.epochs):
+    while state.epoch < fit.epochs and state.epochs_without_progress < fit.patience:
+        epoch = state.epoch
         started = time.perf_counter()
         order = np.random.default_rng([fit.seed, epoch]).permutation(len(images))
         generator = torch.Generator().manual_seed(1_000_003 * fit.seed + epoch)
@@ -206,10 +207,11 @@ def fit_network(
             print(f"epoch {epoch + 1}/{fit.epochs}: loss {np.mean(losses):.3f}, {text} ({seconds:.0f} s)", flush=True)
             if fit.report_to != "none":
                 accelerator.log({"loss": float(np.mean(losses)), **figures}, step=epoch)
-        state.advance(plain, optimizer, schedule, figures, best_by, seconds)
-        if state.epochs_without_progress >= fit.patience:
-            print(f"no progress in {fit.patience} epochs: stopped")
-            break
+        state.advance(plain, figures, best_by, seconds)
+        if accelerator.is_main_process:
+            state.write(optimizer, schedule)
+    if state.epochs_without_progress >= fit.patience:
+        print(f"no progress in {fit.patience} epochs: stopped")
     if fit.report_to != "none":
         accelerator.end_training()
     plain = accelerator.unwrap_model(model)
@@ -238,6 +240,7 @@ class _State:
         self.seconds = 0.0
         self.figures: dict[str, float] = {}
         self.best: dict[str, Any] = {}
+        self.latest: dict[str, Any] = {}
 
     def exists(self) -> bool:
         return (self._folder / "state.json").is_file()
@@ -245,24 +248,24 @@ class _State:
     def advance(
         self,
         network: nn.Module,
-        optimizer: Any,
-        schedule: Any,
         figures: dict[str, float],
         best_by: str,
         seconds: float,
     ) -> None:
-        torch = torch_module()
         self.epoch += 1
         self.seconds += seconds
         self.epochs_without_progress += 1
-        tensors = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+        self.latest = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
         if not self.figures or figures[best_by] > self.figures[best_by]:
-            self.figures, self.best, self.epochs_without_progress = figures, tensors, 0
+            self.figures, self.best, self.epochs_without_progress = figures, self.latest, 0
+
+    def write(self, optimizer: Any, schedule: Any) -> None:
+        torch = torch_module()
         self._folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(self._folder / "state.pt") as temporary:
             torch.save(
                 {
-                    "network": tensors,
+                    "network": self.latest,
                     "best": self.best,
                     "optimizer": optimizer.state_dict(),
                     "schedule": {"last_epoch": schedule.last_epoch, "_step_count": schedule._step_count},

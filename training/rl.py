@@ -33,7 +33,7 @@ from policies.checkpoint import CheckpointError, save_checkpoint
 from policies.conformal import DisplacementRegressor
 from policies.networks import as_input, torch_module
 from policies.sb3 import ACTIVATIONS, FEATURES
-from training.card import model_card
+from training.card import model_card, shown_command
 
 ALGORITHMS = {
     "ppo": ("stable_baselines3", "PPO"),
@@ -63,6 +63,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--resume", action="store_true", help="go on with OUT/seed-N/model.zip")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args(arguments)
+    options.words = list(sys.argv[1:] if arguments is None else arguments)
     options.out = options.out or Path("runs") / options.algo
     return options
 
@@ -256,7 +257,7 @@ def train(options: argparse.Namespace, seed: int) -> dict[str, float]:
     figures = _last_evaluation(folder)
     figures["minutes"] = minutes
     what = f"Drives the C-arm to a landmark; trained with {options.algo}."
-    command = f"python training/rl.py --algo {options.algo} --seeds {seed}"
+    command = shown_command("training/rl.py", options.words)
     card = model_card(f"{options.algo} agent", what, command, {"steps": steps, "seed": seed}, figures, minutes)
     architecture = _architecture(options.regressor)
     export(model, options.algo, options.features, regressor, folder / "checkpoint", card, seed, steps, architecture)

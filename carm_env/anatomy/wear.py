@@ -15,6 +15,7 @@ from carm_env.anatomy.body import Body
 from carm_env.anatomy.canvas import Canvas
 from carm_env.anatomy.parameters import PatientParameters
 from carm_env.anatomy.shapes import Capsule, Ellipsoid, smooth_path, tube
+from carm_env.anatomy.skeleton import thoracic
 from carm_env.anatomy.thorax import AORTA, Thorax
 from carm_env.anatomy.vertebrae import VertebralBody, vertebral_bodies
 
@@ -44,13 +45,13 @@ def paint_wear(
     """
     wear, density = parameters.degeneration, parameters.bone_density
     places = vertebral_bodies(body)
-    thoracic = list(places).index("torso_geom_1_thoracic12_s")
+    first_thoracic = list(places).index(thoracic(12))
     for number, (below, above) in enumerate(pairwise(places.values())):
         own = wear * rng.uniform(0.5, 1.0)
         apart = float(np.linalg.norm(above.centre_mm - below.centre_mm))
         height = max(apart - below.upper_mm + above.lower_mm, _LOWEST_DISC_MM)
         _narrow(canvas, below, above, _NARROWEST * own * height, density)
-        _osteophytes(canvas, below, above, own, height, number >= thoracic, density, rng)
+        _osteophytes(canvas, below, above, own, height, number >= first_thoracic, density, rng)
     _plaques(canvas, thorax, wear, rng)
 
 
@@ -69,14 +70,14 @@ def _osteophytes(
     above: VertebralBody,
     wear: float,
     disc_mm: float,
-    thoracic: bool,
+    beside_aorta: bool,
     density: float,
     rng: np.random.Generator,
 ) -> None:
     turns = rng.uniform(*_OSTEOPHYTE_TURNS, _OSTEOPHYTES_PER_DISC)
     lengths = _LONGEST_OSTEOPHYTE_MM * rng.beta(1.2, 2.0, _OSTEOPHYTES_PER_DISC)
     for turn, longest in zip(turns, lengths, strict=True):
-        spared = _AORTA_SPARES_LEFT if thoracic and np.cos(turn) > 0.3 else 1.0
+        spared = _AORTA_SPARES_LEFT if beside_aorta and np.cos(turn) > 0.3 else 1.0
         length = wear * spared * longest
         if length < 1.0:
             continue

@@ -122,6 +122,16 @@ def test_a_dataset_is_the_same_again_goes_on_and_is_read_by_datasets(small_patie
     assert len(row["displacement_mm"]) == 14
 
 
+def test_files_of_other_patients_are_not_read(small_patients, tmp_path):
+    # A patient that moves from train to test, or is built anew, must not be read twice.
+    write_view_dataset(tmp_path / "a", {"train": small_patients[:3]}, FEW, 1)
+    write_view_dataset(tmp_path / "a", {"train": small_patients[:1], "test": small_patients[1:2]}, FEW, 1)
+    assert read_views(tmp_path / "a", "train").names == (small_patients[0],)
+    assert read_views(tmp_path / "a", "test").names == (small_patients[1],)
+    datasets = pytest.importorskip("datasets")
+    assert len(datasets.load_dataset(str(tmp_path / "a"), split="train", cache_dir=str(tmp_path / "hf"))) == 12
+
+
 def test_another_datasets_folder_is_not_overwritten(small_patients, tmp_path):
     write_view_dataset(tmp_path / "a", {"train": small_patients[:1]}, FEW, 1)
     with pytest.raises(ViewDatasetError, match="other options"):

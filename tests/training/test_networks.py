@@ -48,21 +48,33 @@ def test_an_interrupted_training_resumes_to_the_same_weights(quick, tmp_path, mo
 
     from training import fit
 
-    advance = fit._State.advance
+    write = fit._State.write
 
     def interrupted(self, *arguments):
-        advance(self, *arguments)
+        write(self, *arguments)
         if self.epoch == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(fit._State, "advance", interrupted)
+    monkeypatch.setattr(fit._State, "write", interrupted)
     assert cnn.main([*common, "--output_dir", str(tmp_path / "part")]) == 130
-    monkeypatch.setattr(fit._State, "advance", advance)
+    monkeypatch.setattr(fit._State, "write", write)
     assert cnn.main([*common, "--output_dir", str(tmp_path / "part"), "--resume", "true"]) == 0
     assert "going on after epoch 2" in capsys.readouterr().out
     whole, part = weights(tmp_path / "whole"), weights(tmp_path / "part")
     for name, value in whole.items():
         assert torch.equal(value, part[name]), name
+
+
+def test_a_training_that_stopped_early_stays_stopped(quick, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cnn, "retrieval_figures", lambda logits, closest: {"closest_exact": 0.5})
+    common = [*quick, "--epochs", "6", "--patience", "2", "--output_dir", str(tmp_path / "o")]
+    assert cnn.main(common) == 0
+    assert "epoch 3/6" in capsys.readouterr().out
+    before = weights(tmp_path / "o")
+    assert cnn.main([*common, "--resume", "true"]) == 0
+    assert "epoch 4/6" not in capsys.readouterr().out
+    for name, value in before.items():
+        assert torch.equal(value, weights(tmp_path / "o")[name]), name
 
 
 def test_pretext_and_hard_answers_run(quick, tmp_path):
