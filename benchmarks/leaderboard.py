@@ -32,7 +32,7 @@ from carm_env.errors import MissingExtraError
 from carm_env.files import write_json, write_text
 from carm_env.patients import Patient
 from carm_env.preparation import default_workers, prepare_patients
-from policies.registry import POLICIES, policy_class
+from policies.registry import LEARNED, POLICIES, make_policy, policy_class
 
 INTERRUPTED = 130
 
@@ -57,9 +57,18 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Raise ValueError for an unknown policy or a number out of range."""
+    """Raise for an unknown policy, weights that cannot be loaded, or a number out of range.
+
+    Raises:
+        ValueError: an unknown name, weights that do not fit, or a number out of range.
+        FileNotFoundError: no such weights.
+        MissingExtraError: a learned policy needs a package that is not installed.
+    """
     for name in options.policies:
         policy_class(name)
+        if name.partition(":")[0] in LEARNED:
+            # Loaded here, so that a wrong folder is told before the first episode and not after the last policy's.
+            make_policy(name)
     for name in ("episodes", "workers"):
         value = getattr(options, name)
         if value is not None and value < 1:

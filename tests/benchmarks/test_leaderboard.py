@@ -208,6 +208,13 @@ def test_a_file_in_the_place_of_the_folder_is_an_error(suite_file, tmp_path, cap
     assert "file" in capsys.readouterr().err
 
 
+def test_weights_that_are_not_there_stop_the_run_before_its_first_episode(suite_file, tmp_path, capsys):
+    arguments = ["--policies", "oracle", "cnn:absent", "--suite", suite_file, "--out", str(tmp_path / "o")]
+    assert main(arguments) == 2
+    assert "no checkpoint at absent" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
 @pytest.fixture
 def imported(monkeypatch, tmp_path):
     """Two small imported patients: one with three landmarks, one with a single one."""
