@@ -214,6 +214,7 @@ class ViewArrays:
         isocenter_lps_mm: ``(n, 3)`` float32.
         patients: ``(n,)`` number of each view's patient in `names`.
         names: of the patients.
+        pixels: ``(n, 14, 2)`` float32, places ``(u, v)`` in the picture, NaN where absent.
     """
 
     images: NDArray[np.uint8]
@@ -223,6 +224,7 @@ class ViewArrays:
     isocenter_lps_mm: NDArray[np.float32]
     patients: NDArray[np.int64]
     names: tuple[str, ...]
+    pixels: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -251,6 +253,7 @@ def read_views(folder: Path, split: str) -> ViewArrays:
             displacement = np.array(table["displacement_mm"].to_pylist(), np.float32)
             visible = np.array(table["visible"].to_pylist(), bool)
             isocenters = np.array(table["isocenter_lps_mm"].to_pylist(), np.float32)
+            pixels = np.array(table["pixels"].to_pylist(), np.float32)
         except (OSError, KeyError, ValueError, pa.ArrowInvalid) as error:
             raise ViewDatasetError(f"{path} cannot be read ({error}): remove it and render again.") from error
         if displacement.shape[1:] != (N_LANDMARKS, 2):
@@ -258,11 +261,11 @@ def read_views(folder: Path, split: str) -> ViewArrays:
         closest = np.zeros((len(images), 3), np.int64)
         for number, ids in enumerate(columns["closest_landmarks"]):
             closest[number, : len(ids)] = ids
-        parts.append((images, closest, displacement, visible, isocenters, np.full(len(images), len(names))))
+        parts.append((images, closest, displacement, visible, isocenters, np.full(len(images), len(names)), pixels))
         names.append(columns["patient"][0])
     joined = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    images, closest, displacement, visible, isocenters, patients = joined
-    return ViewArrays(images, closest, displacement, visible, isocenters, patients, tuple(names))
+    images, closest, displacement, visible, isocenters, patients, pixels = joined
+    return ViewArrays(images, closest, displacement, visible, isocenters, patients, tuple(names), pixels)
 
 
 def _card(patients: Mapping[str, Sequence[str]], files: Mapping[str, Sequence[str]], options: ViewOptions) -> str:

@@ -21,7 +21,7 @@ from carm_env.landmarks import N_LANDMARKS
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_MEAN, _DEVIATION = 110.0, 70.0
+GREY_MEAN, GREY_DEVIATION = 110.0, 70.0
 """Of the grey values of typical views."""
 SCALE_MM = 100.0
 """Displacement networks answer in these units."""
@@ -60,6 +60,7 @@ class Architecture:
 ARCHITECTURES = {
     "tiny": Architecture(8, (8, 16, 24, 32), (1, 1, 1, 1), 2, 32, (8, 16, 24), (1, 1, 1), 32),
     "small": Architecture(16, (16, 48, 96, 160), (1, 1, 1, 1), 3, 128, (20, 64, 128), (1, 1, 2), 96),
+    "medium": Architecture(24, (24, 64, 128, 256), (1, 1, 2, 2), 3, 192, (32, 96, 192), (1, 2, 2), 128),
     "resnet34": Architecture(64, (64, 128, 256, 512), (3, 4, 6, 3), 1, 0, (64, 128, 256), (3, 4, 6), 256),
 }
 """``tiny`` is for tests."""
@@ -155,17 +156,25 @@ def build_displacement_network(architecture: str) -> nn.Module:
             result: Tensor = self.trunk(pictures).last_hidden_state.mean((2, 3))
             return result
 
-        def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-            answers = self.head(self.trunk(pictures).last_hidden_state)
+        def by_landmark(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            """Mean and width as of `forward`; ``(n, 14, n_features)`` what is seen where each landmark is sought."""
+            seen = self.trunk(pictures).last_hidden_state
+            # Places add up over hundreds of millimetres: half precision would round them to several.
+            answers = self.head(seen).float()
             n, _, rows, columns = answers.shape
             each = answers.reshape(n, N_LANDMARKS, _PER_LANDMARK, rows * columns)
             left = ((torch.arange(columns, device=answers.device) + 0.5) / columns - 0.5) * field
             up = (0.5 - (torch.arange(rows, device=answers.device) + 0.5) / rows) * field
             places = torch.stack([left.repeat(rows), up.repeat_interleave(columns)])
-            weight = each[:, :, 4].softmax(-1)[:, :, None]
-            mean = ((each[:, :, :2] + places) * weight).sum(-1)
-            width = (each[:, :, 2:4] * weight).sum(-1)
-            return mean, width.clamp(*_LOG_DEVIATION)
+            weight = each[:, :, 4].softmax(-1)
+            mean = ((each[:, :, :2] + places) * weight[:, :, None]).sum(-1)
+            width = (each[:, :, 2:4] * weight[:, :, None]).sum(-1)
+            features = weight @ seen.float().flatten(2).transpose(1, 2)
+            return mean, width.clamp(*_LOG_DEVIATION), features
+
+        def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+            mean, width, _ = self.by_landmark(pictures)
+            return mean, width
 
     network: nn.Module = Network()
     return network.to(memory_format=torch.channels_last)
@@ -177,7 +186,7 @@ def as_input(images: NDArray[np.uint8] | Tensor, size: int) -> Tensor:
     pictures = torch.as_tensor(images)
     if pictures.ndim == 4:
         pictures = pictures[..., 0]
-    scaled = (pictures[:, None].float() - _MEAN) / _DEVIATION
+    scaled = (pictures[:, None].float() - GREY_MEAN) / GREY_DEVIATION
     if scaled.shape[-1] != size:
         scaled = torch.nn.functional.interpolate(scaled, (size, size), mode="area")
     result: Tensor = scaled.contiguous(memory_format=torch.channels_last)

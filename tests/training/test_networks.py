@@ -166,7 +166,7 @@ def test_views_of_one_class_are_refused(small_patients):
     closest = np.full((5, 3), 4)
     views = ViewArrays(
         np.zeros((5, 8, 8), np.uint8), closest, np.zeros((5, 14, 2), np.float32), np.ones((5, 14), bool),
-        np.zeros((5, 3), np.float32), np.zeros(5, int), ("a",),
+        np.zeros((5, 3), np.float32), np.zeros(5, int), ("a",), np.zeros((5, 14, 2), np.float32),
     )  # fmt: skip
     with pytest.raises(ValueError, match="in all 5 views the closest landmark is Right scapular inferior angle"):
         cnn.wanted_answers(views, 0.0)

@@ -1,0 +1,27 @@
+"""Words: the paper's forms of answer, the prompts that ask for them, true reasons, and an episode as a chat."""
+
+from carm_env.language.grammar import (
+    ANSWER_KINDS,
+    AnswerError,
+    Box,
+    Correction,
+    Fault,
+    Navigation,
+    Pair,
+    Ranking,
+    parse,
+    render,
+)
+
+__all__ = [
+    "ANSWER_KINDS",
+    "AnswerError",
+    "Box",
+    "Correction",
+    "Fault",
+    "Navigation",
+    "Pair",
+    "Ranking",
+    "parse",
+    "render",
+]

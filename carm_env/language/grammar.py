@@ -1,0 +1,436 @@
+"""The paper's forms of answer: one parser for training data, rewards, the environment and evaluation.
+
+| kind | answer |
+|---|---|
+| ``ranking`` | ``[11: Carina, 13: Left hemidiaphragm, 5: Left shoulder blade tip]``, the closest first |
+| ``pair`` | ``[10,11]``, the two closest |
+| ``box`` | ``[412,80,655,301]``, left, top, right and bottom of a region in thousandths of the picture |
+| ``correction`` | ``<response>`` with ``<visual_reasoning>`` and ``<landmarks>[14,12]</landmarks>`` |
+| ``navigation`` | ``<output>`` with the closest landmark, and for each axis direction, extent and reason |
+
+Reading is strict: the whole text is one answer, or an `AnswerError` names the fault. White space around an answer and
+between its tags is free. Nothing is ever unescaped, and no answer nests, so length and depth are bounded. The lenient
+reading (code fences and stray text around the answer, spaces in brackets, names unchecked) is there to score the
+outputs of others, by name alone.
+
+Source: "Autonomous Skeletal Landmark Localization towards Agentic C-Arm Control", sections 2.1, 2.3 and 3.3, and the
+answers that its authors published.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from carm_env.actions import X_DIRECTIONS, Y_DIRECTIONS, Extent, Move
+from carm_env.errors import UnknownNameError
+from carm_env.landmarks import N_LANDMARKS, landmark
+
+MAX_ANSWER_CHARACTERS = 4000
+MAX_REASON_CHARACTERS = 400
+MAX_REASONING_CHARACTERS = 2000
+BOX_SCALE = 1000
+READINGS = ("strict", "lenient")
+_SHOWN = 60
+
+
+class Fault(str, Enum):
+    """What is wrong with an answer."""
+
+    EMPTY = "empty"
+    TOO_LONG = "too_long"
+    CHARACTERS = "characters"
+    FENCE = "fence"
+    SEVERAL = "several_answers"
+    FORM = "form"
+    COUNT = "count"
+    LANDMARK = "landmark"
+    NAME = "name"
+    REPEATED = "repeated"
+    REGION = "region"
+    MOVE = "move"
+    REASON = "reason"
+
+
+class AnswerError(ValueError):
+    """An answer that cannot be read.
+
+    Attributes:
+        fault: what is wrong, for counting.
+    """
+
+    def __init__(self, fault: Fault, message: str) -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
+def _shown(text: str) -> str:
+    # A model's text goes into messages and prompts: short, and without anything that a chat template would act on.
+    short = ascii(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
+    return short.replace("<", "\\x3c").replace(">", "\\x3e").replace("|", "\\x7c")
+
+
+def _check_ids(ids: Sequence[int], counts: Sequence[int]) -> None:
+    if len(ids) not in counts:
+        raise AnswerError(Fault.COUNT, f"got {len(ids)} landmarks, expected {' or '.join(map(str, counts))}.")
+    for key in ids:
+        if not 1 <= key <= N_LANDMARKS:
+            raise AnswerError(Fault.LANDMARK, f"landmark id is {key}, expected 1 to {N_LANDMARKS}.")
+    if len(set(ids)) < len(ids):
+        raise AnswerError(Fault.REPEATED, f"a landmark is named twice in {list(ids)}, expected different ones.")
+
+
+def _is_plain(character: str) -> bool:
+    return unicodedata.category(character)[0] != "C" and unicodedata.bidirectional(character) not in ("R", "AL", "AN")
+
+
+def _check_prose(what: str, text: str, limit: int) -> None:
+    if not text or text != " ".join(text.split()):
+        raise AnswerError(Fault.REASON, f"{what} is {_shown(text)}, expected words with single spaces between them.")
+    if len(text) > limit:
+        raise AnswerError(Fault.REASON, f"{what} has {len(text)} characters, expected at most {limit}.")
+    if any(character in "<>&`" or not _is_plain(character) for character in text):
+        raise AnswerError(
+            Fault.CHARACTERS,
+            f"{what} is {_shown(text)}, expected text without <, >, &, `, control characters, right-to-left letters.",
+        )
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The closest landmarks, nearest first.
+
+    Attributes:
+        landmarks: one to three different ids; three wherever the patient has them.
+        names: of each, a name or synonym of that landmark; by default the paper's names.
+
+    Raises:
+        AnswerError: they are not.
+
+    >>> render(Ranking((11, 13, 5)))
+    '[11: Carina, 13: Left hemidiaphragm, 5: Left scapular inferior angle]'
+    """
+
+    landmarks: tuple[int, ...]
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_ids(self.landmarks, (1, 2, 3))
+        if not self.names:
+            object.__setattr__(self, "names", tuple(landmark(key).name for key in self.landmarks))
+        if len(self.names) != len(self.landmarks):
+            raise AnswerError(Fault.COUNT, f"got {len(self.names)} names for {len(self.landmarks)} landmarks.")
+        for key, name in zip(self.landmarks, self.names, strict=True):
+            _check_name(key, name)
+
+
+def _check_name(key: int, name: str) -> None:
+    known = {text.lower() for text in (landmark(key).name, *landmark(key).synonyms)}
+    if name.lower() not in known:
+        raise AnswerError(Fault.NAME, f"landmark {key} is called {_shown(name)}, expected {landmark(key).name}.")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two closest landmarks, nearest first.
+
+    Attributes:
+        landmarks: two different ids.
+
+    Raises:
+        AnswerError: they are not.
+
+    >>> render(Pair((10, 11)))
+    '[10,11]'
+    """
+
+    landmarks: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        _check_ids(self.landmarks, (2,))
+
+
+@dataclass(frozen=True)
+class Box:
+    """A region of the picture.
+
+    Attributes:
+        corners: left, top, right and bottom in thousandths of the picture, 0 to 1000, increasing.
+
+    Raises:
+        AnswerError: they are not.
+
+    >>> render(Box((412, 80, 655, 301)))
+    '[412,80,655,301]'
+    """
+
+    corners: tuple[int, int, int, int]
+
+    def __post_init__(self) -> None:
+        left, top, right, bottom = self.corners
+        if not (0 <= left < right <= BOX_SCALE and 0 <= top < bottom <= BOX_SCALE):
+            raise AnswerError(
+                Fault.REGION,
+                f"corners are {list(self.corners)}, expected left < right and top < bottom from 0 to {BOX_SCALE}.",
+            )
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A second look at a view whose first answer was rejected.
+
+    Attributes:
+        reasoning: what is seen, in words.
+        landmarks: the two closest, nearest first.
+
+    Raises:
+        AnswerError: ids or text are not what the form allows.
+    """
+
+    reasoning: str
+    landmarks: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        _check_prose("visual_reasoning", self.reasoning, MAX_REASONING_CHARACTERS)
+        _check_ids(self.landmarks, (2,))
+
+
+@dataclass(frozen=True)
+class Navigation:
+    """One step towards a target.
+
+    Attributes:
+        context: id of the landmark that seems the closest.
+        move: what to do.
+        reason_x, reason_y: why, in words.
+        context_name: a name or synonym of `context`; by default the paper's.
+
+    Raises:
+        AnswerError: id, name or text are not what the form allows.
+    """
+
+    context: int
+    move: Move
+    reason_x: str
+    reason_y: str
+    context_name: str = ""
+
+    def __post_init__(self) -> None:
+        _check_ids((self.context,), (1,))
+        if not self.context_name:
+            object.__setattr__(self, "context_name", landmark(self.context).name)
+        _check_name(self.context, self.context_name)
+        _check_prose("reason_x", self.reason_x, MAX_REASON_CHARACTERS)
+        _check_prose("reason_y", self.reason_y, MAX_REASON_CHARACTERS)
+
+
+Answer = Ranking | Pair | Box | Correction | Navigation
+
+
+def render(answer: Answer) -> str:
+    """The text of an answer, as a model is taught to write it; `parse` reads it back to an equal one."""
+    if isinstance(answer, Ranking):
+        pairs = zip(answer.landmarks, answer.names, strict=True)
+        return "[" + ", ".join(f"{key}: {name}" for key, name in pairs) + "]"
+    if isinstance(answer, Pair):
+        return f"[{answer.landmarks[0]},{answer.landmarks[1]}]"
+    if isinstance(answer, Box):
+        return "[" + ",".join(map(str, answer.corners)) + "]"
+    if isinstance(answer, Correction):
+        return (
+            f"<response>\n  <visual_reasoning>{answer.reasoning}</visual_reasoning>\n"
+            f"  <landmarks>[{answer.landmarks[0]},{answer.landmarks[1]}]</landmarks>\n</response>"
+        )
+    x, extent_x, y, extent_y = answer.move.words
+    return (
+        f"<output>\n  <step1>\n    <context>{answer.context_name}</context>\n  </step1>\n  <step2>\n"
+        f"    <x>{x}</x>\n    <extent_x>{extent_x}</extent_x>\n    <reason_x>{answer.reason_x}</reason_x>\n"
+        f"    <y>{y}</y>\n    <extent_y>{extent_y}</extent_y>\n    <reason_y>{answer.reason_y}</reason_y>\n"
+        "  </step2>\n</output>"
+    )
+
+
+def _bare(text: str, lenient: bool) -> str:
+    """The text without what stands around it, or the faults that every form shares."""
+    if not isinstance(text, str):
+        raise AnswerError(Fault.FORM, f"the answer is a {type(text).__name__}, expected text.")
+    if len(text) > MAX_ANSWER_CHARACTERS:
+        raise AnswerError(
+            Fault.TOO_LONG, f"the answer has {len(text)} characters, expected at most {MAX_ANSWER_CHARACTERS}."
+        )
+    bare = text.strip(" \t\r\n")
+    if not bare:
+        raise AnswerError(Fault.EMPTY, "the answer is empty.")
+    if lenient:
+        return bare
+    for character in bare:
+        if character not in "\t\r\n" and not _is_plain(character):
+            raise AnswerError(
+                Fault.CHARACTERS,
+                f"the answer holds U+{ord(character):04X}, expected no control characters or right-to-left letters.",
+            )
+    if "`" in bare:
+        raise AnswerError(Fault.FENCE, f"the answer is {_shown(bare)}, expected it without a code fence.")
+    if "&" in bare or "<!" in bare or "<?" in bare:
+        raise AnswerError(Fault.CHARACTERS, f"the answer is {_shown(bare)}, expected no entities and no declarations.")
+    return bare
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+_LISTED = re.compile(r"\[([^\[\]]*)\]")
+_RANKED = re.compile(r"([0-9]{1,4}): ([A-Za-z0-9][A-Za-z0-9 ]*)")
+_LOOSELY_RANKED = re.compile(r"([0-9]{1,4})\s*:")
+_IDS = {2: re.compile(r"[0-9]{1,4},[0-9]{1,4}"), 4: re.compile(r"[0-9]{1,4}(?:,[0-9]{1,4}){3}")}
+
+
+def _one_list(bare: str, lenient: bool, expected: str) -> str:
+    found = _LISTED.findall(bare)
+    if len(found) > 1:
+        raise AnswerError(Fault.SEVERAL, f"the answer is {_shown(bare)}, expected one list, got {len(found)}.")
+    if not found or not (lenient or _LISTED.fullmatch(bare)):
+        raise AnswerError(Fault.FORM, f"the answer is {_shown(bare)}, expected {expected} and nothing else.")
+    inside: str = found[0]
+    return inside
+
+
+def _parse_ranking(bare: str, lenient: bool) -> Ranking:
+    inside = _one_list(bare, lenient, "[id: name, id: name, id: name]")
+    if lenient:
+        return Ranking(tuple(int(key) for key in _LOOSELY_RANKED.findall(inside)))
+    parts = [_RANKED.fullmatch(part) for part in inside.split(", ")]
+    if not all(parts):
+        raise AnswerError(Fault.FORM, f"the answer is {_shown(bare)}, expected [id: name, id: name, id: name].")
+    pairs = [part.groups() for part in parts if part]
+    return Ranking(tuple(int(key) for key, _ in pairs), tuple(name for _, name in pairs))
+
+
+def _id_list(bare: str, lenient: bool, count: int, expected: str) -> tuple[int, ...]:
+    inside = _one_list(bare, lenient, expected)
+    if lenient:
+        inside = "".join(inside.split())
+    if not re.fullmatch(r"[0-9]{1,4}(?:,[0-9]{1,4})*", inside):
+        raise AnswerError(Fault.FORM, f"the answer is {_shown(bare)}, expected {expected}.")
+    if not _IDS[count].fullmatch(inside):
+        raise AnswerError(Fault.COUNT, f"got {inside.count(',') + 1} numbers, expected {count}: {expected}.")
+    return _numbers(inside)
+
+
+def _parse_pair(bare: str, lenient: bool) -> Pair:
+    return Pair(_id_list(bare, lenient, 2, "[id,id]"))  # type: ignore[arg-type]
+
+
+def _parse_box(bare: str, lenient: bool) -> Box:
+    return Box(_id_list(bare, lenient, 4, "[left,top,right,bottom]"))  # type: ignore[arg-type]
+
+
+def _document(*fields: str) -> re.Pattern[str]:
+    """A pattern of tags in their order, white space free between them; names without a slash hold text."""
+    parts = []
+    for name in fields:
+        if name[0] in "<":
+            parts.append(re.escape(name))
+        else:
+            parts.append(f"<{name}>(?P<{name}>[^<>]*)</{name}>")
+    return re.compile(r"\s*".join(parts))
+
+
+_NAVIGATION = _document(
+    "<output>", "<step1>", "context", "</step1>", "<step2>", "x", "extent_x", "reason_x", "y", "extent_y", "reason_y",
+    "</step2>", "</output>",
+)  # fmt: skip
+_CORRECTION = _document("<response>", "visual_reasoning", "landmarks", "</response>")
+
+
+def _fields(bare: str, pattern: re.Pattern[str], root: str, lenient: bool) -> dict[str, str]:
+    opened = bare.count(f"<{root}>")
+    if opened > 1:
+        raise AnswerError(Fault.SEVERAL, f"the answer holds {opened} <{root}> documents, expected one.")
+    found = pattern.search(bare) if lenient else pattern.fullmatch(bare)
+    if found:
+        return {name: " ".join(value.split()) for name, value in found.groupdict().items()}
+    if not lenient and pattern.search(bare):
+        raise AnswerError(
+            Fault.FORM, f"the answer is {_shown(bare)}, expected nothing before or after <{root}>..</{root}>."
+        )
+    wanted = [name for name in pattern.groupindex if f"<{name}>" not in bare or f"</{name}>" not in bare]
+    what = f"<{wanted[0]}> is missing" if wanted else "its tags are not in the expected order"
+    raise AnswerError(Fault.FORM, f"the answer is {_shown(bare)}, expected one <{root}> document; {what}.")
+
+
+def _parse_correction(bare: str, lenient: bool) -> Correction:
+    fields = _fields(bare, _CORRECTION, "response", lenient)
+    reasoning = _loose_prose(fields["visual_reasoning"], lenient)
+    return Correction(reasoning, _parse_pair(fields["landmarks"], lenient).landmarks)
+
+
+def _parse_navigation(bare: str, lenient: bool) -> Navigation:
+    fields = _fields(bare, _NAVIGATION, "output", lenient)
+    try:
+        context = landmark(fields["context"])
+    except UnknownNameError as error:
+        raise AnswerError(
+            Fault.LANDMARK, f"context is {_shown(fields['context'])}, expected the name of a landmark."
+        ) from error
+    words = [fields[name] for name in ("x", "extent_x", "y", "extent_y")]
+    allowed = (X_DIRECTIONS, tuple(item.value for item in Extent), Y_DIRECTIONS, tuple(item.value for item in Extent))
+    for word, choices in zip(words, allowed, strict=True):
+        if word not in choices:
+            raise AnswerError(Fault.MOVE, f"got {_shown(word)}, expected one of: {', '.join(choices)}.")
+    try:
+        move = Move.from_words(*words)
+    except ValueError as error:
+        raise AnswerError(Fault.MOVE, str(error)) from error
+    reason_x, reason_y = (_loose_prose(fields[name], lenient) for name in ("reason_x", "reason_y"))
+    return Navigation(context.id, move, reason_x, reason_y, context.name if lenient else fields["context"])
+
+
+def _loose_prose(text: str, lenient: bool) -> str:
+    if not lenient:
+        return text
+    kept = "".join(character for character in text if character not in "<>&`" and _is_plain(character))
+    return kept[:MAX_REASON_CHARACTERS].strip() or "none given"
+
+
+_PARSERS: dict[str, Callable[[str, bool], Any]] = {
+    "ranking": _parse_ranking,
+    "pair": _parse_pair,
+    "box": _parse_box,
+    "correction": _parse_correction,
+    "navigation": _parse_navigation,
+}
+ANSWER_KINDS = tuple(_PARSERS)
+
+
+def parse(kind: str, text: str, reading: str = "strict") -> Any:
+    """Read an answer.
+
+    Args:
+        kind: one of `ANSWER_KINDS`.
+        text: the whole of what was said.
+        reading: ``strict``, or ``lenient`` to score the outputs of others.
+
+    Returns:
+        `Ranking`, `Pair`, `Box`, `Correction` or `Navigation`.
+
+    Raises:
+        AnswerError: the text is no such answer; nothing else, whatever the text.
+        UnknownNameError: no such kind or reading.
+
+    >>> parse("pair", "[10,11]")
+    Pair(landmarks=(10, 11))
+    >>> parse("pair", "Probably [10, 11].", reading="lenient").landmarks
+    (10, 11)
+    """
+    if kind not in _PARSERS:
+        raise UnknownNameError("kind of answer", kind, ANSWER_KINDS)
+    if reading not in READINGS:
+        raise UnknownNameError("reading", reading, READINGS)
+    lenient = reading == "lenient"
+    return _PARSERS[kind](_bare(text, lenient), lenient)

@@ -1,0 +1,220 @@
+"""The embedded vision-language model: Gemma-3's own class with a small tower that sees landmarks.
+
+The language model is a stock `Gemma3ForConditionalGeneration` of a few million parameters with its own tokenizer. Its
+vision tower is the displacement network (`policies/networks.py`), already trained, and gives sixteen image tokens: one
+a landmark, with what is seen where that landmark is sought, where it seems to lie and how sure that is, and two of the
+whole picture. Nothing is fetched from a hub.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from carm_env.errors import MissingExtraError
+from policies.networks import (
+    ARCHITECTURES,
+    GREY_DEVIATION,
+    GREY_MEAN,
+    SCALE_MM,
+    build_displacement_network,
+    torch_module,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+MODEL_TYPE = "carm_landmark_vision"
+N_IMAGE_TOKENS = 16
+_SIDE = 4
+_WAVES_MM = (40.0, 80.0, 160.0, 320.0, 640.0)
+"""Wavelengths in which displacements and distances are shown to the language model: steps are 30 to 90 mm."""
+_SOFT_MM = 20.0
+_SPECIAL = (
+    "<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>",
+    "<image_soft_token>",
+)  # fmt: skip
+_PIECES = r"</?[a-z_0-9]+>\s*(?=<|$)|</?[a-z_0-9]+>|\s?[A-Za-z_']+|[0-9]|\s+|[^\sA-Za-z0-9]"
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{%- for message in messages %}"
+    "{%- set role = 'model' if message.role == 'assistant' else message.role %}"
+    "{{- '<start_of_turn>' + role + '\\n' }}"
+    "{%- if message.content is string %}{{- message.content }}{%- else %}"
+    "{%- for part in message.content %}"
+    "{%- if part.type == 'image' %}{{- '<start_of_image>' }}"
+    "{%- elif part.type == 'text' %}{{- part.text }}{%- endif %}"
+    "{%- endfor %}{%- endif %}{{- '<end_of_turn>\\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<start_of_turn>model\\n' }}{%- endif %}"
+)
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingExtraError("transformers", "llm", "a language model") from error
+    return transformers
+
+
+def register() -> tuple[type, type]:
+    """Make the tower known to transformers' Auto classes; returns its config and its model. Can be called again."""
+    transformers, torch = _transformers(), torch_module()
+    known = transformers.models.auto.configuration_auto.CONFIG_MAPPING._extra_content
+    if MODEL_TYPE in known:
+        config = known[MODEL_TYPE]
+        return config, transformers.models.auto.modeling_auto.MODEL_MAPPING._extra_content[config]
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    class LandmarkVisionConfig(transformers.PreTrainedConfig):  # type: ignore[name-defined]
+        """Of the tower."""
+
+        model_type = MODEL_TYPE
+        hidden_size: int = 256
+        image_size: int = 128
+        patch_size: int = 32
+        architecture: str = "medium"
+        layer_norm_eps: float = 1e-6
+
+    class LandmarkVisionModel(transformers.PreTrainedModel):  # type: ignore[name-defined]
+        """Pictures ``(n, 3, s, s)`` as Gemma-3's processor prepares them to ``(n, 16, hidden_size)``."""
+
+        config_class = LandmarkVisionConfig
+        main_input_name = "pixel_values"
+        base_model_prefix = "landmark_vision"
+        input_modalities = ("image",)
+        supports_gradient_checkpointing = False
+
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.eye = build_displacement_network(config.architecture)
+            width = self.eye.n_features + 4 + 2 + 3 * 2 * len(_WAVES_MM)
+            self.landmark = torch.nn.Linear(width, config.hidden_size)
+            self.picture = torch.nn.Linear(self.eye.n_features, 2 * config.hidden_size)
+            self.position_embedding = torch.nn.Parameter(torch.zeros(1, N_IMAGE_TOKENS, config.hidden_size))
+            self.post_init()
+
+        def _init_weights(self, module: Any) -> None:
+            if isinstance(module, torch.nn.Linear):
+                torch.nn.init.normal_(module.weight, std=module.in_features**-0.5)
+                torch.nn.init.zeros_(module.bias)
+            elif isinstance(module, LandmarkVisionModel):
+                torch.nn.init.normal_(module.position_embedding, std=0.5)
+
+        def forward(self, pixel_values: Tensor, **kwargs: Any) -> Any:
+            grey = 127.5 * (pixel_values.float().mean(1, keepdim=True) + 1)
+            mean, spread, seen = self.eye.by_landmark((grey - GREY_MEAN) / GREY_DEVIATION)
+            tokens = self.landmark(torch.cat([seen, described(mean, spread)], -1).to(self.landmark.weight.dtype))
+            whole = self.picture(seen.mean(1).to(self.picture.weight.dtype)).unflatten(1, (2, -1))
+            states = torch.cat([tokens, whole], 1) + self.position_embedding
+            return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=states.mean(1))
+
+    transformers.AutoConfig.register(MODEL_TYPE, LandmarkVisionConfig)
+    transformers.AutoModel.register(LandmarkVisionConfig, LandmarkVisionModel)
+    return LandmarkVisionConfig, LandmarkVisionModel
+
+
+def described(mean: Tensor, spread: Tensor) -> Tensor:
+    """``(n, 14, f)`` where landmarks lie, in forms that small layers can compare: raw, in waves, and beside each other.
+
+    Args:
+        mean: ``(n, 14, 2)`` displacements in `SCALE_MM`.
+        spread: ``(n, 14, 2)`` logarithms of their deviations.
+    """
+    torch = torch_module()
+    distance = mean.norm(dim=-1, keepdim=True)
+    closest = torch.log_softmax(-distance * (SCALE_MM / _SOFT_MM), dim=1).clamp(min=-12) / 4
+    lengths = torch.cat([mean, distance], -1)
+    phases = [lengths * (2 * torch.pi * SCALE_MM / wave) for wave in _WAVES_MM]
+    waves = [part for phase in phases for part in (phase.sin(), phase.cos())]
+    return torch.cat([mean, spread, distance, closest, *waves], -1)
+
+
+def build_tokenizer(corpus: Iterable[str], vocabulary: int = 1500) -> Any:
+    """A byte-level BPE tokenizer trained on texts; a tag with the white space behind it is one piece.
+
+    Args:
+        corpus: texts such as the model will read and write.
+        vocabulary: at most so many tokens.
+    """
+    transformers = _transformers()
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(_SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    result = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>",
+        padding_side="left",
+        extra_special_tokens={
+            "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>",
+        },
+    )  # fmt: skip
+    result.chat_template = CHAT_TEMPLATE
+    return result
+
+
+def build_model(
+    tokenizer: Any,
+    eye: dict[str, Any] | None = None,
+    architecture: str = "medium",
+    hidden: int = 256,
+    layers: int = 5,
+    seed: int = 0,
+) -> tuple[nn.Module, Any]:
+    """The model, randomly initialised but for its eye, and its processor.
+
+    Args:
+        tokenizer: of `build_tokenizer`.
+        eye: weights of a displacement network of that architecture.
+        architecture: of the tower.
+        hidden: width of the language model; a multiple of 64.
+        layers: of it.
+        seed: of the weights.
+    """
+    transformers, torch = _transformers(), torch_module()
+    config_class, _ = register()
+    size = ARCHITECTURES[architecture].image_size
+    ids = tokenizer.convert_tokens_to_ids
+    stops = [ids("<eos>"), ids("<end_of_turn>")]
+    heads = hidden // 64
+    config = transformers.Gemma3Config(
+        text_config={
+            "vocab_size": len(tokenizer), "hidden_size": hidden, "intermediate_size": 3 * hidden,
+            "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": max(heads // 2, 1),
+            "head_dim": 64, "query_pre_attn_scalar": 64, "max_position_embeddings": 4096, "sliding_window": 1024,
+            "bos_token_id": ids("<bos>"), "eos_token_id": ids("<eos>"), "pad_token_id": ids("<pad>"),
+        },
+        vision_config=config_class(
+            hidden_size=hidden, image_size=size, patch_size=size // _SIDE, architecture=architecture
+        ),
+        mm_tokens_per_image=N_IMAGE_TOKENS,
+        boi_token_index=ids("<start_of_image>"),
+        eoi_token_index=ids("<end_of_image>"),
+        image_token_index=ids("<image_soft_token>"),
+        eos_token_id=stops,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    model = transformers.Gemma3ForConditionalGeneration(config)
+    # The stock projection begins with zeros, which would keep the picture from the language model.
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=hidden**-0.5)
+    if eye is not None:
+        model.model.vision_tower.eye.load_state_dict(eye)
+    model.generation_config.eos_token_id = stops
+    model.generation_config.pad_token_id = ids("<pad>")
+    pictures = transformers.Gemma3ImageProcessorPil(size={"height": size, "width": size})
+    processor = transformers.Gemma3Processor(
+        image_processor=pictures, tokenizer=tokenizer, chat_template=CHAT_TEMPLATE, image_seq_length=N_IMAGE_TOKENS
+    )
+    return model, processor

@@ -1,0 +1,155 @@
+"""An episode as a chat, and the prompts."""
+
+import json
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import carm_env  # noqa: F401  registers the environment
+from carm_env.actions import Move
+from carm_env.errors import UnknownNameError
+from carm_env.language import AnswerError, Fault, Navigation, render
+from carm_env.language.chat import ChatCArm, Conversation, image_part, question
+from carm_env.language.prompts import PROMPTS, STYLES, prompt, prompt_hash, system_prompt
+
+
+def said(move, context=11):
+    return render(Navigation(context, move, "It lies there.", "It lies there."))
+
+
+@pytest.fixture
+def chat(small_patients):
+    env = gym.make("CArmNav-v0", patients=small_patients[0], image_size=32)
+    yield ChatCArm(env, kept_exchanges=1, max_steps=4)
+    env.close()
+
+
+def texts(messages):
+    return [part.get("text", "IMAGE") for message in messages for part in message["content"]]
+
+
+def test_a_trip(chat, tmp_path):
+    messages = chat.reset(seed=1, options={"target": "carina"})
+    assert [message["role"] for message in messages] == ["system", "user"]
+    assert "UP moves the view towards the head" in texts(messages)[0]
+    assert "Target landmark: Carina" in texts(messages)[-1]
+    assert messages[1]["content"][0]["image"].size == (32, 32)
+    exposures = chat.log[0]["exposures"]
+
+    turn = chat.step("I think it is over there")
+    assert turn.fault == "form" and turn.reward == -0.1 and not turn.truncated
+    assert "could not be carried out" in texts(turn.messages)[-1]
+    assert chat.log[-1]["exposures"] == exposures
+    assert not turn.info["move_effective"]
+
+    chat.feedback("that is wrong, look again")
+    assert texts(chat.messages())[-1] == "The clinician says: that is wrong, look again"
+    chat.feedback("further to the right")
+    assert texts(chat.messages())[-2:] == [
+        "The clinician says: that is wrong, look again", "The clinician says: further to the right"
+    ]  # fmt: skip
+
+    turn = chat.step(said(Move(-1, 2)))
+    assert turn.fault is None and turn.info["exposures"] == exposures + 1
+    assert "The move was: x = RIGHT SMALL, y = UP MODERATE" in texts(turn.messages)[-1]
+    # One exchange is kept, with the picture and the feedback in it.
+    assert [message["role"] for message in turn.messages] == ["system", "user", "assistant", "user"]
+
+    turn = chat.step(said(Move(0, 0)))
+    assert turn.terminated
+    with pytest.raises(gym.error.ResetNeeded, match="the episode has ended"):
+        chat.step(said(Move(0, 0)))
+    chat.write_log(tmp_path / "log.jsonl")
+    events = [json.loads(line)["event"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert events == ["reset", "answer", "feedback", "feedback", "answer", "answer"]
+
+
+def test_the_context_is_bounded_and_steps_are_counted(chat):
+    chat.reset(seed=1)
+    for _ in range(3):
+        turn = chat.step("no")
+        assert not turn.truncated
+    turn = chat.step("no")
+    assert turn.truncated and not turn.terminated
+    assert len(turn.messages) == 4
+
+
+def test_a_chat_begins_with_a_reset(small_patients):
+    chat = ChatCArm(gym.make("CArmNav-v0", patients=small_patients[0], image_size=32))
+    for call in (lambda: chat.step("x"), lambda: chat.feedback("x"), chat.messages):
+        with pytest.raises(gym.error.ResetNeeded, match="there is no episode yet"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "text", ["", " \n", "a" * 501, "<end_of_turn>", "<|im_end|>", "up\x07", "\u202eright"], ids=range(7)
+)
+def test_feedback_that_may_not_enter_a_prompt(text):
+    with pytest.raises(ValueError, match="feedback"):
+        Conversation(11).feedback(text)
+
+
+def test_what_the_limits_of_travel_did_is_said():
+    conversation = Conversation(1)
+    image = np.zeros((16, 16, 1), np.uint8)
+    conversation.look(image)
+    conversation.answer(said(Move(0, 3)))
+    clipped = texts(conversation.look(image, {"move_effective": True, "move_clipped": True}))
+    assert "y = UP LARGE, cut short by the limits of travel" in clipped[-1]
+    stuck = texts(conversation.look(image, {"move_effective": False, "move_clipped": True}))
+    assert "without effect" in stuck[-1]
+
+
+def test_a_conversation_that_begins_in_the_middle_says_the_same():
+    image, answer = np.zeros((16, 16), np.uint8), Navigation(11, Move(1, 0), "a", "b")
+    whole, middle = Conversation(1), Conversation(1)
+    whole.look(image)
+    whole.answer(render(answer))
+    middle.after(answer)
+    assert texts(whole.look(image)) == texts(middle.look(image))
+    fault = AnswerError(Fault.FORM, "it was wrong")
+    middle.after(fault)
+    assert "it was wrong" in texts(middle.look(image))[-1]
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_all_prompts_can_be_filled(style):
+    image = np.zeros((16, 16), np.uint8)
+    assert question("localize", image, style)[1]["role"] == "user"
+    question("pair", image, style)
+    question("box", image, style, target="Carina")
+    question("correct", image, style, answer="[1,2]", feedback="No.")
+    for name in PROMPTS:
+        assert prompt(name, style).text
+    assert "$" not in system_prompt("navigate", style)
+    assert prompt_hash("full") != prompt_hash("compact")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: prompt("navigat.system"),
+        lambda: prompt("box.user", "long"),
+        lambda: Conversation(1, "long"),
+        lambda: Conversation(15),
+    ],
+)
+def test_unknown_names(call):
+    with pytest.raises(UnknownNameError):
+        call()
+
+
+@pytest.mark.parametrize("image", [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4)), np.zeros((0, 4), np.uint8)])
+def test_pictures_of_another_form(image):
+    with pytest.raises(ValueError, match=r"expected uint8 \(H, W\)"):
+        image_part(image)
+
+
+def test_numbers_out_of_range(small_patients):
+    env = gym.make("CArmNav-v0", patients=small_patients[0])
+    for name, value in (("max_steps", 0), ("invalid_penalty", -1)):
+        with pytest.raises(ValueError, match=name):
+            ChatCArm(env, **{name: value})
+    with pytest.raises(ValueError, match="kept_exchanges"):
+        Conversation(1, kept_exchanges=-1)

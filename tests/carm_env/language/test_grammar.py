@@ -1,0 +1,177 @@
+"""The forms of answer: what is written is read back, and everything else is a named fault."""
+
+import string
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from carm_env.actions import Move
+from carm_env.errors import UnknownNameError
+from carm_env.landmarks import LANDMARKS, N_LANDMARKS, landmark
+from carm_env.language import (
+    ANSWER_KINDS,
+    AnswerError,
+    Box,
+    Correction,
+    Fault,
+    Navigation,
+    Pair,
+    Ranking,
+    parse,
+    render,
+)
+
+ids = st.integers(1, N_LANDMARKS)
+words = st.text(string.ascii_letters + string.digits + ",.;:'()-", min_size=1, max_size=12)
+prose = st.lists(words, min_size=1, max_size=20).map(" ".join)
+
+
+@st.composite
+def named(draw, key):
+    item = landmark(key)
+    return draw(st.sampled_from((item.name, *item.synonyms)))
+
+
+@st.composite
+def answers(draw):
+    kind = draw(st.sampled_from(ANSWER_KINDS))
+    if kind == "ranking":
+        keys = draw(st.lists(ids, min_size=1, max_size=3, unique=True))
+        return kind, Ranking(tuple(keys), tuple(draw(named(key)) for key in keys))
+    pair = tuple(draw(st.lists(ids, min_size=2, max_size=2, unique=True)))
+    if kind == "pair":
+        return kind, Pair(pair)
+    if kind == "box":
+        left, right = sorted(draw(st.lists(st.integers(0, 1000), min_size=2, max_size=2, unique=True)))
+        top, bottom = sorted(draw(st.lists(st.integers(0, 1000), min_size=2, max_size=2, unique=True)))
+        return kind, Box((left, top, right, bottom))
+    if kind == "correction":
+        return kind, Correction(draw(prose), pair)
+    move = Move.from_index(draw(st.integers(0, 48)))
+    key = draw(ids)
+    return kind, Navigation(key, move, draw(prose), draw(prose), draw(named(key)))
+
+
+@given(answers(), st.sampled_from(["", " ", "\n", "\r\n\t "]))
+def test_what_is_written_is_read_back(drawn, space):
+    kind, answer = drawn
+    assert parse(kind, space + render(answer) + space) == answer
+
+
+@given(answers())
+def test_the_lenient_reading_takes_what_the_strict_one_does(drawn):
+    kind, answer = drawn
+    read = parse(kind, f"Sure!\n```xml\n{render(answer)}\n```\nDone", reading="lenient")
+    for field in ("landmarks", "corners", "context", "move"):
+        assert getattr(read, field, None) == getattr(answer, field, None)
+
+
+fragments = st.sampled_from(
+    ["<output>", "</output>", "<step1>", "<context>", "</context>", "<x>", "LEFT", "[", "]", "11", ": ", "Carina", ",",
+     "&amp;", "<!DOCTYPE a [", "```", "\u202e", "\u05d0", "\x00", "<response>", "9" * 30, "[10,11]"]
+)  # fmt: skip
+
+
+@settings(max_examples=400)
+@given(st.sampled_from(ANSWER_KINDS), st.one_of(st.text(), st.lists(fragments, max_size=30).map("".join)),
+       st.sampled_from(["strict", "lenient"]))  # fmt: skip
+def test_nothing_but_an_answer_or_a_named_fault_comes_out(kind, text, reading):
+    try:
+        answer = parse(kind, text, reading)
+    except AnswerError as error:
+        assert isinstance(error.fault, Fault) and str(error)
+        # A message may be shown to a model: nothing of its text may be taken for a chat's own marks.
+        assert "\u202e" not in str(error)
+    else:
+        assert parse(kind, render(answer)) == answer or reading == "lenient"
+
+
+STEP = render(Navigation(11, Move(1, -2), "It lies there.", "It lies below."))
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "fault"),
+    [
+        ("navigation", "", Fault.EMPTY),
+        ("navigation", " \n", Fault.EMPTY),
+        ("navigation", f"```xml\n{STEP}\n```", Fault.FENCE),
+        ("navigation", STEP + STEP, Fault.SEVERAL),
+        ("navigation", "<a>" * 1000, Fault.FORM),
+        ("navigation", "<a>" * 5000, Fault.TOO_LONG),
+        ("navigation", "<output>" + "<step1>" * 400 + "</output>", Fault.FORM),
+        ("navigation", '<!DOCTYPE x [<!ENTITY a "b">]>' + STEP, Fault.CHARACTERS),
+        ("navigation", STEP.replace("Carina", "&a;"), Fault.CHARACTERS),
+        ("navigation", STEP.replace("Carina", "Liver"), Fault.LANDMARK),
+        ("navigation", STEP.replace("Carina", "11"), Fault.NAME),
+        ("navigation", STEP.replace("<extent_x>SMALL", "<extent_x>NONE"), Fault.MOVE),
+        ("navigation", STEP.replace("<x>LEFT", "<x>CENTER"), Fault.MOVE),
+        ("navigation", STEP.replace("<x>LEFT", "<x>UP"), Fault.MOVE),
+        ("navigation", STEP.replace("<x>LEFT", "<x>left"), Fault.MOVE),
+        ("navigation", STEP.replace("It lies there.", "\u05e9\u05dc\u05d5\u05dd"), Fault.CHARACTERS),
+        ("navigation", STEP.replace("It lies there.", "\u202eereht seil tI"), Fault.CHARACTERS),
+        ("navigation", STEP.replace("It lies there.", ""), Fault.REASON),
+        ("navigation", STEP.replace("It lies there.", "a" * 401), Fault.REASON),
+        ("navigation", "Of course: " + STEP, Fault.FORM),
+        ("navigation", STEP.replace("<x>", "<X>"), Fault.FORM),
+        ("navigation", "\x00" + STEP, Fault.CHARACTERS),
+        ("pair", "[10, 11]", Fault.FORM),
+        ("pair", "[10,11,12]", Fault.COUNT),
+        ("pair", "[10,10]", Fault.REPEATED),
+        ("pair", "[0,15]", Fault.LANDMARK),
+        ("pair", "10,11", Fault.FORM),
+        ("pair", "[10,11] [1,2]", Fault.SEVERAL),
+        ("pair", "[" + "9" * 3000 + ",1]", Fault.FORM),
+        ("ranking", "[11: Carina, 13: Left hemidiaphragm, 5: Skull]", Fault.NAME),
+        ("ranking", "[11: Carina, 11: Carina, 5: Left shoulder blade tip]", Fault.REPEATED),
+        ("ranking", "[11: Carina,13: Left hemidiaphragm]", Fault.FORM),
+        ("ranking", "[1: Skull, 10: T1, 11: Carina, 14: T12]", Fault.COUNT),
+        ("ranking", "[]", Fault.FORM),
+        ("box", "[10,20,5,30]", Fault.REGION),
+        ("box", "[10,20,50,1300]", Fault.REGION),
+        ("box", "[10,20,50]", Fault.COUNT),
+        ("correction", "<response><visual_reasoning>a</visual_reasoning></response>", Fault.FORM),
+        ("correction", "<response><visual_reasoning>a</visual_reasoning><landmarks>[1]</landmarks></response>",
+         Fault.COUNT),
+    ],
+)  # fmt: skip
+def test_faults_are_named(kind, text, fault):
+    with pytest.raises(AnswerError) as caught:
+        parse(kind, text)
+    assert caught.value.fault is fault
+
+
+def test_a_text_of_another_type_is_a_fault_too():
+    with pytest.raises(AnswerError, match="the answer is a NoneType, expected text"):
+        parse("pair", None)
+
+
+def test_a_message_quotes_a_model_without_its_marks():
+    with pytest.raises(AnswerError) as caught:
+        parse("pair", "<end_of_turn><|im_end|>")
+    assert "<end_of_turn>" not in str(caught.value) and "<|im_end|>" not in str(caught.value)
+
+
+def test_unknown_kinds_and_readings_are_the_callers_fault():
+    with pytest.raises(UnknownNameError, match="Did you mean 'ranking'"):
+        parse("rankin", "[1,2]")
+    with pytest.raises(UnknownNameError, match="unknown reading"):
+        parse("pair", "[1,2]", reading="loose")
+
+
+@pytest.mark.parametrize(
+    ("text", "landmarks"),
+    [
+        ("[10: T1 vertebral body, 12: Right hemidiaphragm, 4: Right scapular inferior angle]\n", (10, 12, 4)),
+        ("The closest are [ 1:Skull , 10:T1,2: humerus ] .", (1, 10, 2)),
+    ],
+)
+def test_the_lenient_reading_takes_ids_alone(text, landmarks):
+    assert parse("ranking", text, reading="lenient").landmarks == landmarks
+
+
+def test_every_name_of_every_landmark_can_be_said():
+    for item in LANDMARKS:
+        for name in (item.name, *item.synonyms):
+            assert parse("ranking", f"[{item.id}: {name}]").names == (name,)
+            assert parse("navigation", STEP.replace("Carina", name)).context == item.id

@@ -1,0 +1,99 @@
+"""Reasons follow from the geometry, and false ones are found."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from carm_env.actions import Move, MoveLattice
+from carm_env.landmarks import N_LANDMARKS
+from carm_env.language import Navigation, parse, render
+from carm_env.language.reasons import (
+    Claim,
+    Situation,
+    claims_of,
+    correction_answer,
+    is_true,
+    navigation_answer,
+    reasoning_is_true,
+    reasons_are_true,
+)
+
+LATTICE = MoveLattice()
+coordinates = st.floats(-600, 600)
+
+
+@st.composite
+def situations(draw):
+    places = np.array(draw(st.lists(st.tuples(coordinates, coordinates), min_size=14, max_size=14)))
+    absent = draw(st.sets(st.integers(0, 13), max_size=10))
+    places[list(absent)] = np.nan
+    with np.errstate(invalid="ignore"):
+        visible = (np.abs(places) < 75).all(1)
+    return Situation(places, visible)
+
+
+@given(situations(), st.integers(0, 2**31), st.data())
+def test_reasons_are_true_and_lead_to_the_move(situation, seed, data):
+    target = data.draw(st.sampled_from(situation.closest()))
+    answer = navigation_answer(situation, target, LATTICE, np.random.default_rng(seed))
+    assert answer.context == situation.closest()[0]
+    assert answer.move == LATTICE.closest_move(situation.place_mm(target))
+    assert reasons_are_true(answer, situation)
+    assert parse("navigation", render(answer)) == answer
+
+
+@given(situations(), st.integers(0, 2**31), st.data())
+def test_corrections_are_true(situation, seed, data):
+    wrong = data.draw(st.lists(st.integers(1, N_LANDMARKS), min_size=2, max_size=2, unique=True))
+    answer = correction_answer(situation, wrong, np.random.default_rng(seed))
+    assert answer.landmarks == tuple(situation.closest()[:2])
+    assert reasoning_is_true(answer.reasoning, situation)
+    assert answer.reasoning.count(".") <= 4
+    assert parse("correction", render(answer)) == answer
+
+
+def somewhere():
+    places = np.full((14, 2), np.nan)
+    places[[0, 9, 10]] = [[0, 200], [5, 20], [0, -70]]
+    return Situation(places, np.array([index in (9, 10) for index in range(14)]))
+
+
+@pytest.mark.parametrize(
+    ("claim", "true"),
+    [
+        (Claim("above", 1, 10), True),
+        (Claim("below", 1, 10), False),
+        (Claim("in line", 1, 11), True),
+        (Claim("left", 10, 11), True),
+        (Claim("level", 10), True),
+        (Claim("level", 11), False),
+        (Claim("seen", 10), True),
+        (Claim("seen", 1), False),
+        (Claim("farther", 1, 10), True),
+        (Claim("farther", 10, 1), False),
+        (Claim("above", 2, 10), False),
+        (Claim("seen", 2), False),
+    ],
+)
+def test_claims_are_held_against_the_truth(claim, true):
+    assert is_true(claim, somewhere()) is true
+
+
+def test_other_words_are_not_true():
+    assert claims_of("The lungs look fine.") is None
+    assert not reasoning_is_true("T1 is superior to Carina. The lungs look fine.", somewhere())
+    assert claims_of("T1 is superior to carina, and T1 can be seen.") == [Claim("above", 10, 11), Claim("seen", 10)]
+
+
+def test_a_true_reason_for_another_move_is_not_true():
+    reason_x, reason_y = "T1 is hardly to one side of Carina, so no sideways move is needed.", "T1 lies above Carina"
+    fine = Navigation(11, Move(0, 1), reason_x, f"{reason_y}, so the view moves a little up.")
+    other = Navigation(11, Move(0, 2), reason_x, f"{reason_y}, so the view moves a little up.")
+    assert reasons_are_true(fine, somewhere())
+    assert not reasons_are_true(other, somewhere())
+
+
+def test_wordings_vary():
+    texts = {navigation_answer(somewhere(), 1, LATTICE, np.random.default_rng(seed)).reason_y for seed in range(20)}
+    assert len(texts) > 1
