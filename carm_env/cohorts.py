@@ -72,6 +72,13 @@ COHORTS: Mapping[str, Cohort] = {
             {"train": range(1000, 1050), "calibration": range(2000, 2010), "test": range(3000, 3010)},
             {},
         ),
+        Cohort(
+            "wide",
+            1,
+            "More of the same population beside standard, for learning that is not to know its patients by heart",
+            {"train": range(1050, 1150), "calibration": range(2010, 2030), "test": range(3010, 3030)},
+            {},
+        ),
     )
 }
 

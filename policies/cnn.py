@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.actions import MoveLattice
-from carm_env.landmarks import N_LANDMARKS
 from policies.atlas import decide_by_belief
 from policies.base import Decision, Policy
 from policies.belief import AtlasBelief
 from policies.checkpoint import SHIPPED, fill_network, load_checkpoint
-from policies.networks import as_input, build_network, torch_module
+from policies.networks import as_input, build_classifier, torch_module
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,7 +37,7 @@ class LandmarkClassifier:
         origin = Path(folder) if folder is not None else SHIPPED / KIND
         config, tensors = load_checkpoint(origin, KIND)
         self.image_size = int(config["image_size"])
-        self.network: nn.Module = build_network(config["architecture"], N_LANDMARKS)
+        self.network: nn.Module = build_classifier(config["architecture"])
         fill_network(self.network, tensors, str(origin))
         self.network.eval()
 
@@ -46,7 +45,7 @@ class LandmarkClassifier:
         """``(n, 14)`` that each landmark is the closest, for pictures ``(n, H, W)`` or ``(n, H, W, 1)`` uint8."""
         torch = torch_module()
         with torch.inference_mode():
-            logits = self.network(as_input(images, self.image_size))
+            logits, *_ = self.network(as_input(images, self.image_size))
         result: NDArray[np.float64] = logits.double().softmax(1).numpy()
         return result
 

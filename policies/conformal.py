@@ -89,9 +89,10 @@ def calibrate(scores: ArrayLike, patients: ArrayLike, levels: Sequence[float] = 
     return radius
 
 
-def closest_first(mean_mm: NDArray[np.float64]) -> NDArray[np.int64]:
-    """``(n, 14)`` ids in the order of their distance, for displacements ``(n, 14, 2)``."""
-    return np.argsort(np.hypot(mean_mm[..., 0], mean_mm[..., 1]), axis=1, kind="stable") + 1
+def closest_first(prediction: Prediction) -> NDArray[np.int64]:
+    """``(n, 14)`` ids in the order of the expected squared distance: what is not known well comes later."""
+    expected = (prediction.mean_mm**2 + prediction.deviation_mm**2).sum(-1)
+    return np.argsort(expected, axis=1, kind="stable") + 1
 
 
 class DisplacementRegressor:
@@ -138,7 +139,7 @@ class DisplacementRegressor:
 
     def localize(self, images: NDArray[np.uint8], count: int = 3) -> NDArray[np.int64]:
         """``(n, count)`` ids, the one that seems closest first, for pictures as of `predict`."""
-        return closest_first(self.predict(images).mean_mm)[:, :count]
+        return closest_first(self.predict(images))[:, :count]
 
     def radius_at(self, level: float) -> NDArray[np.float64]:
         """``(14,)`` radius of the regions of a level, in deviations; ValueError for one that was not calibrated."""
@@ -224,7 +225,7 @@ class ConformalPolicy(Policy):
             move = ALIGNED
         return Decision(
             move,
-            closest_landmarks=tuple(closest_first(prediction.mean_mm)[0, :3].tolist()),
+            closest_landmarks=tuple(closest_first(prediction)[0, :3].tolist()),
             rationale=f"{landmark(index + 1).name} should lie {mean[0]:.0f} mm to the left and {mean[1]:.0f} mm "
             f"cranially, give or take {region_mm:.0f} mm.",
             confidence=within(mean, deviation, self._tolerance_mm),

@@ -1,13 +1,14 @@
 """Networks that look at an X-ray, on transformers' ResNet: torchvision is not needed.
 
-The classifier is a residual trunk and one linear answer; basic layers, 3-4-6-3 of them, make a ResNet-34 (21 M
-parameters), as in the paper, and the small one (0.7 M) trains on a CPU in minutes. The displacement network keeps the
-map: each of its places says how far off a landmark is from there and how much it is to be believed, so that a landmark
-is learnt wherever in the picture it stands.
+The displacement network keeps the map of its trunk: each of its places says how far off a landmark is from there and
+how much it is to be believed, so that a landmark is learnt wherever in the picture it stands. The classifiers rank
+landmarks by such displacements (0.6 M parameters, to be trained on a CPU in minutes), or, as in the paper, average the
+map of a ResNet-34 (basic layers, 3-4-6-3; 21 M parameters) and answer at once.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ GREY_MEAN, GREY_DEVIATION = 110.0, 70.0
 """Of the grey values of typical views."""
 SCALE_MM = 100.0
 """Displacement networks answer in these units."""
+_SOFT_MM = 20.0
+"""A classifier begins with this difference of distances as a factor of e."""
 _LOG_DEVIATION = (-4.5, 1.5)
 """Limits of the logarithm of a deviation in `SCALE_MM`: 1 mm to 450 mm."""
 _PER_LANDMARK = 5
@@ -37,31 +40,25 @@ class Architecture:
 
     Attributes:
         embedding: channels of the stem.
-        channels: of its stages.
+        channels: of the stages whose last map the displacement network reads: a sixteenth of the picture's side.
         depths: basic layers of each stage.
-        grid: of the classifier: the last map is averaged to ``grid x grid`` places; more than one keeps where something
-            lies.
-        neck: features after it; 0 for none.
-        map_channels: of the displacement network's stages, of which there are fewer: its map is finer.
-        map_depths: basic layers of these.
+        classifier_stage: channels and basic layers of one stage more, behind which a plain classifier averages and
+            answers; None for a classifier by displacements.
         image_size: pixels a side that it is made for.
     """
 
     embedding: int
     channels: tuple[int, ...]
     depths: tuple[int, ...]
-    grid: int
-    neck: int
-    map_channels: tuple[int, ...]
-    map_depths: tuple[int, ...]
+    classifier_stage: tuple[int, int] | None
     image_size: int
 
 
 ARCHITECTURES = {
-    "tiny": Architecture(8, (8, 16, 24, 32), (1, 1, 1, 1), 2, 32, (8, 16, 24), (1, 1, 1), 32),
-    "small": Architecture(16, (16, 48, 96, 160), (1, 1, 1, 1), 3, 128, (20, 64, 128), (1, 1, 2), 96),
-    "medium": Architecture(24, (24, 64, 128, 256), (1, 1, 2, 2), 3, 192, (32, 96, 192), (1, 2, 2), 128),
-    "resnet34": Architecture(64, (64, 128, 256, 512), (3, 4, 6, 3), 1, 0, (64, 128, 256), (3, 4, 6), 256),
+    "tiny": Architecture(8, (8, 16, 24), (1, 1, 1), None, 32),
+    "small": Architecture(16, (20, 64, 128), (1, 1, 2), None, 96),
+    "medium": Architecture(24, (32, 96, 192), (1, 2, 2), None, 128),
+    "resnet34": Architecture(64, (64, 128, 256), (3, 4, 6), (512, 3), 256),
 }
 """``tiny`` is for tests."""
 
@@ -98,8 +95,11 @@ def _trunk(embedding: int, channels: tuple[int, ...], depths: tuple[int, ...]) -
     )
 
 
-def build_network(architecture: str, outputs: int) -> nn.Module:
-    """A classifier: pictures ``(n, 1, s, s)`` (see `as_input`) to ``(n, outputs)``, randomly initialised.
+def build_classifier(architecture: str) -> nn.Module:
+    """Pictures ``(n, 1, s, s)`` (see `as_input`) to a tuple whose first is ``(n, 14)`` logits, the closest the highest.
+
+    A network by displacements ranks landmarks by how far off they are to be expected, so that what is far or not known
+    comes last; mean and logarithm of the deviation follow the logits, as of `build_displacement_network`.
 
     Raises:
         UnknownNameError: no such architecture.
@@ -107,25 +107,45 @@ def build_network(architecture: str, outputs: int) -> nn.Module:
     """
     shape, torch = _shape(architecture), torch_module()
 
-    class Network(torch.nn.Module):  # type: ignore[name-defined]
-        """Trunk, average over a grid, neck, head."""
+    class Plain(torch.nn.Module):  # type: ignore[name-defined]
+        """Trunk, average, linear answer: the paper's."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.trunk = _trunk(shape.embedding, shape.channels, shape.depths)
-            width = shape.channels[-1] * shape.grid**2
-            layers: list[Any] = [torch.nn.AdaptiveAvgPool2d(shape.grid), torch.nn.Flatten()]
-            if shape.neck:
-                layers += [torch.nn.Linear(width, shape.neck), torch.nn.ReLU()]
-                width = shape.neck
-            self.neck = torch.nn.Sequential(*layers)
-            self.head = torch.nn.Linear(width, outputs)
+            width, depth = shape.classifier_stage or (0, 0)
+            self.trunk = _trunk(shape.embedding, (*shape.channels, width), (*shape.depths, depth))
+            self.n_features = width
+            self.head = torch.nn.Linear(width, N_LANDMARKS)
 
-        def forward(self, pictures: Tensor) -> Tensor:
-            result: Tensor = self.head(self.neck(self.trunk(pictures).last_hidden_state))
+        def features(self, pictures: Tensor) -> Tensor:
+            """``(n, n_features)`` the mean over the map."""
+            result: Tensor = self.trunk(pictures).last_hidden_state.mean((2, 3))
             return result
 
-    network: nn.Module = Network()
+        def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
+            return (self.head(self.features(pictures)),)
+
+    class ByDisplacement(torch.nn.Module):  # type: ignore[name-defined]
+        """A displacement network, and one number that says how sharply distances are told apart."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.eye = build_displacement_network(architecture)
+            self.n_features = self.eye.n_features
+            self.log_sharpness = torch.nn.Parameter(torch.tensor(math.log(SCALE_MM / _SOFT_MM)))
+            self.log_caution = torch.nn.Parameter(torch.zeros(()))
+
+        def features(self, pictures: Tensor) -> Tensor:
+            """``(n, n_features)`` the mean over the map."""
+            result: Tensor = self.eye.features(pictures)
+            return result
+
+        def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
+            mean, width = self.eye(pictures)
+            expected = (mean.square() + self.log_caution.exp() * (2 * width).exp()).sum(-1).sqrt()
+            return -self.log_sharpness.exp() * expected, mean, width
+
+    network: nn.Module = Plain() if shape.classifier_stage else ByDisplacement()
     return network.to(memory_format=torch.channels_last)
 
 
@@ -147,8 +167,8 @@ def build_displacement_network(architecture: str) -> nn.Module:
 
         def __init__(self) -> None:
             super().__init__()
-            self.trunk = _trunk(shape.embedding, shape.map_channels, shape.map_depths)
-            self.n_features = shape.map_channels[-1]
+            self.trunk = _trunk(shape.embedding, shape.channels, shape.depths)
+            self.n_features = shape.channels[-1]
             self.head = torch.nn.Conv2d(self.n_features, _PER_LANDMARK * N_LANDMARKS, 1)
 
         def features(self, pictures: Tensor) -> Tensor:

@@ -17,10 +17,11 @@ POLICIES: dict[str, str] = {
     "maskable_ppo": "policies.sb3:MaskablePpoPolicy",
     "dqn": "policies.sb3:DqnPolicy",
     "qrdqn": "policies.sb3:QrDqnPolicy",
+    "mllm": "policies.mllm:MllmPolicy",
 }
 """Name -> ``module:class``. A module is imported when its policy is asked for."""
 
-LEARNED = ("cnn", "conformal", "ppo", "maskable_ppo", "dqn", "qrdqn")
+LEARNED = ("cnn", "conformal", "ppo", "maskable_ppo", "dqn", "qrdqn", "mllm")
 """Those that take a checkpoint: ``cnn:runs/cnn/checkpoint``. The names alone mean the weights that ship."""
 
 

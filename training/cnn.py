@@ -5,7 +5,7 @@
     python training/cnn.py --pretext position
     accelerate launch training/cnn.py --architecture resnet34
 
-Without arguments the small network (0.7 M parameters) learns on 38,400 views of the cohort's 50 training patients, in
+Without arguments the small network (0.6 M parameters) learns on 38,400 views of the cohort's 50 training patients, in
 about a quarter of an hour on two CPU cores with rendering. ``--resume true`` goes on with an interrupted run to the
 same result. The checkpoint lies in ``OUTPUT_DIR/checkpoint``; `cnn:OUTPUT_DIR/checkpoint` is its name as a policy.
 """
@@ -25,11 +25,13 @@ from benchmarks.metrics import exact_closest, precision_at
 from carm_env.errors import UnknownNameError
 from carm_env.landmarks import N_LANDMARKS, landmark
 from carm_env.view_dataset import ViewArrays
-from policies.checkpoint import save_checkpoint
+from policies.checkpoint import fill_network, load_checkpoint, save_checkpoint
 from policies.cnn import KIND
-from policies.networks import build_network, torch_module
+from policies.conformal import KIND as CONFORMAL
+from policies.networks import SCALE_MM, build_classifier, torch_module
 from training.arguments import DataArguments, FitArguments
 from training.card import model_card, shown_command
+from training.conformal import displacement_loss, layout_precision
 from training.fit import fit_network, image_size, load_split, predict
 from training.script import run_script
 
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 
 PRETEXTS = ("none", "position")
 _POSITION_SCALE_MM = 200.0
+_CONSISTENCY = 0.02
+"""Weight of the skeleton's term, as in `training/conformal.py`."""
 
 
 @dataclass
@@ -48,16 +52,20 @@ class CnnArguments(FitArguments):
         soften_mm: a landmark that is farther than the closest one by this much counts 1/e of it in the wanted answer,
             so that the ranking is learnt too; 0 for the closest one alone.
         pretext: ``position`` first learns where the isocentre lies, which needs no label but the C-arm's encoders.
+        eye: checkpoint of `training/conformal.py`, of the same architecture, whose first network to begin with.
     """
 
     output_dir: str = "runs/cnn"
-    soften_mm: float = field(default=6.0, metadata={"help": "spread of the wanted answer, mm; 0: the closest alone"})
+    soften_mm: float = field(default=10.0, metadata={"help": "spread of the wanted answer, mm; 0: the closest alone"})
     pretext: str = field(default="none", metadata={"help": "none or position"})
+    eye: str = field(default="", metadata={"help": "checkpoint of training/conformal.py to begin with"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.pretext not in PRETEXTS:
             raise UnknownNameError("pretext", self.pretext, PRETEXTS)
+        if self.eye and self.pretext != "none":
+            raise ValueError("eye and pretext are both given, expected one way to begin: leave one out.")
         if self.soften_mm < 0:
             raise ValueError(f"soften_mm is {self.soften_mm}, expected 0 or more.")
 
@@ -89,14 +97,31 @@ def retrieval_figures(logits: NDArray[np.floating], closest: NDArray[np.int64]) 
     return {**figures, "closest_exact": float(exact_closest(ranked, closest).mean())}
 
 
+def _features_of(network: nn.Module) -> nn.Module:
+    torch = torch_module()
+
+    class Features(torch.nn.Module):  # type: ignore[name-defined]
+        """What a classifier sees, without its answer."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, pictures: Tensor) -> Tensor:
+            result: Tensor = self.network.features(pictures)
+            return result
+
+    result: nn.Module = Features()
+    return result
+
+
 def _learn_position(network: nn.Module, views: ViewArrays, fit: CnnArguments, folder: Path) -> float:
     # The isocentre relative to the middle of its own patient's views: encoders know it, nobody has to annotate.
     torch = torch_module()
     places = views.isocenter_lps_mm[:, [0, 2]]
     middles = np.stack([places[views.patients == number].mean(0) for number in range(len(views.names))])
     targets = torch.as_tensor((places - middles[views.patients]) / _POSITION_SCALE_MM)
-    head = network.head
-    network.head = torch.nn.Linear(head.in_features, 2)
+    located = torch.nn.Sequential(_features_of(network), torch.nn.Linear(network.n_features, 2))
 
     def loss(outputs: Tensor, batch: NDArray[np.int64], changes: Tensor) -> Tensor:
         result: Tensor = torch.nn.functional.smooth_l1_loss(outputs, targets[batch].to(outputs.device))
@@ -108,9 +133,7 @@ def _learn_position(network: nn.Module, views: ViewArrays, fit: CnnArguments, fo
         error = float(off.norm(dim=1).mean())
         return {"position_mm": error, "nearness": -error}
 
-    minutes = fit_network(network, views.images, loss, evaluate, fit, folder, "nearness")
-    network.head = head
-    return minutes
+    return fit_network(located, views.images, loss, evaluate, fit, folder, "nearness")
 
 
 def train(data: DataArguments, fit: CnnArguments, words: Sequence[str] = ()) -> dict[str, Any]:
@@ -125,25 +148,39 @@ def train(data: DataArguments, fit: CnnArguments, words: Sequence[str] = ()) -> 
     folder, size = Path(fit.output_dir), image_size(fit)
     train_views, calibration = load_split(data, fit, "train"), load_split(data, fit, "calibration")
     torch.manual_seed(fit.seed)
-    network = build_network(fit.architecture, N_LANDMARKS)
+    network = build_classifier(fit.architecture)
     print(f"{fit.architecture}: {sum(value.numel() for value in network.parameters()) / 1e6:.2f} M parameters, "
           f"{len(train_views)} views of {size} x {size} pixels")  # fmt: skip
+    if fit.eye:
+        _, tensors = load_checkpoint(fit.eye, CONFORMAL)
+        own = {name.removeprefix("0."): value for name, value in tensors.items() if name.startswith("0.")}
+        fill_network(getattr(network, "eye", network), own, fit.eye)
     before = 0.0
     if fit.pretext == "position":
         before = _learn_position(network, train_views, fit, folder / "pretext")
     wanted = torch.as_tensor(wanted_answers(train_views, fit.soften_mm))
 
-    def loss(outputs: Tensor, batch: NDArray[np.int64], changes: Tensor) -> Tensor:
+    truth = torch.as_tensor(train_views.displacement_mm / np.float32(SCALE_MM))
+    layout = tuple(torch.as_tensor(part, dtype=torch.float32) for part in layout_precision())
+
+    def loss(outputs: tuple[Tensor, ...], batch: NDArray[np.int64], changes: Tensor) -> Tensor:
         # A landmark stays the closest when the picture is zoomed or turned about its middle.
-        result: Tensor = torch.nn.functional.cross_entropy(outputs, wanted[batch].to(outputs.device))
+        logits, *where = outputs
+        result: Tensor = torch.nn.functional.cross_entropy(logits, wanted[batch].to(logits.device))
+        if where:
+            known = layout[0].to(logits.device), layout[1].to(logits.device)
+            displacements = (truth[batch] @ changes.mT).to(logits.device)
+            result = result + displacement_loss((where[0], where[1]), displacements, known, _CONSISTENCY)
         return result
 
     def evaluate(plain: nn.Module) -> dict[str, float]:
-        return retrieval_figures(predict(plain, calibration.images, size).numpy(), calibration.closest_landmarks)
+        logits, *_ = predict(plain, calibration.images, size)
+        return retrieval_figures(logits.numpy(), calibration.closest_landmarks)
 
     minutes = before + fit_network(network, train_views.images, loss, evaluate, fit, folder, "closest_exact")
     test = load_split(data, fit, "test")
-    figures = retrieval_figures(predict(network, test.images, size).numpy(), test.closest_landmarks)
+    logits, *_ = predict(network, test.images, size)
+    figures = retrieval_figures(logits.numpy(), test.closest_landmarks)
     config = {
         "kind": KIND,
         "architecture": fit.architecture,

@@ -1,9 +1,9 @@
 """Conversations to fine-tune on, made from labelled views: a question with an X-ray, and the true answer.
 
 Five tasks, each with its own prompt: ``localize`` (the three closest landmarks, with names drawn from the synonyms as
-in the paper), ``pair`` (the two closest, in views whose middle is a landmark), ``box`` (the region of a landmark that is
-named), ``correct`` (a second look after a wrong answer, or a neutral one after a right answer) and ``navigate`` (a step
-towards a target, at the start or with the paper's history, with true reasons). An example follows from seed and number
+in the paper), ``pair`` (the two closest, in views whose middle is a landmark), ``box`` (the region of a landmark),
+``correct`` (a second look after a wrong answer, or a neutral one after a right answer) and ``navigate`` (a step towards
+a target, at the start or with the paper's history, with true reasons). An example follows from seed and number
 alone, whatever was drawn before, so the stream can be cut, resumed and spread over processes.
 """
 

@@ -132,9 +132,11 @@ class Conversation:
         if self._turn is not None and self._answered:
             self._exchanges.append((self._turn, {"role": "assistant", "content": [text_part(self._said)]}))
             self._exchanges = self._exchanges[len(self._exchanges) - self._kept :] if self._kept else []
-        parts = [image_part(image), text_part(self._text(info or {}))]
-        parts += [text_part(prompt("navigate.feedback", self._style).fill(feedback=text)) for text in self._feedback]
-        self._turn, self._answered = {"role": "user", "content": parts}, False
+        said = [prompt("navigate.feedback", self._style).fill(feedback=text) for text in self._feedback]
+        # One part of text: chat templates join parts without anything between them.
+        text = "\n".join([self._text(info or {}), *said])
+        self._turn = {"role": "user", "content": [image_part(image), text_part(text)]}
+        self._answered = False
         return self.messages()
 
     def _text(self, info: Mapping[str, Any]) -> str:

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks import calibration, localization
-from carm_env.landmarks import N_LANDMARKS
 from carm_env.scene import load_scene
 from policies.checkpoint import save_checkpoint
-from policies.networks import build_displacement_network, build_network
+from policies.networks import build_classifier, build_displacement_network
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("pyarrow")
@@ -19,7 +18,7 @@ pytest.importorskip("pyarrow")
 def checkpoints(tmp_path):
     torch.manual_seed(0)
     common = {"architecture": "tiny", "image_size": 32}
-    save_checkpoint(tmp_path / "cnn", {"kind": "cnn", **common}, build_network("tiny", N_LANDMARKS).state_dict(), "#")
+    save_checkpoint(tmp_path / "cnn", {"kind": "cnn", **common}, build_classifier("tiny").state_dict(), "#")
     tensors = {f"0.{name}": value for name, value in build_displacement_network("tiny").state_dict().items()}
     radius = np.array([[1.0], [2.0], [1e9]]).repeat(14, 1).tolist()
     config = {"kind": "conformal", **common, "members": 1, "levels": [0.9, 0.95, 0.97], "radius": radius}
@@ -39,7 +38,7 @@ def test_figures_of_a_localiser_that_knows_the_truth(small_patients):
     spread = [view.labels.closest_landmarks for view in render_views(name, ViewOptions(16, 256, seed=1))]
     _, targets = localization.centred_views(name, 1)
     truths = iter([*spread, *([key, 1 + key % 14, 1 + (key + 1) % 14] for key in targets)])
-    found = localization.measure(localize, [name], 16, 1)
+    found = localization.measure(localization.RankedLocalizer(localize), [name], 16, 1)
     assert {key: value.value for key, value in found["estimates"].items() if "R@" not in key} == {
         "P@1": 1.0, "P@2": 1.0, "P@3": 1.0, "H@1": 1.0, "H@2": 1.0, "H@3": 1.0, "exact": 1.0,
         "H@1 centred": 1.0, "H@2 centred": 1.0,

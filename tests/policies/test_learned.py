@@ -21,7 +21,7 @@ from policies.conformal import (
     within,
 )
 from policies.features import N_FEATURES, TargetFeatures
-from policies.networks import ARCHITECTURES, as_input, build_displacement_network, build_network
+from policies.networks import ARCHITECTURES, as_input, build_classifier, build_displacement_network
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -31,7 +31,7 @@ pytest.importorskip("transformers")
 def classifier(tmp_path):
     torch.manual_seed(0)
     config = {"kind": "cnn", "architecture": "tiny", "image_size": 32}
-    save_checkpoint(tmp_path / "cnn", config, build_network("tiny", N_LANDMARKS).state_dict(), "# card")
+    save_checkpoint(tmp_path / "cnn", config, build_classifier("tiny").state_dict(), "# card")
     return tmp_path / "cnn"
 
 
@@ -52,16 +52,16 @@ def ensemble(tmp_path):
 
 
 def test_the_large_network_is_a_resnet34():
-    network = build_network("resnet34", N_LANDMARKS)
+    network = build_classifier("resnet34")
     assert 21.0 < sum(value.numel() for value in network.parameters()) / 1e6 < 21.6
-    small = build_network("small", N_LANDMARKS)
+    small = build_classifier("small")
     assert 0.5 < sum(value.numel() for value in small.parameters()) / 1e6 < 1.0
 
 
 @pytest.mark.parametrize("name", ["tiny", "small"])
 def test_networks_answer_for_their_size(name):
     pictures = as_input(np.zeros((2, 64, 64, 1), np.uint8), ARCHITECTURES[name].image_size)
-    assert build_network(name, 5)(pictures).shape == (2, 5)
+    assert build_classifier(name)(pictures)[0].shape == (2, N_LANDMARKS)
     mean, width = build_displacement_network(name)(pictures)
     assert mean.shape == width.shape == (2, N_LANDMARKS, 2)
 

@@ -1,0 +1,78 @@
+"""The forms of answer as regular expressions, for decoding that can say nothing else.
+
+They describe what `render` writes, so they are narrower than `parse`, which leaves white space free.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+
+from carm_env.actions import X_DIRECTIONS, Y_DIRECTIONS
+from carm_env.errors import UnknownNameError
+from carm_env.landmarks import LANDMARKS
+from carm_env.language.grammar import ANSWER_KINDS
+
+_WORD = r"[A-Za-z0-9,.;:'()/-]+"
+
+
+_NUMBERS = {item.id: str(item.id) for item in LANDMARKS}
+_ENTRIES = {
+    item.id: f"{item.id}: (?:{'|'.join(re.escape(name) for name in (item.name, *item.synonyms))})" for item in LANDMARKS
+}
+
+
+def _different(items: Mapping[int, str], separator: str, most: int, least: int) -> str:
+    """`least` to `most` of the items, no two the same: a tree, so that what is said can always be gone on with."""
+    branches = []
+    for key, item in items.items():
+        rest = ""
+        if most > 1:
+            others = {other: text for other, text in items.items() if other != key}
+            rest = f"(?:{separator}{_different(others, separator, most - 1, least - 1)})" + ("" if least > 1 else "?")
+        branches.append(item + rest)
+    return f"(?:{'|'.join(branches)})"
+
+
+def _names() -> str:
+    return "|".join(re.escape(name) for item in LANDMARKS for name in (item.name, *item.synonyms))
+
+
+def _axis(axis: str, directions: tuple[str, ...]) -> str:
+    moving = "|".join(word for word in directions if word != "CENTER")
+    extent = f"    <extent_{axis}>"
+    return (
+        rf"    <{axis}>(?:CENTER</{axis}>\n{extent}NONE|(?:{moving})</{axis}>\n{extent}(?:SMALL|MODERATE|LARGE))"
+        rf"</extent_{axis}>\n    <reason_{axis}>{_WORD}(?: {_WORD})*</reason_{axis}>\n"
+    )
+
+
+@cache
+def answer_pattern(kind: str) -> str:
+    """A pattern that matches exactly the answers of a kind as `render` writes them, lengths of reasons aside.
+
+    Raises:
+        UnknownNameError: no such kind.
+
+    >>> import re
+    >>> bool(re.fullmatch(answer_pattern("pair"), "[10,11]")), bool(re.fullmatch(answer_pattern("pair"), "[10,15]"))
+    (True, False)
+    """
+    if kind == "ranking":
+        return rf"\[{_different(_ENTRIES, ', ', 3, 1)}\]"
+    if kind == "pair":
+        return rf"\[{_different(_NUMBERS, ',', 2, 2)}\]"
+    if kind == "box":
+        return r"\[(?:1000|[0-9]{1,3})(?:,(?:1000|[0-9]{1,3})){3}\]"
+    if kind == "correction":
+        return (
+            rf"<response>\n  <visual_reasoning>{_WORD}(?: {_WORD})*</visual_reasoning>\n"
+            rf"  <landmarks>\[{_different(_NUMBERS, ',', 2, 2)}\]</landmarks>\n</response>"
+        )
+    if kind == "navigation":
+        return (
+            rf"<output>\n  <step1>\n    <context>(?:{_names()})</context>\n  </step1>\n  <step2>\n"
+            rf"{_axis('x', X_DIRECTIONS)}{_axis('y', Y_DIRECTIONS)}  </step2>\n</output>"
+        )
+    raise UnknownNameError("kind of answer", kind, ANSWER_KINDS)

@@ -1,0 +1,95 @@
+"""The benchmarks of language models."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import correction, localization
+from carm_env.language.prompts import WRONG_FEEDBACK
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+_path = Path(__file__).parents[1] / "training" / "tiny_models.py"
+_spec = importlib.util.spec_from_file_location("tiny_models", _path)
+tiny_models = importlib.util.module_from_spec(_spec)
+sys.modules["tiny_models"] = tiny_models
+_spec.loader.exec_module(tiny_models)
+
+
+class Pupil:
+    """Is right in every other view; when it is told that it is wrong it is right, and otherwise it repeats itself."""
+
+    def __init__(self, targets):
+        self.targets, self.place = targets, 0
+
+    def centred(self, images):
+        own = self.targets[self.place : self.place + len(images)]
+        numbers = self.place + np.arange(len(images))
+        self.place += len(images)
+        first = np.where(numbers % 2 == 0, own, own % 14 + 1)
+        return np.stack([first, (first + 1) % 14 + 1], 1)
+
+    def correct(self, images, before, feedback):
+        if self.place >= len(self.targets):
+            self.place = 0
+        own = self.targets[self.place : self.place + len(images)]
+        self.place += len(images)
+        first = own if feedback == WRONG_FEEDBACK else np.array([pair[0] for pair in before])
+        return np.stack([first, first % 14 + 1], 1)
+
+
+def test_what_a_second_look_brings_is_counted(small_patients):
+    patients = list(small_patients[:2])
+    targets = np.concatenate([localization.centred_views(name, 1)[1] for name in patients])
+    found = correction.measure(Pupil(targets), patients, 1)
+    assert found["right_at_first"]["value"] == pytest.approx(0.5)
+    assert found["neutral"]["become_right"]["value"] == 0 and found["neutral"]["break"]["value"] == 0
+    assert found["incorrect"]["become_right"]["value"] == 1 and found["incorrect"]["right_after"]["value"] == 1
+    assert "become right 1.000" in correction.report(found)
+
+
+def test_another_policy_cannot_be_corrected(capsys):
+    assert correction.main(["--policy", "cnn"]) == 2
+    assert "expected mllm or mllm:MODEL" in capsys.readouterr().err
+
+
+TASK = """task: tiny_questions
+dataset_path: json
+dataset_kwargs:
+  data_files: {{test: {data}}}
+test_split: test
+fewshot_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: ["yes", "no"]
+doc_to_target: answer
+metric_list:
+  - metric: acc
+"""
+
+
+def test_general_ability_on_a_local_task(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("lm_eval")
+    from benchmarks import general
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    data = tmp_path / "questions.jsonl"
+    data.write_text("".join(json.dumps({"question": f"Is {n} even?", "answer": n % 2}) + "\n" for n in range(6)))
+    task = tmp_path / "tiny.yaml"
+    task.write_text(TASK.format(data=data))
+    model = str(tiny_models.tiny_gemma3(tmp_path / "model"))
+    arguments = ["--model", model, "--before", model, "--tasks", str(task), "--shots", "1"]
+    assert general.main([*arguments, "--json", str(tmp_path / "g.json")]) == 0, capsys.readouterr().err
+    found = json.loads((tmp_path / "g.json").read_text())
+    assert 0 <= found["after"]["tiny_questions"]["acc"] <= 1 and found["after"] == found["before"]
+    assert "change +0.0000" in capsys.readouterr().out
+    assert general.main(["--model", model, "--tasks", "no_such_task"]) == 2
+    assert "does not know" in capsys.readouterr().err
+    assert general.main(["--model", model, "--tasks", "gone.yaml"]) == 2
+    assert "gone.yaml, which is not there" in capsys.readouterr().err

@@ -1,0 +1,190 @@
+"""Language models as policies: what they say is carried out, and what is wrong with them is named."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import numpy as np
+import pytest
+
+from carm_env.actions import ALIGNED, Move
+from carm_env.language import Box, Correction, Navigation, Pair, Ranking, parse, render
+from carm_env.language.chat import question
+from carm_env.language.patterns import answer_pattern
+from carm_env.language.reasons import Situation
+from policies.language_models import Generation, ModelError, ServedModel, load_model, load_processor, make_talker
+from policies.mllm import MllmLocalizer, MllmPolicy
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+INFO = {"target_landmark": 1, "moved_mm": np.zeros(2), "move_effective": True, "move_clipped": False}
+IMAGE = np.zeros((32, 32, 1), np.uint8)
+
+
+class Scripted:
+    """Says what it was given, and keeps what it was asked."""
+
+    style = "full"
+
+    def __init__(self, *texts):
+        self.texts, self.asked = list(texts), []
+
+    def generate(self, conversations, kind):
+        self.asked += [(kind, list(messages)) for messages in conversations]
+        return [Generation(self.texts.pop(0), 3, 0.5) for _ in conversations]
+
+
+def step(move, context=11):
+    return render(Navigation(context, move, "It lies there.", "It lies there."))
+
+
+def test_what_is_said_is_carried_out_and_an_unreadable_answer_is_invalid():
+    talker = Scripted(step(Move(1, 2)), "left, I think", step(ALIGNED, 1))
+    policy = MllmPolicy(talker)
+    policy.reset(0)
+    decision = policy.act({"image": IMAGE}, INFO)
+    assert decision.move == Move(1, 2) and decision.closest_landmarks == (11,) and not decision.invalid
+    decision = policy.act({"image": IMAGE}, INFO)
+    assert decision.invalid and "expected one <output> document" in decision.rationale
+    policy.feedback("further up")
+    decision = policy.act({"image": IMAGE}, INFO)
+    assert decision.move.is_aligned and not decision.invalid
+    asked = [messages[-1]["content"][1]["text"] for _, messages in talker.asked]
+    assert "at the start" in asked[0]
+    assert "The move was: x = LEFT SMALL, y = UP MODERATE" in asked[1]
+    assert "could not be carried out" in asked[2] and asked[2].endswith("The clinician says: further up")
+    assert (policy.tokens, policy.answers) == (9, 3) and policy.seconds == 1.5
+
+
+def test_a_new_episode_begins_a_new_conversation():
+    talker = Scripted(step(Move(1, 0)), step(Move(1, 0)))
+    policy = MllmPolicy(talker)
+    with pytest.raises(RuntimeError, match="no conversation yet"):
+        policy.feedback("up")
+    for _ in range(2):
+        policy.reset(0)
+        policy.act({"image": IMAGE}, INFO)
+    assert all("at the start" in messages[-1]["content"][1]["text"] for _, messages in talker.asked)
+
+
+def test_a_localiser_reads_answers_and_counts_what_cannot_be_read():
+    images = np.zeros((2, 32, 32), np.uint8)
+    talker = Scripted(render(Ranking((11, 13, 5))), "Carina", "[10,11]", "[10, 11]", "no",
+                      render(Correction("It is there.", (1, 2))))  # fmt: skip
+    localizer = MllmLocalizer(talker)
+    np.testing.assert_array_equal(localizer.closest(images), [[11, 13, 5], [0, 0, 0]])
+    np.testing.assert_array_equal(localizer.centred(images), [[10, 11], [0, 0]])
+    again = localizer.correct(images, [(3, 4), (5, 6)], "That is wrong.")
+    np.testing.assert_array_equal(again, [[0, 0], [1, 2]])
+    assert "[5,6]. That is wrong." in talker.asked[-1][1][-1]["content"][1]["text"]
+    assert [kind for kind, _ in talker.asked] == ["ranking"] * 2 + ["pair"] * 2 + ["correction"] * 2
+    lenient = MllmLocalizer(Scripted("Well: [10, 11].", "```[1,2]```"), reading="lenient")
+    np.testing.assert_array_equal(lenient.centred(images), [[10, 11], [1, 2]])
+
+
+def test_steps_are_judged_by_the_view():
+    places = np.full((14, 2), np.nan)
+    places[[0, 9]] = [[0, 100], [5, 10]]
+    situation = Situation(places, np.isfinite(places).all(1))
+    true = Navigation(10, Move(0, 3), "Skull is hardly to one side of T1, so no sideways move is needed.",
+                      "Skull lies above T1, so the view moves far up.")  # fmt: skip
+    false = Navigation(10, Move(0, -3), true.reason_x, "Skull lies below T1, so the view moves far down.")
+    talker = Scripted(render(true), render(false), "up")
+    found = MllmLocalizer(talker).steps(np.zeros((3, 32, 32), np.uint8), [1] * 3, [situation] * 3)
+    assert {name: values.tolist() for name, values in found.items()} == {
+        "readable": [True, True, False], "reasons_true": [True, False, False], "best_move": [True, False, False]
+    }  # fmt: skip
+
+
+@pytest.fixture
+def server():
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self.server.bodies.append(body)
+            answer = {"choices": [{"message": {"content": "[10,11]"}}], "usage": {"completion_tokens": 5}}
+            data = json.dumps(answer if body["model"] == "good" else {"error": "no such model"}).encode()
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args):
+            pass
+
+    service = HTTPServer(("127.0.0.1", 0), Handler)
+    service.bodies = []
+    thread = threading.Thread(target=service.serve_forever, daemon=True)
+    thread.start()
+    yield service
+    service.shutdown()
+    service.server_close()
+
+
+def test_a_served_model_is_asked_in_openais_protocol(server):
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    model = make_talker(f"{url}#good")
+    said = model.generate([question("pair", IMAGE)] * 3, "pair")
+    assert [parse("pair", one.text).landmarks for one in said] == [(10, 11)] * 3
+    assert said[0].tokens == 5 and said[0].seconds > 0
+    body = server.bodies[0]
+    assert [message["role"] for message in body["messages"]] == ["system", "user"]
+    assert body["messages"][1]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
+    assert body["temperature"] == 0
+    with pytest.raises(ModelError, match="is the server running, with this model"):
+        ServedModel(f"{url}#bad").generate([question("pair", IMAGE)], "pair")
+    with pytest.raises(ValueError, match=r"expected http://HOST:PORT/v1#MODEL"):
+        ServedModel(url)
+
+
+def test_models_that_cannot_be_used_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError, match="has no processor that can be loaded"):
+        load_processor(tmp_path)
+    with pytest.raises(ModelError, match="cannot be loaded as a model of pictures and text"):
+        load_model(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="names no base model"):
+        load_model(tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "gone")}))
+    with pytest.raises(ModelError, match="the base model .* of the adapter"):
+        load_model(tmp_path)
+
+
+def test_a_model_without_a_chat_template_or_pictures_is_refused(tmp_path):
+    from policies.embedded_vlm import build_model, build_tokenizer
+
+    tokenizer = build_tokenizer(["LEFT SMALL"], 300)
+    tokenizer.save_pretrained(tmp_path / "text")
+    (tmp_path / "text" / "config.json").write_text(json.dumps({"model_type": "gemma3_text"}))
+    with pytest.raises(ModelError, match="takes no pictures"):
+        load_processor(tmp_path / "text")
+    _, processor = build_model(tokenizer, architecture="tiny", hidden=64, layers=1)
+    processor.chat_template = processor.tokenizer.chat_template = None
+    processor.save_pretrained(tmp_path / "mute")
+    (tmp_path / "mute" / "config.json").write_text(json.dumps({"model_type": "gemma3"}))
+    with pytest.raises(ModelError, match="no chat template"):
+        load_processor(tmp_path / "mute")
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        ("ranking", Ranking((11, 13, 5), ("Tracheal carina", "Left diaphragmatic dome", "Left shoulder blade tip"))),
+        ("ranking", Ranking((1,))),
+        ("pair", Pair((14, 2))),
+        ("box", Box((0, 10, 999, 1000))),
+        ("correction", Correction("T1 is in the picture. It is (nearly) in the middle, so it's T1.", (10, 1))),
+        ("navigation", Navigation(4, Move(-3, 0), "It lies there.", "It is as high.")),
+        ("navigation", Navigation(4, ALIGNED, "It is there.", "It is there.", "Right shoulder blade tip")),
+    ],
+)
+def test_patterns_match_what_is_written(kind, answer):
+    import regex
+
+    text = render(answer)
+    pattern = regex.compile(answer_pattern(kind))
+    assert pattern.fullmatch(text)
+    for end in range(len(text)):
+        assert pattern.fullmatch(text[:end], partial=True), text[:end]
+    assert not pattern.fullmatch(text + "x", partial=True)

@@ -1,0 +1,164 @@
+"""Fine-tuning language models, end to end on small patients and tiny models of the real classes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from carm_env.actions import MoveLattice
+from carm_env.language import parse
+from carm_env.language.reasons import Situation, reasoning_is_true, reasons_are_true
+from carm_env.view_dataset import read_views, write_view_dataset
+from carm_env.views import ViewOptions
+from policies import make_policy
+from policies.checkpoint import save_checkpoint
+from policies.networks import build_displacement_network
+from training.conversations import TASKS, Conversations, region
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
+pytest.importorskip("peft")
+
+CONFIGS = Path(__file__).parents[2] / "training" / "configs"
+
+
+@pytest.fixture
+def dataset(small_patients, tmp_path):
+    splits = {"train": small_patients[:2], "calibration": small_patients[2:3], "test": small_patients[3:4]}
+    write_view_dataset(tmp_path / "d", splits, ViewOptions(128, 32), 1)
+    return tmp_path / "d"
+
+
+@pytest.fixture
+def eye(tmp_path):
+    tensors = {f"0.{name}": value for name, value in build_displacement_network("tiny").state_dict().items()}
+    config = {"kind": "conformal", "architecture": "tiny", "image_size": 32, "members": 1, "levels": [0.9],
+              "radius": np.ones((1, 14)).tolist()}  # fmt: skip
+    save_checkpoint(tmp_path / "eye", config, tensors, "#")
+    return tmp_path / "eye"
+
+
+@pytest.mark.parametrize("style", ["full", "compact"])
+def test_answers_are_true_and_follow_from_seed_and_number(dataset, style):
+    views = read_views(dataset, "train")
+    source, again = Conversations(views, style=style, seed=3), Conversations(views, style=style, seed=3)
+    seen = set()
+    for number, example in enumerate(source.stream(0, 300)):
+        seen.add(example["task"])
+        assert str(again.example(number)["completion"]) == str(example["completion"])
+        text, situation = example["completion"][0]["content"][0]["text"], source.situation(example["view"])
+        assert len(example["images"]) == 1
+        if example["task"] == "localize":
+            assert list(parse("ranking", text).landmarks) == views.closest_landmarks[example["view"]].tolist()
+        elif example["task"] == "pair":
+            assert list(parse("pair", text).landmarks) == situation.closest()[:2]
+        elif example["task"] == "box":
+            left, top, right, bottom = parse("box", text).corners
+            assert right - left <= 390 and bottom - top <= 390
+        elif example["task"] == "correct":
+            answer = parse("correction", text)
+            assert list(answer.landmarks) == situation.closest()[:2]
+            assert reasoning_is_true(answer.reasoning, situation)
+        else:
+            step = parse("navigation", text)
+            assert reasons_are_true(step, situation)
+    assert seen == set(TASKS)
+    other = Conversations(views, style=style, seed=4)
+    assert any(str(other.example(n)["prompt"]) != str(source.example(n)["prompt"]) for n in range(10))
+
+
+def test_a_history_is_one_that_leads_here(dataset):
+    views = read_views(dataset, "train")
+    source = Conversations(views, {"navigate": 1.0})
+    table = MoveLattice().table_mm()
+    found = 0
+    for number in range(60):
+        situation = source.situation(number)
+        before = source._before(situation, situation.closest()[-1], np.random.default_rng(number))
+        then = Situation(situation.displacement_mm + table[before.move.index], situation.visible)
+        assert before.context == then.closest()[0] and not before.move.is_aligned
+        found += before.move == MoveLattice().closest_move(then.place_mm(situation.closest()[-1]))
+    assert found > 40
+
+
+def test_weights_are_kept_and_bad_ones_named(dataset):
+    views = read_views(dataset, "train")
+    source = Conversations(views, {"localize": 3, "navigate": 1})
+    tasks = [example["task"] for example in source.stream(0, 400)]
+    assert set(tasks) == {"localize", "navigate"}
+    assert 0.65 < tasks.count("localize") / 400 < 0.85
+    with pytest.raises(ValueError, match="unknown task"):
+        Conversations(views, {"localise": 1})
+    with pytest.raises(ValueError, match="expected at least one above 0"):
+        Conversations(views, {"localize": 0})
+    with pytest.raises(ValueError, match="expected 0 or more"):
+        Conversations(views, {"localize": -1, "pair": 2})
+
+
+def test_regions_stay_in_the_picture():
+    for pixel in ((0, 0), (127, 127), (64, 3)):
+        left, top, right, bottom = region(np.array(pixel, float), 128)
+        assert 0 <= left < right <= 1000 and 0 <= top < bottom <= 1000
+
+
+def sft(dataset, *words):
+    from training.sft import main
+
+    return main(["--dataset", str(dataset), "--report_to", "none", "--logging_steps", "1000", *map(str, words)])
+
+
+def embedded(dataset, eye, out, *words):
+    return sft(
+        dataset, "--config", CONFIGS / "sft_embedded.yaml", "--eye", eye, "--hidden", 64, "--layers", 1,
+        "--per_device_train_batch_size", 8, "--output_dir", out, "--save_strategy", "no", "--disable_tqdm", "true",
+        *words,
+    )  # fmt: skip
+
+
+def test_the_embedded_model_is_trained_saved_and_drives(dataset, eye, tmp_path, capsys):
+    out = tmp_path / "sft"
+    assert embedded(dataset, eye, out, "--max_steps", 3, "--test_views", 4, "--json", tmp_path / "f.json") == 0
+    figures = json.loads((tmp_path / "f.json").read_text())
+    assert figures["samples_per_s"] > 0 and 0 <= figures["invalid_rate"] <= 1
+    assert json.loads((out / "carm.json").read_text())["style"] == "compact"
+    assert "not a medical device" in (out / "README.md").read_text()
+    assert not list(out.glob("*.bin"))
+    policy = make_policy(f"mllm:{out}")
+    policy.reset(0)
+    info = {"target_landmark": 4, "moved_mm": np.zeros(2)}
+    decision = policy.act({"image": np.zeros((32, 32, 1), np.uint8)}, info)
+    assert decision.invalid and decision.rationale
+    assert policy.tokens > 0 and policy.answers == 1
+
+
+def test_the_embedded_model_learns_what_it_is_told(dataset, eye, tmp_path, capsys):
+    out = tmp_path / "sft"
+    words = ["--max_steps", 80, "--tasks", "pair=1", "--test_views", 0, "--learning_rate", 3e-3, "--warmup_steps", 5]
+    assert embedded(dataset, eye, out, *words, "--json", tmp_path / "f.json") == 0
+    # The form alone is learnt at once: a digit of many would cost more.
+    assert json.loads((tmp_path / "f.json").read_text())["train_loss"] < 2.5
+    from carm_env.language.chat import question
+    from policies.language_models import LocalModel
+
+    image = read_views(dataset, "test").images[0]
+    said = LocalModel(out).generate([question("pair", image, "compact")], "pair")[0]
+    parse("pair", said.text)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--style", "long"], "unknown style of prompts 'long'"),
+        (["--tasks", "localize"], "expected TASK=SHARE"),
+        (["--tasks", "localise=1"], "Did you mean 'localize'"),
+        (["--examples", "-1"], "examples is -1"),
+        (["--eye", "nowhere"], "no checkpoint at nowhere"),
+        (["--model_name_or_path", "nowhere/at-all"], "nowhere/at-all has no processor that can be loaded"),
+        (["--dataset", "nowhere"], "nowhere is no dataset of views"),
+    ],
+)
+def test_bad_arguments_are_one_line(dataset, eye, tmp_path, words, message, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert embedded(dataset, eye, tmp_path / "x", *words) == 2
+    assert message in capsys.readouterr().err

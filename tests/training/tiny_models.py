@@ -1,0 +1,116 @@
+"""Tiny models of the real classes, from config, with the real chat templates that TRL carries: nothing is fetched."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from policies.embedded_vlm import _SPECIAL, build_tokenizer
+
+SIZE = 56
+CORPUS = ["[11: Carina, 13: Left hemidiaphragm, 5: Left scapular inferior angle]", "LEFT SMALL UP LARGE CENTER NONE"]
+QWEN_SPECIAL = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
+    "<|video_pad|>",
+)  # fmt: skip
+
+
+def template(name: str) -> str:
+    return files("trl").joinpath("chat_templates", name).read_text(encoding="utf-8")
+
+
+def tiny_gemma3(folder: Path) -> Path:
+    """The class of Gemma-3 and MedGemma."""
+    import torch
+    from transformers import (
+        Gemma3Config,
+        Gemma3ForConditionalGeneration,
+        Gemma3ImageProcessorPil,
+        Gemma3Processor,
+    )
+
+    assert "<start_of_image>" in _SPECIAL
+    tokenizer = build_tokenizer(CORPUS, 400)
+    tokenizer.chat_template = template("gemma3.jinja")
+    ids = tokenizer.convert_tokens_to_ids
+    config = Gemma3Config(
+        text_config={
+            "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 8192,
+            "sliding_window": 1024, "bos_token_id": ids("<bos>"), "eos_token_id": ids("<eos>"),
+            "pad_token_id": ids("<pad>"),
+        },
+        vision_config={
+            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "image_size": SIZE, "patch_size": 14, "vision_use_head": False,
+        },
+        mm_tokens_per_image=4, boi_token_index=ids("<start_of_image>"), eoi_token_index=ids("<end_of_image>"),
+        image_token_index=ids("<image_soft_token>"), eos_token_id=[ids("<eos>"), ids("<end_of_turn>")],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = Gemma3ForConditionalGeneration(config)
+    model.generation_config.eos_token_id = [ids("<eos>"), ids("<end_of_turn>")]
+    model.generation_config.pad_token_id = ids("<pad>")
+    model.save_pretrained(folder)
+    Gemma3Processor(
+        image_processor=Gemma3ImageProcessorPil(size={"height": SIZE, "width": SIZE}), tokenizer=tokenizer,
+        chat_template=tokenizer.chat_template, image_seq_length=4,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def tiny_qwen2_5_vl(folder: Path) -> Path:
+    import json
+
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import (
+        PreTrainedTokenizerFast,
+        Qwen2_5_VLConfig,
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen2VLImageProcessorPil,
+    )
+
+    bare = Tokenizer(models.BPE())
+    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bare.decoder = decoders.ByteLevel()
+    bare.train_from_iterator(
+        CORPUS,
+        trainers.BpeTrainer(vocab_size=400, special_tokens=list(QWEN_SPECIAL), show_progress=False,
+                            initial_alphabet=pre_tokenizers.ByteLevel.alphabet()),
+    )  # fmt: skip
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer.chat_template = template("qwen2_5_vl.jinja")
+    ids = tokenizer.convert_tokens_to_ids
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 8192,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
+            "bos_token_id": None, "eos_token_id": ids("<|im_end|>"), "pad_token_id": ids("<|endoftext|>"),
+        },
+        vision_config={
+            "depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 64, "out_hidden_size": 32,
+            "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 56,
+            "fullatt_block_indexes": [0], "in_channels": 3,
+        },
+        image_token_id=ids("<|image_pad|>"), video_token_id=ids("<|video_pad|>"),
+        vision_start_token_id=ids("<|vision_start|>"), vision_end_token_id=ids("<|vision_end|>"),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    model.generation_config.eos_token_id = ids("<|im_end|>")
+    model.generation_config.pad_token_id = ids("<|endoftext|>")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    Qwen2VLImageProcessorPil(
+        patch_size=14, merge_size=2, temporal_patch_size=2, min_pixels=SIZE * SIZE, max_pixels=SIZE * SIZE
+    ).save_pretrained(folder)
+    # As on the hub, where the processor's class stands in the configuration.
+    path = folder / "preprocessor_config.json"
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps({**found, "processor_class": "Qwen2_5_VLProcessor"}))
+    (folder / "chat_template.jinja").write_text(tokenizer.chat_template)
+    return folder
+
+
+TINY = {"gemma3_4b": tiny_gemma3, "medgemma_4b": tiny_gemma3, "qwen2_5_vl_7b": tiny_qwen2_5_vl}
+"""By the recipe that belongs to the class."""

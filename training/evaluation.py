@@ -1,0 +1,58 @@
+"""How well a language model answers on views of patients that it was never trained on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks.metrics import centred_hit_at, exact_closest, precision_at
+from carm_env.language.reasons import Situation
+from carm_env.view_dataset import ViewArrays
+from policies.mllm import MllmLocalizer
+from training.conversations import CENTRED_MM
+
+_BATCH = 64
+
+
+def language_figures(localizer: MllmLocalizer, views: ViewArrays, count: int, seed: int = 0) -> dict[str, float]:
+    """The paper's precisions, centred hits, and whether steps are readable, reasoned truly and the best ones.
+
+    Args:
+        localizer: to ask.
+        views: of a split.
+        count: views to ask for each task.
+        seed: draws them.
+    """
+    rng = np.random.default_rng(seed)
+    # Only patients with three landmarks have three closest ones.
+    whole = np.flatnonzero(views.closest_landmarks[:, -1] > 0)
+    some = np.sort(rng.choice(whole, min(count, len(whole)), replace=False))
+    relevant = views.closest_landmarks[some]
+    ranked = np.concatenate([localizer.closest(views.images[part]) for part in _parts(some)])
+    figures = {f"p_at_{k}": float(precision_at(ranked, relevant, k).mean()) for k in (1, 2, 3)}
+    figures["closest_exact"] = float(exact_closest(ranked, relevant).mean())
+    invalid = [~ranked.any(1)]
+
+    distances = np.hypot(views.displacement_mm[..., 0], views.displacement_mm[..., 1])
+    middle = np.flatnonzero(np.nanmin(distances, 1) < CENTRED_MM / 2)
+    if len(middle):
+        middle = np.sort(rng.choice(middle, min(count, len(middle)), replace=False))
+        pairs = np.concatenate([localizer.centred(views.images[part]) for part in _parts(middle)])
+        target = views.closest_landmarks[middle, 0]
+        figures |= {f"centred_h_at_{k}": float(centred_hit_at(pairs, target, k).mean()) for k in (1, 2)}
+        invalid.append(~pairs.any(1))
+
+    steps: dict[str, list[bool]] = {"readable": [], "reasons_true": [], "best_move": []}
+    for part in _parts(some):
+        situations = [Situation(views.displacement_mm[n].astype(float), views.visible[n]) for n in part]
+        targets = [int(rng.choice(situation.closest())) for situation in situations]
+        for name, values in localizer.steps(views.images[part], targets, situations).items():
+            steps[name] += values.tolist()
+    readable = np.array(steps["readable"])
+    figures["reasons_true"] = float(np.array(steps["reasons_true"])[readable].mean()) if readable.any() else 0.0
+    figures["best_move"] = float(np.mean(steps["best_move"]))
+    figures["invalid_rate"] = float(np.concatenate([*invalid, ~readable]).mean())
+    return figures
+
+
+def _parts(numbers: np.ndarray) -> list[np.ndarray]:
+    return [numbers[start : start + _BATCH] for start in range(0, len(numbers), _BATCH)]
