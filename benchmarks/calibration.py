@@ -82,12 +82,15 @@ def measure(regressor: DisplacementRegressor, patients: Sequence[str], views: in
     }
 
 
-def save_curve(path: Path, coverage: Any, risk: Any) -> None:
-    """Save the risk-coverage curve as PNG; MissingExtraError where matplotlib is not installed."""
+VIEWS_LABELS = "views answered, the most certain first, %", "mean error of the closest, mm"
+
+
+def save_curve(path: Path, coverage: Any, risk: Any, labels: tuple[str, str] = VIEWS_LABELS) -> None:
+    """Save a risk-coverage curve as PNG; MissingExtraError where matplotlib is not installed."""
     pyplot = import_pyplot()
     figure, axes = pyplot.subplots(figsize=(5, 3.4), dpi=120, layout="constrained")
     axes.plot(100 * np.asarray(coverage), risk, linewidth=2)
-    axes.set(xlabel="views answered, the most certain first, %", ylabel="mean error of the closest, mm", ylim=(0, None))
+    axes.set(xlabel=labels[0], ylabel=labels[1], ylim=(0, None))
     axes.grid(alpha=0.3)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})

@@ -81,7 +81,7 @@ def _batched(pictures: NDArray[np.uint8], ask: Any) -> NDArray[np.int64]:
     return np.concatenate([ask(numbers[start : start + _BATCH]) for start in range(0, len(numbers), _BATCH)])
 
 
-def _share(values: NDArray[Any], owners: NDArray[Any]) -> dict[str, Any] | None:
+def _share(values: Any, owners: NDArray[Any]) -> dict[str, Any] | None:
     return estimate(values.astype(float), owners.tolist())._asdict() if len(values) else None
 
 

@@ -207,6 +207,8 @@ class ConformalPolicy(Policy):
         self._abstain_mm, self._tolerance_mm = abstain_mm, tolerance_mm
         self._lattice = lattice or MoveLattice()
         self._tracker = DisplacementTracker()
+        self.region_mm = math.inf
+        """Radius of a circle of the area of the region that the last decision rests on."""
 
     def reset(self, seed: int | None = None) -> None:
         """Nothing has been seen."""
@@ -218,7 +220,7 @@ class ConformalPolicy(Policy):
         index = landmark(int(info["target_landmark"])).index
         self._tracker.update(prediction.mean_mm[0, index], prediction.deviation_mm[0, index], info["moved_mm"])
         mean, deviation = self._tracker.mean_mm, self._tracker.deviation_mm
-        region_mm = float(self._radius[index] * math.sqrt(float(deviation.prod())))
+        self.region_mm = region_mm = float(self._radius[index] * math.sqrt(float(deviation.prod())))
         reach = float(np.hypot(*mean) + self._radius[index] * deviation.max())
         move = self._lattice.closest_move(mean)
         if reach <= self._tolerance_mm:

@@ -60,7 +60,7 @@ class FitArguments:
     output_dir: str
     architecture: str = "small"
     image_size: int = 0
-    epochs: int = 8
+    epochs: int = 7
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 0.02

@@ -5,11 +5,11 @@
     python training/rl.py --algo ppo --features trunk --no-freeze
 
 By default the agent sees where the shipped displacement network (`policies/conformal.py`) believes its target to be,
-which learns in minutes on a CPU; with ``--features trunk`` it sees that network's features of the picture, frozen or
-not. Evaluation during training uses the calibration patients. Writes to ``OUT/seed-N``: ``checkpoint`` (safetensors and
-JSON, what the leaderboard loads: ``ppo:OUT/seed-N/checkpoint``), ``model.zip`` to resume from (stable-baselines3's own;
-it holds cloudpickle, never take one from somebody else), ``evaluations.npz``; and ``OUT/learning_curve.png`` over all
-seeds.
+which is learnt in minutes on a CPU, on patients that this network was not trained on, or it would be trusted too much.
+With ``--features trunk`` the agent sees that network's features of the picture, frozen or not. Evaluation during
+training uses the calibration patients. Writes to ``OUT/seed-N``: ``checkpoint`` (safetensors and JSON, what the
+leaderboard loads: ``ppo:OUT/seed-N/checkpoint``), ``model.zip`` to resume from (stable-baselines3's own; it holds
+cloudpickle, never take one from somebody else), ``evaluations.npz``; and ``OUT/learning_curve.png`` over all seeds.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--algo", default="ppo", help=f"one of: {', '.join(ALGORITHMS)} (default ppo)")
-    parser.add_argument("--patients", nargs="+", default=["standard/train"], metavar="NAME", help="to train on")
+    parser.add_argument("--patients", nargs="+", default=["wide/calibration"], metavar="NAME",
+                        help="to train on: such as the network that looks has not seen (default wide/calibration)")  # fmt: skip
     parser.add_argument("--eval-patients", nargs="+", default=["standard/calibration"], metavar="NAME")
     parser.add_argument("--eval-episodes", type=int, default=100, metavar="N", help="at each evaluation (default 100)")
     parser.add_argument("--evaluations", type=int, default=5, metavar="N", help="during training (default 5)")

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import calibration, localization
+from benchmarks import abstention, calibration, localization
 from carm_env.scene import load_scene
 from policies.checkpoint import save_checkpoint
 from policies.networks import build_classifier, build_displacement_network
@@ -94,3 +94,30 @@ def test_bad_arguments_are_one_line(small_patients, checkpoints, script, argumen
         arguments = [*arguments, "--policy", f"cnn:{checkpoints / 'cnn'}"]
     assert script.main(arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_abstention_keeps_the_most_certain_trips():
+    rows = [("a", 10.0, True), ("a", 20.0, True), ("b", 30.0, False), ("b", float("inf"), False)] * 5
+    found = abstention.measure(rows)
+    kept = {row["kept"]: row["failed"]["value"] for row in found["kept"]}
+    assert kept[0.5] == 0 and kept[1.0] == 0.5 and found["monotone"]
+    assert "  50%         20 mm    0.0%" in abstention.report(found)
+
+
+def test_abstention_in_closed_loop(checkpoints, small_patients, tmp_path, capsys):
+    from benchmarks.freeze import suite_yaml
+    from benchmarks.recipes import suite_on
+    from carm_env.catalogue import load_patient
+
+    suite, _ = suite_on("smoke", {name: load_patient(name) for name in small_patients[:2]})
+    (tmp_path / "s.yaml").write_text(suite_yaml(suite))
+    arguments = ["--policy", f"conformal:{checkpoints / 'conformal'}", "--suite", str(tmp_path / "s.yaml")]
+    assert (
+        abstention.main([*arguments, "--episodes", "4", "--out", str(tmp_path), "--json", str(tmp_path / "a.json")])
+        == 0
+    )
+    assert (tmp_path / "abstention.png").is_file()
+    assert "hash" in (tmp_path / "a.json").read_text()
+    assert abstention.main([*arguments, "--episodes", "0"]) == 2
+    assert "--episodes is 0" in capsys.readouterr().err
+    assert abstention.main(["--policy", "cnn"]) == 2

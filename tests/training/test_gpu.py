@@ -26,6 +26,22 @@ def test_mixed_precision_on_a_gpu_learns_as_on_a_cpu(script, small_patients, tmp
     assert figures["closest_exact"] > 0.3 if script == "cnn" else figures["coverage_90"] > 0.5
 
 
+def test_the_embedded_language_model_is_fine_tuned(small_patients, tmp_path):
+    pytest.importorskip("trl")
+    from training import conformal, sft
+
+    patients = ["--train", ",".join(small_patients[:2]), "--calibration", small_patients[2], "--test",
+                small_patients[3], "--views_per_patient", "64", "--workers", "1"]  # fmt: skip
+    eye = tmp_path / "eye"
+    assert conformal.main([*patients, "--architecture", "tiny", "--batch_size", "32", "--epochs", "1", "--members",
+                           "1", "--output_dir", str(eye)]) == 0  # fmt: skip
+    arguments = [*patients, "--config", str(sft.DEFAULT_CONFIG), "--eye", str(eye / "checkpoint"), "--image_size", "32",
+                 "--hidden", "64", "--layers", "1", "--max_steps", "5", "--bf16", "true", "--test_views", "8",
+                 "--output_dir", str(tmp_path / "o"), "--json", str(tmp_path / "s.json")]  # fmt: skip
+    assert sft.main(arguments) == 0
+    assert json.loads((tmp_path / "s.json").read_text())["samples_per_s"] > 0
+
+
 def test_the_large_network_takes_a_step(small_patients, tmp_path):
     from training import cnn
 

@@ -206,3 +206,41 @@ def test_what_is_done_to_a_picture_is_done_to_displacements():
     found = [float((part * seen).sum() / seen.sum()) for part in (columns - size // 2, size // 2 - rows)]
     wanted = change[0] @ torch.tensor([left, up]).float()
     np.testing.assert_allclose(found, wanted, atol=0.4)
+
+
+def test_two_processes_train_together(quick, small_patients, tmp_path):
+    import os
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    from carm_env.view_dataset import write_view_dataset
+    from carm_env.views import ViewOptions
+
+    splits = {"train": small_patients[:2], "calibration": small_patients[2:3], "test": small_patients[3:4]}
+    write_view_dataset(tmp_path / "d", splits, ViewOptions(48, 32), 1)
+    script = Path(cnn.__file__)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script),
+         "--dataset", str(tmp_path / "d"), "--architecture", "tiny", "--batch_size", "16", "--epochs", "2",
+         "--output_dir", str(tmp_path / "o")],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[1])},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    # One process speaks, and both came to the end.
+    assert done.stdout.count("epoch 2/2") == 1
+    make_policy(f"cnn:{tmp_path / 'o' / 'checkpoint'}")
+
+
+def test_a_classifier_begins_with_a_displacement_network(quick, tmp_path, capsys):
+    assert conformal.main([*quick, "--epochs", "1", "--members", "1", "--output_dir", str(tmp_path / "c")]) == 0
+    eye = tmp_path / "c" / "checkpoint"
+    arguments = [*quick, "--epochs", "1", "--output_dir", str(tmp_path / "o"), "--eye", str(eye)]
+    assert cnn.main([*arguments, "--learning_rate", "1e-9"]) == 0
+    before, after = weights(tmp_path / "c"), weights(tmp_path / "o")
+    torch.testing.assert_close(after["eye.head.weight"], before["0.head.weight"])
+    assert cnn.main([*arguments, "--pretext", "position"]) == 2
+    assert "eye and pretext are both given" in capsys.readouterr().err
+    assert cnn.main([*arguments, "--architecture", "small", "--image_size", "32"]) == 2
+    assert "is of another architecture" in capsys.readouterr().err
