@@ -2,9 +2,9 @@
 
     python benchmarks/abstention.py --policy conformal --suite uniform --json a.json
 
-Each episode is driven once, with no limit on the region; the region around the target's place when "aligned" is declared
-says how sure the policy was. A limit on it hands back the least certain trips: the curve shows the share of failures
-among those that are kept, for every limit. Writes ``abstention.png`` to ``--out``.
+Each episode is driven once, with no limit on the region; the region around the target's place when "aligned" is
+declared says how sure the policy was. A limit on it hands back the least certain trips: the curve shows the share of
+failures among those that are kept, for every limit. Writes ``abstention.png`` to ``--out``.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from carm_env.actions import ALIGNED, MoveLattice
+from carm_env.actions import ALIGNED, Move, MoveLattice
 from carm_env.env import DEFAULT_TOLERANCE_MM
 from carm_env.landmarks import N_LANDMARKS, landmark
 from policies.base import Decision, Policy
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 KIND = "conformal"
 LEVELS = (0.90, 0.95, 0.97)
+_SAME_PLACE_MM = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,8 +178,8 @@ class DisplacementTracker:
 class ConformalPolicy(Policy):
     """Goes to the predicted displacement, by the lattice move that comes closest.
 
-    It declares "aligned" when the region around the target's place lies within the tolerance, or when no move comes
-    nearer; it abstains when it would declare, but the region is wider than `abstain_mm`.
+    It declares "aligned" when the region around the target's place lies within the tolerance, when no move comes nearer,
+    or when it would turn back a second time; it abstains when it would declare, but the region is wider than `abstain_mm`.
 
     Args:
         folder: see `DisplacementRegressor`.
@@ -186,6 +187,7 @@ class ConformalPolicy(Policy):
         abstain_mm: radius of the region (of a circle of its area) beyond which it hands the C-arm back.
         tolerance_mm: as in the environment.
         lattice: what the extents mean, as in the environment.
+        memory: share of its weight that an earlier estimate keeps with every move.
 
     Raises:
         ValueError: a level that was not calibrated, or a length that is not positive.
@@ -198,6 +200,7 @@ class ConformalPolicy(Policy):
         abstain_mm: float = 120.0,
         tolerance_mm: float = DEFAULT_TOLERANCE_MM,
         lattice: MoveLattice | None = None,
+        memory: float = 0.8,
     ) -> None:
         for name, value in (("abstain_mm", abstain_mm), ("tolerance_mm", tolerance_mm)):
             if not value > 0:
@@ -206,23 +209,42 @@ class ConformalPolicy(Policy):
         self._radius = self._regressor.radius_at(level)
         self._abstain_mm, self._tolerance_mm = abstain_mm, tolerance_mm
         self._lattice = lattice or MoveLattice()
-        self._tracker = DisplacementTracker()
+        self._tracker = DisplacementTracker(memory)
+        self._begin()
         self.region_mm = math.inf
         """Radius of a circle of the area of the region that the last decision rests on."""
 
     def reset(self, seed: int | None = None) -> None:
         """Nothing has been seen."""
         self._tracker.reset()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._way_mm = np.zeros(2)
+        self._seen_mm: list[NDArray[np.float64]] = []
+        self._turned_back = False
+
+    def _settled(self, move: Move) -> Move:
+        """The move, or "aligned" when it would lead a second time to where the C-arm has already been."""
+        there = self._way_mm + self._lattice.displacement_mm(move)
+        if move.is_aligned or all(np.hypot(*(there - place)) > _SAME_PLACE_MM for place in self._seen_mm):
+            return move
+        if self._turned_back:
+            return ALIGNED
+        self._turned_back = True
+        return move
 
     def act(self, observation: Any, info: Mapping[str, Any]) -> Decision:
         """Look, weigh in what was seen before, and go on, declare or hand back."""
+        self._way_mm = self._way_mm + np.asarray(info["moved_mm"], float)
+        self._seen_mm.append(self._way_mm)
         prediction = self._regressor.predict(image_of(observation)[None])
         index = landmark(int(info["target_landmark"])).index
         self._tracker.update(prediction.mean_mm[0, index], prediction.deviation_mm[0, index], info["moved_mm"])
         mean, deviation = self._tracker.mean_mm, self._tracker.deviation_mm
         self.region_mm = region_mm = float(self._radius[index] * math.sqrt(float(deviation.prod())))
         reach = float(np.hypot(*mean) + self._radius[index] * deviation.max())
-        move = self._lattice.closest_move(mean)
+        move = self._settled(self._lattice.closest_move(mean))
         if reach <= self._tolerance_mm:
             move = ALIGNED
         return Decision(

@@ -1,7 +1,7 @@
 """The embedded vision-language model: Gemma-3's own class with a small tower that sees landmarks.
 
 The language model is a stock `Gemma3ForConditionalGeneration` of a few million parameters with its own tokenizer. Its
-vision tower is the displacement network (`policies/networks.py`), already trained, and gives sixteen image tokens: one
+vision tower is the displacement network (`policies/networks.py`), trained before, and gives sixteen image tokens: one
 a landmark, with what is seen where that landmark is sought, where it seems to lie and how sure that is, and two of the
 whole picture. Nothing is fetched from a hub.
 """
@@ -86,7 +86,8 @@ def register() -> tuple[type, type]:
 
         def __init__(self, config: Any) -> None:
             super().__init__(config)
-            self.eye = build_displacement_network(config.architecture)
+            # It stays as it was trained: small batches of text would spoil what it has learnt of places.
+            self.eye = build_displacement_network(config.architecture).requires_grad_(False)
             width = self.eye.n_features + 4 + 2 + 3 * 2 * len(_WAVES_MM)
             self.landmark = torch.nn.Linear(width, config.hidden_size)
             self.picture = torch.nn.Linear(self.eye.n_features, 2 * config.hidden_size)
@@ -100,9 +101,16 @@ def register() -> tuple[type, type]:
             elif isinstance(module, LandmarkVisionModel):
                 torch.nn.init.normal_(module.position_embedding, std=0.5)
 
+        def train(self, mode: bool = True) -> Any:
+            """As of any module; the eye never trains."""
+            super().train(mode)
+            self.eye.eval()
+            return self
+
         def forward(self, pixel_values: Tensor, **kwargs: Any) -> Any:
             grey = 127.5 * (pixel_values.float().mean(1, keepdim=True) + 1)
-            mean, spread, seen = self.eye.by_landmark((grey - GREY_MEAN) / GREY_DEVIATION)
+            with torch.no_grad():
+                mean, spread, seen = self.eye.by_landmark((grey - GREY_MEAN) / GREY_DEVIATION)
             tokens = self.landmark(torch.cat([seen, described(mean, spread)], -1).to(self.landmark.weight.dtype))
             whole = self.picture(seen.mean(1).to(self.picture.weight.dtype)).unflatten(1, (2, -1))
             states = torch.cat([tokens, whole], 1) + self.position_embedding

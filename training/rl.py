@@ -50,7 +50,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--algo", default="ppo", help=f"one of: {', '.join(ALGORITHMS)} (default ppo)")
     parser.add_argument("--patients", nargs="+", default=["wide/calibration"], metavar="NAME",
-                        help="to train on: such as the network that looks has not seen (default wide/calibration)")  # fmt: skip
+                        help="to train on, unknown to the network that looks (default wide/calibration)")  # fmt: skip
     parser.add_argument("--eval-patients", nargs="+", default=["standard/calibration"], metavar="NAME")
     parser.add_argument("--eval-episodes", type=int, default=100, metavar="N", help="at each evaluation (default 100)")
     parser.add_argument("--evaluations", type=int, default=5, metavar="N", help="during training (default 5)")

@@ -120,7 +120,7 @@ def load_views(arguments: SftArguments, folder: Path, split: str) -> ViewArrays:
     """The views of a split, from the dataset that was given, or rendered into the output folder."""
     source = Path(arguments.dataset) if arguments.dataset else folder / "views"
     if not arguments.dataset:
-        names = {key: getattr(arguments, key).split(",") for key in ("train", "calibration", "test")}
+        names = {key: getattr(arguments, key).split(",") for key in ("train", "test")}
         options = ViewOptions(views_per_patient=arguments.views_per_patient, size=arguments.image_size)
         write_view_dataset(source, names, options, arguments.workers or None)
     return read_views(source, split)
