@@ -178,8 +178,9 @@ class DisplacementTracker:
 class ConformalPolicy(Policy):
     """Goes to the predicted displacement, by the lattice move that comes closest.
 
-    It declares "aligned" when the region around the target's place lies within the tolerance, when no move comes nearer,
-    or when it would turn back a second time; it abstains when it would declare, but the region is wider than `abstain_mm`.
+    It declares "aligned" when the region around the target's place lies within the tolerance, when no move comes
+    nearer, or when it would turn back a second time; it abstains when it would declare, but the region is wider than
+    `abstain_mm`.
 
     Args:
         folder: see `DisplacementRegressor`.

@@ -234,3 +234,25 @@ def test_target_features_remember_and_forget():
     assert second[10] == 1.0 and second[11] > first[11]
     features.reset()
     np.testing.assert_array_equal(features.see([50.0, 0.0], [20.0, 20.0], info), first)
+
+
+def test_it_does_not_go_to_and_fro(ensemble, monkeypatch):
+    from policies.conformal import ConformalPolicy
+
+    policy = ConformalPolicy(ensemble)
+    policy.reset(0)
+    image, seen = {"image": np.zeros((32, 32, 1), np.uint8)}, iter([30.0, -30.0, 30.0])
+
+    def predict(images):
+        mean = np.zeros((1, 14, 2))
+        mean[..., 0] = next(seen)
+        return Prediction(mean, np.full((1, 14, 2), 20.0))
+
+    monkeypatch.setattr(policy._regressor, "predict", predict)
+    steps, moved = [], np.zeros(2)
+    for _ in range(3):
+        move = policy.act(image, {"target_landmark": 1, "moved_mm": moved}).move
+        moved = np.array([30.0 * move.x_step, 0.0])
+        steps.append(move.x_step)
+    # From here to there, back again, and then it stays.
+    assert steps == [1, -1, 0]
