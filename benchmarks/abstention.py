@@ -55,7 +55,7 @@ def measure(rows: Sequence[tuple[str, float, bool]]) -> dict[str, Any]:
     failed = [float(not success) for _, _, success in rows]
     coverage, risk = risk_coverage(regions, failed)
     ordered = sorted(regions)
-    kept = [
+    kept: list[dict[str, Any]] = [
         {
             "kept": share,
             "abstain_mm": ordered[math.ceil(share * len(ordered)) - 1],
@@ -107,7 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prepare_patients(list(suite.patients), default_workers())
         found = measure(drive(policy, suite, count, options.seed))
         print(report(found))
-        save_curve(options.out / "abstention.png", *found.pop("curve"), _LABELS)
+        coverage, risk = found.pop("curve")
+        save_curve(options.out / "abstention.png", coverage, risk, _LABELS)
         if options.json:
             write_json(
                 options.json,
