@@ -177,8 +177,8 @@ def build_model(
     tokenizer: Any,
     eye: dict[str, Any] | None = None,
     architecture: str = "medium",
-    hidden: int = 256,
-    layers: int = 5,
+    hidden: int = 192,
+    layers: int = 4,
     seed: int = 0,
 ) -> tuple[nn.Module, Any]:
     """The model, randomly initialised but for its eye, and its processor.

@@ -12,6 +12,7 @@ same result. The checkpoint lies in ``OUTPUT_DIR/checkpoint``; `cnn:OUTPUT_DIR/c
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 PRETEXTS = ("none", "position")
 _POSITION_SCALE_MM = 200.0
+_CAUTIONS = (1.0, 2.0, 4.0, 8.0, 16.0)
 _CONSISTENCY = 0.02
 """Weight of the skeleton's term, as in `training/conformal.py`."""
 
@@ -136,6 +138,26 @@ def _learn_position(network: nn.Module, views: ViewArrays, fit: CnnArguments, fo
     return fit_network(located, views.images, loss, evaluate, fit, folder, "nearness")
 
 
+def _tune_caution(network: Any, calibration: ViewArrays, size: int) -> None:
+    """Set how much a landmark's uncertainty counts against it to what names first one of the three closest most often.
+
+    Cross-entropy settles it for the very closest one; on the calibration patients a higher one is the better answer to
+    the paper's question.
+    """
+    torch = torch_module()
+    found = []
+    for caution in _CAUTIONS:
+        with torch.no_grad():
+            network.log_caution.fill_(math.log(caution))
+        logits, *_ = predict(network, calibration.images, size)
+        figures = retrieval_figures(logits.numpy(), calibration.closest_landmarks)
+        found.append((figures["p_at_1"], -caution))
+    best, negative = max(found)
+    with torch.no_grad():
+        network.log_caution.fill_(math.log(-negative))
+    print(f"caution {-negative:g}: p_at_1 {best:.3f} on the calibration patients")
+
+
 def train(data: DataArguments, fit: CnnArguments, words: Sequence[str] = ()) -> dict[str, Any]:
     """Train, write the checkpoint and return the figures on the test patients.
 
@@ -178,6 +200,8 @@ def train(data: DataArguments, fit: CnnArguments, words: Sequence[str] = ()) -> 
         return retrieval_figures(logits.numpy(), calibration.closest_landmarks)
 
     minutes = before + fit_network(network, train_views.images, loss, evaluate, fit, folder, "closest_exact")
+    if hasattr(network, "log_caution"):
+        _tune_caution(network, calibration, size)
     test = load_split(data, fit, "test")
     logits, *_ = predict(network, test.images, size)
     figures = retrieval_figures(logits.numpy(), test.closest_landmarks)

@@ -63,8 +63,8 @@ class SftArguments(DataArguments):
     tasks: str = field(default="", metadata={"help": "share of each task, e.g. localize=0.3,navigate=0.7"})
     examples: int = field(default=0, metadata={"help": "conversations an epoch (default: as many as views)"})
     eye: str = field(default="", metadata={"help": "checkpoint of training/conformal.py (default: the shipped one)"})
-    hidden: int = field(default=256, metadata={"help": "width of the embedded model"})
-    layers: int = field(default=5, metadata={"help": "layers of the embedded model"})
+    hidden: int = field(default=192, metadata={"help": "width of the embedded model"})
+    layers: int = field(default=4, metadata={"help": "layers of the embedded model"})
     test_views: int = field(default=512, metadata={"help": "test views of each task to measure on; 0 for none"})
     json: str = field(default="", metadata={"help": "also write the figures here"})
 
