@@ -21,8 +21,10 @@ from tqdm import tqdm
 from benchmarks.calibration import save_curve
 from benchmarks.metrics import area_estimate, risk_coverage, risk_estimate
 from benchmarks.provenance import provenance
+from benchmarks.recipes import suite_on
 from benchmarks.runner import EpisodeTask, run_episode
 from benchmarks.suite import Suite, load_suite
+from carm_env.catalogue import expand_patients, load_patient
 from carm_env.env import CArmNavEnv
 from carm_env.errors import MissingExtraError
 from carm_env.files import write_json
@@ -85,11 +87,20 @@ def report(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _suite(name: str, patients: Sequence[str] | None) -> Suite:
+    if not patients:
+        return load_suite(name)
+    names = expand_patients(patients)
+    prepare_patients(names, default_workers())
+    return suite_on(name, {one: load_patient(one) for one in names})[0]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--policy", default=KIND, help="conformal, or conformal:CHECKPOINT")
     parser.add_argument("--suite", default="uniform", help="a suite's name or .yaml file (default uniform)")
+    parser.add_argument("--patients", nargs="+", metavar="NAME", help="draw the suite anew on these")
     parser.add_argument("--episodes", type=int, help="only the first N (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the first episode; episode i gets seed + i")
     parser.add_argument("--out", type=Path, default=Path("runs/abstention"), help="folder for the curve")
@@ -99,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kind, _, folder = options.policy.partition(":")
         if kind != KIND:
             raise ValueError(f"--policy is {options.policy!r}, expected conformal or conformal:CHECKPOINT.")
-        suite = load_suite(options.suite)
+        suite = _suite(options.suite, options.patients)
         count = len(suite.episodes) if options.episodes is None else options.episodes
         if not 1 <= count <= len(suite.episodes):
             raise ValueError(f"--episodes is {count}, expected 1 to {len(suite.episodes)}.")
