@@ -154,7 +154,7 @@ def load_model(name: str | Path, **options: Any) -> Any:
             raise ModelError(f"{adapter} names no base model ({error}): save the adapter again.") from error
     try:
         model = AutoModelForImageTextToText.from_pretrained(base, use_safetensors=True, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         what = f"the base model {base} of the adapter {name}" if adapter.is_file() else str(name)
         raise ModelError(
             f"{what} cannot be loaded as a model of pictures and text ({_first_line(error)}): expected a folder or an "

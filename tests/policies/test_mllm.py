@@ -188,3 +188,26 @@ def test_patterns_match_what_is_written(kind, answer):
     for end in range(len(text)):
         assert pattern.fullmatch(text[:end], partial=True), text[:end]
     assert not pattern.fullmatch(text + "x", partial=True)
+
+
+def test_the_model_that_ships_answers_in_the_form():
+    from policies import make_policy
+
+    policy = make_policy("mllm")
+    policy.reset(0)
+    decision = policy.act({"image": np.full((128, 128, 1), 110, np.uint8)}, INFO)
+    assert not decision.invalid, decision.rationale
+    assert 1 <= decision.closest_landmarks[0] <= 14
+    assert policy.tokens > 20
+    ranked = MllmLocalizer().closest(np.full((2, 128, 128), 110, np.uint8))
+    assert ranked.shape == (2, 3) and ranked.all()
+
+
+def test_image_tokens_say_which_step_would_bring_a_landmark_to_the_middle():
+    from policies.embedded_vlm import described
+
+    mean = torch.zeros(1, 14, 2)
+    mean[0, 0] = torch.tensor([0.3, -2.0])
+    found = described(mean, torch.zeros(1, 14, 2))[0, 0, -14:].reshape(2, 7)
+    assert found.argmax(1).tolist() == [4, 0]
+    assert found.max(1).values.tolist() == pytest.approx([1, 1])

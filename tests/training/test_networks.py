@@ -66,7 +66,7 @@ def test_an_interrupted_training_resumes_to_the_same_weights(quick, tmp_path, mo
 
 
 def test_a_training_that_stopped_early_stays_stopped(quick, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cnn, "retrieval_figures", lambda logits, closest: {"closest_exact": 0.5})
+    monkeypatch.setattr(cnn, "retrieval_figures", lambda logits, closest: {"closest_exact": 0.5, "p_at_1": 0.5})
     common = [*quick, "--epochs", "6", "--patience", "2", "--output_dir", str(tmp_path / "o")]
     assert cnn.main(common) == 0
     assert "epoch 3/6" in capsys.readouterr().out
