@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from carm_env.actions import DEFAULT_EXTENTS_MM
 from carm_env.errors import MissingExtraError
 from policies.networks import (
     ARCHITECTURES,
@@ -30,8 +29,6 @@ N_IMAGE_TOKENS = 16
 _SIDE = 4
 _WAVES_MM = (40.0, 80.0, 160.0, 320.0, 640.0)
 """Wavelengths in which displacements and distances are shown to the language model: steps are 30 to 90 mm."""
-_STEPS_MM = (*(-length for length in reversed(DEFAULT_EXTENTS_MM)), 0.0, *DEFAULT_EXTENTS_MM)
-_STEP_WIDTH_MM = 10.0
 _SOFT_MM = 20.0
 _SPECIAL = (
     "<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>",
@@ -91,7 +88,7 @@ def register() -> tuple[type, type]:
             super().__init__(config)
             # It stays as it was trained: small batches of text would spoil what it has learnt of places.
             self.eye = build_displacement_network(config.architecture).requires_grad_(False)
-            width = self.eye.n_features + 4 + 2 + 3 * 2 * len(_WAVES_MM) + 2 * len(_STEPS_MM)
+            width = self.eye.n_features + 4 + 2 + 3 * 2 * len(_WAVES_MM)
             self.landmark = torch.nn.Linear(width, config.hidden_size)
             self.picture = torch.nn.Linear(self.eye.n_features, 2 * config.hidden_size)
             self.position_embedding = torch.nn.Parameter(torch.zeros(1, N_IMAGE_TOKENS, config.hidden_size))
@@ -137,11 +134,7 @@ def described(mean: Tensor, spread: Tensor) -> Tensor:
     lengths = torch.cat([mean, distance], -1)
     phases = [lengths * (2 * torch.pi * SCALE_MM / wave) for wave in _WAVES_MM]
     waves = [part for phase in phases for part in (phase.sin(), phase.cos())]
-    # Which step of each axis would bring the landmark to the middle.
-    reach = _STEPS_MM[-1] / SCALE_MM
-    steps = torch.tensor(_STEPS_MM, device=mean.device) / SCALE_MM
-    off = (mean.clamp(-reach, reach)[..., None] - steps) * (SCALE_MM / _STEP_WIDTH_MM)
-    return torch.cat([mean, spread, distance, closest, *waves, (-off.square()).exp().flatten(-2)], -1)
+    return torch.cat([mean, spread, distance, closest, *waves], -1)
 
 
 def build_tokenizer(corpus: Iterable[str], vocabulary: int = 1500) -> Any:

@@ -201,13 +201,3 @@ def test_the_model_that_ships_answers_in_the_form():
     assert policy.tokens > 20
     ranked = MllmLocalizer().closest(np.full((2, 128, 128), 110, np.uint8))
     assert ranked.shape == (2, 3) and ranked.all()
-
-
-def test_image_tokens_say_which_step_would_bring_a_landmark_to_the_middle():
-    from policies.embedded_vlm import described
-
-    mean = torch.zeros(1, 14, 2)
-    mean[0, 0] = torch.tensor([0.3, -2.0])
-    found = described(mean, torch.zeros(1, 14, 2))[0, 0, -14:].reshape(2, 7)
-    assert found.argmax(1).tolist() == [4, 0]
-    assert found.max(1).values.tolist() == pytest.approx([1, 1])
