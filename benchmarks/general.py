@@ -66,9 +66,9 @@ def _task_name(path: Path) -> str:
     try:
         return str(yaml.safe_load(path.read_text(encoding="utf-8"))["task"])
     except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no task of the harness ({error}): expected YAML with a name under 'task'.") from (
-            error
-        )
+        raise ValueError(
+            f"{path} is no task of the harness ({error}): expected YAML with a name under 'task'."
+        ) from error
 
 
 def table(after: dict[str, Any], before: dict[str, Any] | None) -> str:

@@ -96,6 +96,12 @@ def closest_first(prediction: Prediction) -> NDArray[np.int64]:
     return np.argsort(expected, axis=1, kind="stable") + 1
 
 
+def member_tensors(tensors: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """The tensors of network `number` of an ensemble's checkpoint, under the names that the network knows."""
+    prefix = f"{number}."
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
 class DisplacementRegressor:
     """The ensemble and its calibration.
 
@@ -121,9 +127,7 @@ class DisplacementRegressor:
         self.networks: list[nn.Module] = []
         for number in range(config["members"] if members is None else members):
             network = build_displacement_network(config["architecture"])
-            prefix = f"{number}."
-            own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-            fill_network(network, own, f"{origin}, network {number}")
+            fill_network(network, member_tensors(tensors, number), f"{origin}, network {number}")
             network.eval()
             self.networks.append(network)
 

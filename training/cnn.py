@@ -29,6 +29,7 @@ from carm_env.view_dataset import ViewArrays
 from policies.checkpoint import fill_network, load_checkpoint, save_checkpoint
 from policies.cnn import KIND
 from policies.conformal import KIND as CONFORMAL
+from policies.conformal import member_tensors
 from policies.networks import SCALE_MM, build_classifier, torch_module
 from training.arguments import DataArguments, FitArguments
 from training.card import model_card, shown_command
@@ -175,8 +176,7 @@ def train(data: DataArguments, fit: CnnArguments, words: Sequence[str] = ()) -> 
           f"{len(train_views)} views of {size} x {size} pixels")  # fmt: skip
     if fit.eye:
         _, tensors = load_checkpoint(fit.eye, CONFORMAL)
-        own = {name.removeprefix("0."): value for name, value in tensors.items() if name.startswith("0.")}
-        fill_network(getattr(network, "eye", network), own, fit.eye)
+        fill_network(getattr(network, "eye", network), member_tensors(tensors, 0), fit.eye)
     before = 0.0
     if fit.pretext == "position":
         before = _learn_position(network, train_views, fit, folder / "pretext")

@@ -28,6 +28,7 @@ from carm_env.view_dataset import ViewArrays, read_views, write_view_dataset
 from carm_env.views import ViewOptions
 from policies.checkpoint import SHIPPED, load_checkpoint
 from policies.conformal import KIND as CONFORMAL
+from policies.conformal import member_tensors
 from policies.embedded_vlm import build_model, build_tokenizer
 from policies.language_models import SETTINGS_FILE, ModelError, load_model, load_processor
 from policies.mllm import MllmLocalizer
@@ -85,9 +86,8 @@ class SftArguments(DataArguments):
             try:
                 shares[name.strip()] = float(value)
             except ValueError as error:
-                raise ValueError(
-                    f"tasks is {self.tasks!r}, expected TASK=SHARE with commas: {', '.join(TASKS)}."
-                ) from (error)
+                message = f"tasks is {self.tasks!r}, expected TASK=SHARE with commas: {', '.join(TASKS)}."
+                raise ValueError(message) from error
         return shares
 
 
@@ -130,7 +130,7 @@ def build_embedded(source: Conversations, arguments: SftArguments, seed: int) ->
     """The embedded model and its processor: the eye of a displacement network, and a tokenizer of these texts."""
     origin = Path(arguments.eye) if arguments.eye else SHIPPED / CONFORMAL
     config, tensors = load_checkpoint(origin, CONFORMAL)
-    eye = {name.removeprefix("0."): value for name, value in tensors.items() if name.startswith("0.")}
+    eye = member_tensors(tensors, 0)
     corpus = (
         part["text"]
         for example in source.stream(0, _CORPUS_EXAMPLES)
@@ -156,7 +156,6 @@ def check_loss_mask(collate: Any, processor: Any, source: Conversations) -> None
         answer = example["completion"][0]["content"][0]["text"]
         labels = collate([{key: example[key] for key in ("prompt", "completion", "images")}])["labels"][0]
         learnt = processor.tokenizer.decode(labels[labels != -100], skip_special_tokens=True).strip()
-        # Some templates write the role's name as plain text before an answer.
         if learnt != answer.strip():
             raise ModelError(
                 f"the chat template of this model does not fit: for {example['task']!r} the loss covers "
