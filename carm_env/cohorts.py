@@ -79,6 +79,13 @@ COHORTS: Mapping[str, Cohort] = {
             {"train": range(1050, 1150), "calibration": range(2010, 2030), "test": range(3010, 3030)},
             {},
         ),
+        Cohort(
+            "broad",
+            1,
+            "More still, for a second network of an ensemble that has learnt from other patients than the first",
+            {"train": range(1150, 1350), "calibration": range(2030, 2050), "test": range(3030, 3050)},
+            {},
+        ),
     )
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,6 +83,17 @@ def load_checkpoint(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict
     except Exception as error:  # safetensors raises its own error type, and OSError
         raise CheckpointError(f"{path}/model.safetensors cannot be read ({error}): fetch it again.") from error
     return config, {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+
+
+def fingerprint(tensors: Mapping[str, Any]) -> str:
+    """SHA-256 of tensors and their names, as `save_checkpoint` stores them."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        plain = value.detach().cpu().contiguous()
+        stored = plain.half() if plain.is_floating_point() else plain
+        digest.update(f"{name} {tuple(stored.shape)} {stored.dtype}\n".encode())
+        digest.update(stored.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def fill_network(network: Any, tensors: Mapping[str, Any], origin: str) -> None:

@@ -117,6 +117,7 @@ class DisplacementRegressor:
     def __init__(self, folder: str | Path | None = None, members: int | None = None) -> None:
         origin = Path(folder) if folder is not None else SHIPPED / KIND
         config, tensors = load_checkpoint(origin, KIND)
+        self.architecture = str(config["architecture"])
         self.image_size = int(config["image_size"])
         self.levels = tuple(config["levels"])
         self.radius = np.array(config["radius"], float)
@@ -126,7 +127,7 @@ class DisplacementRegressor:
             )
         self.networks: list[nn.Module] = []
         for number in range(config["members"] if members is None else members):
-            network = build_displacement_network(config["architecture"])
+            network = build_displacement_network(self.architecture)
             fill_network(network, member_tensors(tensors, number), f"{origin}, network {number}")
             network.eval()
             self.networks.append(network)

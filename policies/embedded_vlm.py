@@ -8,10 +8,15 @@ whole picture. Nothing is fetched from a hub.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from carm_env.actions import DEFAULT_EXTENTS_MM
 from carm_env.errors import MissingExtraError
+from carm_env.landmarks import LANDMARKS
+from carm_env.language.reasons import MIDDLE_NAME
 from policies.networks import (
     ARCHITECTURES,
     GREY_DEVIATION,
@@ -29,12 +34,25 @@ N_IMAGE_TOKENS = 16
 _SIDE = 4
 _WAVES_MM = (40.0, 80.0, 160.0, 320.0, 640.0)
 """Wavelengths in which displacements and distances are shown to the language model: steps are 30 to 90 mm."""
+_EDGES_MM = tuple(sum(pair) / 2 for pair in zip((0.0, *DEFAULT_EXTENTS_MM), DEFAULT_EXTENTS_MM, strict=False))
+"""Between the steps along an axis."""
+_HEAD = 32
 _SOFT_MM = 20.0
 _SPECIAL = (
     "<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>",
     "<image_soft_token>",
 )  # fmt: skip
-_PIECES = r"</?[a-z_0-9]+>\s*(?=<|$)|</?[a-z_0-9]+>|\s?[A-Za-z_']+|[0-9]|\s+|[^\sA-Za-z0-9]"
+_NAMES = "|".join(
+    sorted(
+        {re.escape(name) for item in LANDMARKS for name in (item.name, *item.synonyms)} | {re.escape(MIDDLE_NAME)},
+        key=lambda name: (-len(name), name),
+    )
+)
+_PIECES = (
+    rf"</?[a-z_0-9]+>\s*(?=<|$)|</?[a-z_0-9]+>|\b(?:{_NAMES})\b|(?:(?!\b(?:{_NAMES})\b)[A-Za-z_' ,.:?])+|[0-9]|\s|."
+)
+"""Tags, names of landmarks and what is said between them: each can become one token, and an answer a dozen."""
+_ROLES, _OFTEN = ("system", "user", "model"), 1000
 CHAT_TEMPLATE = (
     "{{ bos_token }}{%- for message in messages %}"
     "{%- set role = 'model' if message.role == 'assistant' else message.role %}"
@@ -88,8 +106,9 @@ def register() -> tuple[type, type]:
             super().__init__(config)
             # It stays as it was trained: small batches of text would spoil what it has learnt of places.
             self.eye = build_displacement_network(config.architecture).requires_grad_(False)
-            width = self.eye.n_features + 4 + 2 + 3 * 2 * len(_WAVES_MM)
+            width = 4 + 2 + 3 * 2 * len(_WAVES_MM) + 2 * (2 * len(_EDGES_MM) + 1)
             self.landmark = torch.nn.Linear(width, config.hidden_size)
+            self.look = torch.nn.Linear(self.eye.n_features, config.hidden_size)
             self.picture = torch.nn.Linear(self.eye.n_features, 2 * config.hidden_size)
             self.position_embedding = torch.nn.Parameter(torch.zeros(1, N_IMAGE_TOKENS, config.hidden_size))
             self.post_init()
@@ -111,8 +130,9 @@ def register() -> tuple[type, type]:
             grey = 127.5 * (pixel_values.float().mean(1, keepdim=True) + 1)
             with torch.no_grad():
                 mean, spread, seen = self.eye.by_landmark((grey - GREY_MEAN) / GREY_DEVIATION)
-            tokens = self.landmark(torch.cat([seen, described(mean, spread)], -1).to(self.landmark.weight.dtype))
-            whole = self.picture(seen.mean(1).to(self.picture.weight.dtype)).unflatten(1, (2, -1))
+            seen = seen.to(self.look.weight.dtype)
+            tokens = self.landmark(described(mean, spread).to(self.landmark.weight.dtype)) + self.look(seen)
+            whole = self.picture(seen.mean(1)).unflatten(1, (2, -1))
             states = torch.cat([tokens, whole], 1) + self.position_embedding
             return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=states.mean(1))
 
@@ -134,11 +154,14 @@ def described(mean: Tensor, spread: Tensor) -> Tensor:
     lengths = torch.cat([mean, distance], -1)
     phases = [lengths * (2 * torch.pi * SCALE_MM / wave) for wave in _WAVES_MM]
     waves = [part for phase in phases for part in (phase.sin(), phase.cos())]
-    return torch.cat([mean, spread, distance, closest, *waves], -1)
+    edges = torch.tensor([*(-edge for edge in _EDGES_MM[::-1]), *_EDGES_MM], device=mean.device) / SCALE_MM
+    below = torch.special.ndtr((edges - mean[..., None]) / spread.exp()[..., None])
+    steps = torch.diff(torch.nn.functional.pad(torch.nn.functional.pad(below, (1, 0)), (0, 1), value=1.0))
+    return torch.cat([mean, spread, distance, closest, *waves, steps.flatten(-2)], -1)
 
 
-def build_tokenizer(corpus: Iterable[str], vocabulary: int = 1500) -> Any:
-    """A byte-level BPE tokenizer trained on texts; a tag with the white space behind it is one piece.
+def build_tokenizer(corpus: Iterable[str], vocabulary: int = 2500) -> Any:
+    """A byte-level BPE tokenizer trained on texts; a name, or a tag with the white space behind it, is one piece.
 
     Args:
         corpus: texts such as the model will read and write.
@@ -161,7 +184,7 @@ def build_tokenizer(corpus: Iterable[str], vocabulary: int = 1500) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(corpus, trainer)
+    tokenizer.train_from_iterator(chain(corpus, _ROLES * _OFTEN), trainer)
     result = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>",
         padding_side="left",
@@ -187,7 +210,7 @@ def build_model(
         tokenizer: of `build_tokenizer`.
         eye: weights of a displacement network of that architecture.
         architecture: of the tower.
-        hidden: width of the language model; a multiple of 64.
+        hidden: width of the language model; a multiple of 32.
         layers: of it.
         seed: of the weights.
     """
@@ -196,12 +219,12 @@ def build_model(
     size = ARCHITECTURES[architecture].image_size
     ids = tokenizer.convert_tokens_to_ids
     stops = [ids("<eos>"), ids("<end_of_turn>")]
-    heads = hidden // 64
+    heads = hidden // _HEAD
     config = transformers.Gemma3Config(
         text_config={
             "vocab_size": len(tokenizer), "hidden_size": hidden, "intermediate_size": 3 * hidden,
-            "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": max(heads // 2, 1),
-            "head_dim": 64, "query_pre_attn_scalar": 64, "max_position_embeddings": 4096, "sliding_window": 1024,
+            "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": heads,
+            "head_dim": _HEAD, "query_pre_attn_scalar": _HEAD, "max_position_embeddings": 4096, "sliding_window": 1024,
             "bos_token_id": ids("<bos>"), "eos_token_id": ids("<eos>"), "pad_token_id": ids("<pad>"),
         },
         vision_config=config_class(
@@ -215,8 +238,17 @@ def build_model(
     )  # fmt: skip
     torch.manual_seed(seed)
     model = transformers.Gemma3ForConditionalGeneration(config)
-    # The stock projection begins with zeros, which would keep the picture from the language model.
-    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=hidden**-0.5)
+    with torch.no_grad():
+        # The stock projection begins with zeros, which would keep the picture from the language model.
+        torch.nn.init.eye_(model.model.multi_modal_projector.mm_input_projection_weight)
+        # All names of a landmark begin as one, and its image token carries that one too: so it is found by its name.
+        words, places = model.get_input_embeddings().weight, model.model.vision_tower.position_embedding
+        for item in LANDMARKS:
+            pieces = [tokenizer.encode(name, add_special_tokens=False) for name in (item.name, *item.synonyms)]
+            whole = [numbers[0] for numbers in pieces if len(numbers) == 1]
+            if whole:
+                words[whole] = words[whole[0]].clone()
+                places[0, item.index] = words[whole[0]] / words[whole[0]].square().mean().sqrt()
     if eye is not None:
         model.model.vision_tower.eye.load_state_dict(eye)
     model.generation_config.eos_token_id = stops

@@ -18,8 +18,10 @@ from carm_env.actions import N_ACTIONS, Move
 from carm_env.errors import UnknownNameError
 from carm_env.landmarks import N_LANDMARKS, landmark
 from policies.base import Decision, Policy
-from policies.checkpoint import SHIPPED, CheckpointError, fill_network, load_checkpoint
+from policies.checkpoint import SHIPPED, CheckpointError, fill_network, fingerprint, load_checkpoint
 from policies.cnn import image_of
+from policies.conformal import KIND as CONFORMAL
+from policies.conformal import member_tensors
 from policies.features import N_FEATURES, TargetFeatures
 from policies.networks import SCALE_MM, as_input, build_displacement_network, torch_module
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 ACTIVATIONS = {"tanh": "Tanh", "relu": "ReLU"}
 FEATURES = ("target", "trunk")
+SHIPPED_EYE = "shipped_eye"
+"""In a config: the fingerprint of the network that ships with `conformal`, instead of a copy of it."""
 
 
 def perceptron(layers: list[int], activation: str) -> nn.Sequential:
@@ -40,6 +44,11 @@ def perceptron(layers: list[int], activation: str) -> nn.Sequential:
         parts += [getattr(torch.nn, ACTIVATIONS[activation])()] if number else []
         parts.append(torch.nn.Linear(inputs, outputs))
     return torch.nn.Sequential(*parts)
+
+
+def shipped_eye() -> dict[str, Any]:
+    """The tensors of the first displacement network that ships: most agents look through it."""
+    return member_tensors(load_checkpoint(SHIPPED / CONFORMAL, CONFORMAL)[1], 0)
 
 
 class Agent:
@@ -68,6 +77,13 @@ class Agent:
             if part not in parts:
                 raise CheckpointError(f"{folder} holds {name}, expected only eye.* and head.*.")
             parts[part][rest] = value
+        if SHIPPED_EYE in config:
+            parts["eye"] = shipped_eye()
+            if fingerprint(parts["eye"]) != config[SHIPPED_EYE]:
+                raise CheckpointError(
+                    f"{folder} looks through the network of another {SHIPPED / CONFORMAL} than the one that is there: "
+                    "take the carm-env it came with, or train it again."
+                )
         self._eye: Any = build_displacement_network(config["architecture"])
         self._head = perceptron(config["layers"], config["activation"])
         expected = (N_FEATURES if self.features == "target" else self._eye.n_features + N_LANDMARKS,

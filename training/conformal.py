@@ -2,10 +2,13 @@
 
     python training/conformal.py
     python training/conformal.py --members 5 --output_dir runs/conformal5
+    python training/conformal.py --train broad/train --members 1 --seed 5 --beside runs/conformal5/checkpoint
 
 Each member is trained in turn, with the Gaussian's negative log-likelihood, an error term, and a term that keeps the
 fourteen places a skeleton's: their layout's squared Mahalanobis distance from the 166 annotated patients of
 `carm_env/anatomy/data/landmark_layout.json`. Calibration uses the calibration patients, the figures the test patients.
+With ``--beside`` the ensemble begins with the networks of another checkpoint, so that its members can be trained on
+other patients, or machines, and are calibrated together.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from policies.checkpoint import save_checkpoint
 from policies.conformal import (
     KIND,
     LEVELS,
+    DisplacementRegressor,
     Prediction,
     calibrate,
     mixture,
@@ -53,12 +57,14 @@ class ConformalArguments(FitArguments):
     """How to train the ensemble.
 
     Attributes:
-        members: networks of the ensemble.
+        members: networks to train.
+        beside: checkpoint whose networks the ensemble begins with; the new ones follow.
         consistency: weight of the skeleton's term.
     """
 
     output_dir: str = "runs/conformal"
-    members: int = field(default=3, metadata={"help": "networks of the ensemble"})
+    members: int = field(default=3, metadata={"help": "networks to train"})
+    beside: str = field(default="", metadata={"help": "checkpoint whose networks the ensemble begins with"})
     consistency: float = field(default=0.02, metadata={"help": "weight of the skeleton's term"})
 
     def __post_init__(self) -> None:
@@ -134,7 +140,7 @@ def train(data: DataArguments, fit: ConformalArguments, words: Sequence[str] = (
     def evaluate(plain: nn.Module) -> dict[str, float]:
         return _figures(_predict([plain], calibration.images, size), calibration)
 
-    networks, minutes = [], 0.0
+    networks, minutes = _earlier_networks(fit, size), 0.0
     for number in range(fit.members):
         member = replace(fit, seed=fit.seed + number)
         torch.manual_seed(member.seed)
@@ -158,7 +164,7 @@ def train(data: DataArguments, fit: ConformalArguments, words: Sequence[str] = (
         "kind": KIND,
         "architecture": fit.architecture,
         "image_size": size,
-        "members": fit.members,
+        "members": len(networks),
         "levels": list(LEVELS),
         "radius": radius.round(5).tolist(),
         "epochs": fit.epochs,
@@ -175,6 +181,19 @@ def train(data: DataArguments, fit: ConformalArguments, words: Sequence[str] = (
     card = model_card("Displacements with conformal regions", what, command, config, figures, minutes)
     save_checkpoint(folder / "checkpoint", config, tensors, card)
     return {**figures, "minutes": minutes, "seed": fit.seed}
+
+
+def _earlier_networks(fit: ConformalArguments, size: int) -> list[nn.Module]:
+    if not fit.beside:
+        return []
+    earlier = DisplacementRegressor(fit.beside)
+    if (earlier.architecture, earlier.image_size) != (fit.architecture, size):
+        raise ValueError(
+            f"{fit.beside} holds networks {earlier.architecture} of {earlier.image_size} pixels, expected "
+            f"{fit.architecture} of {size}: the networks of an ensemble are of one kind; set --architecture and "
+            "--image_size alike."
+        )
+    return earlier.networks
 
 
 def _predict(networks: Sequence[nn.Module], images: NDArray[np.uint8], size: int) -> Prediction:

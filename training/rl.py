@@ -29,10 +29,11 @@ from carm_env.errors import MissingExtraError, UnknownNameError
 from carm_env.files import atomic_write, write_json
 from carm_env.landmarks import N_LANDMARKS
 from carm_env.preparation import default_workers, prepare_patients
-from policies.checkpoint import CheckpointError, save_checkpoint
+from policies.checkpoint import SHIPPED, CheckpointError, fingerprint, save_checkpoint
+from policies.conformal import KIND as CONFORMAL
 from policies.conformal import DisplacementRegressor
 from policies.networks import as_input, torch_module
-from policies.sb3 import ACTIVATIONS, FEATURES
+from policies.sb3 import ACTIVATIONS, FEATURES, SHIPPED_EYE, shipped_eye
 from training.card import model_card, shown_command
 
 ALGORITHMS = {
@@ -181,7 +182,7 @@ def trunk_policy(regressor: DisplacementRegressor, freeze: bool, algo: str) -> d
 
 def export(model: Any, algo: str, features: str, regressor: DisplacementRegressor, folder: Path, card: str,
            seed: int, steps: int, architecture: str) -> None:  # fmt: skip
-    """Write what is needed to act: the network that looks, and the perceptron behind it."""
+    """Write what is needed to act: the perceptron, and the network that looks unless it is the one that ships."""
     torch = torch_module()
     policy = model.policy
     if algo in ("ppo", "maskable_ppo"):
@@ -195,7 +196,9 @@ def export(model: Any, algo: str, features: str, regressor: DisplacementRegresso
     kinds = {type(layer).__name__ for layer in layers} - {"Linear"}
     names = {value: name for name, value in ACTIVATIONS.items()}
     eye = extractor.eye if features == "trunk" else regressor.networks[0]
-    tensors = {f"eye.{name}": value for name, value in eye.state_dict().items()}
+    known = fingerprint(eye.state_dict())
+    ships = (SHIPPED / CONFORMAL).is_dir() and known == fingerprint(shipped_eye())
+    tensors = {} if ships else {f"eye.{name}": value for name, value in eye.state_dict().items()}
     for number, layer in enumerate(linear):
         tensors |= {f"head.{2 * number}.{name}": value for name, value in layer.state_dict().items()}
     config = {
@@ -209,6 +212,7 @@ def export(model: Any, algo: str, features: str, regressor: DisplacementRegresso
         "masked": algo == "maskable_ppo",
         "seed": seed,
         "steps": steps,
+        **({SHIPPED_EYE: known} if ships else {}),
     }
     save_checkpoint(folder, config, tensors, card)
 

@@ -3,7 +3,8 @@
 A reason is made of claims, in wordings that vary: where a landmark lies from another one or from the middle of the
 view, that it is in the picture, that one is farther away than another. The same tables of wordings write reasons and
 read them, so a model's reasons can be held against the truth; a sentence in other words makes no claim that could be
-checked, and counts as not true.
+checked, and counts as not true. Of the claims that lead to a step, the one that is safest is written: a clinician, too,
+says of a landmark out of sight what anatomy leaves no doubt about.
 
 Near a limit words are a matter of taste. What is written keeps a distance from it: "roughly in line" is written within
 25 mm between landmarks (15 mm from the middle of the view, half a SMALL step) and read as true within 45 mm (30 mm).
@@ -26,10 +27,12 @@ from carm_env.language.grammar import Correction, Navigation
 
 MIDDLE = 0
 """Stands for the middle of the view where an id is asked for."""
-_MIDDLE_NAME = "the middle of the view"
+MIDDLE_NAME = "the middle of the view"
 _LEVEL_MM = {"landmark": 25.0, "middle": 15.0}
 _LEVEL_AT_MOST_MM = {"landmark": 45.0, "middle": 30.0}
 _CLOSEST_NAMED = 2
+_COMPARED_WITH = 5
+"""A target is compared with the middle of the view and so many of the landmarks closest to it."""
 
 _WORDINGS: dict[str, tuple[str, ...]] = {
     "left": ("{a} lies to the patient's left of {b}", "{a} is on the anatomical left of {b}"),
@@ -38,10 +41,14 @@ _WORDINGS: dict[str, tuple[str, ...]] = {
     "above": ("{a} is superior to {b}", "{a} lies above {b}"),
     "below": ("{a} is inferior to {b}", "{a} lies below {b}"),
     "level": ("{a} is about as high as {b}", "{a} is roughly level with {b}"),
+    "steep": ("{a} lies more above or below than beside", "{a} is farther up or down than to one side"),
+    "flat": ("{a} lies more beside than above or below", "{a} is farther to one side than up or down"),
     "seen": ("{a} is in the picture", "{a} can be seen"),
     "farther": ("{a} is farther from the middle than {b}", "{a} lies farther away than {b}"),
 }
 _SIDES = ({"left": 1, "right": -1, "in line": 0}, {"above": 1, "below": -1, "level": 0})
+_OTHER_AXIS = ("steep", "flat")
+"""Why there is no step along an axis: the way is along the other one."""
 _AMOUNTS = ("", "a little", "moderately", "far")
 _DIRECTIONS = ({1: "to the left", -1: "to the right"}, {1: "up", -1: "down"})
 _STAYS = ("no sideways move is needed", "no move up or down is needed")
@@ -75,7 +82,8 @@ class Claim:
     """One thing that is said.
 
     Attributes:
-        word: ``left``, ``right``, ``in line``, ``above``, ``below``, ``level``, ``seen`` or ``farther``.
+        word: ``left``, ``right``, ``in line``, ``above``, ``below``, ``level``, ``steep``, ``flat``, ``seen`` or
+            ``farther``.
         subject: id of the landmark it is said of.
         other: id of that it is compared with, or `MIDDLE`.
     """
@@ -98,13 +106,20 @@ def is_true(claim: Claim, situation: Situation) -> bool:
         return bool(situation.visible[landmark(claim.subject).index])
     if claim.word == "farther":
         return bool(np.hypot(*subject) > np.hypot(*other))
+    if claim.word in _OTHER_AXIS:
+        axis = _OTHER_AXIS.index(claim.word)
+        return bool(abs(subject[1 - axis]) > abs(subject[axis]))
     axis = _axis_of(claim.word)
     if axis is None:
         return False
     off = float((subject - other)[axis])
     side = _SIDES[axis][claim.word]
-    limit = _LEVEL_AT_MOST_MM["middle" if claim.other == MIDDLE else "landmark"]
-    return abs(off) < limit if side == 0 else off * side > 0
+    return abs(off) < _limit_mm(claim) if side == 0 else off * side > 0
+
+
+def _limit_mm(claim: Claim) -> float:
+    """Within which "roughly in line" and "roughly level" hold."""
+    return _LEVEL_AT_MOST_MM["middle" if claim.other == MIDDLE else "landmark"]
 
 
 def relation(axis: int, subject: int, other: int, situation: Situation) -> Claim:
@@ -122,7 +137,7 @@ def _worded(claim: Claim, names: dict[int, str], rng: Generator) -> str:
 
 
 def _name(key: int, names: dict[int, str]) -> str:
-    return _MIDDLE_NAME if key == MIDDLE else names.get(key, landmark(key).name)
+    return MIDDLE_NAME if key == MIDDLE else names.get(key, landmark(key).name)
 
 
 def conclusion(axis: int, step: int) -> str:
@@ -148,25 +163,32 @@ def navigation_answer(
     move = lattice.closest_move(situation.place_mm(target))
     context = situation.closest()[0]
     reason_x, reason_y = (
-        _navigation_reason(axis, step, target, context, situation, called, rng)
+        _navigation_reason(axis, step, target, situation, called, rng)
         for axis, step in enumerate((move.x_step, move.y_step))
     )
     return Navigation(context, move, reason_x, reason_y, _name(context, called))
 
 
 def _navigation_reason(
-    axis: int, step: int, target: int, context: int, situation: Situation, names: dict[int, str], rng: Generator
+    axis: int, step: int, target: int, situation: Situation, names: dict[int, str], rng: Generator
 ) -> str:
-    claims = []
-    explained = False
-    if context != target:
-        claims.append(relation(axis, target, context, situation))
-        explained = _SIDES[axis][claims[0].word] == np.sign(step)
-    if not explained:
-        # A long step's landmark is on that side of the middle; without a step it is close to it.
-        claims.append(relation(axis, target, MIDDLE, situation))
-    text = ", and ".join(_worded(claim, names, rng) for claim in claims)
-    return _sentence(f"{text}, so {conclusion(axis, step)}")
+    anchors = [key for key in situation.closest() if key != target][:_COMPARED_WITH]
+    claims = [relation(axis, target, other, situation) for other in (MIDDLE, *anchors)]
+    # Half-way between two steps what is said of the middle may lead to the other one; it is true all the same.
+    leading = [claim for claim in claims if _SIDES[axis][claim.word] == np.sign(step)] or claims[:1]
+    if step == 0:
+        leading.append(Claim(_OTHER_AXIS[axis], target))
+    safest = max(leading, key=lambda claim: _margin_mm(axis, claim, situation))
+    return _sentence(f"{_worded(safest, names, rng)}, so {conclusion(axis, step)}")
+
+
+def _margin_mm(axis: int, claim: Claim, situation: Situation) -> float:
+    """How far a claim about an axis is from being false."""
+    subject, other = situation.place_mm(claim.subject), situation.place_mm(claim.other)
+    if claim.word in _OTHER_AXIS:
+        return float(abs(subject[1 - axis]) - abs(subject[axis]))
+    off = float(abs((subject - other)[axis]))
+    return off if _SIDES[axis][claim.word] else _limit_mm(claim) - off
 
 
 def correction_answer(
@@ -203,7 +225,7 @@ def _sentence(text: str) -> str:
 @cache
 def _readers() -> tuple[tuple[str, re.Pattern[str]], ...]:
     names = sorted((name for item in LANDMARKS for name in (item.name, *item.synonyms)), key=len, reverse=True)
-    known = "|".join(map(re.escape, [*names, _MIDDLE_NAME]))
+    known = "|".join(map(re.escape, [*names, MIDDLE_NAME]))
     return tuple(
         (word, re.compile(template.format(a=f"(?P<a>{known})", b=f"(?P<b>{known})"), re.IGNORECASE))
         for word, templates in _WORDINGS.items()
@@ -212,7 +234,7 @@ def _readers() -> tuple[tuple[str, re.Pattern[str]], ...]:
 
 
 def _key(name: str) -> int:
-    return MIDDLE if name.lower() == _MIDDLE_NAME else landmark(name).id
+    return MIDDLE if name.lower() == MIDDLE_NAME else landmark(name).id
 
 
 def _claim(text: str) -> Claim | None:
