@@ -202,12 +202,48 @@ def _description(folder: Path) -> dict[str, Any]:
     return description
 
 
+class LazyImages:
+    """Pictures that stay on disk until they are asked for, indexed along the first axis like an array.
+
+    `datasets` keeps them in memory-mapped Arrow files in its cache, still as PNG.
+
+    Args:
+        paths: Parquet files of one split.
+        size: pixels a side.
+
+    Raises:
+        MissingExtraError: datasets is not installed.
+    """
+
+    def __init__(self, paths: Sequence[Path], size: int) -> None:
+        try:
+            from datasets import Dataset, Features
+            from datasets import Image as Picture
+        except ImportError as error:
+            raise MissingExtraError("datasets", "train", "views that are read as they are needed") from error
+        features = Features({"image": Picture()})
+        self._table = Dataset.from_parquet([str(path) for path in paths], columns=["image"], features=features)
+        self.shape = (len(self._table), size, size)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> NDArray[np.uint8]:
+        if np.ndim(key) == 0 and not isinstance(key, slice):
+            return np.asarray(self._table[int(key)]["image"])
+        chosen = np.arange(len(self))[key].tolist()
+        pictures = np.zeros((len(chosen), *self.shape[1:]), np.uint8)
+        for row, number in enumerate(chosen):
+            pictures[row] = self._table[number]["image"]
+        return pictures
+
+
 @dataclass(frozen=True, eq=False)
 class ViewArrays:
-    """Views in memory.
+    """Views in memory; the pictures there, too, or on disk.
 
     Attributes:
-        images: ``(n, size, size)`` uint8.
+        images: ``(n, size, size)`` uint8, or `LazyImages`.
         closest_landmarks: ``(n, 3)`` ids, nearest first; 0 where a patient has fewer.
         displacement_mm: ``(n, 14, 2)`` float32, NaN where absent.
         visible: ``(n, 14)``.
@@ -217,7 +253,7 @@ class ViewArrays:
         pixels: ``(n, 14, 2)`` float32, places ``(u, v)`` in the picture, NaN where absent.
     """
 
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8] | LazyImages
     closest_landmarks: NDArray[np.int64]
     displacement_mm: NDArray[np.float32]
     visible: NDArray[np.bool_]
@@ -230,8 +266,13 @@ class ViewArrays:
         return len(self.images)
 
 
-def read_views(folder: Path, split: str) -> ViewArrays:
+def read_views(folder: Path, split: str, lazily: bool = False) -> ViewArrays:
     """Read a split into memory: a byte a pixel, so 0.8 GB for 51,200 views of 128 x 128 pixels.
+
+    Args:
+        folder: of `write_view_dataset`.
+        split: of it.
+        lazily: leave the pictures on disk, for those that are too large or too many (41 GB at 896 pixels).
 
     Raises:
         ViewDatasetError: no dataset, an unknown split, a damaged file, or one without landmarks.
@@ -239,17 +280,21 @@ def read_views(folder: Path, split: str) -> ViewArrays:
     from PIL import Image
 
     pa = _pyarrow()
-    files = _description(folder)["files"]
+    description = _description(folder)
+    files = description["files"]
     if not files.get(split):
         raise ViewDatasetError(f"{folder} has no split {split!r}, expected one of: {', '.join(files) or 'none'}.")
     paths = [folder / "data" / split / name for name in files[split]]
     parts: list[tuple[Any, ...]] = []
     names: list[str] = []
+    shown: list[NDArray[np.uint8]] = []
     for path in paths:
         try:
-            table = pa.parquet.read_table(path)
-            columns = {name: table[name].to_pylist() for name in ("image", "closest_landmarks", "patient")}
-            images = np.stack([np.asarray(Image.open(io.BytesIO(item["bytes"]))) for item in columns["image"]])
+            stored = pa.parquet.read_schema(path).names
+            table = pa.parquet.read_table(path, columns=[name for name in stored if name != "image" or not lazily])
+            columns = {name: table[name].to_pylist() for name in ("closest_landmarks", "patient")}
+            pictures = [] if lazily else table["image"].to_pylist()
+            images = [np.asarray(Image.open(io.BytesIO(item["bytes"]))) for item in pictures]
             displacement = np.array(table["displacement_mm"].to_pylist(), np.float32)
             visible = np.array(table["visible"].to_pylist(), bool)
             isocenters = np.array(table["isocenter_lps_mm"].to_pylist(), np.float32)
@@ -258,14 +303,17 @@ def read_views(folder: Path, split: str) -> ViewArrays:
             raise ViewDatasetError(f"{path} cannot be read ({error}): remove it and render again.") from error
         if displacement.shape[1:] != (N_LANDMARKS, 2):
             raise ViewDatasetError(f"{path} has displacements {displacement.shape[1:]}, expected {(N_LANDMARKS, 2)}.")
-        closest = np.zeros((len(images), 3), np.int64)
+        closest = np.zeros((len(displacement), 3), np.int64)
         for number, ids in enumerate(columns["closest_landmarks"]):
             closest[number, : len(ids)] = ids
-        parts.append((images, closest, displacement, visible, isocenters, np.full(len(images), len(names)), pixels))
+        parts.append((closest, displacement, visible, isocenters, np.full(len(closest), len(names)), pixels))
         names.append(columns["patient"][0])
-    joined = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    images, closest, displacement, visible, isocenters, patients, pixels = joined
-    return ViewArrays(images, closest, displacement, visible, isocenters, patients, tuple(names), pixels)
+        shown += images
+    closest, displacement, visible, isocenters, patients, pixels = (
+        np.concatenate(column) for column in zip(*parts, strict=True)
+    )
+    seen = LazyImages(paths, int(description["options"]["size"])) if lazily else np.stack(shown)
+    return ViewArrays(seen, closest, displacement, visible, isocenters, patients, tuple(names), pixels)
 
 
 def _card(patients: Mapping[str, Sequence[str]], files: Mapping[str, Sequence[str]], options: ViewOptions) -> str:

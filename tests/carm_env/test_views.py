@@ -115,6 +115,12 @@ def test_a_dataset_is_the_same_again_goes_on_and_is_read_by_datasets(small_patie
     assert len(views) == 24 and set(views.patients) == {0, 1}
 
     datasets = pytest.importorskip("datasets")
+    later = read_views(tmp_path / "a", "train", lazily=True)
+    assert later.images.shape == views.images.shape and len(later) == len(views)
+    np.testing.assert_array_equal(later.images[3], views.images[3])
+    np.testing.assert_array_equal(later.images[np.array([20, 1])], views.images[[20, 1]])
+    np.testing.assert_array_equal(later.images[2:5], views.images[2:5])
+    np.testing.assert_array_equal(later.displacement_mm, views.displacement_mm)
     files = {split: str(tmp_path / "a" / "data" / split / "*.parquet") for split in splits}
     lazily = datasets.load_dataset("parquet", data_files=files, split="test", streaming=True)
     row = next(iter(lazily))
