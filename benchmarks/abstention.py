@@ -20,14 +20,12 @@ from tqdm import tqdm
 
 from benchmarks.calibration import save_curve
 from benchmarks.metrics import area_estimate, risk_coverage, risk_estimate
-from benchmarks.provenance import provenance
 from benchmarks.recipes import suite_on
 from benchmarks.runner import EpisodeTask, run_episode
+from benchmarks.script import run_measurement
 from benchmarks.suite import Suite, load_suite
 from carm_env.catalogue import expand_patients, load_patient
 from carm_env.env import CArmNavEnv
-from carm_env.errors import MissingExtraError
-from carm_env.files import write_json
 from carm_env.preparation import default_workers, prepare_patients
 from policies.conformal import KIND, ConformalPolicy
 
@@ -95,6 +93,23 @@ def _suite(name: str, patients: Sequence[str] | None) -> Suite:
     return suite_on(name, {one: load_patient(one) for one in names})[0]
 
 
+def _measured(options: argparse.Namespace) -> dict[str, Any]:
+    kind, _, folder = options.policy.partition(":")
+    if kind != KIND:
+        raise ValueError(f"--policy is {options.policy!r}, expected conformal or conformal:CHECKPOINT.")
+    suite = _suite(options.suite, options.patients)
+    count = len(suite.episodes) if options.episodes is None else options.episodes
+    if not 1 <= count <= len(suite.episodes):
+        raise ValueError(f"--episodes is {count}, expected 1 to {len(suite.episodes)}.")
+    policy = ConformalPolicy(folder or None, abstain_mm=math.inf)
+    prepare_patients(list(suite.patients), default_workers())
+    found = measure(drive(policy, suite, count, options.seed))
+    print(report(found))
+    coverage, risk = found.pop("curve")
+    save_curve(options.out / "abstention.png", coverage, risk, _LABELS)
+    return {"policy": options.policy, "suite": suite.name, "suite_hash": suite.hash, "episodes": count, **found}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -106,30 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/abstention"), help="folder for the curve")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args(arguments)
-    try:
-        kind, _, folder = options.policy.partition(":")
-        if kind != KIND:
-            raise ValueError(f"--policy is {options.policy!r}, expected conformal or conformal:CHECKPOINT.")
-        suite = _suite(options.suite, options.patients)
-        count = len(suite.episodes) if options.episodes is None else options.episodes
-        if not 1 <= count <= len(suite.episodes):
-            raise ValueError(f"--episodes is {count}, expected 1 to {len(suite.episodes)}.")
-        policy = ConformalPolicy(folder or None, abstain_mm=math.inf)
-        prepare_patients(list(suite.patients), default_workers())
-        found = measure(drive(policy, suite, count, options.seed))
-        print(report(found))
-        coverage, risk = found.pop("curve")
-        save_curve(options.out / "abstention.png", coverage, risk, _LABELS)
-        if options.json:
-            write_json(
-                options.json,
-                {"policy": options.policy, "suite": suite.name, "suite_hash": suite.hash, "episodes": count, **found,
-                 "run": provenance(options.seed)},
-            )  # fmt: skip
-    except (ValueError, OSError, MemoryError, MissingExtraError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_measurement(lambda: _measured(options), options.json, options.seed)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.metrics import area_estimate, estimate, estimates_by_landmark, risk_coverage
-from benchmarks.provenance import provenance
 from benchmarks.scaling_plots import import_pyplot
+from benchmarks.script import run_measurement
 from carm_env.catalogue import expand_patients
-from carm_env.errors import MissingExtraError
-from carm_env.files import atomic_write, write_json
+from carm_env.files import atomic_write
 from carm_env.landmarks import LANDMARKS
 from carm_env.preparation import default_workers, prepare_patients
 from carm_env.views import ViewOptions, render_views
@@ -119,6 +118,19 @@ def report(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _measured(options: argparse.Namespace) -> dict[str, Any]:
+    kind, _, folder = options.policy.partition(":")
+    if kind != "conformal":
+        raise ValueError(f"--policy is {options.policy!r}, expected conformal or conformal:CHECKPOINT.")
+    regressor = DisplacementRegressor(folder or None)
+    names = expand_patients(options.patients)
+    prepare_patients(names, default_workers())
+    found = measure(regressor, names, options.views, options.seed)
+    print(report(found))
+    save_curve(options.out / "risk_coverage.png", *found.pop("curve"))
+    return {"policy": options.policy, "patients": names, **found}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -129,25 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/calibration"), help="folder for the curve")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args(arguments)
-    try:
-        kind, _, folder = options.policy.partition(":")
-        if kind != "conformal":
-            raise ValueError(f"--policy is {options.policy!r}, expected conformal or conformal:CHECKPOINT.")
-        regressor = DisplacementRegressor(folder or None)
-        names = expand_patients(options.patients)
-        prepare_patients(names, default_workers())
-        found = measure(regressor, names, options.views, options.seed)
-        print(report(found))
-        save_curve(options.out / "risk_coverage.png", *found.pop("curve"))
-        if options.json:
-            write_json(
-                options.json,
-                {"policy": options.policy, "patients": names, **found, "run": provenance(options.seed)},
-            )
-    except (ValueError, OSError, MemoryError, MissingExtraError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_measurement(lambda: _measured(options), options.json, options.seed)
 
 
 if __name__ == "__main__":

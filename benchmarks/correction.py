@@ -21,10 +21,8 @@ from numpy.typing import NDArray
 
 from benchmarks.localization import centred_views
 from benchmarks.metrics import estimate
-from benchmarks.provenance import provenance
+from benchmarks.script import run_measurement
 from carm_env.catalogue import expand_patients
-from carm_env.errors import MissingExtraError
-from carm_env.files import write_json
 from carm_env.language.prompts import NEUTRAL_FEEDBACK, WRONG_FEEDBACK, prompt_hash
 from carm_env.preparation import default_workers, prepare_patients
 from policies.mllm import KIND, MllmLocalizer
@@ -98,6 +96,19 @@ def report(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _measured(options: argparse.Namespace) -> dict[str, Any]:
+    kind, _, model = options.policy.partition(":")
+    if kind != KIND:
+        raise ValueError(f"--policy is {options.policy!r}, expected mllm or mllm:MODEL.")
+    localizer = MllmLocalizer(model or None)
+    names = expand_patients(options.patients)
+    prepare_patients(names, default_workers())
+    found = measure(localizer, names, options.seed)
+    print(report(found))
+    asked = {"prompts": prompt_hash(localizer.talker.style), "style": localizer.talker.style}
+    return {"policy": options.policy, "patients": names, **asked, **found}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -106,25 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the views (default 1; training uses 0)")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args(arguments)
-    try:
-        kind, _, model = options.policy.partition(":")
-        if kind != KIND:
-            raise ValueError(f"--policy is {options.policy!r}, expected mllm or mllm:MODEL.")
-        localizer = MllmLocalizer(model or None)
-        names = expand_patients(options.patients)
-        prepare_patients(names, default_workers())
-        found = measure(localizer, names, options.seed)
-        print(report(found))
-        if options.json:
-            asked = {"prompts": prompt_hash(localizer.talker.style), "style": localizer.talker.style}
-            write_json(
-                options.json,
-                {"policy": options.policy, "patients": names, **asked, **found, "run": provenance(options.seed)},
-            )
-    except (ValueError, OSError, MemoryError, MissingExtraError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_measurement(lambda: _measured(options), options.json, options.seed)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.provenance import provenance
+from benchmarks.script import run_measurement
 from carm_env.errors import MissingExtraError
-from carm_env.files import write_json
 from policies.language_models import load_model, load_processor
 
 PAPER_SHOTS = 5
@@ -83,6 +82,14 @@ def table(after: dict[str, Any], before: dict[str, Any] | None) -> str:
     return "\n".join(lines)
 
 
+def _measured(options: argparse.Namespace) -> dict[str, Any]:
+    given = (options.tasks, options.shots, options.limit, options.batch)
+    after = evaluate(options.model, *given)
+    before = evaluate(options.before, *given) if options.before else None
+    print(table(after, before))
+    return {"model": options.model, "after": after, "before": before, "shots": options.shots, "limit": options.limit}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -94,21 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=1, help="questions at once (default 1)")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args(arguments)
-    try:
-        given = (options.tasks, options.shots, options.limit, options.batch)
-        after = evaluate(options.model, *given)
-        before = evaluate(options.before, *given) if options.before else None
-        print(table(after, before))
-        if options.json:
-            write_json(
-                options.json,
-                {"model": options.model, "after": after, "before": before, "shots": options.shots,
-                 "limit": options.limit, "run": provenance(0)},
-            )  # fmt: skip
-    except (ValueError, OSError, MemoryError, MissingExtraError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_measurement(lambda: _measured(options), options.json, seed=0)
 
 
 if __name__ == "__main__":

@@ -28,10 +28,9 @@ from benchmarks.metrics import (
     retrieval_estimates,
     save_confusion_matrix,
 )
-from benchmarks.provenance import provenance
+from benchmarks.script import run_measurement
 from carm_env.catalogue import expand_patients
-from carm_env.errors import MissingExtraError, UnknownNameError
-from carm_env.files import write_json
+from carm_env.errors import UnknownNameError
 from carm_env.geometry import CArmPlace
 from carm_env.language.prompts import prompt_hash
 from carm_env.language.reasons import Situation
@@ -192,6 +191,18 @@ def table(estimates: dict[str, Estimate], paper: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
+def _measured(options: argparse.Namespace) -> dict[str, Any]:
+    localizer = make_localizer(options.policy)
+    names = expand_patients(options.patients)
+    prepare_patients(names, default_workers())
+    found = measure(localizer, names, options.views, options.seed)
+    print(table(found["estimates"], PAPER_MLLM if hasattr(localizer, "talker") else PAPER))
+    print(save_confusion_matrix(options.out / "confusion.png", found["confusion"], options.policy))
+    figures = {json_name(name): value._asdict() for name, value in found["estimates"].items()}
+    whole = {"policy": options.policy, "patients": names, **_asked(localizer), **figures}
+    return {**whole, "confusion": found["confusion"].tolist()}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -204,24 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/localization"), help="folder for the heat map")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args(arguments)
-    try:
-        localizer = make_localizer(options.policy)
-        names = expand_patients(options.patients)
-        prepare_patients(names, default_workers())
-        found = measure(localizer, names, options.views, options.seed)
-        print(table(found["estimates"], PAPER_MLLM if hasattr(localizer, "talker") else PAPER))
-        path = save_confusion_matrix(options.out / "confusion.png", found["confusion"], options.policy)
-        print(path)
-        if options.json:
-            figures = {json_name(name): value._asdict() for name, value in found["estimates"].items()}
-            whole = {"policy": options.policy, "patients": names, **_asked(localizer), **figures}
-            write_json(
-                options.json, {**whole, "confusion": found["confusion"].tolist(), "run": provenance(options.seed)}
-            )
-    except (ValueError, OSError, MemoryError, MissingExtraError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_measurement(lambda: _measured(options), options.json, options.seed)
 
 
 if __name__ == "__main__":

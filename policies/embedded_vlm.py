@@ -36,6 +36,8 @@ _WAVES_MM = (40.0, 80.0, 160.0, 320.0, 640.0)
 """Wavelengths in which displacements and distances are shown to the language model: steps are 30 to 90 mm."""
 _EDGES_MM = tuple(sum(pair) / 2 for pair in zip((0.0, *DEFAULT_EXTENTS_MM), DEFAULT_EXTENTS_MM, strict=False))
 """Between the steps along an axis."""
+_WAVE_WEIGHT, _STEP_WEIGHT = 0.3, 4.0
+"""What decides on a step is shown loudest."""
 _HEAD = 32
 _SOFT_MM = 20.0
 _SPECIAL = (
@@ -157,7 +159,8 @@ def described(mean: Tensor, spread: Tensor) -> Tensor:
     edges = torch.tensor([*(-edge for edge in _EDGES_MM[::-1]), *_EDGES_MM], device=mean.device) / SCALE_MM
     below = torch.special.ndtr((edges - mean[..., None]) / spread.exp()[..., None])
     steps = torch.diff(torch.nn.functional.pad(torch.nn.functional.pad(below, (1, 0)), (0, 1), value=1.0))
-    return torch.cat([mean, spread, distance, closest, *waves, steps.flatten(-2)], -1)
+    fine = torch.cat(waves, -1) * _WAVE_WEIGHT
+    return torch.cat([mean, spread, distance, closest, fine, steps.flatten(-2) * _STEP_WEIGHT], -1)
 
 
 def build_tokenizer(corpus: Iterable[str], vocabulary: int = 2500) -> Any:

@@ -1,6 +1,7 @@
 """Learned policies: checkpoints, the classifier, conformal regions, agents."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from carm_env.landmarks import N_LANDMARKS
 from policies import make_policy
 from policies.belief import AtlasBelief
-from policies.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from policies.checkpoint import SHIPPED, CheckpointError, load_checkpoint, save_checkpoint
 from policies.conformal import (
     DisplacementRegressor,
     DisplacementTracker,
@@ -256,3 +257,12 @@ def test_it_does_not_go_to_and_fro(ensemble, monkeypatch):
         steps.append(move.x_step)
     # From here to there, back again, and then it stays.
     assert steps == [1, -1, 0]
+
+
+def test_an_agent_that_shares_an_eye_knows_when_it_is_another_one(tmp_path):
+    shutil.copytree(SHIPPED / "ppo", tmp_path / "ppo")
+    make_policy(f"ppo:{tmp_path / 'ppo'}")
+    path = tmp_path / "ppo" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "shipped_eye": "0" * 64}))
+    with pytest.raises(CheckpointError, match="looks through the network of another"):
+        make_policy(f"ppo:{tmp_path / 'ppo'}")

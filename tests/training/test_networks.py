@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from policies import make_policy
+from policies.checkpoint import SHIPPED
+from policies.conformal import DisplacementRegressor
 from training import cnn, conformal
 from training.arguments import DataArguments, read_arguments
 from training.cnn import CnnArguments
@@ -102,6 +104,17 @@ def test_the_ensemble_is_trained_and_calibrated(quick, tmp_path, capsys):
     config = json.loads((out / "checkpoint" / "config.json").read_text())
     assert np.shape(config["radius"]) == (3, 14)
     make_policy(f"conformal:{out / 'checkpoint'}")
+
+    more = [*quick, "--epochs", "1", "--members", "1", "--seed", "7", "--output_dir", str(tmp_path / "more")]
+    assert conformal.main([*more, "--beside", str(out / "checkpoint")]) == 0
+    together = DisplacementRegressor(tmp_path / "more" / "checkpoint")
+    assert len(together.networks) == 3
+    for number, network in enumerate(DisplacementRegressor(out / "checkpoint").networks):
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, together.networks[number].state_dict()[name]), name
+    capsys.readouterr()
+    assert conformal.main([*more, "--beside", str(SHIPPED / "conformal")]) == 2
+    assert "the networks of an ensemble are of one kind" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
