@@ -4,8 +4,9 @@ A deep ensemble (Lakshminarayanan et al., NeurIPS 2017) of networks that predict
 across the beam with a Gaussian of its own width. The regions are ellipses of its shape, scaled so that on patients that
 were set aside they hold the truth as often as they promise (split-conformal prediction, Vovk et al. 2005), where each
 calibration patient counts the same, however many views it has (Dunn, Wasserman, Ramdas: Distribution-free prediction
-sets for two-layer hierarchical models, JASA 2023, pooled distribution functions). With ten calibration patients the
-coverage of a new patient varies about the level: the promise holds on average over patients.
+sets for two-layer hierarchical models, JASA 2023, pooled distribution functions), at a level that covers a patient who
+is left out as promised. The coverage of a new patient varies about the level: the promise holds on average over
+patients.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 KIND = "conformal"
 LEVELS = (0.90, 0.95, 0.97)
 _SAME_PLACE_MM = 1.0
+_FEWEST_TO_LEAVE_OUT, _LEVELS_TRIED = 3, 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +90,39 @@ def calibrate(scores: ArrayLike, patients: ArrayLike, levels: Sequence[float] = 
         at = np.minimum(np.searchsorted(reached, np.asarray(levels) - 1e-12), len(order) - 1)
         radius[:, index] = values[known, index][order][at]
     return radius
+
+
+def levels_for_new_patients(
+    scores: ArrayLike, patients: ArrayLike, levels: Sequence[float] = LEVELS
+) -> tuple[float, ...]:
+    """The levels to calibrate at so that a patient who is left out is covered as often as `levels` promise.
+
+    With few patients the radius that covers those who are there covers a new one less often: of `n` independent scores
+    the share of new ones is about ``n / (n + 1)`` of the wanted. How much views of one patient depend on each other
+    says the data: each patient in turn is left out, and the lowest level is taken at which the others' radii cover the
+    one left out as promised, on average over patients and landmarks.
+
+    Args:
+        scores: as of `calibrate`.
+        patients: as of `calibrate`; with fewer than three of them the levels stay as they are.
+        levels: wanted coverage of a new patient.
+    """
+    values, groups = np.asarray(scores, float), np.asarray(patients)
+    everyone = np.unique(groups)
+    if len(everyone) < _FEWEST_TO_LEAVE_OUT:
+        return tuple(levels)
+    tried = [np.append(np.linspace(level, 1, _LEVELS_TRIED, endpoint=False), 1 - 1e-9) for level in levels]
+    covered = np.zeros((len(levels), _LEVELS_TRIED + 1))
+    for one in everyone:
+        own, others = values[groups == one], values[groups != one]
+        radius = calibrate(others, groups[groups != one], np.concatenate(tried).tolist())
+        inside = np.where(np.isfinite(own), own <= radius[:, None], np.nan)
+        known = np.isfinite(own).any(0)
+        covered += np.nanmean(inside[:, :, known], axis=(1, 2)).reshape(covered.shape) / len(everyone)
+    # Where even all of the others do not suffice, all of the others are taken.
+    first = [int(np.argmax(row >= level)) if (row >= level).any() else _LEVELS_TRIED
+             for row, level in zip(covered, levels, strict=True)]  # fmt: skip
+    return tuple(float(tried[number][index]) for number, index in enumerate(first))
 
 
 def closest_first(prediction: Prediction) -> NDArray[np.int64]:

@@ -33,6 +33,7 @@ from policies.conformal import (
     DisplacementRegressor,
     Prediction,
     calibrate,
+    levels_for_new_patients,
     mixture,
     nonconformity,
 )
@@ -151,7 +152,8 @@ def train(data: DataArguments, fit: ConformalArguments, words: Sequence[str] = (
         )
         networks.append(network)
     seen = _predict(networks, calibration.images, size)
-    radius = calibrate(nonconformity(seen, calibration.displacement_mm), calibration.patients)
+    known = nonconformity(seen, calibration.displacement_mm), calibration.patients
+    radius = calibrate(*known, levels_for_new_patients(*known))
     test = load_split(data, fit, "test")
     prediction = _predict(networks, test.images, size)
     figures = _figures(prediction, test)

@@ -13,10 +13,12 @@ from policies import make_policy
 from policies.belief import AtlasBelief
 from policies.checkpoint import SHIPPED, CheckpointError, load_checkpoint, save_checkpoint
 from policies.conformal import (
+    LEVELS,
     DisplacementRegressor,
     DisplacementTracker,
     Prediction,
     calibrate,
+    levels_for_new_patients,
     mixture,
     nonconformity,
     within,
@@ -257,6 +259,30 @@ def test_it_does_not_go_to_and_fro(ensemble, monkeypatch):
         steps.append(move.x_step)
     # From here to there, back again, and then it stays.
     assert steps == [1, -1, 0]
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.7])
+def test_a_patient_who_is_left_out_is_covered_as_promised(alike):
+    rng = np.random.default_rng(0)
+    patients = np.repeat(np.arange(12), 20)
+
+    def scores(count):
+        own = rng.standard_normal((count, 1, 14)) * alike**0.5
+        return np.abs(own + rng.standard_normal((count, 20, 14)) * (1 - alike) ** 0.5).reshape(-1, 14)
+
+    covered, plain = [], []
+    for _ in range(8):
+        known, new = scores(12), scores(200)
+        covered.append(
+            [(new <= row).mean() for row in calibrate(known, patients, levels_for_new_patients(known, patients))]
+        )
+        plain.append([(new <= row).mean() for row in calibrate(known, patients)])
+    assert np.abs(np.mean(covered, 0) - LEVELS).max() < 0.015
+    assert np.abs(np.mean(covered, 0) - LEVELS).mean() < np.abs(np.mean(plain, 0) - LEVELS).mean()
+
+
+def test_two_patients_are_too_few_to_leave_one_out():
+    assert levels_for_new_patients(np.ones((4, 14)), [0, 0, 1, 1]) == LEVELS
 
 
 def test_an_agent_that_shares_an_eye_knows_when_it_is_another_one(tmp_path):
