@@ -27,7 +27,7 @@ from carm_env.language.reasons import Situation, correction_answer, navigation_a
 from carm_env.view_dataset import ViewArrays
 
 TASKS = ("localize", "pair", "box", "correct", "navigate")
-DEFAULT_WEIGHTS = {"localize": 0.3, "pair": 0.1, "box": 0.05, "correct": 0.1, "navigate": 0.45}
+DEFAULT_WEIGHTS = {"localize": 0.22, "pair": 0.08, "box": 0.05, "correct": 0.1, "navigate": 0.55}
 CENTRED_MM = 25.0
 """A view's middle is a landmark when it lies this close."""
 _BOX_MM = 60.0
