@@ -34,8 +34,9 @@ from policies.base import Decision, Policy
 from policies.cnn import image_of
 from policies.registry import make_policy
 
-_PANEL, _PER_ROW = 384, 4
-_LINE, _LETTERS, _TEXT_LINES = 17, 50, 9
+_PANEL, _PER_ROW = 320, 5
+_LINE, _LETTERS, _MOST_LINES = 17, 46, 12
+REASON_COLOUR = (190, 190, 190)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +82,8 @@ def draw_trip(stops: Sequence[Stop], result: EpisodeResult) -> Image.Image:
     """
     if not stops:
         raise ValueError("stops is empty, expected at least one X-ray to draw.")
-    panels = [_panel(number, stop, result) for number, stop in enumerate(stops)]
+    lines = max(len(_lines(stop)) for stop in stops)
+    panels = [_panel(number, stop, lines) for number, stop in enumerate(stops, 1)]
     rows = -(-len(panels) // _PER_ROW)
     width, height = panels[0].size
     sheet = Image.new("RGB", (min(len(panels), _PER_ROW) * width, rows * height + CAPTION_HEIGHT))
@@ -96,18 +98,20 @@ def draw_trip(stops: Sequence[Stop], result: EpisodeResult) -> Image.Image:
     return sheet
 
 
-def _panel(number: int, stop: Stop, result: EpisodeResult) -> Image.Image:
-    decision = stop.decision
-    nearest = ", ".join(landmark(key).name for key in decision.closest_landmarks) or "-"
-    view = Image.fromarray(draw_view(stop.image, f"X-ray {number + 1}", f"closest: {nearest}", _PANEL))
-    panel = Image.new("RGB", (view.width, view.height + _TEXT_LINES * _LINE + 8))
+def _lines(stop: Stop) -> list[str]:
+    sentences = re.split(r"(?<=\.)\s+", stop.decision.rationale)
+    return [line for sentence in sentences for line in textwrap.wrap(sentence, _LETTERS)][:_MOST_LINES]
+
+
+def _panel(number: int, stop: Stop, lines: int) -> Image.Image:
+    nearest = ", ".join(landmark(key).name for key in stop.decision.closest_landmarks[:1]) or "-"
+    view = Image.fromarray(draw_view(stop.image, f"X-ray {number}", f"closest: {nearest}", _PANEL))
+    panel = Image.new("RGB", (view.width, view.height + (lines + 1) * _LINE + 12))
     panel.paste(view, (0, 0))
     draw, font = ImageDraw.Draw(panel), ImageFont.load_default(size=13)
-    draw.text((8, view.height), _decided(decision), fill=TEXT_COLOUR, font=ImageFont.load_default(size=15))
-    sentences = re.split(r"(?<=\.)\s+", decision.rationale)
-    lines = [line for sentence in sentences for line in textwrap.wrap(sentence, _LETTERS)][: _TEXT_LINES - 1]
-    for row, line in enumerate(lines, 1):
-        draw.text((8, view.height + row * _LINE + 4), line, fill=(190, 190, 190), font=font)
+    draw.text((8, view.height), _decided(stop.decision), fill=TEXT_COLOUR, font=ImageFont.load_default(size=15))
+    for row, line in enumerate(_lines(stop), 1):
+        draw.text((8, view.height + row * _LINE + 4), line, fill=REASON_COLOUR, font=font)
     return panel
 
 

@@ -231,6 +231,8 @@ def _save(trainer: Any, processor: Any, folder: Path, name: str, arguments: SftA
         trainer.accelerator.unwrap_model(trainer.model).half().save_pretrained(folder)
     else:
         trainer.save_model(str(folder))
+        # A pickle of the arguments, which nobody needs to load.
+        (folder / "training_args.bin").unlink(missing_ok=True)
     processor.save_pretrained(folder)
     write_json(
         folder / SETTINGS_FILE,
