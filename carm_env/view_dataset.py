@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import yaml
@@ -238,12 +238,16 @@ class LazyImages:
         return pictures
 
 
+Pictures: TypeAlias = "NDArray[np.uint8] | LazyImages"
+"""``(n, size, size)`` uint8, in memory or on disk."""
+
+
 @dataclass(frozen=True, eq=False)
 class ViewArrays:
     """Views in memory; the pictures there, too, or on disk.
 
     Attributes:
-        images: ``(n, size, size)`` uint8, or `LazyImages`.
+        images: ``(n, size, size)`` uint8.
         closest_landmarks: ``(n, 3)`` ids, nearest first; 0 where a patient has fewer.
         displacement_mm: ``(n, 14, 2)`` float32, NaN where absent.
         visible: ``(n, 14)``.
@@ -253,7 +257,7 @@ class ViewArrays:
         pixels: ``(n, 14, 2)`` float32, places ``(u, v)`` in the picture, NaN where absent.
     """
 
-    images: NDArray[np.uint8] | LazyImages
+    images: Pictures
     closest_landmarks: NDArray[np.int64]
     displacement_mm: NDArray[np.float32]
     visible: NDArray[np.bool_]

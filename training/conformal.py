@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from carm_env.anatomy.layout import landmark_layout
 from carm_env.landmarks import N_LANDMARKS
-from carm_env.view_dataset import ViewArrays
+from carm_env.view_dataset import Pictures, ViewArrays
 from policies.checkpoint import save_checkpoint
 from policies.conformal import (
     KIND,
@@ -198,7 +198,7 @@ def _earlier_networks(fit: ConformalArguments, size: int) -> list[nn.Module]:
     return earlier.networks
 
 
-def _predict(networks: Sequence[nn.Module], images: NDArray[np.uint8], size: int) -> Prediction:
+def _predict(networks: Sequence[nn.Module], images: Pictures, size: int) -> Prediction:
     parts = [predict(network, images, size) for network in networks]
     means, deviations = (
         np.stack(column) for column in zip(*((mean.numpy(), width.exp().numpy()) for mean, width in parts), strict=True)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from carm_env.errors import MissingExtraError
 from carm_env.files import atomic_write, write_json
-from carm_env.view_dataset import ViewArrays, read_views, write_view_dataset
+from carm_env.view_dataset import Pictures, ViewArrays, read_views, write_view_dataset
 from carm_env.views import ViewOptions
 from policies.checkpoint import CheckpointError, fill_network
 from policies.networks import ARCHITECTURES, as_input, torch_module
@@ -67,7 +67,7 @@ def load_split(data: DataArguments, fit: FitArguments, split: str) -> ViewArrays
     return views
 
 
-def predict(network: nn.Module, images: NDArray[np.uint8], size: int) -> Any:
+def predict(network: nn.Module, images: Pictures, size: int) -> Any:
     """The outputs for pictures ``(n, H, W)``, a tensor or several, on the CPU, without gradients."""
     torch = torch_module()
     network.eval()
@@ -119,7 +119,7 @@ def _augmented(pictures: Tensor, generator: Generator) -> Tensor:
 
 def fit_network(
     network: nn.Module,
-    images: NDArray[np.uint8],
+    images: Pictures,
     loss: Loss,
     evaluate: Evaluate,
     fit: FitArguments,

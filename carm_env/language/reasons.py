@@ -107,8 +107,8 @@ def is_true(claim: Claim, situation: Situation) -> bool:
     if claim.word == "farther":
         return bool(np.hypot(*subject) > np.hypot(*other))
     if claim.word in _OTHER_AXIS:
-        axis = _OTHER_AXIS.index(claim.word)
-        return bool(abs(subject[1 - axis]) > abs(subject[axis]))
+        across = _OTHER_AXIS.index(claim.word)
+        return bool(abs(subject[1 - across]) > abs(subject[across]))
     axis = _axis_of(claim.word)
     if axis is None:
         return False
