@@ -233,7 +233,7 @@ class _State:
 
     def __init__(self, folder: Path, fit: FitArguments) -> None:
         self._folder = folder
-        ignored = ("resume", "json", "report_to", "output_dir", "members")
+        ignored = ("resume", "json", "report_to", "output_dir", "members", "beside")
         self._arguments = {name: value for name, value in vars(fit).items() if name not in ignored}
         self.epoch = 0
         self.epochs_without_progress = 0
