@@ -123,6 +123,13 @@ def _decided(decision: Decision) -> str:
     return "aligned" if decision.move.is_aligned else str(decision.move)
 
 
+def check_episodes(suite: Suite, episodes: Sequence[int]) -> None:
+    """Raise ValueError for the first episode that the suite lacks."""
+    for number in episodes:
+        if not 0 <= number < len(suite.episodes):
+            raise ValueError(f"episode is {number}, expected 0 to {len(suite.episodes) - 1} in the suite {suite.name}.")
+
+
 def save_trips(policy: str, suite: Suite, episodes: Sequence[int], seed: int, folder: Path) -> list[Path]:
     """Run episodes and write a PNG and a GIF of each; returns the files.
 
@@ -136,9 +143,7 @@ def save_trips(policy: str, suite: Suite, episodes: Sequence[int], seed: int, fo
     Raises:
         ValueError: no such episode, or a policy that crashed.
     """
-    for number in episodes:
-        if not 0 <= number < len(suite.episodes):
-            raise ValueError(f"episode is {number}, expected 0 to {len(suite.episodes) - 1} in the suite {suite.name}.")
+    check_episodes(suite, episodes)
     diary = Diary(make_policy(policy))
     env = CArmNavEnv(**{"patients": suite.patients, **suite.environment})
     folder.mkdir(parents=True, exist_ok=True)
@@ -147,7 +152,7 @@ def save_trips(policy: str, suite: Suite, episodes: Sequence[int], seed: int, fo
         result = run_episode(diary, env, EpisodeTask(suite, number, policy, seed))
         if result.error:
             raise ValueError(f"{policy} crashed in episode {number}:\n{result.error}")
-        base = folder / f"{policy.partition(':')[0]}_{suite.name}_{number}"
+        base = folder / f"{re.sub(r'[^A-Za-z0-9]+', '-', policy)}_{suite.name}_{number}"
         with atomic_write(base.with_suffix(".png")) as temporary:
             draw_trip(diary.stops, result).save(temporary)
         save_trip(base.with_suffix(".gif"), suite, result)
@@ -167,6 +172,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         suite = load_suite(options.suite)
+        check_episodes(suite, options.episodes)
+        make_policy(options.policy)
         wanted = [spec.patient for number, spec in enumerate(suite.episodes) if number in options.episodes]
         prepare_patients(list(dict.fromkeys(wanted)), default_workers())
         for path in save_trips(options.policy, suite, options.episodes, options.seed, options.out):

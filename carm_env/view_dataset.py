@@ -30,6 +30,7 @@ from carm_env.views import View, ViewOptions, render_views
 DATASET_FORMAT = 1
 OPTIONS_FILE = "views.json"
 _ROWS_PER_GROUP = 256
+_IN_MEMORY_PIXELS = 256
 
 
 class ViewDatasetError(ValueError):
@@ -270,22 +271,24 @@ class ViewArrays:
         return len(self.images)
 
 
-def read_views(folder: Path, split: str, lazily: bool = False) -> ViewArrays:
-    """Read a split into memory: a byte a pixel, so 0.8 GB for 51,200 views of 128 x 128 pixels.
+def read_views(folder: Path, split: str, lazily: bool | None = None) -> ViewArrays:
+    """Read a split: a byte a pixel, so 0.8 GB for 51,200 views of 128 x 128 pixels.
 
     Args:
         folder: of `write_view_dataset`.
         split: of it.
-        lazily: leave the pictures on disk, for those that are too large or too many (41 GB at 896 pixels).
+        lazily: leave the pictures on disk; by default those of more than 256 pixels (41 GB for 51,200 of 896).
 
     Raises:
         ViewDatasetError: no dataset, an unknown split, a damaged file, or one without landmarks.
+        MissingExtraError: pyarrow, or datasets for pictures on disk, is not installed.
     """
     from PIL import Image
 
     pa = _pyarrow()
     description = _description(folder)
-    files = description["files"]
+    files, size = description["files"], int(description["options"]["size"])
+    lazily = size > _IN_MEMORY_PIXELS if lazily is None else lazily
     if not files.get(split):
         raise ViewDatasetError(f"{folder} has no split {split!r}, expected one of: {', '.join(files) or 'none'}.")
     paths = [folder / "data" / split / name for name in files[split]]
@@ -316,7 +319,7 @@ def read_views(folder: Path, split: str, lazily: bool = False) -> ViewArrays:
     closest, displacement, visible, isocenters, patients, pixels = (
         np.concatenate(column) for column in zip(*parts, strict=True)
     )
-    seen = LazyImages(paths, int(description["options"]["size"])) if lazily else np.stack(shown)
+    seen = LazyImages(paths, size) if lazily else np.stack(shown)
     return ViewArrays(seen, closest, displacement, visible, isocenters, patients, tuple(names), pixels)
 
 

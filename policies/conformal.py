@@ -109,16 +109,20 @@ def levels_for_new_patients(
     """
     values, groups = np.asarray(scores, float), np.asarray(patients)
     everyone = np.unique(groups)
-    if len(everyone) < _FEWEST_TO_LEAVE_OUT:
-        return tuple(levels)
     tried = [np.append(np.linspace(level, 1, _LEVELS_TRIED, endpoint=False), 1 - 1e-9) for level in levels]
-    covered = np.zeros((len(levels), _LEVELS_TRIED + 1))
+    each = []
     for one in everyone:
         own, others = values[groups == one], values[groups != one]
-        radius = calibrate(others, groups[groups != one], np.concatenate(tried).tolist())
+        known = np.isfinite(own).any(0) & np.isfinite(others).any(0)
+        if not known.any():
+            continue
+        # What nobody else has cannot be calibrated by the others: any number stands in for it.
+        radius = calibrate(np.where(known, others, 0.0), groups[groups != one], np.concatenate(tried).tolist())
         inside = np.where(np.isfinite(own), own <= radius[:, None], np.nan)
-        known = np.isfinite(own).any(0)
-        covered += np.nanmean(inside[:, :, known], axis=(1, 2)).reshape(covered.shape) / len(everyone)
+        each.append(np.nanmean(inside[:, :, known], axis=(1, 2)))
+    if len(each) < _FEWEST_TO_LEAVE_OUT:
+        return tuple(levels)
+    covered = np.mean(each, 0).reshape(len(levels), -1)
     # Where even all of the others do not suffice, all of the others are taken.
     first = [int(np.argmax(row >= level)) if (row >= level).any() else _LEVELS_TRIED
              for row, level in zip(covered, levels, strict=True)]  # fmt: skip

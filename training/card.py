@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-_PATHS = ("--output_dir", "--out", "--dataset", "--regressor", "--json", "--resume")
+_PATHS = ("--output_dir", "--out", "--beside", "--dataset", "--regressor", "--json", "--resume")
 _PACKAGES = ("carm-env", "torch", "transformers", "numpy")
 
 

@@ -129,6 +129,7 @@ def train(data: DataArguments, fit: ConformalArguments, words: Sequence[str] = (
     """
     torch = torch_module()
     folder, size = Path(fit.output_dir), image_size(fit)
+    earlier = _earlier_networks(fit, size)
     train_views, calibration = load_split(data, fit, "train"), load_split(data, fit, "calibration")
     truth = torch.as_tensor(train_views.displacement_mm / np.float32(SCALE_MM))
     layout = tuple(torch.as_tensor(part, dtype=torch.float32) for part in layout_precision())
@@ -141,7 +142,7 @@ def train(data: DataArguments, fit: ConformalArguments, words: Sequence[str] = (
     def evaluate(plain: nn.Module) -> dict[str, float]:
         return _figures(_predict([plain], calibration.images, size), calibration)
 
-    networks, minutes = _earlier_networks(fit, size), 0.0
+    networks, minutes = list(earlier), 0.0
     for number in range(fit.members):
         member = replace(fit, seed=fit.seed + number)
         torch.manual_seed(member.seed)
@@ -188,7 +189,15 @@ def train(data: DataArguments, fit: ConformalArguments, words: Sequence[str] = (
 def _earlier_networks(fit: ConformalArguments, size: int) -> list[nn.Module]:
     if not fit.beside:
         return []
-    earlier = DisplacementRegressor(fit.beside)
+    if Path(fit.beside).resolve() == (Path(fit.output_dir) / "checkpoint").resolve():
+        raise ValueError(
+            f"beside is {fit.beside}, where the new checkpoint would lie: take another --output_dir, so that the "
+            "networks it begins with are kept."
+        )
+    try:
+        earlier = DisplacementRegressor(fit.beside)
+    except FileNotFoundError as error:
+        raise ValueError(f"beside is {fit.beside}, expected the folder of a checkpoint of this script.") from error
     if (earlier.architecture, earlier.image_size) != (fit.architecture, size):
         raise ValueError(
             f"{fit.beside} holds networks {earlier.architecture} of {earlier.image_size} pixels, expected "

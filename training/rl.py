@@ -181,7 +181,7 @@ def trunk_policy(regressor: DisplacementRegressor, freeze: bool, algo: str) -> d
 
 
 def export(model: Any, algo: str, features: str, regressor: DisplacementRegressor, folder: Path, card: str,
-           seed: int, steps: int, architecture: str) -> None:  # fmt: skip
+           seed: int, steps: int) -> None:  # fmt: skip
     """Write what is needed to act: the perceptron, and the network that looks unless it is the one that ships."""
     torch = torch_module()
     policy = model.policy
@@ -204,7 +204,7 @@ def export(model: Any, algo: str, features: str, regressor: DisplacementRegresso
     config = {
         "kind": algo,
         "features": features,
-        "architecture": architecture,
+        "architecture": regressor.architecture,
         "image_size": regressor.image_size,
         "layers": [linear[0].in_features, *(layer.out_features for layer in linear)],
         "activation": names[kinds.pop()] if kinds else "tanh",
@@ -264,8 +264,7 @@ def train(options: argparse.Namespace, seed: int) -> dict[str, float]:
     what = f"Drives the C-arm to a landmark; trained with {options.algo}."
     command = shown_command("training/rl.py", options.words)
     card = model_card(f"{options.algo} agent", what, command, {"steps": steps, "seed": seed}, figures, minutes)
-    architecture = _architecture(options.regressor)
-    export(model, options.algo, options.features, regressor, folder / "checkpoint", card, seed, steps, architecture)
+    export(model, options.algo, options.features, regressor, folder / "checkpoint", card, seed, steps)
     venv.close()
     checking.close()
     shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
@@ -307,13 +306,6 @@ def _recent(model: Any) -> str:
         return "no episode has ended yet"
     success = np.mean([float(episode.get("is_success", 0.0)) for episode in episodes])
     return f"success {success:.2f}, {np.mean([episode['l'] for episode in episodes]):.1f} steps an episode (last 100)"
-
-
-def _architecture(regressor: Path | None) -> str:
-    from policies.checkpoint import SHIPPED, load_checkpoint
-    from policies.conformal import KIND
-
-    return str(load_checkpoint(regressor or SHIPPED / KIND, KIND)[0]["architecture"])
 
 
 def _last_evaluation(folder: Path) -> dict[str, float]:

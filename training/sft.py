@@ -41,8 +41,6 @@ from training.evaluation import language_figures
 EMBEDDED = "embedded"
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "sft_embedded.yaml"
 _CORPUS_EXAMPLES = 4000
-_IN_MEMORY_PIXELS = 256
-"""Larger views stay on disk until they are asked for."""
 
 
 @dataclass
@@ -125,7 +123,7 @@ def load_views(arguments: SftArguments, folder: Path, split: str) -> ViewArrays:
         names = {key: getattr(arguments, key).split(",") for key in ("train", "test")}
         options = ViewOptions(views_per_patient=arguments.views_per_patient, size=arguments.image_size)
         write_view_dataset(source, names, options, arguments.workers or None)
-    return read_views(source, split, lazily=arguments.image_size > _IN_MEMORY_PIXELS)
+    return read_views(source, split)
 
 
 def build_embedded(source: Conversations, arguments: SftArguments, seed: int) -> tuple[Any, Any]:

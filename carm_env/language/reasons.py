@@ -103,6 +103,9 @@ def is_true(claim: Claim, situation: Situation) -> bool:
     if not (np.isfinite(subject).all() and np.isfinite(other).all()):
         return False
     if claim.word == "seen":
+        # The middle is in every picture: that says nothing.
+        if claim.subject == MIDDLE:
+            return False
         return bool(situation.visible[landmark(claim.subject).index])
     if claim.word == "farther":
         return bool(np.hypot(*subject) > np.hypot(*other))
@@ -120,6 +123,13 @@ def is_true(claim: Claim, situation: Situation) -> bool:
 def _limit_mm(claim: Claim) -> float:
     """Within which "roughly in line" and "roughly level" hold."""
     return _LEVEL_AT_MOST_MM["middle" if claim.other == MIDDLE else "landmark"]
+
+
+def leads_to(claim: Claim, axis: int, step: int) -> bool:
+    """Whether a claim about where to go speaks for a step of -3 to 3 along an axis."""
+    if claim.word in _OTHER_AXIS:
+        return step == 0 and claim.word == _OTHER_AXIS[axis]
+    return _SIDES[axis].get(claim.word) == np.sign(step)
 
 
 def relation(axis: int, subject: int, other: int, situation: Situation) -> Claim:
@@ -174,10 +184,11 @@ def _navigation_reason(
 ) -> str:
     anchors = [key for key in situation.closest() if key != target][:_COMPARED_WITH]
     claims = [relation(axis, target, other, situation) for other in (MIDDLE, *anchors)]
-    # Half-way between two steps what is said of the middle may lead to the other one; it is true all the same.
-    leading = [claim for claim in claims if _SIDES[axis][claim.word] == np.sign(step)] or claims[:1]
-    if step == 0:
-        leading.append(Claim(_OTHER_AXIS[axis], target))
+    # Whatever the lattice calls a step: on which side of the middle the target lies, or that it is close to it.
+    claims.append(Claim(next(word for word, side in _SIDES[axis].items() if side == np.sign(step)), target))
+    claims.append(Claim(_OTHER_AXIS[axis], target))
+    # Steps of more than 120 mm may leave nothing that leads to staying: then what is said is only true.
+    leading = [claim for claim in claims if leads_to(claim, axis, step) and is_true(claim, situation)] or claims[:1]
     safest = max(leading, key=lambda claim: _margin_mm(axis, claim, situation))
     return _sentence(f"{_worded(safest, names, rng)}, so {conclusion(axis, step)}")
 
@@ -265,8 +276,10 @@ def reasoning_is_true(text: str, situation: Situation) -> bool:
 
 
 def reasons_are_true(answer: Navigation, situation: Situation) -> bool:
-    """Whether both reasons of a step hold, and lead to the step that is taken."""
+    """Whether both reasons of a step hold, speak for the step that is taken, and end with it."""
     for axis, (text, step) in enumerate(((answer.reason_x, answer.move.x_step), (answer.reason_y, answer.move.y_step))):
         if not text.endswith(f", so {conclusion(axis, step)}.") or not reasoning_is_true(text, situation):
+            return False
+        if not any(leads_to(claim, axis, step) for claim in claims_of(text) or ()):
             return False
     return True

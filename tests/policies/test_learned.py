@@ -285,6 +285,17 @@ def test_two_patients_are_too_few_to_leave_one_out():
     assert levels_for_new_patients(np.ones((4, 14)), [0, 0, 1, 1]) == LEVELS
 
 
+def test_a_landmark_or_a_patient_without_scores_changes_no_level():
+    rng = np.random.default_rng(0)
+    scores, patients = np.abs(rng.standard_normal((200, 14))), np.repeat(np.arange(10), 20)
+    levels = levels_for_new_patients(scores, patients)
+    assert all(level <= own < 0.999 for level, own in zip(LEVELS, levels, strict=True))
+    strangers = np.concatenate([scores, np.full((20, 14), np.nan)])
+    assert levels_for_new_patients(strangers, np.append(patients, [10] * 20)) == levels
+    scores[20:, 3] = np.nan
+    assert all(own < 0.999 for own in levels_for_new_patients(scores, patients))
+
+
 def test_an_agent_that_shares_an_eye_knows_when_it_is_another_one(tmp_path):
     shutil.copytree(SHIPPED / "ppo", tmp_path / "ppo")
     make_policy(f"ppo:{tmp_path / 'ppo'}")

@@ -115,6 +115,9 @@ def test_the_ensemble_is_trained_and_calibrated(quick, tmp_path, capsys):
     capsys.readouterr()
     assert conformal.main([*more, "--beside", str(SHIPPED / "conformal")]) == 2
     assert "the networks of an ensemble are of one kind" in capsys.readouterr().err
+    for given, message in ((str(tmp_path / "more" / "checkpoint"), "take another --output_dir"), ("x", "beside is x")):
+        assert conformal.main([*more, "--beside", given]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,25 @@ def test_reasons_are_true_and_lead_to_the_move(situation, seed, data):
     assert parse("navigation", render(answer)) == answer
 
 
+@given(situations(), st.integers(0, 2**31), st.data(), st.sampled_from([(10.0, 20.0, 30.0), (40.0, 80.0, 120.0)]))
+def test_reasons_lead_to_the_move_whatever_the_lattice(situation, seed, data, extents):
+    target = data.draw(st.sampled_from(situation.closest()))
+    answer = navigation_answer(situation, target, MoveLattice(extents), np.random.default_rng(seed))
+    assert reasons_are_true(answer, situation)
+
+
+def test_the_middle_is_no_landmark_to_be_seen():
+    assert not reasoning_is_true("The middle of the view is in the picture.", somewhere())
+
+
+def test_a_true_claim_for_another_side_does_not_lead_there():
+    fine = Navigation(11, Move(0, 1), "T1 is hardly to one side of Carina, so no sideways move is needed.",
+                      "T1 lies above Carina, so the view moves a little up.")  # fmt: skip
+    assert reasons_are_true(fine, somewhere())
+    wrong = Navigation(11, Move(0, -1), fine.reason_x, "T1 lies above Carina, so the view moves a little down.")
+    assert not reasons_are_true(wrong, somewhere())
+
+
 @given(situations(), st.integers(0, 2**31), st.data())
 def test_corrections_are_true(situation, seed, data):
     wrong = data.draw(st.lists(st.integers(1, N_LANDMARKS), min_size=2, max_size=2, unique=True))
