@@ -113,6 +113,9 @@ def read_arguments(given: Sequence[str]) -> tuple[SftArguments, Any, Any]:
     if training.use_cpu and "8bit" in str(training.optim):
         print(f"no GPU: adamw_torch takes the place of {training.optim}", flush=True)
         training.optim = "adamw_torch"
+    if training.use_cpu and model.model_name_or_path == EMBEDDED:
+        # Its matrices are small: several threads wait for each other more than they work, above all beside other work.
+        torch.set_num_threads(1)
     return own, training, model
 
 
