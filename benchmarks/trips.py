@@ -130,11 +130,12 @@ def check_episodes(suite: Suite, episodes: Sequence[int]) -> None:
             raise ValueError(f"episode is {number}, expected 0 to {len(suite.episodes) - 1} in the suite {suite.name}.")
 
 
-def save_trips(policy: str, suite: Suite, episodes: Sequence[int], seed: int, folder: Path) -> list[Path]:
+def save_trips(name: str, policy: Policy, suite: Suite, episodes: Sequence[int], seed: int, folder: Path) -> list[Path]:
     """Run episodes and write a PNG and a GIF of each; returns the files.
 
     Args:
-        policy: name.
+        name: of the policy, for the pictures and the files.
+        policy: drives.
         suite: whose episodes.
         episodes: their numbers.
         seed: of environment and policy.
@@ -144,15 +145,15 @@ def save_trips(policy: str, suite: Suite, episodes: Sequence[int], seed: int, fo
         ValueError: no such episode, or a policy that crashed.
     """
     check_episodes(suite, episodes)
-    diary = Diary(make_policy(policy))
+    diary = Diary(policy)
     env = CArmNavEnv(**{"patients": suite.patients, **suite.environment})
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for number in episodes:
-        result = run_episode(diary, env, EpisodeTask(suite, number, policy, seed))
+        result = run_episode(diary, env, EpisodeTask(suite, number, name, seed))
         if result.error:
-            raise ValueError(f"{policy} crashed in episode {number}:\n{result.error}")
-        base = folder / f"{re.sub(r'[^A-Za-z0-9]+', '-', policy)}_{suite.name}_{number}"
+            raise ValueError(f"{name} crashed in episode {number}:\n{result.error}")
+        base = folder / f"{re.sub(r'[^A-Za-z0-9]+', '-', name)}_{suite.name}_{number}"
         with atomic_write(base.with_suffix(".png")) as temporary:
             draw_trip(diary.stops, result).save(temporary)
         save_trip(base.with_suffix(".gif"), suite, result)
@@ -173,10 +174,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         suite = load_suite(options.suite)
         check_episodes(suite, options.episodes)
-        make_policy(options.policy)
+        policy = make_policy(options.policy)
         wanted = [spec.patient for number, spec in enumerate(suite.episodes) if number in options.episodes]
         prepare_patients(list(dict.fromkeys(wanted)), default_workers())
-        for path in save_trips(options.policy, suite, options.episodes, options.seed, options.out):
+        for path in save_trips(options.policy, policy, suite, options.episodes, options.seed, options.out):
             print(path)
     except (ValueError, OSError, MemoryError, MissingExtraError) as error:
         print(f"error: {error}", file=sys.stderr)

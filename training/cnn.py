@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from benchmarks.metrics import exact_closest, precision_at
 from carm_env.errors import UnknownNameError
 from carm_env.landmarks import N_LANDMARKS, landmark
-from carm_env.view_dataset import ViewArrays
+from carm_env.view_arrays import ViewArrays
 from policies.checkpoint import fill_network, load_checkpoint, save_checkpoint
 from policies.cnn import KIND
 from policies.conformal import KIND as CONFORMAL

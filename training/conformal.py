@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from carm_env.anatomy.layout import landmark_layout
 from carm_env.landmarks import N_LANDMARKS
-from carm_env.view_dataset import Pictures, ViewArrays
+from carm_env.view_arrays import Pictures, ViewArrays
 from policies.checkpoint import save_checkpoint
 from policies.conformal import (
     KIND,
@@ -142,7 +142,7 @@ def train(data: DataArguments, fit: ConformalArguments, words: Sequence[str] = (
     def evaluate(plain: nn.Module) -> dict[str, float]:
         return _figures(_predict([plain], calibration.images, size), calibration)
 
-    networks, minutes = list(earlier), 0.0
+    networks, minutes = [*earlier], 0.0
     for number in range(fit.members):
         member = replace(fit, seed=fit.seed + number)
         torch.manual_seed(member.seed)
@@ -168,6 +168,7 @@ def train(data: DataArguments, fit: ConformalArguments, words: Sequence[str] = (
         "architecture": fit.architecture,
         "image_size": size,
         "members": len(networks),
+        "trained_before": len(earlier),
         "levels": list(LEVELS),
         "radius": radius.round(5).tolist(),
         "epochs": fit.epochs,

@@ -24,7 +24,7 @@ from carm_env.language.chat import Conversation, Message, question, text_part
 from carm_env.language.grammar import BOX_SCALE, AnswerError, Box, Fault, Navigation, Pair, Ranking, render
 from carm_env.language.prompts import NEUTRAL_FEEDBACK, WRONG_FEEDBACK
 from carm_env.language.reasons import Situation, correction_answer, navigation_answer
-from carm_env.view_dataset import ViewArrays
+from carm_env.view_arrays import ViewArrays
 
 TASKS = ("localize", "pair", "box", "correct", "navigate")
 DEFAULT_WEIGHTS = {"localize": 0.22, "pair": 0.08, "box": 0.05, "correct": 0.1, "navigate": 0.55}

@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.metrics import centred_hit_at, exact_closest, precision_at
 from carm_env.language.reasons import Situation
-from carm_env.view_dataset import ViewArrays
+from carm_env.view_arrays import ViewArrays
 from policies.mllm import MllmLocalizer
 from training.conversations import CENTRED_MM
 

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from carm_env.errors import MissingExtraError
 from carm_env.files import atomic_write, write_json
-from carm_env.view_dataset import Pictures, ViewArrays, read_views, write_view_dataset
+from carm_env.view_arrays import Pictures, ViewArrays, read_views
+from carm_env.view_dataset import write_view_dataset
 from carm_env.views import ViewOptions
 from policies.checkpoint import CheckpointError, fill_network
 from policies.networks import ARCHITECTURES, as_input, torch_module

@@ -35,6 +35,7 @@ from policies.conformal import DisplacementRegressor
 from policies.networks import as_input, torch_module
 from policies.sb3 import ACTIVATIONS, FEATURES, SHIPPED_EYE, shipped_eye
 from training.card import model_card, shown_command
+from training.learning_curve import save_learning_curve
 
 ALGORITHMS = {
     "ppo": ("stable_baselines3", "PPO"),
@@ -315,37 +316,6 @@ def _last_evaluation(folder: Path) -> dict[str, float]:
     with np.load(path, allow_pickle=False) as kept:
         return {"success": float(kept["successes"][-1].mean()), "reward": float(kept["results"][-1].mean()),
                 "steps": float(kept["ep_lengths"][-1].mean())}  # fmt: skip
-
-
-def save_learning_curve(folders: Sequence[Path], path: Path, title: str) -> None:
-    """Success on the evaluation patients over steps: each seed, and their mean.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "train", "the learning curve") from error
-    curves = []
-    for folder in folders:
-        if (folder / "evaluations.npz").is_file():
-            with np.load(folder / "evaluations.npz", allow_pickle=False) as kept:
-                curves.append((kept["timesteps"], kept["successes"].mean(1)))
-    if not curves:
-        return
-    figure = Figure(figsize=(6, 3.6), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    for steps, success in curves:
-        axes.plot(steps, 100 * success, color="tab:blue", alpha=0.35, linewidth=1)
-    shortest = min(len(steps) for steps, _ in curves)
-    mean = np.mean([success[:shortest] for _, success in curves], axis=0)
-    axes.plot(curves[0][0][:shortest], 100 * mean, color="tab:blue", linewidth=2, label=f"mean of {len(curves)}")
-    axes.set(xlabel="steps of the environment", ylabel="success on calibration patients, %", ylim=(0, 101), title=title)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

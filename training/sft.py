@@ -24,7 +24,8 @@ from typing import Any
 from carm_env.errors import MissingExtraError, UnknownNameError
 from carm_env.files import write_json, write_text
 from carm_env.language.prompts import PROMPT_VERSION, STYLES, prompt_hash
-from carm_env.view_dataset import ViewArrays, read_views, write_view_dataset
+from carm_env.view_arrays import ViewArrays, read_views
+from carm_env.view_dataset import write_view_dataset
 from carm_env.views import ViewOptions
 from policies.checkpoint import SHIPPED, load_checkpoint
 from policies.conformal import KIND as CONFORMAL

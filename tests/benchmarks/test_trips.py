@@ -8,6 +8,7 @@ from benchmarks import trips
 from benchmarks.suite import Suite
 from carm_env.actions import ALIGNED, Move
 from carm_env.episode import EpisodeSpec
+from policies import make_policy
 from policies.base import Decision
 
 
@@ -16,7 +17,7 @@ def _suite(name):
 
 
 def test_a_trip_is_drawn_with_what_was_seen_and_said(small_patients, tmp_path, capsys):
-    written = trips.save_trips("oracle", _suite(small_patients[0]), [0], 0, tmp_path)
+    written = trips.save_trips("oracle", make_policy("oracle"), _suite(small_patients[0]), [0], 0, tmp_path)
     assert [path.name for path in written] == ["oracle_one_0.png", "oracle_one_0.gif"]
     with Image.open(written[0]) as sheet, Image.open(written[1]) as film:
         assert np.asarray(sheet).std() > 10 and film.n_frames >= 2
@@ -34,6 +35,6 @@ def test_bad_input_is_named(capsys):
     assert trips.main(["--suite", "nowhere"]) == 2
     assert "nowhere" in capsys.readouterr().err
     with pytest.raises(ValueError, match="episode is 7, expected 0 to 0"):
-        trips.save_trips("oracle", _suite("virtual:0"), [7], 0, None)
+        trips.save_trips("oracle", make_policy("oracle"), _suite("virtual:0"), [7], 0, None)
     with pytest.raises(ValueError, match="at least one X-ray"):
         trips.draw_trip([], None)

@@ -5,7 +5,8 @@ from carm_env.errors import UnknownNameError
 from carm_env.geometry import CArmPlace, ProjectionGeometry
 from carm_env.landmarks import LANDMARKS
 from carm_env.scene import load_scene
-from carm_env.view_dataset import ViewDatasetError, read_views, write_view_dataset
+from carm_env.view_arrays import LazyImages, ViewDatasetError, read_views
+from carm_env.view_dataset import write_view_dataset
 from carm_env.views import AUGMENTATIONS, ViewOptions, draw_isocenters, label_view, render_views
 
 pytest.importorskip("pyarrow")
@@ -121,6 +122,8 @@ def test_a_dataset_is_the_same_again_goes_on_and_is_read_by_datasets(small_patie
     np.testing.assert_array_equal(later.images[np.array([20, 1])], views.images[[20, 1]])
     np.testing.assert_array_equal(later.images[2:5], views.images[2:5])
     np.testing.assert_array_equal(later.displacement_mm, views.displacement_mm)
+    with pytest.raises(ViewDatasetError, match="cannot be read"):
+        LazyImages([tmp_path / "a" / "README.md"], 32)
     files = {split: str(tmp_path / "a" / "data" / split / "*.parquet") for split in splits}
     lazily = datasets.load_dataset("parquet", data_files=files, split="test", streaming=True)
     row = next(iter(lazily))

@@ -177,7 +177,7 @@ def test_a_dataset_of_another_size_is_named(quick, small_patients, tmp_path, cap
 
 
 def test_views_of_one_class_are_refused(small_patients):
-    from carm_env.view_dataset import ViewArrays
+    from carm_env.view_arrays import ViewArrays
 
     closest = np.full((5, 3), 4)
     views = ViewArrays(

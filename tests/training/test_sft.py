@@ -9,7 +9,8 @@ import pytest
 from carm_env.actions import MoveLattice
 from carm_env.language import parse
 from carm_env.language.reasons import Situation, reasoning_is_true, reasons_are_true
-from carm_env.view_dataset import read_views, write_view_dataset
+from carm_env.view_arrays import read_views
+from carm_env.view_dataset import write_view_dataset
 from carm_env.views import ViewOptions
 from policies import make_policy
 from policies.checkpoint import save_checkpoint
