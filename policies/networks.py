@@ -9,6 +9,7 @@ map of a ResNet-34 (basic layers, 3-4-6-3; 21 M parameters) and answer at once.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,11 @@ _SOFT_MM = 20.0
 """A classifier begins with this difference of distances as a factor of e."""
 _LOG_DEVIATION = (-4.5, 1.5)
 """Limits of the logarithm of a deviation in `SCALE_MM`: 1 mm to 450 mm."""
+_FAINT, _STRONGEST = 0.03, 4.0
+"""Added to the surroundings' contrast, in units of the network's input; limit of local contrast."""
+_COARSE, _SQUARE = 32, 5
+"""Side of the grid on which surroundings are averaged, and of their squares on it."""
+_STEM = "trunk.embedder.embedder.convolution.weight"
 _PER_LANDMARK = 5
 """Answers of a place of the map: two displacements, two logarithms of deviations, and its weight."""
 
@@ -45,6 +51,8 @@ class Architecture:
         classifier_stage: channels and basic layers of one stage more, behind which a plain classifier averages and
             answers; None for a classifier by displacements.
         image_size: pixels a side that it is made for.
+        local_contrast: it sees the picture's `local_contrast` beside the picture: edges as faint as a scapula's before
+            the ribs stand out there.
     """
 
     embedding: int
@@ -52,12 +60,14 @@ class Architecture:
     depths: tuple[int, ...]
     classifier_stage: tuple[int, int] | None
     image_size: int
+    local_contrast: bool = False
 
 
 ARCHITECTURES = {
     "tiny": Architecture(8, (8, 16, 24), (1, 1, 1), None, 32),
     "small": Architecture(16, (20, 64, 128), (1, 1, 2), None, 96),
     "medium": Architecture(24, (32, 96, 192), (1, 2, 2), None, 128),
+    "medium_contrast": Architecture(24, (32, 96, 192), (1, 2, 2), None, 128, local_contrast=True),
     "resnet34": Architecture(64, (64, 128, 256), (3, 4, 6), (512, 3), 256),
 }
 """``tiny`` is for tests."""
@@ -78,14 +88,40 @@ def _shape(architecture: str) -> Architecture:
     return ARCHITECTURES[architecture]
 
 
-def _trunk(embedding: int, channels: tuple[int, ...], depths: tuple[int, ...]) -> Any:
+def local_contrast(pictures: Tensor) -> Tensor:
+    """Pictures ``(n, 1, s, s)`` less their surroundings, over the surroundings' own contrast; the same shape.
+
+    The surroundings are squares of a sixth of the side. Local contrast normalisation as of Jarrett et al. (ICCV 2009),
+    with means over squares.
+    """
+    functional, size = torch_module().nn.functional, pictures.shape[-2:]
+
+    def around(values: Tensor) -> Tensor:
+        coarse = functional.interpolate(values, (_COARSE, _COARSE), mode="area")
+        means = functional.avg_pool2d(coarse, _SQUARE, 1, _SQUARE // 2, count_include_pad=False)
+        result: Tensor = functional.interpolate(means, size, mode="bilinear")
+        return result
+
+    detail = pictures - around(pictures)
+    result: Tensor = (detail / (around(detail.square()).sqrt() + _FAINT)).clamp(-_STRONGEST, _STRONGEST)
+    return result
+
+
+def with_local_contrast(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a network that sees the picture alone for one that sees `local_contrast` too: blind to it yet."""
+    torch = torch_module()
+    stem = tensors[_STEM]
+    return {**tensors, _STEM: torch.cat([stem, torch.zeros_like(stem)], 1)}
+
+
+def _trunk(embedding: int, channels: tuple[int, ...], depths: tuple[int, ...], seen: int = 1) -> Any:
     try:
         from transformers import ResNetConfig, ResNetModel
     except ImportError as error:
         raise MissingExtraError("transformers", "train", "a learned policy") from error
     return ResNetModel(
         ResNetConfig(
-            num_channels=1,
+            num_channels=seen,
             embedding_size=embedding,
             hidden_sizes=list(channels),
             depths=list(depths),
@@ -167,18 +203,24 @@ def build_displacement_network(architecture: str) -> nn.Module:
 
         def __init__(self) -> None:
             super().__init__()
-            self.trunk = _trunk(shape.embedding, shape.channels, shape.depths)
+            self.trunk = _trunk(shape.embedding, shape.channels, shape.depths, 1 + shape.local_contrast)
             self.n_features = shape.channels[-1]
             self.head = torch.nn.Conv2d(self.n_features, _PER_LANDMARK * N_LANDMARKS, 1)
 
+        def _seen(self, pictures: Tensor) -> Tensor:
+            if shape.local_contrast:
+                both = torch.cat([pictures, local_contrast(pictures)], 1)
+                pictures = both.contiguous(memory_format=torch.channels_last)
+            result: Tensor = self.trunk(pictures).last_hidden_state
+            return result
+
         def features(self, pictures: Tensor) -> Tensor:
             """``(n, n_features)`` the mean over the map."""
-            result: Tensor = self.trunk(pictures).last_hidden_state.mean((2, 3))
-            return result
+            return self._seen(pictures).mean((2, 3))
 
         def by_landmark(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             """Mean and width as of `forward`; ``(n, 14, n_features)`` what is seen where each landmark is sought."""
-            seen = self.trunk(pictures).last_hidden_state
+            seen = self._seen(pictures)
             # Places add up over hundreds of millimetres: half precision would round them to several.
             answers = self.head(seen).float()
             n, _, rows, columns = answers.shape

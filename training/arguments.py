@@ -49,6 +49,7 @@ class FitArguments:
         batch_size: views of a step, over all processes.
         learning_rate: at its peak.
         weight_decay: of AdamW.
+        noise: the most that is added to pictures, in `policies.networks.GREY_DEVIATION`; views have their own as well.
         patience: epochs without progress on the calibration patients after which training stops.
         seed: of weights, order and augmentation.
         mixed_precision: ``no``, ``fp16`` or ``bf16``.
@@ -64,6 +65,7 @@ class FitArguments:
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
+    noise: float = 0.06
     patience: int = 4
     seed: int = 0
     mixed_precision: str = "no"
@@ -81,6 +83,8 @@ class FitArguments:
         for name in ("epochs", "batch_size", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1.")
+        if not self.noise >= 0:
+            raise ValueError(f"noise is {self.noise}, expected 0 or more.")
         if not 0 < self.learning_rate < 1:
             raise ValueError(f"learning_rate is {self.learning_rate}, expected between 0 and 1.")
 

@@ -8,7 +8,8 @@ Each member is trained in turn, with the Gaussian's negative log-likelihood, an 
 fourteen places a skeleton's: their layout's squared Mahalanobis distance from the 166 annotated patients of
 `carm_env/anatomy/data/landmark_layout.json`. Calibration uses the calibration patients, the figures the test patients.
 With ``--beside`` the ensemble begins with the networks of another checkpoint, so that its members can be trained on
-other patients, or machines, and are calibrated together.
+other patients, or machines, and are calibrated together. With ``--warm_start`` the new networks go on from those of
+another checkpoint, also from ones that did not see local contrast yet (``--architecture medium_contrast``).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from carm_env.anatomy.layout import landmark_layout
 from carm_env.landmarks import N_LANDMARKS
 from carm_env.view_arrays import Pictures, ViewArrays
-from policies.checkpoint import save_checkpoint
+from policies.checkpoint import fill_network, load_checkpoint, save_checkpoint
 from policies.conformal import (
     KIND,
     LEVELS,
@@ -34,10 +35,17 @@ from policies.conformal import (
     Prediction,
     calibrate,
     levels_for_new_patients,
+    member_tensors,
     mixture,
     nonconformity,
 )
-from policies.networks import SCALE_MM, build_displacement_network, torch_module
+from policies.networks import (
+    ARCHITECTURES,
+    SCALE_MM,
+    build_displacement_network,
+    torch_module,
+    with_local_contrast,
+)
 from training.arguments import DataArguments, FitArguments
 from training.card import model_card, shown_command
 from training.fit import fit_network, image_size, load_split, predict
@@ -60,12 +68,14 @@ class ConformalArguments(FitArguments):
     Attributes:
         members: networks to train.
         beside: checkpoint whose networks the ensemble begins with; the new ones follow.
+        warm_start: checkpoint whose networks the new ones go on from, in the same order.
         consistency: weight of the skeleton's term.
     """
 
     output_dir: str = "runs/conformal"
     members: int = field(default=3, metadata={"help": "networks to train"})
     beside: str = field(default="", metadata={"help": "checkpoint whose networks the ensemble begins with"})
+    warm_start: str = field(default="", metadata={"help": "checkpoint whose networks the new ones go on from"})
     consistency: float = field(default=0.02, metadata={"help": "weight of the skeleton's term"})
 
     def __post_init__(self) -> None:
@@ -130,6 +140,7 @@ def train(data: DataArguments, fit: ConformalArguments, words: Sequence[str] = (
     torch = torch_module()
     folder, size = Path(fit.output_dir), image_size(fit)
     earlier = _earlier_networks(fit, size)
+    begun = _begun(fit)
     train_views, calibration = load_split(data, fit, "train"), load_split(data, fit, "calibration")
     truth = torch.as_tensor(train_views.displacement_mm / np.float32(SCALE_MM))
     layout = tuple(torch.as_tensor(part, dtype=torch.float32) for part in layout_precision())
@@ -147,6 +158,8 @@ def train(data: DataArguments, fit: ConformalArguments, words: Sequence[str] = (
         member = replace(fit, seed=fit.seed + number)
         torch.manual_seed(member.seed)
         network = build_displacement_network(fit.architecture)
+        if begun:
+            fill_network(network, begun[number], f"{fit.warm_start}, network {number}")
         print(f"network {number + 1} of {fit.members}")
         minutes += fit_network(
             network, train_views.images, loss, evaluate, member, folder / f"member-{number}", "nearness"
@@ -206,6 +219,20 @@ def _earlier_networks(fit: ConformalArguments, size: int) -> list[nn.Module]:
             "--image_size alike."
         )
     return earlier.networks
+
+
+def _begun(fit: ConformalArguments) -> list[dict[str, Tensor]]:
+    if not fit.warm_start:
+        return []
+    config, tensors = load_checkpoint(fit.warm_start, KIND)
+    if config["members"] < fit.members:
+        raise ValueError(
+            f"{fit.warm_start} holds {config['members']} networks, expected {fit.members}, one for each new network to "
+            "go on from: take fewer --members."
+        )
+    parts = [member_tensors(tensors, number) for number in range(fit.members)]
+    fresh = ARCHITECTURES[fit.architecture].local_contrast and not ARCHITECTURES[config["architecture"]].local_contrast
+    return [with_local_contrast(part) for part in parts] if fresh else parts
 
 
 def _predict(networks: Sequence[nn.Module], images: Pictures, size: int) -> Prediction:

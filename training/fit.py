@@ -37,7 +37,7 @@ The last is ``(n, 2, 2)``: times a displacement (left, cranial) of the view it i
 """
 Evaluate = Callable[["nn.Module"], dict[str, float]]
 
-_GAIN, _OFFSET, _NOISE = 0.25, 0.35, 0.06
+_GAIN, _OFFSET = 0.25, 0.35
 _ZOOM, _TURN_DEG, _STRETCH = 0.1, 7.0, 0.05
 """Patients are larger and smaller, broader and slimmer, and lie askew."""
 _EVALUATION_BATCH = 256
@@ -107,13 +107,13 @@ def changed(pictures: Tensor, changes: Tensor) -> Tensor:
     return result
 
 
-def _augmented(pictures: Tensor, generator: Generator) -> Tensor:
+def _augmented(pictures: Tensor, noise: float, generator: Generator) -> Tensor:
     # What another detector, exposure or display would change: gain, offset and noise of the grey values.
     torch = torch_module()
     shape = (len(pictures), 1, 1, 1)
     gain = 1 + _GAIN * (2 * torch.rand(shape, generator=generator) - 1)
     offset = _OFFSET * (2 * torch.rand(shape, generator=generator) - 1)
-    level = _NOISE * torch.rand(shape, generator=generator)
+    level = noise * torch.rand(shape, generator=generator)
     result: Tensor = pictures * gain + offset + level * torch.randn(pictures.shape, generator=generator)
     return result.contiguous(memory_format=torch.channels_last)
 
@@ -180,7 +180,7 @@ def fit_network(
             own = batch[accelerator.process_index :: accelerator.num_processes]
             changes = _drawn_changes(len(own), generator)
             pictures = changed(as_input(images[own], size), changes)
-            pictures = _augmented(pictures, generator).to(accelerator.device)
+            pictures = _augmented(pictures, fit.noise, generator).to(accelerator.device)
             try:
                 with accelerator.autocast():
                     value = loss(model(pictures), own, changes)

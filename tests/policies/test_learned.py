@@ -24,7 +24,13 @@ from policies.conformal import (
     within,
 )
 from policies.features import N_FEATURES, TargetFeatures
-from policies.networks import ARCHITECTURES, as_input, build_classifier, build_displacement_network
+from policies.networks import (
+    ARCHITECTURES,
+    as_input,
+    build_classifier,
+    build_displacement_network,
+    local_contrast,
+)
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -61,12 +67,27 @@ def test_the_large_network_is_a_resnet34():
     assert 0.5 < sum(value.numel() for value in small.parameters()) / 1e6 < 1.0
 
 
-@pytest.mark.parametrize("name", ["tiny", "small"])
+@pytest.mark.parametrize("name", ["tiny", "small", "medium_contrast"])
 def test_networks_answer_for_their_size(name):
     pictures = as_input(np.zeros((2, 64, 64, 1), np.uint8), ARCHITECTURES[name].image_size)
     assert build_classifier(name)(pictures)[0].shape == (2, N_LANDMARKS)
     mean, width = build_displacement_network(name)(pictures)
     assert mean.shape == width.shape == (2, N_LANDMARKS, 2)
+
+
+def test_local_contrast_lifts_a_faint_edge_and_knows_no_exposure():
+    columns = torch.arange(96.0)
+    ramp = (0.02 * columns).expand(1, 1, 96, 96).clone()
+    strong, faint = ramp.clone(), ramp.clone()
+    strong[..., 40:43] += 3.0
+    faint[..., 40:43] += 0.3
+    at = [local_contrast(picture)[0, 0, 48, 41].item() for picture in (strong, faint)]
+    # A tenth of the step in the picture is more than half of it here.
+    assert 0.5 * at[0] < at[1] < at[0] < 4.001
+    np.testing.assert_allclose(local_contrast(strong + 5.0), local_contrast(strong), atol=1e-3)
+    # Where there is next to no contrast, less of it is not made up for.
+    np.testing.assert_allclose(local_contrast(0.7 * strong), local_contrast(strong), atol=0.2)
+    assert float(local_contrast(torch.full((2, 1, 50, 50), 3.0)).abs().max()) < 1e-3
 
 
 def test_a_displacement_network_without_an_opinion_answers_the_middle():

@@ -1,11 +1,12 @@
 """Training of the networks, end to end on small patients."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from policies import make_policy
+from policies import make_policy, networks
 from policies.checkpoint import SHIPPED
 from policies.conformal import DisplacementRegressor
 from training import cnn, conformal
@@ -120,9 +121,35 @@ def test_the_ensemble_is_trained_and_calibrated(quick, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_networks_go_on_from_others_also_when_they_see_more(quick, tmp_path, monkeypatch, capsys):
+    both = dataclasses.replace(networks.ARCHITECTURES["tiny"], local_contrast=True)
+    monkeypatch.setitem(networks.ARCHITECTURES, "tiny_contrast", both)
+    begun = tmp_path / "c" / "checkpoint"
+    assert conformal.main([*quick, "--epochs", "1", "--members", "1", "--output_dir", str(tmp_path / "c")]) == 0
+    common = [*quick, "--epochs", "1", "--members", "1", "--learning_rate", "1e-9", "--warm_start", str(begun)]
+    stem = "0.trunk.embedder.embedder.convolution.weight"
+    before = weights(tmp_path / "c")[stem]
+    for architecture, channels in (("tiny", 1), ("tiny_contrast", 2)):
+        out = tmp_path / architecture
+        assert conformal.main([*common, "--architecture", architecture, "--output_dir", str(out)]) == 0
+        after = weights(out)[stem]
+        assert after.shape[1] == channels
+        torch.testing.assert_close(after[:, :1], before)
+        assert float(after[:, 1:].abs().sum()) < 1e-2
+    capsys.readouterr()
+    for given, message in (
+        (["--members", "2"], "holds 1 networks, expected 2"),
+        (["--architecture", "small", "--image_size", "32"], "is of another architecture"),
+        (["--warm_start", "x"], "no checkpoint at x"),
+    ):
+        assert conformal.main([*common, "--output_dir", str(tmp_path / "x"), *given]) == 2
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        (["--noise", "-0.1"], "noise is -0.1, expected 0 or more"),
         (["--architecture", "smal"], "Did you mean 'small'"),
         (["--epochs", "0"], "epochs is 0, expected at least 1"),
         (["--batch_size", "4096"], "fewer than one batch of 4096"),
