@@ -131,7 +131,8 @@ def draw_isocenters(patient: Patient, count: int, seed: int) -> NDArray[np.float
     draws = qmc.Sobol(2, scramble=True, seed=np.random.default_rng([seed, _name_seed(patient.id)]))
     kept: list[tuple[float, float, float]] = []
     for _ in range(_MAX_ROUNDS):
-        for x, z in low + draws.random_base2(max(int(np.ceil(np.log2(count))), 4)) * (high - low):
+        # Rounds of a power of two keep the balance; `random_base2` would refuse the third.
+        for x, z in low + draws.random(2 ** max(int(np.ceil(np.log2(count))), 4)) * (high - low):
             if patient.covers(x, z):
                 kept.append((x, patient.mid_depth_mm, z))
                 if len(kept) == count:

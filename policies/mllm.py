@@ -147,6 +147,6 @@ class MllmLocalizer:
             except AnswerError:
                 continue
             found["readable"][row] = True
-            found["reasons_true"][row] = reasons_are_true(step, situations[row])
+            found["reasons_true"][row] = reasons_are_true(step, situations[row], targets[row])
             found["best_move"][row] = step.move == lattice.closest_move(situations[row].place_mm(targets[row]))
         return found

@@ -22,7 +22,7 @@ from carm_env.actions import MoveLattice
 from carm_env.errors import UnknownNameError
 from carm_env.files import write_text
 from carm_env.landmarks import landmark
-from carm_env.language.grammar import AnswerError, Navigation, parse
+from carm_env.language.grammar import AnswerError, Navigation, parse, shown
 from carm_env.language.prompts import STYLES, prompt, prompt_hash, system_prompt
 from carm_env.registration import MAX_EPISODE_STEPS
 
@@ -74,6 +74,8 @@ def check_feedback(text: str) -> str:
     Raises:
         ValueError: it is empty or too long, or holds characters that could be taken for a chat's own marks.
     """
+    if not isinstance(text, str):
+        raise ValueError(f"feedback is a {type(text).__name__}, expected text.")
     bare = " ".join(text.split())
     if not bare or len(bare) > MAX_FEEDBACK_CHARACTERS:
         raise ValueError(
@@ -164,18 +166,18 @@ class Conversation:
         return [system, *kept, *([self._turn] if self._turn else [])]
 
     def answer(self, text: str) -> Navigation:
-        """Read the assistant's answer to the open turn.
+        """Read the assistant's answer to the open turn; of one that cannot be read only the beginning is kept.
 
         Raises:
             AnswerError: it is none; the next turn says what was wrong.
         """
-        self._said, self._answered, self._feedback = text, True, []
+        self._answered, self._feedback = True, []
         try:
             step: Navigation = parse("navigation", text)
         except AnswerError as error:
-            self._last = error
+            self._said, self._last = shown(text), error
             raise
-        self._last = step
+        self._said, self._last = text, step
         return step
 
 
@@ -271,7 +273,8 @@ class ChatCArm:
         conversation = self._running()
         self._steps += 1
         fault, terminated, truncated = None, False, False
-        entry: dict[str, Any] = {"event": "answer", "step": self._steps, "text": answer}
+        entry: dict[str, Any] = {"event": "answer", "step": self._steps}
+        entry["text"] = answer if isinstance(answer, str) else repr(answer)
         try:
             move = conversation.answer(answer).move
         except AnswerError as error:

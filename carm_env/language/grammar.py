@@ -28,7 +28,7 @@ from typing import Any
 
 from carm_env.actions import X_DIRECTIONS, Y_DIRECTIONS, Extent, Move
 from carm_env.errors import UnknownNameError
-from carm_env.landmarks import N_LANDMARKS, landmark
+from carm_env.landmarks import LANDMARKS, N_LANDMARKS, landmark
 
 MAX_ANSWER_CHARACTERS = 4000
 MAX_REASON_CHARACTERS = 400
@@ -36,6 +36,7 @@ MAX_REASONING_CHARACTERS = 2000
 BOX_SCALE = 1000
 READINGS = ("strict", "lenient")
 _SHOWN = 60
+_CORNERS = 4
 
 
 class Fault(str, Enum):
@@ -68,13 +69,20 @@ class AnswerError(ValueError):
         self.fault = fault
 
 
-def _shown(text: str) -> str:
-    # A model's text goes into messages and prompts: short, and without anything that a chat template would act on.
-    short = ascii(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
+def shown(text: object) -> str:
+    """A model's text for messages and prompts: short, and without anything that a chat template would act on."""
+    whole = text if isinstance(text, str) else repr(text)
+    short = ascii(whole if len(whole) <= _SHOWN else whole[:_SHOWN] + "...")
     return short.replace("<", "\\x3c").replace(">", "\\x3e").replace("|", "\\x7c")
 
 
-def _check_ids(ids: Sequence[int], counts: Sequence[int]) -> None:
+def _check_integers(what: str, values: object) -> None:
+    if not isinstance(values, tuple) or any(type(value) is not int for value in values):
+        raise AnswerError(Fault.FORM, f"{what} is {shown(values)}, expected a tuple of integers.")
+
+
+def _check_ids(ids: tuple[int, ...], counts: Sequence[int]) -> None:
+    _check_integers("landmarks", ids)
     if len(ids) not in counts:
         raise AnswerError(Fault.COUNT, f"got {len(ids)} landmarks, expected {' or '.join(map(str, counts))}.")
     for key in ids:
@@ -90,13 +98,13 @@ def _is_plain(character: str) -> bool:
 
 def _check_prose(what: str, text: str, limit: int) -> None:
     if not text or text != " ".join(text.split()):
-        raise AnswerError(Fault.REASON, f"{what} is {_shown(text)}, expected words with single spaces between them.")
+        raise AnswerError(Fault.REASON, f"{what} is {shown(text)}, expected words with single spaces between them.")
     if len(text) > limit:
         raise AnswerError(Fault.REASON, f"{what} has {len(text)} characters, expected at most {limit}.")
     if any(character in "<>&`" or not _is_plain(character) for character in text):
         raise AnswerError(
             Fault.CHARACTERS,
-            f"{what} is {_shown(text)}, expected text without <, >, &, `, control characters, right-to-left letters.",
+            f"{what} is {shown(text)}, expected text without <, >, &, `, control characters, right-to-left letters.",
         )
 
 
@@ -130,8 +138,9 @@ class Ranking:
 
 def _check_name(key: int, name: str) -> None:
     known = {text.lower() for text in (landmark(key).name, *landmark(key).synonyms)}
-    if name.lower() not in known:
-        raise AnswerError(Fault.NAME, f"landmark {key} is called {_shown(name)}, expected {landmark(key).name}.")
+    # Letters from elsewhere may turn into these when they are made small.
+    if not name.isascii() or name.lower() not in known:
+        raise AnswerError(Fault.NAME, f"landmark {key} is called {shown(name)}, expected {landmark(key).name}.")
 
 
 @dataclass(frozen=True)
@@ -171,6 +180,9 @@ class Box:
     corners: tuple[int, int, int, int]
 
     def __post_init__(self) -> None:
+        _check_integers("corners", self.corners)
+        if len(self.corners) != _CORNERS:
+            raise AnswerError(Fault.COUNT, f"got {len(self.corners)} corners, expected {_CORNERS}.")
         left, top, right, bottom = self.corners
         if not (0 <= left < right <= BOX_SCALE and 0 <= top < bottom <= BOX_SCALE):
             raise AnswerError(
@@ -274,28 +286,26 @@ def _bare(text: str, lenient: bool) -> str:
                 f"the answer holds U+{ord(character):04X}, expected no control characters or right-to-left letters.",
             )
     if "`" in bare:
-        raise AnswerError(Fault.FENCE, f"the answer is {_shown(bare)}, expected it without a code fence.")
+        raise AnswerError(Fault.FENCE, f"the answer is {shown(bare)}, expected it without a code fence.")
     if "&" in bare or "<!" in bare or "<?" in bare:
-        raise AnswerError(Fault.CHARACTERS, f"the answer is {_shown(bare)}, expected no entities and no declarations.")
+        raise AnswerError(Fault.CHARACTERS, f"the answer is {shown(bare)}, expected no entities and no declarations.")
     return bare
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
-
-
 _LISTED = re.compile(r"\[([^\[\]]*)\]")
-_RANKED = re.compile(r"([0-9]{1,4}): ([A-Za-z0-9][A-Za-z0-9 ]*)")
+_NUMBER = "(?:0|[1-9][0-9]{0,3})"
+_RANKED = re.compile(rf"({_NUMBER}): ([A-Za-z0-9][A-Za-z0-9 ]*)")
 _LOOSELY_RANKED = re.compile(r"([0-9]{1,4})\s*:")
-_IDS = {2: re.compile(r"[0-9]{1,4},[0-9]{1,4}"), 4: re.compile(r"[0-9]{1,4}(?:,[0-9]{1,4}){3}")}
+_NUMBERS = re.compile(rf"{_NUMBER}(?:,{_NUMBER})*")
+_LOOSE_NUMBERS = re.compile("[0-9]{1,4}(?:,[0-9]{1,4})*")
 
 
 def _one_list(bare: str, lenient: bool, expected: str) -> str:
     found = _LISTED.findall(bare)
     if len(found) > 1:
-        raise AnswerError(Fault.SEVERAL, f"the answer is {_shown(bare)}, expected one list, got {len(found)}.")
+        raise AnswerError(Fault.SEVERAL, f"the answer is {shown(bare)}, expected one list, got {len(found)}.")
     if not found or not (lenient or _LISTED.fullmatch(bare)):
-        raise AnswerError(Fault.FORM, f"the answer is {_shown(bare)}, expected {expected} and nothing else.")
+        raise AnswerError(Fault.FORM, f"the answer is {shown(bare)}, expected {expected} and nothing else.")
     inside: str = found[0]
     return inside
 
@@ -306,7 +316,7 @@ def _parse_ranking(bare: str, lenient: bool) -> Ranking:
         return Ranking(tuple(int(key) for key in _LOOSELY_RANKED.findall(inside)))
     parts = [_RANKED.fullmatch(part) for part in inside.split(", ")]
     if not all(parts):
-        raise AnswerError(Fault.FORM, f"the answer is {_shown(bare)}, expected [id: name, id: name, id: name].")
+        raise AnswerError(Fault.FORM, f"the answer is {shown(bare)}, expected [id: name, id: name, id: name].")
     pairs = [part.groups() for part in parts if part]
     return Ranking(tuple(int(key) for key, _ in pairs), tuple(name for _, name in pairs))
 
@@ -315,11 +325,12 @@ def _id_list(bare: str, lenient: bool, count: int, expected: str) -> tuple[int, 
     inside = _one_list(bare, lenient, expected)
     if lenient:
         inside = "".join(inside.split())
-    if not re.fullmatch(r"[0-9]{1,4}(?:,[0-9]{1,4})*", inside):
-        raise AnswerError(Fault.FORM, f"the answer is {_shown(bare)}, expected {expected}.")
-    if not _IDS[count].fullmatch(inside):
-        raise AnswerError(Fault.COUNT, f"got {inside.count(',') + 1} numbers, expected {count}: {expected}.")
-    return _numbers(inside)
+    if not (_LOOSE_NUMBERS if lenient else _NUMBERS).fullmatch(inside):
+        raise AnswerError(Fault.FORM, f"the answer is {shown(bare)}, expected {expected}.")
+    found = tuple(int(part) for part in inside.split(","))
+    if len(found) != count:
+        raise AnswerError(Fault.COUNT, f"got {len(found)} numbers, expected {count}: {expected}.")
+    return found
 
 
 def _parse_pair(bare: str, lenient: bool) -> Pair:
@@ -357,45 +368,49 @@ def _fields(bare: str, pattern: re.Pattern[str], root: str, lenient: bool) -> di
         return {name: " ".join(value.split()) for name, value in found.groupdict().items()}
     if not lenient and pattern.search(bare):
         raise AnswerError(
-            Fault.FORM, f"the answer is {_shown(bare)}, expected nothing before or after <{root}>..</{root}>."
+            Fault.FORM, f"the answer is {shown(bare)}, expected nothing before or after <{root}>..</{root}>."
         )
     wanted = [name for name in pattern.groupindex if f"<{name}>" not in bare or f"</{name}>" not in bare]
     what = f"<{wanted[0]}> is missing" if wanted else "its tags are not in the expected order"
-    raise AnswerError(Fault.FORM, f"the answer is {_shown(bare)}, expected one <{root}> document; {what}.")
+    raise AnswerError(Fault.FORM, f"the answer is {shown(bare)}, expected one <{root}> document; {what}.")
 
 
 def _parse_correction(bare: str, lenient: bool) -> Correction:
     fields = _fields(bare, _CORRECTION, "response", lenient)
-    reasoning = _loose_prose(fields["visual_reasoning"], lenient)
+    reasoning = fields["visual_reasoning"]
+    if lenient:
+        reasoning = _loose_prose(reasoning, MAX_REASONING_CHARACTERS)
     return Correction(reasoning, _parse_pair(fields["landmarks"], lenient).landmarks)
 
 
 def _parse_navigation(bare: str, lenient: bool) -> Navigation:
     fields = _fields(bare, _NAVIGATION, "output", lenient)
+    name = fields["context"]
     try:
-        context = landmark(fields["context"])
+        # A hyphen may stand between words: a negative number is none.
+        if not name.isascii() or name.startswith("-"):
+            raise UnknownNameError("landmark", name, [item.name for item in LANDMARKS])
+        context = landmark(name)
     except UnknownNameError as error:
-        raise AnswerError(
-            Fault.LANDMARK, f"context is {_shown(fields['context'])}, expected the name of a landmark."
-        ) from error
+        raise AnswerError(Fault.LANDMARK, f"context is {shown(name)}, expected the name of a landmark.") from error
     words = [fields[name] for name in ("x", "extent_x", "y", "extent_y")]
     allowed = (X_DIRECTIONS, tuple(item.value for item in Extent), Y_DIRECTIONS, tuple(item.value for item in Extent))
     for word, choices in zip(words, allowed, strict=True):
         if word not in choices:
-            raise AnswerError(Fault.MOVE, f"got {_shown(word)}, expected one of: {', '.join(choices)}.")
+            raise AnswerError(Fault.MOVE, f"got {shown(word)}, expected one of: {', '.join(choices)}.")
     try:
         move = Move.from_words(*words)
     except ValueError as error:
         raise AnswerError(Fault.MOVE, str(error)) from error
-    reason_x, reason_y = (_loose_prose(fields[name], lenient) for name in ("reason_x", "reason_y"))
-    return Navigation(context.id, move, reason_x, reason_y, context.name if lenient else fields["context"])
-
-
-def _loose_prose(text: str, lenient: bool) -> str:
     if not lenient:
-        return text
+        return Navigation(context.id, move, fields["reason_x"], fields["reason_y"], name)
+    reasons = (_loose_prose(fields[key], MAX_REASON_CHARACTERS) for key in ("reason_x", "reason_y"))
+    return Navigation(context.id, move, *reasons, context.name)
+
+
+def _loose_prose(text: str, limit: int) -> str:
     kept = "".join(character for character in text if character not in "<>&`" and _is_plain(character))
-    return kept[:MAX_REASON_CHARACTERS].strip() or "none given"
+    return " ".join(kept.split())[:limit].rstrip() or "none given"
 
 
 _PARSERS: dict[str, Callable[[str, bool], Any]] = {

@@ -50,7 +50,9 @@ def _axis(axis: str, directions: tuple[str, ...]) -> str:
 
 @cache
 def answer_pattern(kind: str) -> str:
-    """A pattern that matches exactly the answers of a kind as `render` writes them, lengths of reasons aside.
+    """A pattern of the answers of a kind as `render` writes them.
+
+    It leaves open how long reasons are, and in which order the corners of a box lie.
 
     Raises:
         UnknownNameError: no such kind.

@@ -98,14 +98,11 @@ def _axis_of(word: str) -> int | None:
 
 
 def is_true(claim: Claim, situation: Situation) -> bool:
-    """Whether a claim holds; never for a landmark that the patient lacks."""
+    """Whether a claim holds; never for a landmark that the patient lacks, or compared with itself."""
     subject, other = situation.place_mm(claim.subject), situation.place_mm(claim.other)
-    if not (np.isfinite(subject).all() and np.isfinite(other).all()):
+    if claim.subject == claim.other or not (np.isfinite(subject).all() and np.isfinite(other).all()):
         return False
     if claim.word == "seen":
-        # The middle is in every picture: that says nothing.
-        if claim.subject == MIDDLE:
-            return False
         return bool(situation.visible[landmark(claim.subject).index])
     if claim.word == "farther":
         return bool(np.hypot(*subject) > np.hypot(*other))
@@ -275,11 +272,12 @@ def reasoning_is_true(text: str, situation: Situation) -> bool:
     return claims is not None and all(is_true(claim, situation) for claim in claims)
 
 
-def reasons_are_true(answer: Navigation, situation: Situation) -> bool:
-    """Whether both reasons of a step hold, speak for the step that is taken, and end with it."""
+def reasons_are_true(answer: Navigation, situation: Situation, target: int) -> bool:
+    """Whether both reasons of a step hold, say of the target what speaks for the step taken, and end with it."""
     for axis, (text, step) in enumerate(((answer.reason_x, answer.move.x_step), (answer.reason_y, answer.move.y_step))):
         if not text.endswith(f", so {conclusion(axis, step)}.") or not reasoning_is_true(text, situation):
             return False
-        if not any(leads_to(claim, axis, step) for claim in claims_of(text) or ()):
+        claims = claims_of(text) or ()
+        if not any(claim.subject == target and leads_to(claim, axis, step) for claim in claims):
             return False
     return True

@@ -52,6 +52,19 @@ def test_isocenters_are_dense_and_the_same_again(small_patients):
     assert counts.min() >= 6
 
 
+@pytest.mark.parametrize("share", [0.3, 0.1])
+def test_a_patient_who_fills_little_of_the_workspace_still_gets_all_views(small_patients, monkeypatch, share):
+    patient = load_scene(small_patients[0]).patient
+    low, high = patient.workspace_mm
+    limit = low[0] + share * (high[0] - low[0])
+    monkeypatch.setattr(type(patient), "covers", lambda self, x, z: x < limit)
+    places = draw_isocenters(patient, 256, 0)
+    assert len(places) == 256 and (places[:, 0] < limit).all()
+    monkeypatch.setattr(type(patient), "covers", lambda self, x, z: False)
+    with pytest.raises(ValueError, match="hardly anything of .* lies in its workspace"):
+        draw_isocenters(patient, 16, 0)
+
+
 def test_a_landmark_that_is_absent_has_no_place(small_patients):
     scene = load_scene(small_patients[0])
     from carm_env.patients import Patient

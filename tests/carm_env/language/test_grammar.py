@@ -104,6 +104,11 @@ STEP = render(Navigation(11, Move(1, -2), "It lies there.", "It lies below."))
         ("navigation", STEP.replace("Carina", "&a;"), Fault.CHARACTERS),
         ("navigation", STEP.replace("Carina", "Liver"), Fault.LANDMARK),
         ("navigation", STEP.replace("Carina", "11"), Fault.NAME),
+        ("navigation", STEP.replace("Carina", "-1"), Fault.LANDMARK),
+        ("navigation", STEP.replace("Carina", "S\u212aull"), Fault.LANDMARK),
+        ("pair", "[010,011]", Fault.FORM),
+        ("box", "[0007,0009,0010,0011]", Fault.FORM),
+        ("ranking", "[0001: Skull, 010: T1]", Fault.FORM),
         ("navigation", STEP.replace("<extent_x>SMALL", "<extent_x>NONE"), Fault.MOVE),
         ("navigation", STEP.replace("<x>LEFT", "<x>CENTER"), Fault.MOVE),
         ("navigation", STEP.replace("<x>LEFT", "<x>UP"), Fault.MOVE),
@@ -139,6 +144,32 @@ def test_faults_are_named(kind, text, fault):
     with pytest.raises(AnswerError) as caught:
         parse(kind, text)
     assert caught.value.fault is fault
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Pair((1.5, 2)), lambda: Pair((True, 2)), lambda: Pair([1, 2]), lambda: Pair(("a", "b")),
+        lambda: Box((0.5, 1, 2.5, 3)), lambda: Box((1, 2, 3)), lambda: Ranking((1,), ("S\u212aull",)),
+        lambda: Navigation(1, Move(0, 0), "a", "b", "S\u212aull"),
+    ],
+)  # fmt: skip
+def test_what_could_not_be_read_back_is_not_made(make):
+    with pytest.raises(AnswerError):
+        make()
+
+
+@pytest.mark.parametrize(("reason", "kept"), [("a & b", "a b"), ("a \u200b `b`", "a b"), ("<", "none given")])
+def test_the_lenient_reading_takes_reasons_as_they_come(reason, kept):
+    text = STEP.replace("It lies there.", reason)
+    if "<" in reason:
+        text = STEP.replace("It lies there.", "&&")
+    assert parse("navigation", text, reading="lenient").reason_x == kept
+    long = "word " * 250
+    assert (
+        len(parse("correction", render(Correction("a", (1, 2))).replace(">a<", f">{long}<"), "lenient").reasoning)
+        > 1200
+    )
 
 
 def test_a_text_of_another_type_is_a_fault_too():

@@ -39,7 +39,7 @@ def test_reasons_are_true_and_lead_to_the_move(situation, seed, data):
     answer = navigation_answer(situation, target, LATTICE, np.random.default_rng(seed))
     assert answer.context == situation.closest()[0]
     assert answer.move == LATTICE.closest_move(situation.place_mm(target))
-    assert reasons_are_true(answer, situation)
+    assert reasons_are_true(answer, situation, target)
     assert parse("navigation", render(answer)) == answer
 
 
@@ -47,7 +47,7 @@ def test_reasons_are_true_and_lead_to_the_move(situation, seed, data):
 def test_reasons_lead_to_the_move_whatever_the_lattice(situation, seed, data, extents):
     target = data.draw(st.sampled_from(situation.closest()))
     answer = navigation_answer(situation, target, MoveLattice(extents), np.random.default_rng(seed))
-    assert reasons_are_true(answer, situation)
+    assert reasons_are_true(answer, situation, target)
 
 
 def test_the_middle_is_no_landmark_to_be_seen():
@@ -57,9 +57,13 @@ def test_the_middle_is_no_landmark_to_be_seen():
 def test_a_true_claim_for_another_side_does_not_lead_there():
     fine = Navigation(11, Move(0, 1), "T1 is hardly to one side of Carina, so no sideways move is needed.",
                       "T1 lies above Carina, so the view moves a little up.")  # fmt: skip
-    assert reasons_are_true(fine, somewhere())
+    assert reasons_are_true(fine, somewhere(), 10)
     wrong = Navigation(11, Move(0, -1), fine.reason_x, "T1 lies above Carina, so the view moves a little down.")
-    assert not reasons_are_true(wrong, somewhere())
+    assert not reasons_are_true(wrong, somewhere(), 10)
+    # What is true of another landmark is no reason to move, and neither is what is true of anything.
+    assert not reasons_are_true(fine, somewhere(), 1)
+    empty = Navigation(11, Move(0, 1), "T1 is hardly to one side of T1, so no sideways move is needed.", fine.reason_y)
+    assert not reasons_are_true(empty, somewhere(), 10)
 
 
 @given(situations(), st.integers(0, 2**31), st.data())
@@ -109,8 +113,8 @@ def test_a_true_reason_for_another_move_is_not_true():
     reason_x, reason_y = "T1 is hardly to one side of Carina, so no sideways move is needed.", "T1 lies above Carina"
     fine = Navigation(11, Move(0, 1), reason_x, f"{reason_y}, so the view moves a little up.")
     other = Navigation(11, Move(0, 2), reason_x, f"{reason_y}, so the view moves a little up.")
-    assert reasons_are_true(fine, somewhere())
-    assert not reasons_are_true(other, somewhere())
+    assert reasons_are_true(fine, somewhere(), 10)
+    assert not reasons_are_true(other, somewhere(), 10)
 
 
 def test_wordings_vary():
