@@ -12,7 +12,10 @@ from typing import Any
 
 import yaml
 
-_PATHS = ("--output_dir", "--out", "--beside", "--dataset", "--regressor", "--json", "--resume")
+_PATHS = (
+    "--output_dir", "--out", "--beside", "--warm_start", "--eye", "--dataset", "--regressor", "--hyperparameters",
+    "--json", "--resume", "--resume_from_checkpoint",
+)  # fmt: skip
 _PACKAGES = ("carm-env", "torch", "transformers", "numpy")
 
 
@@ -24,15 +27,16 @@ def machine() -> str:
 def shown_command(script: str, words: Sequence[str]) -> str:
     """The command line without the paths of one machine.
 
-    >>> shown_command("training/cnn.py", ["--epochs", "5", "--output_dir", "/home/me/runs", "--resume", "true"])
+    >>> shown_command("training/cnn.py", ["--epochs", "5", "--output_dir=/home/me/runs", "--resume", "true"])
     'python training/cnn.py --epochs 5'
     """
     kept: list[str] = []
     hidden = False
     for word in words:
-        # Only a value may follow what is hidden: a flag may stand alone.
-        hidden = word in _PATHS or (hidden and not word.startswith("--"))
-        if not hidden:
+        # Only a value may follow what is hidden: a flag may stand alone, or hold its value.
+        if word.startswith("--"):
+            hidden = word in _PATHS
+        if not hidden and word.partition("=")[0] not in _PATHS:
             kept.append(word)
     return shlex.join(["python", script, *kept])
 

@@ -34,7 +34,7 @@ from policies.networks import SCALE_MM, build_classifier, torch_module
 from training.arguments import DataArguments, FitArguments
 from training.card import model_card, shown_command
 from training.conformal import displacement_loss, layout_precision
-from training.fit import fit_network, image_size, load_split, predict
+from training.fit import fit_network, image_size, is_main_process, load_split, predict
 from training.script import run_script
 
 if TYPE_CHECKING:
@@ -216,12 +216,9 @@ def train(data: DataArguments, fit: CnnArguments, words: Sequence[str] = ()) -> 
     }
     what = "Says which of fourteen skeletal landmarks is closest to the middle of a frontal X-ray."
     command = shown_command("training/cnn.py", words)
-    save_checkpoint(
-        folder / "checkpoint",
-        config,
-        network.state_dict(),
-        model_card("Landmark classifier", what, command, config, figures, minutes),
-    )
+    if is_main_process():
+        card = model_card("Landmark classifier", what, command, config, figures, minutes)
+        save_checkpoint(folder / "checkpoint", config, network.state_dict(), card)
     return {**figures, "minutes": minutes, "seed": fit.seed}
 
 

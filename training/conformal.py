@@ -48,7 +48,7 @@ from policies.networks import (
 )
 from training.arguments import DataArguments, FitArguments
 from training.card import model_card, shown_command
-from training.fit import fit_network, image_size, load_split, predict
+from training.fit import fit_network, image_size, is_main_process, load_split, predict
 from training.script import run_script
 
 if TYPE_CHECKING:
@@ -196,7 +196,8 @@ def train(data: DataArguments, fit: ConformalArguments, words: Sequence[str] = (
     what = "Predicts where fourteen skeletal landmarks lie across the beam, with regions calibrated by patient."
     command = shown_command("training/conformal.py", words)
     card = model_card("Displacements with conformal regions", what, command, config, figures, minutes)
-    save_checkpoint(folder / "checkpoint", config, tensors, card)
+    if is_main_process():
+        save_checkpoint(folder / "checkpoint", config, tensors, card)
     return {**figures, "minutes": minutes, "seed": fit.seed}
 
 

@@ -3,15 +3,16 @@
 An interrupted run goes on to the same end.
 
 The order of views and their augmentation follow from seed and epoch alone; the weights, the optimizer and the schedule
-are kept after each epoch in ``state.pt`` (read with ``weights_only``) and ``state.json``.
+are kept after each epoch in ``state.pt`` (read with ``weights_only``).
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.errors import MissingExtraError
-from carm_env.files import atomic_write, write_json
+from carm_env.files import atomic_write
 from carm_env.view_arrays import Pictures, ViewArrays, read_views
 from carm_env.view_dataset import write_view_dataset
 from carm_env.views import ViewOptions
@@ -41,10 +42,37 @@ _GAIN, _OFFSET = 0.25, 0.35
 _ZOOM, _TURN_DEG, _STRETCH = 0.1, 7.0, 0.05
 """Patients are larger and smaller, broader and slimmer, and lie askew."""
 _EVALUATION_BATCH = 256
+_PICTURES_HASHED = 64
 
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says why and what to do."""
+
+
+@contextmanager
+def naming_memory(batch_size: int, option: str) -> Iterator[None]:
+    """Turn what torch raises when memory runs out, on a GPU or a CPU, into a `TrainingError` that says what to do.
+
+    Args:
+        batch_size: views or conversations of a step.
+        option: that sets it, without dashes.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        full = isinstance(error, torch_module().OutOfMemoryError) or "allocate memory" in str(error)
+        if not full:
+            raise
+        raise TrainingError(
+            f"out of memory with batches of {batch_size}: take fewer (--{option} {max(batch_size // 2, 1)})."
+        ) from error
+
+
+def is_main_process() -> bool:
+    """Whether this process writes and prints: one of those that `accelerate launch` starts."""
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)
 
 
 def image_size(fit: FitArguments) -> int:
@@ -140,12 +168,12 @@ def fit_network(
 
     Raises:
         TrainingError: the loss became NaN, or memory ran out.
-        MissingExtraError: accelerate is not installed.
+        MissingExtraError: accelerate, or what metrics are to be reported to, is not installed.
     """
     torch = torch_module()
     try:
         from accelerate import Accelerator
-        from accelerate.utils import set_seed
+        from accelerate.utils import broadcast, set_seed
     except ImportError as error:
         raise MissingExtraError("accelerate", "train", "training") from error
     accelerator = Accelerator(
@@ -162,12 +190,15 @@ def fit_network(
         raise ValueError(f"{len(images)} views are fewer than one batch of {fit.batch_size}: take smaller batches.")
     total = steps * fit.epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, total))
-    state = _State(folder, fit)
+    state = _State(folder, fit, _fingerprint(images))
     if fit.resume and state.exists():
-        state.load(network, optimizer, schedule)
+        state.load(network, optimizer, schedule, accelerator.scaler)
     model, optimizer = accelerator.prepare(network, optimizer)
     if fit.report_to != "none":
         accelerator.init_trackers("carm-env")
+        if not accelerator.trackers:
+            extra = "trackio" if fit.report_to == "trackio" else "train"
+            raise MissingExtraError(fit.report_to, extra, f"--report_to {fit.report_to}")
     while state.epoch < fit.epochs and state.epochs_without_progress < fit.patience:
         epoch = state.epoch
         started = time.perf_counter()
@@ -179,29 +210,29 @@ def fit_network(
             batch = np.sort(order[step * fit.batch_size : (step + 1) * fit.batch_size])
             own = batch[accelerator.process_index :: accelerator.num_processes]
             changes = _drawn_changes(len(own), generator)
-            pictures = changed(as_input(images[own], size), changes)
-            pictures = _augmented(pictures, fit.noise, generator).to(accelerator.device)
-            try:
+            with naming_memory(fit.batch_size, "batch_size"):
+                pictures = changed(as_input(images[own], size), changes)
+                pictures = _augmented(pictures, fit.noise, generator).to(accelerator.device)
                 with accelerator.autocast():
                     value = loss(model(pictures), own, changes)
+                shown = float(value.detach())
+                if not math.isfinite(shown):
+                    raise TrainingError(
+                        f"the loss became {shown} in epoch {epoch}, step {step}: start again with a lower "
+                        f"--learning_rate than {fit.learning_rate:g}, without --resume."
+                    )
                 accelerator.backward(value)
-            except torch.OutOfMemoryError as error:
-                raise TrainingError(
-                    f"out of memory with batches of {fit.batch_size}: take fewer (--batch_size {fit.batch_size // 2})."
-                ) from error
-            shown = float(value.detach())
-            if not math.isfinite(shown):
-                raise TrainingError(
-                    f"the loss became {shown} in epoch {epoch}, step {step}: take a lower --learning_rate than "
-                    f"{fit.learning_rate:g}; the epochs before are kept, --resume true goes on."
-                )
-            accelerator.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+                accelerator.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
             schedule.step()
             optimizer.zero_grad()
             losses.append(shown)
         plain = accelerator.unwrap_model(model)
-        figures = evaluate(plain)
+        # Each process has seen other views: the running means must be the same before all of them judge alike.
+        for buffer in plain.buffers():
+            broadcast(buffer)
+        with naming_memory(fit.batch_size, "batch_size"):
+            figures = evaluate(plain)
         text = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
         seconds = time.perf_counter() - started
         if accelerator.is_main_process:
@@ -210,7 +241,7 @@ def fit_network(
                 accelerator.log({"loss": float(np.mean(losses)), **figures}, step=epoch)
         state.advance(plain, figures, best_by, seconds)
         if accelerator.is_main_process:
-            state.write(optimizer, schedule)
+            state.write(optimizer, schedule, accelerator.scaler)
     if state.epochs_without_progress >= fit.patience:
         print(f"no progress in {fit.patience} epochs: stopped")
     if fit.report_to != "none":
@@ -229,13 +260,18 @@ def _rate(step: int, total: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min((step - warm) / max(total - warm, 1), 1.0))) + 1e-3
 
 
-class _State:
-    """What is kept after each epoch."""
+def _fingerprint(images: Pictures) -> str:
+    some = images[:: max(len(images) // _PICTURES_HASHED, 1)]
+    return hashlib.sha256(f"{images.shape}".encode() + np.ascontiguousarray(some).tobytes()).hexdigest()
 
-    def __init__(self, folder: Path, fit: FitArguments) -> None:
-        self._folder = folder
+
+class _State:
+    """What is kept after each epoch, in one file: it is there as a whole, or as it was an epoch before."""
+
+    def __init__(self, folder: Path, fit: FitArguments, views: str) -> None:
+        self._path = folder / "state.pt"
         ignored = ("resume", "json", "report_to", "output_dir", "members", "beside")
-        self._arguments = {name: value for name, value in vars(fit).items() if name not in ignored}
+        self._arguments = {name: value for name, value in vars(fit).items() if name not in ignored} | {"views": views}
         self.epoch = 0
         self.epochs_without_progress = 0
         self.seconds = 0.0
@@ -244,7 +280,7 @@ class _State:
         self.latest: dict[str, Any] = {}
 
     def exists(self) -> bool:
-        return (self._folder / "state.json").is_file()
+        return self._path.is_file()
 
     def advance(
         self,
@@ -260,52 +296,46 @@ class _State:
         if not self.figures or figures[best_by] > self.figures[best_by]:
             self.figures, self.best, self.epochs_without_progress = figures, self.latest, 0
 
-    def write(self, optimizer: Any, schedule: Any) -> None:
+    def write(self, optimizer: Any, schedule: Any, scaler: Any) -> None:
         torch = torch_module()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(self._folder / "state.pt") as temporary:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(self._path) as temporary:
             torch.save(
                 {
                     "network": self.latest,
                     "best": self.best,
                     "optimizer": optimizer.state_dict(),
                     "schedule": {"last_epoch": schedule.last_epoch, "_step_count": schedule._step_count},
+                    "scaler": scaler.state_dict() if scaler else {},
+                    "arguments": self._arguments,
                     "epoch": self.epoch,
+                    "epochs_without_progress": self.epochs_without_progress,
+                    "seconds": self.seconds,
+                    "figures": self.figures,
                 },
                 temporary,
             )
-        write_json(
-            self._folder / "state.json",
-            {
-                "arguments": self._arguments,
-                "epoch": self.epoch,
-                "epochs_without_progress": self.epochs_without_progress,
-                "seconds": self.seconds,
-                "figures": self.figures,
-            },
-        )
 
-    def load(self, network: nn.Module, optimizer: Any, schedule: Any) -> None:
+    def load(self, network: nn.Module, optimizer: Any, schedule: Any, scaler: Any) -> None:
         torch = torch_module()
         try:
-            kept = json.loads((self._folder / "state.json").read_text(encoding="utf-8"))
-            tensors = torch.load(self._folder / "state.pt", weights_only=True)
+            kept = torch.load(self._path, weights_only=True)
             changed = {name for name, value in self._arguments.items() if kept["arguments"].get(name) != value}
-            if tensors["epoch"] != kept["epoch"]:
-                raise ValueError("it was interrupted while being written")
         except Exception as error:  # torch raises many kinds for a damaged file
             raise CheckpointError(
-                f"{self._folder}: the state cannot be read ({error}): start again without --resume."
+                f"{self._path}: the state cannot be read ({error}): start again without --resume."
             ) from error
         if changed:
             raise CheckpointError(
-                f"{self._folder} was trained with other {', '.join(sorted(changed))}: give the same ones to resume, "
+                f"{self._path} was trained with other {', '.join(sorted(changed))}: give the same ones to resume, "
                 "or start again without --resume."
             )
-        fill_network(network, tensors["network"], str(self._folder))
-        self.best = tensors["best"]
-        optimizer.load_state_dict(tensors["optimizer"])
-        schedule.load_state_dict({**schedule.state_dict(), **tensors["schedule"]})
+        fill_network(network, kept["network"], str(self._path))
+        self.best = kept["best"]
+        optimizer.load_state_dict(kept["optimizer"])
+        schedule.load_state_dict({**schedule.state_dict(), **kept["schedule"]})
+        if scaler:
+            scaler.load_state_dict(kept["scaler"])
         self.epoch, self.figures, self.seconds = kept["epoch"], kept["figures"], kept["seconds"]
         self.epochs_without_progress = kept["epochs_without_progress"]
         print(f"going on after epoch {self.epoch}")

@@ -9,7 +9,8 @@ which is learnt in minutes on a CPU, on patients that this network was not train
 With ``--features trunk`` the agent sees that network's features of the picture, frozen or not. Evaluation during
 training uses the calibration patients. Writes to ``OUT/seed-N``: ``checkpoint`` (safetensors and JSON, what the
 leaderboard loads: ``ppo:OUT/seed-N/checkpoint``), ``model.zip`` to resume from (stable-baselines3's own; it holds
-cloudpickle, never take one from somebody else), ``evaluations.npz``; and ``OUT/learning_curve.png`` over all seeds.
+cloudpickle, never take one from somebody else; so does the replay buffer beside it, where an algorithm has one),
+``evaluations.npz``; and ``OUT/learning_curve.png`` over all seeds.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import yaml
 
 from carm_env.catalogue import expand_patients
 from carm_env.errors import MissingExtraError, UnknownNameError
-from carm_env.files import atomic_write, write_json
+from carm_env.files import write_json
 from carm_env.landmarks import N_LANDMARKS
 from carm_env.preparation import default_workers, prepare_patients
 from policies.checkpoint import SHIPPED, CheckpointError, fingerprint, save_checkpoint
@@ -222,10 +223,10 @@ def train(options: argparse.Namespace, seed: int) -> dict[str, float]:
     """Train one agent, export it, and return the figures of its last evaluation."""
     kind = _algorithm(options.algo)
     from stable_baselines3.common.callbacks import EvalCallback
-    from stable_baselines3.common.utils import set_random_seed
+
+    from training.agent_learning import learn, load, recall_evaluations
 
     torch_module().set_num_threads(1)
-    set_random_seed(seed)
     folder = options.out / f"seed-{seed}"
     regressor = DisplacementRegressor(options.regressor, members=1)
     hyper = read_hyperparameters(options.hyperparameters or HYPERPARAMETERS / f"{options.algo}.yml")
@@ -245,20 +246,17 @@ def train(options: argparse.Namespace, seed: int) -> dict[str, float]:
         }
     archive = folder / "model.zip"
     started = time.perf_counter()
-    if options.resume and archive.is_file():
-        model = kind.load(archive, env=venv, seed=seed)
-        print(f"seed {seed}: going on after {model.num_timesteps} steps")
-    else:
-        model = kind(policy, venv, seed=seed, device="cpu", **hyper)
     every = max(steps // options.evaluations // count, 1)
     evaluation = _evaluation(EvalCallback, options.algo)(
         checking, n_eval_episodes=options.eval_episodes, eval_freq=every, log_path=str(folder), verbose=0,
     )  # fmt: skip
-    keep = _keep(archive)
-    left = steps - model.num_timesteps
-    if left > 0:
-        model.learn(left, callback=[evaluation, keep(every)], progress_bar=False, reset_num_timesteps=False)
-    model.save(archive)
+    if options.resume and archive.is_file():
+        model = load(kind, archive, venv)
+        recall_evaluations(evaluation, folder / "evaluations.npz", model.num_timesteps)
+        print(f"seed {seed}: going on after {model.num_timesteps} steps")
+    else:
+        model = kind(policy, venv, seed=seed, device="cpu", **hyper)
+    learn(model, steps, evaluation, every * count, seed, archive)
     minutes = (time.perf_counter() - started) / 60
     figures = _last_evaluation(folder)
     figures["minutes"] = minutes
@@ -279,34 +277,6 @@ def _evaluation(usual: Any, algo: str) -> Any:
     from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
 
     return MaskableEvalCallback
-
-
-def _keep(archive: Path) -> Callable[[int], Any]:
-    from stable_baselines3.common.callbacks import BaseCallback
-
-    class Keep(BaseCallback):
-        """Saves the model atomically every so many steps."""
-
-        def __init__(self, every: int) -> None:
-            super().__init__()
-            self._every = every
-
-        def _on_step(self) -> bool:
-            if self.n_calls % self._every == 0:
-                with atomic_write(archive) as temporary:
-                    self.model.save(temporary)
-                print(f"  {self.num_timesteps} steps, {_recent(self.model)}", flush=True)
-            return True
-
-    return Keep
-
-
-def _recent(model: Any) -> str:
-    episodes = list(model.ep_info_buffer or [])
-    if not episodes:
-        return "no episode has ended yet"
-    success = np.mean([float(episode.get("is_success", 0.0)) for episode in episodes])
-    return f"success {success:.2f}, {np.mean([episode['l'] for episode in episodes]):.1f} steps an episode (last 100)"
 
 
 def _last_evaluation(folder: Path) -> dict[str, float]:
@@ -336,7 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nInterrupted: --resume goes on with the last saved model.", file=sys.stderr)
+        print("\nInterrupted: --resume goes on with the last saved model, to the same agent.", file=sys.stderr)
         return 130
     return 0
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from carm_env.errors import MissingExtraError
 from carm_env.files import write_json
 from training.arguments import DataArguments, FitArguments, read_arguments
-from training.fit import TrainingError
+from training.fit import TrainingError, is_main_process
 
 INTERRUPTED = 130
 Fit = TypeVar("Fit", bound=FitArguments)
@@ -35,12 +35,13 @@ def run_script(
     try:
         data, fit = read_arguments(DataArguments, arguments, description, given)
         figures = train(data, fit, sys.argv[1:] if given is None else given)
-        print("\non patients never trained on:")
-        for name, value in figures.items():
-            print(f"  {name:17} {value:.3f}")
-        if fit.json:
-            write_json(Path(fit.json), figures)
-        print(f"{fit.output_dir}/checkpoint: {kind}:{fit.output_dir}/checkpoint on the leaderboard")
+        if is_main_process():
+            print("\non patients never trained on:")
+            for name, value in figures.items():
+                print(f"  {name:17} {value:.3f}")
+            if fit.json:
+                write_json(Path(fit.json), figures)
+            print(f"{fit.output_dir}/checkpoint: {kind}:{fit.output_dir}/checkpoint on the leaderboard")
     except (ValueError, OSError, MemoryError, MissingExtraError, TrainingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -38,6 +38,7 @@ from training.arguments import DataArguments
 from training.card import model_card, shown_command
 from training.conversations import DEFAULT_WEIGHTS, TASKS, Conversations, as_iterable_dataset
 from training.evaluation import language_figures
+from training.fit import TrainingError, naming_memory
 
 EMBEDDED = "embedded"
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "sft_embedded.yaml"
@@ -111,6 +112,9 @@ def read_arguments(given: Sequence[str]) -> tuple[SftArguments, Any, Any]:
         words += ["--use_cpu", "true"]
     parser = TrlParser((SftArguments, SFTConfig, ModelConfig))
     own, training, model = parser.parse_args_and_config(words)
+    if str(training.resume_from_checkpoint).lower() in ("true", "false"):
+        # The trainer looks for the last checkpoint only for a flag that is no word.
+        training.resume_from_checkpoint = training.resume_from_checkpoint.lower() == "true"
     if training.use_cpu and "8bit" in str(training.optim):
         print(f"no GPU: adamw_torch takes the place of {training.optim}", flush=True)
         training.optim = "adamw_torch"
@@ -211,7 +215,8 @@ def train(arguments: SftArguments, training: Any, model_arguments: Any, words: S
     count = sum(value.numel() for value in model.parameters())
     print(f"{name}: {count / 1e6:.1f} M parameters, {total} conversations over {len(views)} views", flush=True)
     started = time.perf_counter()
-    outcome = trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    with naming_memory(training.per_device_train_batch_size, "per_device_train_batch_size"):
+        outcome = trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     minutes = (time.perf_counter() - started) / 60
     figures = {"train_loss": float(outcome.training_loss), "samples_per_s": total / (60 * minutes), "minutes": minutes}
     if trainer.accelerator.is_main_process:
@@ -258,7 +263,7 @@ def main(given: Sequence[str] | None = None) -> int:
     try:
         arguments, training, model = read_arguments(words)
         figures = train(arguments, training, model, words)
-    except (ValueError, OSError, MemoryError, MissingExtraError) as error:
+    except (ValueError, OSError, MemoryError, MissingExtraError, TrainingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

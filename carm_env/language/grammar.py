@@ -404,8 +404,8 @@ def _parse_navigation(bare: str, lenient: bool) -> Navigation:
         raise AnswerError(Fault.MOVE, str(error)) from error
     if not lenient:
         return Navigation(context.id, move, fields["reason_x"], fields["reason_y"], name)
-    reasons = (_loose_prose(fields[key], MAX_REASON_CHARACTERS) for key in ("reason_x", "reason_y"))
-    return Navigation(context.id, move, *reasons, context.name)
+    reason_x, reason_y = (_loose_prose(fields[key], MAX_REASON_CHARACTERS) for key in ("reason_x", "reason_y"))
+    return Navigation(context.id, move, reason_x, reason_y, context.name)
 
 
 def _loose_prose(text: str, limit: int) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -168,16 +169,42 @@ def test_bad_arguments_are_one_line(quick, tmp_path, given, message, capsys):
 def test_a_loss_that_is_no_number_stops_and_says_what_to_do(quick, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", lambda outputs, wanted: outputs.sum() * float("nan"))
     assert cnn.main([*quick, "--output_dir", str(tmp_path / "x"), "--epochs", "1"]) == 2
-    assert "the loss became nan in epoch 0, step 0: take a lower --learning_rate" in capsys.readouterr().err
+    assert "the loss became nan in epoch 0, step 0: start again with a lower --learning_rate" in capsys.readouterr().err
 
 
-def test_memory_that_runs_out_is_named(quick, tmp_path, monkeypatch, capsys):
-    def full(outputs, wanted):
-        raise torch.OutOfMemoryError("no room")
+def full(*arguments, **options):
+    raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr(torch.nn.functional, "cross_entropy", full)
+
+def full_on_a_cpu(*arguments, **options):
+    raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried")
+
+
+@pytest.mark.parametrize("fault", [full, full_on_a_cpu])
+@pytest.mark.parametrize(
+    "place", ["torch.nn.functional.cross_entropy", "torch.optim.AdamW.step", "training.cnn.predict"]
+)
+def test_memory_that_runs_out_is_named(quick, tmp_path, monkeypatch, capsys, fault, place):
+    monkeypatch.setattr(place, fault)
     assert cnn.main([*quick, "--output_dir", str(tmp_path / "x"), "--epochs", "1"]) == 2
     assert "out of memory with batches of 32: take fewer (--batch_size 16)" in capsys.readouterr().err
+
+
+def test_another_fault_of_torch_is_not_taken_for_it(quick, tmp_path, monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", broken)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        cnn.main([*quick, "--output_dir", str(tmp_path / "x"), "--epochs", "1"])
+
+
+def test_metrics_that_cannot_be_reported_are_told(quick, tmp_path, monkeypatch, capsys):
+    import accelerate.tracking
+
+    monkeypatch.setattr(accelerate.tracking, "is_trackio_available", lambda: False)
+    assert cnn.main([*quick, "--output_dir", str(tmp_path / "x"), "--epochs", "1", "--report_to", "trackio"]) == 2
+    assert "pip install 'carm-env[trackio]'" in capsys.readouterr().err
 
 
 def test_other_arguments_do_not_resume(quick, tmp_path, capsys):
@@ -185,6 +212,9 @@ def test_other_arguments_do_not_resume(quick, tmp_path, capsys):
     arguments = [*quick, "--output_dir", str(tmp_path / "x"), "--epochs", "2", "--resume", "true"]
     assert cnn.main(arguments) == 2
     assert "was trained with other epochs" in capsys.readouterr().err
+    others = [*quick, "--output_dir", str(tmp_path / "x"), "--epochs", "1", "--resume", "true", "--train", quick[5]]
+    assert cnn.main([*others, "--test", quick[1].split(",")[0], "--calibration", quick[3]]) == 2
+    assert "was trained with other views" in capsys.readouterr().err
     (tmp_path / "x" / "state.pt").write_bytes(b"junk")
     assert cnn.main([*quick, "--output_dir", str(tmp_path / "x"), "--epochs", "1", "--resume", "true"]) == 2
     assert "the state cannot be read" in capsys.readouterr().err
@@ -262,17 +292,31 @@ def test_two_processes_train_together(quick, small_patients, tmp_path):
 
     splits = {"train": small_patients[:2], "calibration": small_patients[2:3], "test": small_patients[3:4]}
     write_view_dataset(tmp_path / "d", splits, ViewOptions(48, 32), 1)
-    script = Path(cnn.__file__)
+    script = tmp_path / "told.py"
+    script.write_text(
+        "import sys\n"
+        "from accelerate import PartialState\n"
+        "from training import cnn, fit\n"
+        "advance = fit._State.advance\n"
+        "def told(self, network, figures, *more):\n"
+        "    print(f'process {PartialState().process_index} saw {sorted(figures.items())}', flush=True)\n"
+        "    advance(self, network, figures, *more)\n"
+        "fit._State.advance = told\n"
+        "sys.exit(cnn.main())\n"
+    )
+    place = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(cnn.__file__).parents[1])}
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script),
          "--dataset", str(tmp_path / "d"), "--architecture", "tiny", "--batch_size", "16", "--epochs", "2",
          "--output_dir", str(tmp_path / "o")],
-        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[1])},
-        capture_output=True, text=True, timeout=300,
+        env={**os.environ, **place}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     # One process speaks, and both came to the end.
-    assert done.stdout.count("epoch 2/2") == 1
+    assert done.stdout.count("epoch 2/2") == done.stdout.count("on patients never trained on") == 1
+    # They judge alike, or one might stop early and the other wait for it.
+    told = [re.findall(rf"process {rank} saw (.*)", done.stdout) for rank in (0, 1)]
+    assert len(told[0]) == 2 and told[0] == told[1]
     make_policy(f"cnn:{tmp_path / 'o' / 'checkpoint'}")
 
 

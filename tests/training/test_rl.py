@@ -94,6 +94,40 @@ def test_an_agent_can_look_for_itself(quick, tmp_path, freeze):
     assert torch.equal(now, before) == (freeze == "--freeze")
 
 
+@pytest.mark.parametrize("algo", ["ppo", "maskable_ppo", "qrdqn"])
+def test_an_interrupted_training_comes_to_the_same_agent(quick, tmp_path, algo, monkeypatch, capsys):
+    from safetensors.torch import load_file
+
+    from training import agent_learning
+
+    whole = [*quick, *small(tmp_path, algo)]
+    assert rl.main(whole) == 0
+
+    saved = agent_learning.save
+
+    def interrupted(model, archive):
+        saved(model, archive)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(agent_learning, "save", interrupted)
+    part = [*whole, "--out", str(tmp_path / "part")]
+    assert rl.main(part) == 130
+    monkeypatch.setattr(agent_learning, "save", saved)
+    assert rl.main([*part, "--resume"]) == 0
+    assert "going on after 32 steps" in capsys.readouterr().out
+    one, two = (load_file(tmp_path / name / "seed-0" / "checkpoint" / "model.safetensors") for name in ("o", "part"))
+    for name, value in one.items():
+        assert torch.equal(value, two[name]), name
+    curves = [np.load(tmp_path / name / "seed-0" / "evaluations.npz") for name in ("o", "part")]
+    for name in ("timesteps", "results", "successes"):
+        np.testing.assert_array_equal(curves[0][name], curves[1][name])
+    if algo == "qrdqn":
+        for path in (tmp_path / "part" / "seed-0").glob("replay-*.pkl"):
+            path.unlink()
+        assert rl.main([*part, "--resume"]) == 2
+        assert "is gone, which" in capsys.readouterr().err
+
+
 def test_training_goes_on(quick, tmp_path, capsys):
     assert rl.main([*quick, *small(tmp_path, "ppo"), "--timesteps", "32"]) == 0
     assert rl.main([*quick, *small(tmp_path, "ppo"), "--timesteps", "96", "--resume"]) == 0
