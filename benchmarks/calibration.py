@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.metrics import area_estimate, estimate, estimates_by_landmark, risk_coverage
+from benchmarks.metrics import area_estimate, coverage_estimates, estimate, estimates_by_landmark, risk_coverage
 from benchmarks.scaling_plots import import_pyplot
 from benchmarks.script import run_measurement
 from carm_env.catalogue import expand_patients
@@ -50,11 +50,12 @@ def measure(regressor: DisplacementRegressor, patients: Sequence[str], views: in
     rows, columns = np.nonzero(present)
     names = np.asarray(owners)[rows].tolist()
     levels: dict[str, Any] = {}
-    for level in regressor.levels:
-        radius = regressor.radius_at(level)
-        inside = (score <= radius)[present].astype(float)
-        sizes = (width * radius)[present]
-        by_landmark = estimates_by_landmark(inside, columns + 1, names)
+    within = score <= regressor.radius[:, None]
+    for level, held, by_landmark in zip(
+        regressor.levels, within, coverage_estimates(within, present, owners), strict=True
+    ):
+        inside = held[present].astype(float)
+        sizes = (width * regressor.radius_at(level))[present]
         size_by_landmark = estimates_by_landmark(sizes, columns + 1, names)
         levels[f"{level:g}"] = {
             "coverage": estimate(inside, names)._asdict(),

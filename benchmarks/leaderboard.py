@@ -242,7 +242,9 @@ def write_leaderboard(
     write_json(options.out / "leaderboard.json", scores)
     write_text(options.out / "leaderboard.md", leaderboard_page(results, scores))
     if options.json is not None:
-        write_json(options.json, {"scores": scores, "pairs": paired_differences(results), "runs": runs})
+        prompts = {result.policy: result.prompts for result in results if result.prompts}
+        pairs = paired_differences(results)
+        write_json(options.json, {"scores": scores, "pairs": pairs, "prompts": prompts, "runs": runs})
     if figures:
         for suite in suites:
             shown = [result for result in results if result.suite == suite.name]

@@ -45,6 +45,7 @@ class EpisodeResult:
         moves: indices of the actions carried out, in order.
         trajectory_lps_mm: ``(steps + 1, 3)`` isocentres, the start included.
         error: what went wrong, for a crash; else empty.
+        prompts: hash of the prompts that a language model was asked with; else empty.
         run: seed, versions, commit, hardware and date of the run.
     """
 
@@ -72,6 +73,7 @@ class EpisodeResult:
     moves: list[int]
     trajectory_lps_mm: list[list[float]]
     error: str = ""
+    prompts: str = ""
     run: dict[str, Any] = dataclasses.field(default_factory=dict)
     schema: int = SCHEMA_VERSION
 

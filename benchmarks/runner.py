@@ -14,9 +14,10 @@ import numpy as np
 from benchmarks.results import EpisodeResult
 from benchmarks.suite import Suite
 from carm_env.env import CArmNavEnv
+from carm_env.errors import MissingExtraError
 from carm_env.patients import Patient
 from carm_env.processes import run_in_processes
-from policies.base import Decision, Policy
+from policies.base import Decision, Policy, UnusablePolicyError
 from policies.registry import make_policy
 
 
@@ -45,7 +46,11 @@ class _Trip:
 
 
 def run_episode(policy: Policy, env: CArmNavEnv, task: EpisodeTask) -> EpisodeResult:
-    """Run one episode; whatever the policy raises is recorded as a crash and counts as a failure."""
+    """Run one episode; whatever the policy raises is recorded as a crash and counts as a failure.
+
+    Raises:
+        UnusablePolicyError, MissingExtraError: the policy cannot go on, which is not the policy's failure.
+    """
     suite, spec = task.suite, task.suite.episodes[task.episode]
     options = {"patient": spec.patient, "target": spec.target, "start": spec.start}
     observation, info = env.reset(seed=task.seed, options=options)
@@ -70,13 +75,15 @@ def run_episode(policy: Policy, env: CArmNavEnv, task: EpisodeTask) -> EpisodeRe
                 observation, _, trip.declared, _, info = env.step(decision.move.index)
                 trip.moves.append(decision.move.index)
                 trip.trajectory.append(info["isocenter_lps_mm"].tolist())
+    except (UnusablePolicyError, MissingExtraError):
+        raise
     except Exception:
         trip.error = traceback.format_exc(limit=-4)
-    return _result(task, env.scene.patient, initial_mm, info, trip)
+    return _result(task, policy.prompts(), env.scene.patient, initial_mm, info, trip)
 
 
 def _result(
-    task: EpisodeTask, patient: Patient, initial_mm: float, info: Mapping[str, Any], trip: _Trip
+    task: EpisodeTask, prompts: str, patient: Patient, initial_mm: float, info: Mapping[str, Any], trip: _Trip
 ) -> EpisodeResult:
     suite, spec = task.suite, task.suite.episodes[task.episode]
     success = bool(info["is_success"]) and not trip.error
@@ -107,6 +114,7 @@ def _result(
         moves=trip.moves,
         trajectory_lps_mm=trip.trajectory,
         error=trip.error,
+        prompts=prompts,
     )
 
 

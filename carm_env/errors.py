@@ -41,7 +41,11 @@ class MissingExtraError(ImportError):
             f"{purpose} needs the package {package!r}, which is not installed. "
             f"Install it with: pip install 'carm-env[{extra}]'{note and f' ({note})'}"
         )
-        self.package, self.extra = package, extra
+        self.package, self.extra, self._arguments = package, extra, (package, extra, purpose, note)
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str, str]]:
+        # It comes back from worker processes.
+        return type(self), self._arguments
 
 
 class BackendError(RuntimeError):

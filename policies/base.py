@@ -46,6 +46,13 @@ class Decision:
     invalid: bool = False
 
 
+class UnusablePolicyError(ValueError):
+    """A policy cannot go on, and not for what it answered: a server that is gone, a context that is too small.
+
+    The benchmark stops and says so; it counts nothing as the policy's failure.
+    """
+
+
 class Policy(abc.ABC):
     """Drives the C-arm. Subclasses say in `privileged_info` which part of the truth they look at.
 
@@ -54,6 +61,8 @@ class Policy(abc.ABC):
     """
 
     privileged_info: ClassVar[frozenset[str]] = frozenset()
+    keeps_state: ClassVar[bool] = True
+    """Whether a decision depends on the episode's earlier ones; policies of which it does not say so."""
 
     @abc.abstractmethod
     def reset(self, seed: int | None = None) -> None:
@@ -64,8 +73,18 @@ class Policy(abc.ABC):
         """Decide on one observation of ``CArmNav-v0`` and what may be known beside it."""
 
     def act_batch(self, observations: Sequence[Any], infos: Sequence[Mapping[str, Any]]) -> list[Decision]:
-        """Decide on independent episodes' observations at once; for policies that keep no state between steps."""
+        """Decide on independent episodes' observations at once.
+
+        Raises:
+            RuntimeError: the policy keeps state between the steps of an episode: it needs one object for each.
+        """
+        if self.keeps_state:
+            raise RuntimeError(f"{type(self).__name__} keeps state: make one for each episode, and call act().")
         return [self.act(observation, info) for observation, info in zip(observations, infos, strict=True)]
+
+    def prompts(self) -> str:
+        """A hash of the prompts that a language model is asked with; empty for any other policy."""
+        return ""
 
     @classmethod
     def visible_info(cls, info: Mapping[str, Any]) -> dict[str, Any]:

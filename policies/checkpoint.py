@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,13 @@ def save_checkpoint(folder: Path, config: Mapping[str, Any], tensors: Mapping[st
         write_text(temporary / "README.md", card)
 
 
-def load_checkpoint(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def load_checkpoint(folder: str | Path, kind: str, keys: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read a checkpoint of a policy: its config and its tensors, floating ones in 32 bits.
+
+    Args:
+        folder: of the checkpoint.
+        kind: the policy's name.
+        keys: what the config must hold.
 
     Raises:
         FileNotFoundError: nothing is there.
@@ -77,6 +82,9 @@ def load_checkpoint(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict
         raise CheckpointError(
             f"{path} is a checkpoint of kind {found[0]!r}, format {found[1]!r}, expected {kind!r}, {CHECKPOINT_FORMAT}."
         )
+    missing = [key for key in keys if key not in config]
+    if missing:
+        raise CheckpointError(f"{path}/config.json has no {', '.join(missing)}: train or fetch it again.")
     library = _safetensors()
     try:
         tensors = library.load_file(path / "model.safetensors")

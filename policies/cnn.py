@@ -35,7 +35,7 @@ class LandmarkClassifier:
 
     def __init__(self, folder: str | Path | None = None) -> None:
         origin = Path(folder) if folder is not None else SHIPPED / KIND
-        config, tensors = load_checkpoint(origin, KIND)
+        config, tensors = load_checkpoint(origin, KIND, ("image_size", "architecture"))
         self.image_size = int(config["image_size"])
         self.network: nn.Module = build_classifier(config["architecture"])
         fill_network(self.network, tensors, str(origin))
@@ -55,8 +55,15 @@ class LandmarkClassifier:
 
 
 def image_of(observation: Any) -> NDArray[np.uint8]:
-    """``(H, W, 1)`` the picture of an observation of either type."""
-    return np.asarray(observation["image"] if isinstance(observation, Mapping) else observation)
+    """``(H, W, 1)`` the picture of an observation of either type.
+
+    Raises:
+        ValueError: it is not grey, or not uint8.
+    """
+    image = np.asarray(observation["image"] if isinstance(observation, Mapping) else observation)
+    if image.ndim != 3 or image.shape[2] != 1 or image.dtype != np.uint8:
+        raise ValueError(f"image is {image.dtype} {image.shape}, expected uint8 (H, W, 1).")
+    return image
 
 
 class CnnPolicy(Policy):

@@ -155,7 +155,7 @@ class DisplacementRegressor:
 
     def __init__(self, folder: str | Path | None = None, members: int | None = None) -> None:
         origin = Path(folder) if folder is not None else SHIPPED / KIND
-        config, tensors = load_checkpoint(origin, KIND)
+        config, tensors = load_checkpoint(origin, KIND, ("architecture", "image_size", "levels", "radius", "members"))
         self.architecture = str(config["architecture"])
         self.image_size = int(config["image_size"])
         self.levels = tuple(config["levels"])

@@ -7,10 +7,10 @@ same way. Weights are read as safetensors only, and no code of a hub's repositor
 from __future__ import annotations
 
 import base64
+import http.client
 import io
 import json
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from carm_env.errors import MissingExtraError
 from carm_env.language.chat import Message
 from carm_env.language.patterns import answer_pattern
+from policies.base import UnusablePolicyError
 from policies.checkpoint import CheckpointError
 from policies.constrained import PatternConstraint
 from policies.embedded_vlm import register
@@ -32,7 +33,7 @@ MAX_NEW_TOKENS = 512
 _TIMEOUT_S = 120.0
 
 
-class ModelError(ValueError):
+class ModelError(UnusablePolicyError):
     """A language model that cannot be used as one that sees and talks."""
 
 
@@ -58,6 +59,10 @@ class Talker(Protocol):
 
     def generate(self, conversations: Sequence[Sequence[Message]], kind: str) -> list[Generation]:
         """Answer each; `kind` is the form of answer that is wanted (`carm_env.language.ANSWER_KINDS`)."""
+        ...
+
+    def seed(self, value: int) -> None:
+        """What is drawn from now on follows from this, where decoding is not greedy."""
         ...
 
 
@@ -154,7 +159,7 @@ def load_model(name: str | Path, **options: Any) -> Any:
             raise ModelError(f"{adapter} names no base model ({error}): save the adapter again.") from error
     try:
         model = AutoModelForImageTextToText.from_pretrained(base, use_safetensors=True, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:  # a damaged file raises safetensors' own kind
         what = f"the base model {base} of the adapter {name}" if adapter.is_file() else str(name)
         raise ModelError(
             f"{what} cannot be loaded as a model of pictures and text ({_first_line(error)}): expected a folder or an "
@@ -172,7 +177,37 @@ def _with_adapter(model: Any, folder: Path) -> Any:
         raise MissingExtraError("peft", "llm", "an adapter") from error
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelError(f"{folder} has no adapter_model.safetensors: save the adapter again, as safetensors.")
-    return PeftModel.from_pretrained(model, str(folder), use_safetensors=True)
+    try:
+        return PeftModel.from_pretrained(model, str(folder), use_safetensors=True)
+    except Exception as error:  # peft and safetensors raise many kinds
+        raise ModelError(
+            f"{folder} is no adapter of this base model ({_first_line(error)}): train or fetch it again."
+        ) from error
+
+
+def check_fit(model: Any, processor: Any, name: str | Path) -> None:
+    """Refuse a processor that belongs to another model.
+
+    Raises:
+        ModelError: it marks pictures by another token, or by another number of them; the message says which.
+    """
+    config, vision = model.config, getattr(model.config, "vision_config", None)
+    pictures = processor.image_processor
+    # Gemma-3's processor calls the mark before a picture by that name, and its tokenizer the token that stands for one.
+    token = getattr(processor.tokenizer, "image_token_id", None) or getattr(processor, "image_token_id", None)
+    pairs = {
+        "the token of a picture": (token, getattr(config, "image_token_id", None)),
+        "tokens of a picture": (
+            getattr(processor, "image_seq_length", None), getattr(config, "mm_tokens_per_image", None)
+        ),
+        "pixels of a patch": (getattr(pictures, "patch_size", None), getattr(vision, "patch_size", None)),
+    }  # fmt: skip
+    for what, (got, expected) in pairs.items():
+        if isinstance(got, int) and isinstance(expected, int) and got != expected:
+            raise ModelError(
+                f"{name} has the processor of another model: {what}: {got}, but the model expects {expected}. Put the "
+                "model's own processor beside it."
+            )
 
 
 def read_settings(name: str | Path) -> dict[str, Any]:
@@ -199,7 +234,8 @@ class LocalModel:
         max_new_tokens: of an answer.
 
     Raises:
-        ModelError, MissingExtraError: see `load_model` and `load_processor`.
+        ModelError, MissingExtraError: see `load_model`, `load_processor` and `check_fit`.
+        ValueError: a temperature for constrained decoding, which takes the likeliest token that is allowed.
     """
 
     def __init__(
@@ -211,6 +247,8 @@ class LocalModel:
         temperature: float = 0.0,
         max_new_tokens: int = MAX_NEW_TOKENS,
     ) -> None:
+        if constrained and temperature > 0:
+            raise ValueError(f"temperature is {temperature}, expected 0 where decoding is constrained: it is greedy.")
         torch = torch_module()
         self.style = style or read_settings(name).get("style", DEFAULT_STYLE)
         self._processor = load_processor(name)
@@ -218,7 +256,12 @@ class LocalModel:
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if place.startswith("cuda") else torch.float32
         self._model = load_model(name, dtype=dtype).to(place).eval()
+        check_fit(self._model, self._processor, name)
         self._constrained, self._temperature, self._limit = constrained, temperature, max_new_tokens
+
+    def seed(self, value: int) -> None:
+        """As of `Talker`."""
+        torch_module().manual_seed(value)
 
     def generate(self, conversations: Sequence[Sequence[Message]], kind: str) -> list[Generation]:
         """Answer each conversation, all in one batch.
@@ -289,6 +332,11 @@ class ServedModel:
             raise ValueError(f"url is {url!r}, expected http://HOST:PORT/v1#MODEL.")
         self._url = base.rstrip("/") + "/chat/completions"
         self.style, self._temperature, self._limit, self._timeout_s = style, temperature, max_new_tokens, timeout_s
+        self._seed: int | None = None
+
+    def seed(self, value: int) -> None:
+        """As of `Talker`; the server is told."""
+        self._seed = value
 
     def generate(self, conversations: Sequence[Sequence[Message]], kind: str) -> list[Generation]:
         """Answer each conversation; the server batches.
@@ -307,6 +355,7 @@ class ServedModel:
             "messages": [_for_server(message) for message in messages],
             "temperature": self._temperature,
             "max_tokens": self._limit,
+            **({"seed": self._seed} if self._temperature > 0 and self._seed is not None else {}),
         }
         request = urllib.request.Request(
             self._url, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
@@ -316,8 +365,10 @@ class ServedModel:
             with urllib.request.urlopen(request, timeout=self._timeout_s) as answer:
                 found = json.load(answer)
             text = found["choices"][0]["message"]["content"] or ""
-            tokens = int(found.get("usage", {}).get("completion_tokens", 0))
-        except (urllib.error.URLError, TimeoutError, ValueError, KeyError, IndexError, TypeError) as error:
+            if not isinstance(text, str):
+                raise TypeError(f"its content is a {type(text).__name__}")
+            tokens = int((found.get("usage") or {}).get("completion_tokens") or 0)
+        except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError) as error:
             raise ModelError(
                 f"{self._url} gave no answer ({error}): is the server running, with this model?"
             ) from error

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from carm_env.actions import ALIGNED, MoveLattice
 from carm_env.language.chat import Conversation, question
 from carm_env.language.grammar import AnswerError, parse
+from carm_env.language.prompts import prompt_hash
 from carm_env.language.reasons import Situation, reasons_are_true
 from policies.base import Decision, Policy
 from policies.checkpoint import SHIPPED
 from policies.cnn import image_of
 from policies.language_models import Talker, make_talker
-from policies.networks import torch_module
 
 KIND = "mllm"
 
@@ -50,7 +50,11 @@ class MllmPolicy(Policy):
         """A new conversation begins with the next X-ray."""
         self._conversation = None
         if seed is not None:
-            torch_module().manual_seed(seed)
+            self._talker.seed(seed)
+
+    def prompts(self) -> str:
+        """The hash of the prompts of its style."""
+        return prompt_hash(self._talker.style)
 
     def feedback(self, text: str) -> None:
         """Let the clinician say something before the model's next answer.

@@ -243,11 +243,17 @@ def build_displacement_network(architecture: str) -> nn.Module:
 
 
 def as_input(images: NDArray[np.uint8] | Tensor, size: int) -> Tensor:
-    """Pictures ``(n, H, W)`` or ``(n, H, W, 1)`` uint8 as a float tensor ``(n, 1, size, size)``, resized by area."""
+    """Square pictures ``(n, s, s)`` or ``(n, s, s, 1)`` as a float tensor ``(n, 1, size, size)``, resized by area.
+
+    Raises:
+        ValueError: they are not square, or not grey.
+    """
     torch = torch_module()
     pictures = torch.as_tensor(images)
-    if pictures.ndim == 4:
+    if pictures.ndim == 4 and pictures.shape[-1] == 1:
         pictures = pictures[..., 0]
+    if pictures.ndim != 3 or pictures.shape[-2] != pictures.shape[-1]:
+        raise ValueError(f"images are {tuple(images.shape)}, expected square grey ones: (n, s, s) or (n, s, s, 1).")
     scaled = (pictures[:, None].float() - GREY_MEAN) / GREY_DEVIATION
     if scaled.shape[-1] != size:
         scaled = torch.nn.functional.interpolate(scaled, (size, size), mode="area")

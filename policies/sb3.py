@@ -64,7 +64,8 @@ class Agent:
     """
 
     def __init__(self, folder: Path, kind: str) -> None:
-        config, tensors = load_checkpoint(folder, kind)
+        keys = "features", "architecture", "image_size", "layers", "activation", "quantiles", "masked"
+        config, tensors = load_checkpoint(folder, kind, keys)
         self.features = config["features"]
         self.image_size = int(config["image_size"])
         self.quantiles = int(config["quantiles"])

@@ -14,6 +14,8 @@ from policies.base import Decision, Policy
 class RandomPolicy(Policy):
     """Any of the 49 actions, uniformly: the floor."""
 
+    keeps_state = False
+
     def reset(self, seed: int | None = None) -> None:
         """Begin an episode with its own random numbers."""
         self._rng = np.random.default_rng(seed)
@@ -34,6 +36,7 @@ class OraclePolicy(Policy):
     """
 
     privileged_info = frozenset({"displacement_mm", "closest_landmarks"})
+    keeps_state = False
 
     def __init__(self, lattice: MoveLattice | None = None) -> None:
         self._lattice = lattice or MoveLattice()

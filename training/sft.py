@@ -31,7 +31,7 @@ from policies.checkpoint import SHIPPED, load_checkpoint
 from policies.conformal import KIND as CONFORMAL
 from policies.conformal import member_tensors
 from policies.embedded_vlm import build_model, build_tokenizer
-from policies.language_models import SETTINGS_FILE, ModelError, load_model, load_processor
+from policies.language_models import SETTINGS_FILE, ModelError, check_fit, load_model, load_processor
 from policies.mllm import MllmLocalizer
 from policies.networks import torch_module
 from training.arguments import DataArguments
@@ -180,7 +180,7 @@ def train(arguments: SftArguments, training: Any, model_arguments: Any, words: S
         model_arguments: TRL's ``ModelConfig``.
         words: the command line, for the model card.
     """
-    from trl import SFTTrainer, get_peft_config, get_quantization_config
+    from trl import get_peft_config, get_quantization_config
 
     torch = torch_module()
     folder = Path(training.output_dir)
@@ -199,12 +199,13 @@ def train(arguments: SftArguments, training: Any, model_arguments: Any, words: S
             "quantization_config": get_quantization_config(model_arguments),
         }
         model = load_model(name, **{key: value for key, value in options.items() if value is not None})
+    check_fit(model, processor, name)
     examples = arguments.examples or len(views)
     each = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
     if training.max_steps < 1:
         training.max_steps = math.ceil(examples * training.num_train_epochs / each)
     total = training.max_steps * each
-    trainer = SFTTrainer(
+    trainer = _trainer_class()(
         model=model,
         args=training,
         train_dataset=as_iterable_dataset(source, total),
@@ -230,6 +231,27 @@ def train(arguments: SftArguments, training: Any, model_arguments: Any, words: S
         card = model_card("Language model for C-arm navigation", what, command, config, figures, minutes)
         write_text(folder / "README.md", card)
     return figures
+
+
+def _trainer_class() -> Any:
+    from trl import SFTTrainer
+
+    class ResumableTrainer(SFTTrainer):
+        """Finds the weights of a whole model again.
+
+        They are saved under the names that the hub knows, and transformers' own trainer would look for those in memory,
+        find none, and go on with a model that has learnt nothing.
+        """
+
+        def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+            folder = Path(resume_from_checkpoint)
+            if (folder / "adapter_config.json").is_file() or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
+                return
+            learning = self.accelerator.unwrap_model(model or self.model)
+            learning.load_state_dict(load_model(folder, dtype=learning.dtype).state_dict())
+
+    return ResumableTrainer
 
 
 def _save(trainer: Any, processor: Any, folder: Path, name: str, arguments: SftArguments) -> None:
@@ -273,7 +295,8 @@ def main(given: Sequence[str] | None = None) -> int:
     for name, value in figures.items():
         print(f"  {name:17} {value:.3f}")
     if arguments.json:
-        write_json(Path(arguments.json), figures)
+        asked = {"style": arguments.style, "prompts": prompt_hash(arguments.style)}
+        write_json(Path(arguments.json), {**asked, **figures})
     print(f"{training.output_dir}: mllm:{training.output_dir} on the leaderboard")
     return 0
 

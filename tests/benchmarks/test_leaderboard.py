@@ -1,5 +1,6 @@
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -20,9 +21,10 @@ from carm_env import store
 from carm_env.actions import ALIGNED, Move
 from carm_env.env import CArmNavEnv
 from carm_env.episode import EpisodeSpec
+from carm_env.errors import MissingExtraError
 from carm_env.patients import Patient
 from carm_env.volume import Volume
-from policies.base import Decision, Policy
+from policies.base import Decision, Policy, UnusablePolicyError
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "leaderboard.py"
 
@@ -292,6 +294,14 @@ def test_a_crash_is_a_counted_failure():
     result = play(Decision(Move(0, 1)), RuntimeError("boom"))
     assert result.outcome == "crash" and not result.success and "boom" in result.error
     assert result.steps == 1 and len(result.trajectory_lps_mm) == 2
+
+
+@pytest.mark.parametrize("fault", [UnusablePolicyError("the server is gone"), MissingExtraError("regex", "llm", "x")])
+def test_what_is_not_the_policys_failure_stops_the_run(fault):
+    with pytest.raises(type(fault), match=re.escape(str(fault))):
+        play(fault)
+    again = pickle.loads(pickle.dumps(fault))
+    assert type(again) is type(fault) and str(again) == str(fault)
 
 
 def test_an_answer_of_another_kind_is_a_crash():

@@ -124,6 +124,11 @@ def test_weights_are_no_pickle_and_fit_their_architecture(classifier, tmp_path):
     (classifier / "config.json").write_text(json.dumps({**config, "architecture": "smal"}))
     with pytest.raises(ValueError, match="Did you mean 'small'"):
         make_policy(f"cnn:{classifier}")
+    for key in ("architecture", "image_size"):
+        less = {name: value for name, value in config.items() if name != key}
+        (classifier / "config.json").write_text(json.dumps(less))
+        with pytest.raises(CheckpointError, match=f"config.json has no {key}"):
+            make_policy(f"cnn:{classifier}")
     (classifier / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="config.json cannot be read"):
         load_checkpoint(classifier, "cnn")
@@ -134,6 +139,18 @@ def test_cut_weights_are_named(classifier):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(CheckpointError, match="model.safetensors cannot be read"):
         load_checkpoint(classifier, "cnn")
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64, 1)), np.zeros((64, 64), np.uint8)]
+)  # fmt: skip
+def test_a_picture_of_another_mode_is_refused(classifier, image):
+    policy = make_policy(f"cnn:{classifier}")
+    policy.reset(0)
+    with pytest.raises(ValueError, match=r"expected uint8 \(H, W, 1\)"):
+        policy.act({"image": image}, {"target_landmark": 1})
+    with pytest.raises(ValueError, match="expected square grey ones"):
+        policy.act({"image": np.zeros((32, 64, 1), np.uint8)}, {"target_landmark": 1})
 
 
 def test_a_policy_without_weights_takes_none():

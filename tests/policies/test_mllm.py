@@ -12,7 +12,15 @@ from carm_env.language import Box, Correction, Navigation, Pair, Ranking, parse,
 from carm_env.language.chat import question
 from carm_env.language.patterns import answer_pattern
 from carm_env.language.reasons import Situation
-from policies.language_models import Generation, ModelError, ServedModel, load_model, load_processor, make_talker
+from policies.language_models import (
+    Generation,
+    ModelError,
+    ServedModel,
+    check_fit,
+    load_model,
+    load_processor,
+    make_talker,
+)
 from policies.mllm import MllmLocalizer, MllmPolicy
 
 torch = pytest.importorskip("torch")
@@ -29,6 +37,9 @@ class Scripted:
 
     def __init__(self, *texts):
         self.texts, self.asked = list(texts), []
+
+    def seed(self, value):
+        self.seeded = value
 
     def generate(self, conversations, kind):
         self.asked += [(kind, list(messages)) for messages in conversations]
@@ -103,9 +114,15 @@ def server():
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             self.server.bodies.append(body)
-            answer = {"choices": [{"message": {"content": "[10,11]"}}], "usage": {"completion_tokens": 5}}
-            data = json.dumps(answer if body["model"] == "good" else {"error": "no such model"}).encode()
+            message = {"content": ["[10,11]"] if body["model"] == "listed" else "[10,11]"}
+            usage = None if body["model"] == "uncounted" else {"completion_tokens": 5}
+            answer = {"choices": [{"message": message}], "usage": usage}
+            data = json.dumps({"error": "no such model"} if body["model"] == "bad" else answer).encode()
+            if body["model"] == "gone":
+                return
             self.send_response(200)
+            if body["model"] == "short":
+                self.send_header("Content-Length", str(len(data) + 10))
             self.end_headers()
             self.wfile.write(data)
 
@@ -131,8 +148,14 @@ def test_a_served_model_is_asked_in_openais_protocol(server):
     assert [message["role"] for message in body["messages"]] == ["system", "user"]
     assert body["messages"][1]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
     assert body["temperature"] == 0
-    with pytest.raises(ModelError, match="is the server running, with this model"):
-        ServedModel(f"{url}#bad").generate([question("pair", IMAGE)], "pair")
+    for fault in ("bad", "gone", "short", "listed"):
+        with pytest.raises(ModelError, match="is the server running, with this model"):
+            ServedModel(f"{url}#{fault}").generate([question("pair", IMAGE)], "pair")
+    assert ServedModel(f"{url}#uncounted").generate([question("pair", IMAGE)], "pair")[0].tokens == 0
+    warm = ServedModel(f"{url}#good", temperature=0.7)
+    warm.seed(5)
+    warm.generate([question("pair", IMAGE)], "pair")
+    assert server.bodies[-1]["seed"] == 5 and "seed" not in body
     with pytest.raises(ValueError, match=r"expected http://HOST:PORT/v1#MODEL"):
         ServedModel(url)
 
@@ -149,6 +172,51 @@ def test_models_that_cannot_be_used_are_named(tmp_path, monkeypatch):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "gone")}))
     with pytest.raises(ModelError, match="the base model .* of the adapter"):
         load_model(tmp_path)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    from policies.embedded_vlm import build_model, build_tokenizer
+
+    model, processor = build_model(build_tokenizer(["LEFT SMALL"], 300), architecture="tiny", hidden=64, layers=1)
+    model.save_pretrained(tmp_path / "tiny")
+    processor.save_pretrained(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def test_a_damaged_file_of_weights_is_named(tiny):
+    weights = tiny / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    with pytest.raises(ModelError, match="cannot be loaded as a model of pictures and text"):
+        load_model(tiny)
+
+
+def test_a_damaged_adapter_is_named(tiny):
+    pytest.importorskip("peft")
+    adapter = tiny.parent / "adapter"
+    adapter.mkdir()
+    settings = {"base_model_name_or_path": str(tiny), "peft_type": "LORA", "r": 2, "target_modules": ["q_proj"]}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    (adapter / "adapter_model.safetensors").write_bytes(b"junk")
+    with pytest.raises(ModelError, match="is no adapter of this base model"):
+        load_model(adapter)
+
+
+@pytest.mark.parametrize("key", ["mm_tokens_per_image", "image_token_id"])
+def test_the_processor_of_another_model_is_named(tiny, key):
+    model, processor = load_model(tiny), load_processor(tiny)
+    check_fit(model, processor, tiny)
+    setattr(model.config, key, 3)
+    with pytest.raises(ModelError, match="processor of another model.*but the model expects 3"):
+        check_fit(model, processor, tiny)
+
+
+def test_a_conversation_longer_than_the_context_is_refused(tiny):
+    model = make_talker(tiny, max_new_tokens=1_000_000)
+    with pytest.raises(ModelError, match="the model's context is .*: keep fewer exchanges"):
+        model.generate([question("pair", IMAGE, model.style)], "pair")
+    with pytest.raises(ValueError, match="expected 0 where decoding is constrained"):
+        make_talker(tiny, constrained=True, temperature=0.5)
 
 
 def test_a_model_without_a_chat_template_or_pictures_is_refused(tmp_path):

@@ -120,6 +120,8 @@ def test_a_fair_policy_sees_no_truth(env):
 
 def test_act_batch_is_act_for_each():
     class Fixed(Policy):
+        keeps_state = False
+
         def reset(self, seed=None):
             pass
 
@@ -127,6 +129,8 @@ def test_act_batch_is_act_for_each():
             return Decision(ALIGNED, confidence=observation)
 
     assert [d.confidence for d in Fixed().act_batch([0.1, 0.2], [{}, {}])] == [0.1, 0.2]
+    with pytest.raises(RuntimeError, match="AtlasPolicy keeps state: make one for each episode"):
+        make_policy("atlas").act_batch([0.1, 0.2], [{}, {}])
 
 
 def test_an_unknown_policy_gets_the_nearest_one():

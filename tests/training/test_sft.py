@@ -150,6 +150,41 @@ def test_the_embedded_model_learns_what_it_is_told(dataset, eye, tmp_path, capsy
     parse("pair", said.text)
 
 
+def test_an_interrupted_training_resumes_to_the_same_model(dataset, eye, tmp_path, monkeypatch, capsys):
+    from safetensors.torch import load_file
+    from transformers import Trainer
+
+    words = ["--max_steps", 6, "--test_views", 0, "--save_strategy", "steps", "--save_steps", 3]
+    assert embedded(dataset, eye, tmp_path / "whole", *words) == 0
+    step = Trainer.training_step
+
+    def interrupted(self, *arguments, **options):
+        if self.state.global_step == 4:
+            raise KeyboardInterrupt
+        return step(self, *arguments, **options)
+
+    monkeypatch.setattr(Trainer, "training_step", interrupted)
+    assert embedded(dataset, eye, tmp_path / "part", *words) == 130
+    assert "--resume_from_checkpoint true goes on" in capsys.readouterr().err
+    monkeypatch.setattr(Trainer, "training_step", step)
+    assert embedded(dataset, eye, tmp_path / "part", *words, "--resume_from_checkpoint", "true") == 0
+    whole, part = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "part"))
+    for name, value in whole.items():
+        torch.testing.assert_close(part[name], value)
+    assert embedded(dataset, eye, tmp_path / "new", *words, "--resume_from_checkpoint", "true") == 2
+
+
+def test_memory_that_runs_out_is_named(dataset, eye, tmp_path, monkeypatch, capsys):
+    from transformers import Trainer
+
+    def full(*arguments, **options):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(Trainer, "training_step", full)
+    assert embedded(dataset, eye, tmp_path / "x", "--max_steps", 1, "--test_views", 0) == 2
+    assert "take fewer (--per_device_train_batch_size 4)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
