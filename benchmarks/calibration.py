@@ -27,7 +27,7 @@ from carm_env.preparation import default_workers, prepare_patients
 from carm_env.views import ViewOptions, render_views
 from policies.conformal import DisplacementRegressor, nonconformity
 
-_SIZE, _BATCH = 256, 128
+_SIZE = 256
 _SHARES = (0.25, 0.5, 0.75, 0.9, 1.0)
 
 
@@ -36,14 +36,12 @@ def measure(regressor: DisplacementRegressor, patients: Sequence[str], views: in
     scores, widths, errors, owners, closest = [], [], [], [], []
     for name in patients:
         taken = list(render_views(name, ViewOptions(views, _SIZE, seed=seed)))
-        for start in range(0, len(taken), _BATCH):
-            batch = taken[start : start + _BATCH]
-            prediction = regressor.predict(np.stack([view.image for view in batch]))
-            truth = np.stack([view.labels.displacement_mm for view in batch])
-            scores.append(nonconformity(prediction, truth))
-            widths.append(np.sqrt(prediction.deviation_mm.prod(-1)))
-            errors.append(np.hypot(*np.moveaxis(prediction.mean_mm - truth, -1, 0)))
-            closest += [view.labels.closest_landmarks[0] - 1 for view in batch]
+        prediction = regressor.predict(np.stack([view.image for view in taken]))
+        truth = np.stack([view.labels.displacement_mm for view in taken])
+        scores.append(nonconformity(prediction, truth))
+        widths.append(np.sqrt(prediction.deviation_mm.prod(-1)))
+        errors.append(np.hypot(*np.moveaxis(prediction.mean_mm - truth, -1, 0)))
+        closest += [view.labels.closest_landmarks[0] - 1 for view in taken]
         owners += [name] * len(taken)
     score, width, error = np.concatenate(scores), np.concatenate(widths), np.concatenate(errors)
     present = np.isfinite(score)

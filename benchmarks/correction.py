@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from carm_env.preparation import default_workers, prepare_patients
 from policies.mllm import KIND, MllmLocalizer
 
 FEEDBACK = {"neutral": NEUTRAL_FEEDBACK, "incorrect": WRONG_FEEDBACK}
-_BATCH = 64
 _NOTHING_SAID = (1, 10)
 """Stands for an answer that could not be read, which a second look cannot be shown."""
 
@@ -42,7 +40,7 @@ def measure(localizer: MllmLocalizer, patients: Sequence[str], seed: int) -> dic
         targets.append(centred)
         owners += [name] * len(own)
     pictures, wanted = np.concatenate(images), np.concatenate(targets)
-    first = _batched(pictures, lambda part: localizer.centred(pictures[part]))
+    first = localizer.centred(pictures)
     readable = first.any(1)
     right = np.asarray(first[:, 0] == wanted)
     names = np.asarray(owners)
@@ -53,7 +51,7 @@ def measure(localizer: MllmLocalizer, patients: Sequence[str], seed: int) -> dic
     }
     before = [(int(a), int(b)) if a else _NOTHING_SAID for a, b in first]
     for kind, feedback in FEEDBACK.items():
-        again = _batched(pictures, partial(_second_look, localizer, pictures, before, feedback))
+        again = localizer.correct(pictures, before, feedback)
         now = np.asarray(again[:, 0] == wanted)
         found[kind] = {
             "become_right": _share(now[~right], names[~right]),
@@ -62,21 +60,6 @@ def measure(localizer: MllmLocalizer, patients: Sequence[str], seed: int) -> dic
             "invalid": _share(~again.any(1), names),
         }
     return found
-
-
-def _second_look(
-    localizer: MllmLocalizer,
-    pictures: NDArray[np.uint8],
-    before: Sequence[tuple[int, int]],
-    feedback: str,
-    part: NDArray[np.int64],
-) -> NDArray[np.int64]:
-    return localizer.correct(pictures[part], [before[number] for number in part], feedback)
-
-
-def _batched(pictures: NDArray[np.uint8], ask: Any) -> NDArray[np.int64]:
-    numbers = np.arange(len(pictures))
-    return np.concatenate([ask(numbers[start : start + _BATCH]) for start in range(0, len(numbers), _BATCH)])
 
 
 def _share(values: Any, owners: NDArray[Any]) -> dict[str, Any] | None:

@@ -49,7 +49,6 @@ PAPER_MLLM = {
 LOCALISERS = ("cnn", "conformal", "mllm")
 _CENTRED_VIEWS, _CENTRED_WITHIN_MM = 4, 5.0
 _SIZE = 256
-_BATCH = 128
 
 
 class Localizer(Protocol):
@@ -117,20 +116,18 @@ def measure(localizer: Localizer, patients: Sequence[str], views: int, seed: int
     for name in patients:
         taken = list(render_views(name, ViewOptions(views, _SIZE, seed=seed)))
         pictures = np.stack([view.image for view in taken])
-        answers.append(_in_batches(localizer.closest, pictures))
+        answers.append(localizer.closest(pictures))
         for view in taken:
             closest = view.labels.closest_landmarks
             relevant.append(list(closest) + [0] * (3 - len(closest)))
         owners += [name] * len(taken)
         images, targets = centred_views(name, seed)
-        centred_answers.append(_in_batches(localizer.centred, images))
+        centred_answers.append(localizer.centred(images))
         if hasattr(localizer, "steps"):
             situations = [Situation(view.labels.displacement_mm, view.labels.visible) for view in taken]
             drawn = [int(rng.choice(situation.closest())) for situation in situations]
-            for start in range(0, len(taken), _BATCH):
-                part = slice(start, start + _BATCH)
-                found = localizer.steps(pictures[part], drawn[part], situations[part])
-                steps += [(name, *row) for row in zip(found["readable"], found["reasons_true"], strict=True)]
+            found = localizer.steps(pictures, drawn, situations)
+            steps += [(name, *row) for row in zip(found["readable"], found["reasons_true"], strict=True)]
         centred_targets.append(targets)
         centred_owners += [name] * len(images)
     ranked, wanted = np.concatenate(answers), np.array(relevant)
@@ -158,10 +155,6 @@ def _of_answers(
     if said:
         found["reasons true"] = estimate(np.array([true for _, true in said], float), [name for name, _ in said])
     return found
-
-
-def _in_batches(localize: Localize, images: NDArray[np.uint8]) -> NDArray[np.int64]:
-    return np.concatenate([localize(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)])
 
 
 def _asked(localizer: Localizer) -> dict[str, str]:

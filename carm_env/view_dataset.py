@@ -1,12 +1,13 @@
 """Labelled views on disk: a Hugging Face dataset, one Parquet file for each patient.
 
 A folder holds ``README.md`` (the dataset card, whose header tells `datasets.load_dataset` where the splits are),
-``views.json`` (the options) and ``data/SPLIT/PATIENT-FINGERPRINT.parquet``. A patient's file is the same whoever
-writes it, so it can be written in parallel, and what is there is not written again.
+``views.json`` (the options, the C-arm's geometry and the files) and ``data/SPLIT/PATIENT-FINGERPRINT.parquet``. A
+patient's file is the same whoever writes it, so it can be written in parallel, and what is there is not written again.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from carm_env.catalogue import expand_patients, load_patient
 from carm_env.files import atomic_write, content_hash, write_json, write_text
+from carm_env.geometry import CArmGeometry
 from carm_env.landmarks import LANDMARKS, N_LANDMARKS
 from carm_env.preparation import default_workers, prepare_patients
 from carm_env.processes import run_in_processes
@@ -130,7 +132,8 @@ def write_view_dataset(
     twice = sorted({name for name in everyone if everyone.count(name) > 1})
     if twice:
         raise ViewDatasetError(f"{', '.join(twice)} would be in two splits, expected each patient in one.")
-    description = {"format": DATASET_FORMAT, "options": options.to_json()}
+    geometry = dataclasses.asdict(CArmGeometry())
+    description = {"format": DATASET_FORMAT, "options": options.to_json(), "geometry": geometry}
     there = read_description(folder) if (folder / OPTIONS_FILE).exists() else description
     if there["options"] != description["options"]:
         raise ViewDatasetError(
@@ -211,7 +214,7 @@ mid-depth of the body, where the beam meets it. No patient is in two splits.
 | `isocenter_lps_mm`, `alpha_deg`, `beta_deg` | where the C-arm stands |
 | `closest_landmarks` | ids of the three nearest landmarks, nearest first, by the distance across the beam |
 | `displacement_mm` | for each landmark, to the left and cranially, from the isocentre; NaN where absent |
-| `pixels`, `visible` | place (u, v) in the picture, and whether it lies in it |
+| `pixels`, `visible` | place (u, v) in the picture, {(options.size - 1) / 2:g} in its middle; whether it is in it |
 | `technique` | what was drawn for this view, JSON |
 
 Landmarks 1 to {N_LANDMARKS}: {", ".join(item.name for item in LANDMARKS)}.

@@ -14,7 +14,7 @@ from policies.atlas import decide_by_belief
 from policies.base import Decision, Policy
 from policies.belief import AtlasBelief
 from policies.checkpoint import SHIPPED, fill_network, load_checkpoint
-from policies.networks import as_input, build_classifier, torch_module
+from policies.networks import as_input, batches, build_classifier, torch_module
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,8 +45,8 @@ class LandmarkClassifier:
         """``(n, 14)`` that each landmark is the closest, for pictures ``(n, H, W)`` or ``(n, H, W, 1)`` uint8."""
         torch = torch_module()
         with torch.inference_mode():
-            logits, *_ = self.network(as_input(images, self.image_size))
-        result: NDArray[np.float64] = logits.double().softmax(1).numpy()
+            logits = [self.network(as_input(images[part], self.image_size))[0] for part in batches(len(images))]
+        result: NDArray[np.float64] = torch.cat(logits).double().softmax(1).numpy()
         return result
 
     def localize(self, images: NDArray[np.uint8], count: int = 3) -> NDArray[np.int64]:

@@ -26,10 +26,12 @@ from carm_env.landmarks import N_LANDMARKS, landmark
 from policies.base import Decision, Policy
 from policies.checkpoint import SHIPPED, CheckpointError, fill_network, load_checkpoint
 from policies.cnn import image_of
-from policies.networks import SCALE_MM, as_input, build_displacement_network, torch_module
+from policies.networks import SCALE_MM, as_input, batches, build_displacement_network, torch_module
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from carm_env.view_arrays import Pictures
 
 KIND = "conformal"
 LEVELS = (0.90, 0.95, 0.97)
@@ -141,6 +143,31 @@ def member_tensors(tensors: Mapping[str, Any], number: int) -> dict[str, Any]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
+def ensemble_prediction(networks: Sequence[nn.Module], images: Pictures, size: int) -> Prediction:
+    """What networks of `build_displacement_network` say together.
+
+    Args:
+        networks: are set to answer, not to learn.
+        images: ``(n, s, s)`` or ``(n, s, s, 1)`` uint8.
+        size: pixels a side that the networks want.
+    """
+    torch = torch_module()
+    for network in networks:
+        network.eval()
+    means, deviations = [], []
+    with torch.inference_mode():
+        for part in batches(len(images)):
+            pictures = as_input(images[part], size)
+            answers = [network(pictures.to(next(network.parameters()).device)) for network in networks]
+            mean, deviation = mixture(
+                [mean.double().cpu().numpy() for mean, _ in answers],
+                [width.double().exp().cpu().numpy() for _, width in answers],
+            )
+            means.append(mean)
+            deviations.append(deviation)
+    return Prediction(np.concatenate(means) * SCALE_MM, np.concatenate(deviations) * SCALE_MM)
+
+
 class DisplacementRegressor:
     """The ensemble and its calibration.
 
@@ -173,14 +200,7 @@ class DisplacementRegressor:
 
     def predict(self, images: NDArray[np.uint8]) -> Prediction:
         """Displacements for pictures ``(n, H, W)`` or ``(n, H, W, 1)`` uint8."""
-        torch = torch_module()
-        pictures = as_input(images, self.image_size)
-        with torch.inference_mode():
-            parts = [network(pictures) for network in self.networks]
-        means = np.stack([mean.double().numpy() for mean, _ in parts])
-        deviations = np.stack([width.double().exp().numpy() for _, width in parts])
-        mean, deviation = mixture(means, deviations)
-        return Prediction(mean * SCALE_MM, deviation * SCALE_MM)
+        return ensemble_prediction(self.networks, images, self.image_size)
 
     def localize(self, images: NDArray[np.uint8], count: int = 3) -> NDArray[np.int64]:
         """``(n, count)`` ids, the one that seems closest first, for pictures as of `predict`."""

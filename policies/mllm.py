@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.actions import ALIGNED, MoveLattice
-from carm_env.language.chat import Conversation, question
+from carm_env.language.chat import Conversation, Message, question
 from carm_env.language.grammar import AnswerError, parse
 from carm_env.language.prompts import prompt_hash
 from carm_env.language.reasons import Situation, reasons_are_true
@@ -18,6 +18,7 @@ from policies.base import Decision, Policy
 from policies.checkpoint import SHIPPED
 from policies.cnn import image_of
 from policies.language_models import Talker, make_talker
+from policies.networks import batches
 
 KIND = "mllm"
 
@@ -107,26 +108,33 @@ class MllmLocalizer:
         return self._ask(images, "pair", "pair", 2)
 
     def _ask(self, images: NDArray[np.uint8], task: str, kind: str, count: int) -> NDArray[np.int64]:
-        said = self.talker.generate([question(task, image, self.talker.style) for image in images], kind)
         answers = np.zeros((len(images), count), np.int64)
-        for row, one in enumerate(said):
+        for row, text in self._said(len(images), lambda row: question(task, images[row], self.talker.style), kind):
             try:
-                ids = parse(kind, one.text, self._reading).landmarks
+                ids = parse(kind, text, self._reading).landmarks
             except AnswerError:
                 continue
             answers[row, : len(ids)] = ids
         return answers
 
+    def _said(self, count: int, ask: Callable[[int], list[Message]], kind: str) -> Iterator[tuple[int, str]]:
+        for part in batches(count):
+            rows = range(count)[part]
+            said = self.talker.generate([ask(row) for row in rows], kind)
+            yield from zip(rows, (one.text for one in said), strict=True)
+
     def correct(self, images: NDArray[np.uint8], before: Sequence[tuple[int, int]], feedback: str) -> NDArray[np.int64]:
         """``(n, 2)`` ids of a second look, after an answer and what was said of it; zeros as of `closest`."""
-        asked = [
-            question("correct", image, self.talker.style, answer=f"[{first},{second}]", feedback=feedback)
-            for image, (first, second) in zip(images, before, strict=True)
-        ]
+
+        def ask(row: int) -> list[Message]:
+            first, second = before[row]
+            own = f"[{first},{second}]"
+            return question("correct", images[row], self.talker.style, answer=own, feedback=feedback)
+
         answers = np.zeros((len(images), 2), np.int64)
-        for row, one in enumerate(self.talker.generate(asked, "correction")):
+        for row, text in self._said(len(images), ask, "correction"):
             try:
-                answers[row] = parse("correction", one.text, self._reading).landmarks
+                answers[row] = parse("correction", text, self._reading).landmarks
             except AnswerError:
                 continue
         return answers
@@ -140,14 +148,15 @@ class MllmLocalizer:
             ``readable``, ``reasons_true`` and ``best_move`` ``(n,)``: whether the answer is one, whether its reasons
             hold in the view, and whether its move is the lattice move that comes closest to the target.
         """
-        asked = [
-            Conversation(target, self.talker.style).look(image) for image, target in zip(images, targets, strict=True)
-        ]
+
+        def ask(row: int) -> list[Message]:
+            return Conversation(targets[row], self.talker.style).look(images[row])
+
         found = {name: np.zeros(len(images), bool) for name in ("readable", "reasons_true", "best_move")}
         lattice = MoveLattice()
-        for row, one in enumerate(self.talker.generate(asked, "navigation")):
+        for row, text in self._said(len(images), ask, "navigation"):
             try:
-                step = parse("navigation", one.text, self._reading)
+                step = parse("navigation", text, self._reading)
             except AnswerError:
                 continue
             found["readable"][row] = True

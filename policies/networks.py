@@ -9,7 +9,7 @@ map of a ResNet-34 (basic layers, 3-4-6-3; 21 M parameters) and answer at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -240,6 +240,16 @@ def build_displacement_network(architecture: str) -> nn.Module:
 
     network: nn.Module = Network()
     return network.to(memory_format=torch.channels_last)
+
+
+def batches(count: int, size: int = 128) -> Iterator[slice]:
+    """Slices of at most `size` that cover ``0 .. count``.
+
+    >>> list(batches(5, 2))
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
 
 
 def as_input(images: NDArray[np.uint8] | Tensor, size: int) -> Tensor:

@@ -8,22 +8,25 @@ from pathlib import Path
 from typing import TypeVar
 
 from carm_env.errors import MissingExtraError, UnknownNameError
+from carm_env.view_arrays import ViewArrays, read_views
+from carm_env.view_dataset import write_view_dataset
+from carm_env.views import ViewOptions
 from policies.networks import ARCHITECTURES
 
 REPORTS = ("none", "tensorboard", "trackio")
+_SPLITS = ("train", "calibration", "test")
 PRECISIONS = ("no", "fp16", "bf16")
 First = TypeVar("First")
 Second = TypeVar("Second")
 
 
 @dataclass
-class DataArguments:
+class ViewArguments:
     """Which views to train on.
 
     Attributes:
         dataset: folder of `carm-env render-dataset`; without it views are rendered into the output folder.
         train: patients to train on.
-        calibration: patients for early stopping and, for conformal regions, calibration.
         test: patients for the figures that are reported; never trained on.
         views_per_patient: how many.
         workers: processes that render.
@@ -31,10 +34,35 @@ class DataArguments:
 
     dataset: str = field(default="", metadata={"help": "folder of carm-env render-dataset (default: render)"})
     train: str = field(default="standard/train", metadata={"help": "patients to train on, with commas"})
-    calibration: str = field(default="standard/calibration", metadata={"help": "patients to stop and calibrate by"})
     test: str = field(default="standard/test", metadata={"help": "patients to report on"})
     views_per_patient: int = field(default=768, metadata={"help": "views of each patient"})
     workers: int = field(default=0, metadata={"help": "processes that render (default: one a CPU)"})
+
+    def load(self, split: str, output: Path, size: int) -> ViewArrays:
+        """The views of a split, from the dataset that was given, or rendered into the output folder.
+
+        Args:
+            split: ``train``, ``test``, ...
+            output: folder of this training.
+            size: pixels a side, for views that are rendered.
+        """
+        folder = Path(self.dataset) if self.dataset else output / "views"
+        if not self.dataset:
+            names = {key: getattr(self, key).split(",") for key in _SPLITS if hasattr(self, key)}
+            options = ViewOptions(views_per_patient=self.views_per_patient, size=size)
+            write_view_dataset(folder, names, options, self.workers or None)
+        return read_views(folder, split)
+
+
+@dataclass
+class DataArguments(ViewArguments):
+    """Which views to train on, and to calibrate by.
+
+    Attributes:
+        calibration: patients for early stopping and, for conformal regions, calibration.
+    """
+
+    calibration: str = field(default="standard/calibration", metadata={"help": "patients to stop and calibrate by"})
 
 
 @dataclass

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from carm_env.anatomy.layout import landmark_layout
 from carm_env.landmarks import N_LANDMARKS
-from carm_env.view_arrays import Pictures, ViewArrays
+from carm_env.view_arrays import ViewArrays
 from policies.checkpoint import fill_network, load_checkpoint, save_checkpoint
 from policies.conformal import (
     KIND,
@@ -34,9 +34,9 @@ from policies.conformal import (
     DisplacementRegressor,
     Prediction,
     calibrate,
+    ensemble_prediction,
     levels_for_new_patients,
     member_tensors,
-    mixture,
     nonconformity,
 )
 from policies.networks import (
@@ -48,7 +48,7 @@ from policies.networks import (
 )
 from training.arguments import DataArguments, FitArguments
 from training.card import model_card, shown_command
-from training.fit import fit_network, image_size, is_main_process, load_split, predict
+from training.fit import fit_network, image_size, is_main_process, load_split
 from training.script import run_script
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def train(data: DataArguments, fit: ConformalArguments, words: Sequence[str] = (
         return displacement_loss(outputs, (truth[batch] @ changes.mT).to(device), known, fit.consistency)
 
     def evaluate(plain: nn.Module) -> dict[str, float]:
-        return _figures(_predict([plain], calibration.images, size), calibration)
+        return _figures(ensemble_prediction([plain], calibration.images, size), calibration)
 
     networks, minutes = [*earlier], 0.0
     for number in range(fit.members):
@@ -165,11 +165,11 @@ def train(data: DataArguments, fit: ConformalArguments, words: Sequence[str] = (
             network, train_views.images, loss, evaluate, member, folder / f"member-{number}", "nearness"
         )
         networks.append(network)
-    seen = _predict(networks, calibration.images, size)
+    seen = ensemble_prediction(networks, calibration.images, size)
     known = nonconformity(seen, calibration.displacement_mm), calibration.patients
     radius = calibrate(*known, levels_for_new_patients(*known))
     test = load_split(data, fit, "test")
-    prediction = _predict(networks, test.images, size)
+    prediction = ensemble_prediction(networks, test.images, size)
     figures = _figures(prediction, test)
     del figures["nearness"]
     scores = nonconformity(prediction, test.displacement_mm)
@@ -234,15 +234,6 @@ def _begun(fit: ConformalArguments) -> list[dict[str, Tensor]]:
     parts = [member_tensors(tensors, number) for number in range(fit.members)]
     fresh = ARCHITECTURES[fit.architecture].local_contrast and not ARCHITECTURES[config["architecture"]].local_contrast
     return [with_local_contrast(part) for part in parts] if fresh else parts
-
-
-def _predict(networks: Sequence[nn.Module], images: Pictures, size: int) -> Prediction:
-    parts = [predict(network, images, size) for network in networks]
-    means, deviations = (
-        np.stack(column) for column in zip(*((mean.numpy(), width.exp().numpy()) for mean, width in parts), strict=True)
-    )
-    mean, deviation = mixture(means, deviations)
-    return Prediction(mean * SCALE_MM, deviation * SCALE_MM)
 
 
 def main(given: Sequence[str] | None = None) -> int:

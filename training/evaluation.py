@@ -10,8 +10,6 @@ from carm_env.view_arrays import ViewArrays
 from policies.mllm import MllmLocalizer
 from training.conversations import CENTRED_MM
 
-_BATCH = 64
-
 
 def language_figures(localizer: MllmLocalizer, views: ViewArrays, count: int, seed: int = 0) -> dict[str, float]:
     """The paper's precisions, centred hits, and whether steps are readable, reasoned truly and the best ones.
@@ -27,7 +25,7 @@ def language_figures(localizer: MllmLocalizer, views: ViewArrays, count: int, se
     whole = np.flatnonzero(views.closest_landmarks[:, -1] > 0)
     some = np.sort(rng.choice(whole, min(count, len(whole)), replace=False))
     relevant = views.closest_landmarks[some]
-    ranked = np.concatenate([localizer.closest(views.images[part]) for part in _parts(some)])
+    ranked = localizer.closest(views.images[some])
     figures = {f"p_at_{k}": float(precision_at(ranked, relevant, k).mean()) for k in (1, 2, 3)}
     figures["closest_exact"] = float(exact_closest(ranked, relevant).mean())
     invalid = [~ranked.any(1)]
@@ -36,23 +34,16 @@ def language_figures(localizer: MllmLocalizer, views: ViewArrays, count: int, se
     middle = np.flatnonzero(np.nanmin(distances, 1) < CENTRED_MM / 2)
     if len(middle):
         middle = np.sort(rng.choice(middle, min(count, len(middle)), replace=False))
-        pairs = np.concatenate([localizer.centred(views.images[part]) for part in _parts(middle)])
+        pairs = localizer.centred(views.images[middle])
         target = views.closest_landmarks[middle, 0]
         figures |= {f"centred_h_at_{k}": float(centred_hit_at(pairs, target, k).mean()) for k in (1, 2)}
         invalid.append(~pairs.any(1))
 
-    steps: dict[str, list[bool]] = {"readable": [], "reasons_true": [], "best_move": []}
-    for part in _parts(some):
-        situations = [Situation(views.displacement_mm[n].astype(float), views.visible[n]) for n in part]
-        targets = [int(rng.choice(situation.closest())) for situation in situations]
-        for name, values in localizer.steps(views.images[part], targets, situations).items():
-            steps[name] += values.tolist()
-    readable = np.array(steps["readable"])
-    figures["reasons_true"] = float(np.array(steps["reasons_true"])[readable].mean()) if readable.any() else 0.0
-    figures["best_move"] = float(np.mean(steps["best_move"]))
+    situations = [Situation(views.displacement_mm[n].astype(float), views.visible[n]) for n in some]
+    targets = [int(rng.choice(situation.closest())) for situation in situations]
+    steps = localizer.steps(views.images[some], targets, situations)
+    readable = steps["readable"]
+    figures["reasons_true"] = float(steps["reasons_true"][readable].mean()) if readable.any() else 0.0
+    figures["best_move"] = float(steps["best_move"].mean())
     figures["invalid_rate"] = float(np.concatenate([*invalid, ~readable]).mean())
     return figures
-
-
-def _parts(numbers: np.ndarray) -> list[np.ndarray]:
-    return [numbers[start : start + _BATCH] for start in range(0, len(numbers), _BATCH)]

@@ -21,11 +21,9 @@ from numpy.typing import NDArray
 
 from carm_env.errors import MissingExtraError
 from carm_env.files import atomic_write
-from carm_env.view_arrays import Pictures, ViewArrays, read_views
-from carm_env.view_dataset import write_view_dataset
-from carm_env.views import ViewOptions
+from carm_env.view_arrays import Pictures, ViewArrays
 from policies.checkpoint import CheckpointError, fill_network
-from policies.networks import ARCHITECTURES, as_input, torch_module
+from policies.networks import ARCHITECTURES, as_input, batches, torch_module
 from training.arguments import DataArguments, FitArguments
 
 if TYPE_CHECKING:
@@ -41,7 +39,6 @@ Evaluate = Callable[["nn.Module"], dict[str, float]]
 _GAIN, _OFFSET = 0.25, 0.35
 _ZOOM, _TURN_DEG, _STRETCH = 0.1, 7.0, 0.05
 """Patients are larger and smaller, broader and slimmer, and lie askew."""
-_EVALUATION_BATCH = 256
 _PICTURES_HASHED = 64
 
 
@@ -81,16 +78,11 @@ def image_size(fit: FitArguments) -> int:
 
 
 def load_split(data: DataArguments, fit: FitArguments, split: str) -> ViewArrays:
-    """The views of a split, from the dataset that was given, or rendered into the output folder."""
-    folder = Path(data.dataset) if data.dataset else Path(fit.output_dir) / "views"
-    if not data.dataset:
-        names = {key: getattr(data, key).split(",") for key in ("train", "calibration", "test")}
-        options = ViewOptions(views_per_patient=data.views_per_patient, size=image_size(fit))
-        write_view_dataset(folder, names, options, data.workers or None)
-    views = read_views(folder, split)
+    """The views of a split, of the size that the network wants; see `ViewArguments.load`."""
+    views = data.load(split, Path(fit.output_dir), image_size(fit))
     if views.images.shape[1] != image_size(fit):
         raise ValueError(
-            f"{folder} holds views of {views.images.shape[1]} pixels, but the network wants {image_size(fit)}: "
+            f"{data.dataset} holds views of {views.images.shape[1]} pixels, but the network wants {image_size(fit)}: "
             f"render them with --size {image_size(fit)}, or set --image_size {views.images.shape[1]}."
         )
     return views
@@ -102,10 +94,7 @@ def predict(network: nn.Module, images: Pictures, size: int) -> Any:
     network.eval()
     device = next(network.parameters()).device
     with torch.inference_mode():
-        parts = [
-            network(as_input(images[start : start + _EVALUATION_BATCH], size).to(device))
-            for start in range(0, len(images), _EVALUATION_BATCH)
-        ]
+        parts = [network(as_input(images[part], size).to(device)) for part in batches(len(images))]
     if isinstance(parts[0], tuple):
         return tuple(torch.cat(column).float().cpu() for column in zip(*parts, strict=True))
     return torch.cat(parts).float().cpu()

@@ -24,9 +24,6 @@ from typing import Any
 from carm_env.errors import MissingExtraError, UnknownNameError
 from carm_env.files import write_json, write_text
 from carm_env.language.prompts import PROMPT_VERSION, STYLES, prompt_hash
-from carm_env.view_arrays import ViewArrays, read_views
-from carm_env.view_dataset import write_view_dataset
-from carm_env.views import ViewOptions
 from policies.checkpoint import SHIPPED, load_checkpoint
 from policies.conformal import KIND as CONFORMAL
 from policies.conformal import member_tensors
@@ -34,7 +31,7 @@ from policies.embedded_vlm import build_model, build_tokenizer
 from policies.language_models import SETTINGS_FILE, ModelError, check_fit, load_model, load_processor
 from policies.mllm import MllmLocalizer
 from policies.networks import torch_module
-from training.arguments import DataArguments
+from training.arguments import ViewArguments
 from training.card import model_card, shown_command
 from training.conversations import DEFAULT_WEIGHTS, TASKS, Conversations, as_iterable_dataset
 from training.evaluation import language_figures
@@ -46,7 +43,7 @@ _CORPUS_EXAMPLES = 4000
 
 
 @dataclass
-class SftArguments(DataArguments):
+class SftArguments(ViewArguments):
     """What to fine-tune on, beside TRL's own arguments.
 
     Attributes:
@@ -124,16 +121,6 @@ def read_arguments(given: Sequence[str]) -> tuple[SftArguments, Any, Any]:
     return own, training, model
 
 
-def load_views(arguments: SftArguments, folder: Path, split: str) -> ViewArrays:
-    """The views of a split, from the dataset that was given, or rendered into the output folder."""
-    source = Path(arguments.dataset) if arguments.dataset else folder / "views"
-    if not arguments.dataset:
-        names = {key: getattr(arguments, key).split(",") for key in ("train", "test")}
-        options = ViewOptions(views_per_patient=arguments.views_per_patient, size=arguments.image_size)
-        write_view_dataset(source, names, options, arguments.workers or None)
-    return read_views(source, split)
-
-
 def build_embedded(source: Conversations, arguments: SftArguments, seed: int) -> tuple[Any, Any]:
     """The embedded model and its processor: the eye of a displacement network, and a tokenizer of these texts."""
     origin = Path(arguments.eye) if arguments.eye else SHIPPED / CONFORMAL
@@ -184,7 +171,7 @@ def train(arguments: SftArguments, training: Any, model_arguments: Any, words: S
 
     torch = torch_module()
     folder = Path(training.output_dir)
-    views = load_views(arguments, folder, "train")
+    views = arguments.load("train", folder, arguments.image_size)
     source = Conversations(views, arguments.weights(), arguments.style, training.seed)
     name = model_arguments.model_name_or_path
     if name == EMBEDDED:
@@ -271,7 +258,7 @@ def _save(trainer: Any, processor: Any, folder: Path, name: str, arguments: SftA
 
 
 def _measured(folder: Path, arguments: SftArguments) -> dict[str, float]:
-    test = load_views(arguments, folder, "test")
+    test = arguments.load("test", folder, arguments.image_size)
     localizer = MllmLocalizer(folder)
     started = time.perf_counter()
     figures = language_figures(localizer, test, arguments.test_views)

@@ -1,3 +1,7 @@
+import csv
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -10,6 +14,7 @@ from carm_env.view_dataset import write_view_dataset
 from carm_env.views import AUGMENTATIONS, ViewOptions, draw_isocenters, label_view, render_views
 
 pytest.importorskip("pyarrow")
+PAPER = Path(__file__).parents[3] / "shared/reference/carm_llm/data/test.csv"
 FEW = ViewOptions(views_per_patient=12, size=32)
 
 
@@ -37,6 +42,16 @@ def test_labels_are_those_of_the_definitions(small_patients):
                 np.testing.assert_allclose(view.labels.displacement_mm[key - 1], [left, up], atol=1e-6)
                 np.testing.assert_allclose(view.labels.pixels[key - 1], [u, v])
                 assert view.labels.visible[key - 1] == (-0.5 < u < 63.5 and -0.5 < v < 63.5)
+
+
+@pytest.mark.skipif(not PAPER.is_file(), reason="the authors' test.csv (../shared) is not here")
+def test_closest_landmarks_have_the_form_of_the_authors(small_patients):
+    with PAPER.open(newline="") as file:
+        theirs = [json.loads(row["top3_landmarks"]) for row in csv.DictReader(file)]
+    ours = [json.loads(json.dumps(view.labels.closest_landmarks)) for view in render_views(small_patients[0], FEW)]
+    for answers in (theirs, ours):
+        assert all(len(set(ids)) == 3 and set(ids) <= {item.id for item in LANDMARKS} for ids in answers)
+    assert len({ids[0] for ids in theirs}) == len(LANDMARKS)
 
 
 def test_isocenters_are_dense_and_the_same_again(small_patients):
@@ -116,6 +131,8 @@ def test_a_dataset_is_the_same_again_goes_on_and_is_read_by_datasets(small_patie
     paths = write_view_dataset(tmp_path / "a", splits, FEW, 1)
     again = write_view_dataset(tmp_path / "b", splits, FEW, 1)
     assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
+    described = json.loads((tmp_path / "a" / "views.json").read_text())
+    assert described["geometry"]["source_detector_mm"] == 1020 and described["options"]["size"] == 32
     paths[1].write_bytes(b"cut short")
     kept = paths[0].stat().st_mtime_ns
     write_view_dataset(tmp_path / "a", splits, FEW, 1)
