@@ -32,6 +32,7 @@ from benchmarks.script import run_measurement
 from carm_env.catalogue import expand_patients
 from carm_env.errors import UnknownNameError
 from carm_env.geometry import CArmPlace
+from carm_env.language.grammar import READINGS
 from carm_env.language.prompts import prompt_hash
 from carm_env.language.reasons import Situation
 from carm_env.preparation import default_workers, prepare_patients
@@ -70,16 +71,23 @@ class RankedLocalizer:
         self.closest = self.centred = localize
 
 
-def make_localizer(name: str) -> Localizer:
+def make_localizer(name: str, **options: Any) -> Localizer:
     """The localiser called `name`: ``cnn``, ``conformal`` or ``mllm``, with ``:CHECKPOINT`` or what ships.
+
+    Args:
+        name: of the localiser.
+        options: of `policies.mllm.MllmLocalizer`, for a language model.
 
     Raises:
         UnknownNameError: no such localiser.
+        ValueError: options for one that takes none.
         FileNotFoundError, CheckpointError, MissingExtraError: as of the policy.
     """
     kind, _, folder = name.partition(":")
     if kind not in LOCALISERS:
         raise UnknownNameError("localiser", kind, LOCALISERS)
+    if options and kind != "mllm":
+        raise ValueError(f"--policy is {name!r}, but {' and '.join(options)} are a language model's: leave them out.")
     if kind == "cnn":
         from policies.cnn import LandmarkClassifier
 
@@ -87,7 +95,7 @@ def make_localizer(name: str) -> Localizer:
     if kind == "mllm":
         from policies.mllm import MllmLocalizer
 
-        return MllmLocalizer(folder or None)
+        return MllmLocalizer(folder or None, **options)
     from policies.conformal import DisplacementRegressor
 
     return RankedLocalizer(DisplacementRegressor(folder or None).localize)
@@ -185,14 +193,17 @@ def table(estimates: dict[str, Estimate], paper: Mapping[str, str]) -> str:
 
 
 def _measured(options: argparse.Namespace) -> dict[str, Any]:
-    localizer = make_localizer(options.policy)
+    asked: dict[str, Any] = {"reading": options.reading} if options.reading != READINGS[0] else {}
+    if options.constrained:
+        asked["constrained"] = True
+    localizer = make_localizer(options.policy, **asked)
     names = expand_patients(options.patients)
     prepare_patients(names, default_workers())
     found = measure(localizer, names, options.views, options.seed)
     print(table(found["estimates"], PAPER_MLLM if hasattr(localizer, "talker") else PAPER))
     print(save_confusion_matrix(options.out / "confusion.png", found["confusion"], options.policy))
     figures = {json_name(name): value._asdict() for name, value in found["estimates"].items()}
-    whole = {"policy": options.policy, "patients": names, **_asked(localizer), **figures}
+    whole = {"policy": options.policy, "patients": names, **_asked(localizer), **asked, **figures}
     return {**whole, "confusion": found["confusion"].tolist()}
 
 
@@ -205,6 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--patients", nargs="+", default=["standard/test"], metavar="NAME")
     parser.add_argument("--views", type=int, default=256, help="of each patient (default 256; the paper 1024)")
     parser.add_argument("--seed", type=int, default=1, help="of the views (default 1; training uses 0)")
+    parser.add_argument("--reading", default=READINGS[0], help="of a language model: strict (default), or lenient")
+    parser.add_argument("--constrained", action="store_true", help="let a local language model say only answers")
     parser.add_argument("--out", type=Path, default=Path("runs/localization"), help="folder for the heat map")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args(arguments)

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.actions import ALIGNED, MoveLattice
+from carm_env.errors import UnknownNameError
 from carm_env.language.chat import Conversation, Message, question
-from carm_env.language.grammar import AnswerError, parse
+from carm_env.language.grammar import READINGS, AnswerError, parse
 from carm_env.language.prompts import prompt_hash
 from carm_env.language.reasons import Situation, reasons_are_true
 from policies.base import Decision, Policy
@@ -92,9 +93,14 @@ class MllmLocalizer:
         model: as of `MllmPolicy`.
         reading: ``strict``, or ``lenient`` to score models from elsewhere.
         options: of `policies.language_models.make_talker`.
+
+    Raises:
+        UnknownNameError: no such reading.
     """
 
     def __init__(self, model: str | Path | Talker | None = None, reading: str = "strict", **options: Any) -> None:
+        if reading not in READINGS:
+            raise UnknownNameError("reading", reading, READINGS)
         origin = SHIPPED / KIND if model is None else model
         self.talker = make_talker(origin, **options) if isinstance(origin, (str, Path)) else origin
         self._reading = reading

@@ -53,6 +53,17 @@ def test_what_a_second_look_brings_is_counted(small_patients):
     assert "become right 1.000" in correction.report(found)
 
 
+def test_a_language_model_is_read_and_kept_to_the_form_as_asked(small_patients, tmp_path):
+    pytest.importorskip("regex")
+    model = tiny_models.tiny_gemma3(tmp_path / "g")
+    arguments = ["--policy", f"mllm:{model}", "--patients", small_patients[0], "--views", "1", "--constrained"]
+    path = tmp_path / "l.json"
+    more = ["--reading", "lenient", "--out", str(tmp_path), "--json", str(path)]
+    assert localization.main([*arguments, *more]) == 0
+    figures = json.loads(path.read_text())
+    assert figures["reading"] == "lenient" and figures["constrained"] is True and len(figures["prompts"]) == 12
+
+
 def test_another_policy_cannot_be_corrected(capsys):
     assert correction.main(["--policy", "cnn"]) == 2
     assert "expected mllm or mllm:MODEL" in capsys.readouterr().err
