@@ -65,7 +65,7 @@ class Architecture:
 
 ARCHITECTURES = {
     "tiny": Architecture(8, (8, 16, 24), (1, 1, 1), None, 32),
-    "small": Architecture(16, (20, 64, 128), (1, 1, 2), None, 96),
+    "small": Architecture(16, (20, 64, 128), (1, 1, 2), None, 96, local_contrast=True),
     "medium": Architecture(24, (32, 96, 192), (1, 2, 2), None, 128),
     "medium_contrast": Architecture(24, (32, 96, 192), (1, 2, 2), None, 128, local_contrast=True),
     "resnet34": Architecture(64, (64, 128, 256), (3, 4, 6), (512, 3), 256),

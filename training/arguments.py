@@ -93,7 +93,7 @@ class FitArguments:
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
-    noise: float = 0.06
+    noise: float = 0.02
     patience: int = 4
     seed: int = 0
     mixed_precision: str = "no"
