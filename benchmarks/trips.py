@@ -69,6 +69,10 @@ class Diary(Policy):
         self.stops.append(Stop(np.array(image_of(observation)[..., 0]), decision))
         return decision
 
+    def prompts(self) -> str:
+        """As of the other policy."""
+        return self._policy.prompts()
+
     def visible_info(self, info: Mapping[str, Any]) -> dict[str, Any]:  # type: ignore[override]
         """As of the other policy."""
         return self._policy.visible_info(info)

@@ -62,7 +62,7 @@ class Policy(abc.ABC):
 
     privileged_info: ClassVar[frozenset[str]] = frozenset()
     keeps_state: ClassVar[bool] = True
-    """Whether a decision depends on the episode's earlier ones; policies of which it does not say so."""
+    """Whether a decision may depend on the episode's earlier ones; true unless a policy says otherwise."""
 
     @abc.abstractmethod
     def reset(self, seed: int | None = None) -> None:

@@ -103,6 +103,8 @@ def register() -> tuple[type, type]:
         base_model_prefix = "landmark_vision"
         input_modalities = ("image",)
         supports_gradient_checkpointing = False
+        # Half precision would round places to several millimetres.
+        _keep_in_fp32_modules_strict = ("eye",)
 
         def __init__(self, config: Any) -> None:
             super().__init__(config)

@@ -389,7 +389,13 @@ def _for_server(message: Message) -> dict[str, Any]:
 
 
 def make_talker(name: str | Path, **options: Any) -> Talker:
-    """A `ServedModel` for a url, a `LocalModel` for anything else; `options` are theirs."""
+    """A `ServedModel` for a url, a `LocalModel` for anything else; `options` are theirs.
+
+    Raises:
+        ValueError: constrained decoding is asked of a server.
+    """
     if str(name).startswith(("http://", "https://")):
+        if options.pop("constrained", False):
+            raise ValueError(f"{name} is a server, but only a local model can be constrained: leave it out.")
         return ServedModel(str(name), **options)
     return LocalModel(name, **options)

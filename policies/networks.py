@@ -65,7 +65,8 @@ class Architecture:
 
 ARCHITECTURES = {
     "tiny": Architecture(8, (8, 16, 24), (1, 1, 1), None, 32),
-    "small": Architecture(16, (20, 64, 128), (1, 1, 2), None, 96, local_contrast=True),
+    "small": Architecture(16, (20, 64, 128), (1, 1, 2), None, 96),
+    "small_contrast": Architecture(16, (20, 64, 128), (1, 1, 2), None, 96, local_contrast=True),
     "medium": Architecture(24, (32, 96, 192), (1, 2, 2), None, 128),
     "medium_contrast": Architecture(24, (32, 96, 192), (1, 2, 2), None, 128, local_contrast=True),
     "resnet34": Architecture(64, (64, 128, 256), (3, 4, 6), (512, 3), 256),
@@ -82,7 +83,8 @@ def torch_module() -> Any:
     return torch
 
 
-def _shape(architecture: str) -> Architecture:
+def find_architecture(architecture: str) -> Architecture:
+    """The trunk called so; UnknownNameError for one that is not there."""
     if architecture not in ARCHITECTURES:
         raise UnknownNameError("architecture", architecture, ARCHITECTURES)
     return ARCHITECTURES[architecture]
@@ -141,7 +143,7 @@ def build_classifier(architecture: str) -> nn.Module:
         UnknownNameError: no such architecture.
         MissingExtraError: torch or transformers is not installed.
     """
-    shape, torch = _shape(architecture), torch_module()
+    shape, torch = find_architecture(architecture), torch_module()
 
     class Plain(torch.nn.Module):  # type: ignore[name-defined]
         """Trunk, average, linear answer: the paper's."""
@@ -194,7 +196,7 @@ def build_displacement_network(architecture: str) -> nn.Module:
         UnknownNameError: no such architecture.
         MissingExtraError: torch or transformers is not installed.
     """
-    shape, torch = _shape(architecture), torch_module()
+    shape, torch = find_architecture(architecture), torch_module()
     arm = CArmGeometry()
     field = arm.detector_mm / arm.magnification / SCALE_MM
 

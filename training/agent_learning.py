@@ -7,6 +7,7 @@ comes to the same agent as one that never was.
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,15 @@ class Part(BaseCallback):
     stable-baselines3 can only be stopped by a step: it is taken in vain, and not counted.
     """
 
-    def __init__(self, until: int) -> None:
+    def __init__(self, until: int, evaluation: Any) -> None:
         super().__init__()
-        self._until = until
+        self._until, self._evaluation = until, evaluation
         self.over = False
 
     def _on_rollout_start(self) -> None:
         self.over = self.model.num_timesteps >= self._until
+        if self.over:
+            self._evaluation.eval_freq = 0
 
     def _on_step(self) -> bool:
         return not self.over
@@ -66,10 +69,19 @@ def load(kind: Any, archive: Path, venv: Any) -> Any:
 
 
 def recall_evaluations(evaluation: Any, path: Path, steps: int) -> None:
-    """Give an ``EvalCallback`` what it had written up to so many steps, so that a curve keeps its beginning."""
-    if not path.is_file():
+    """Give an ``EvalCallback`` what it had written up to so many steps, so that a curve keeps its beginning.
+
+    Args:
+        evaluation: the callback.
+        path: its ``evaluations.npz``; one that is not there or cut gives nothing.
+        steps: what came after them is left out.
+    """
+    try:
+        kept = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        # There is none yet, or it was cut while being written.
         return
-    with np.load(path, allow_pickle=False) as kept:
+    with kept:
         known = kept["timesteps"] <= steps
         evaluation.evaluations_timesteps = kept["timesteps"][known].tolist()
         evaluation.evaluations_results = kept["results"][known].tolist()
@@ -84,7 +96,7 @@ def learn(model: Any, steps: int, evaluation: Any, every: int, seed: int, archiv
         model: of stable-baselines3 or sb3-contrib; may have done some of the steps.
         steps: of all environments together.
         evaluation: an ``EvalCallback``.
-        every: steps of all environments in a part, rounded up to whole rollouts.
+        every: steps of all environments between evaluations, and in a part, rounded up to whole rollouts.
         seed: of the training.
         archive: where to save.
     """
@@ -96,7 +108,8 @@ def learn(model: Any, steps: int, evaluation: Any, every: int, seed: int, archiv
         evaluation.eval_env.seed(int(others))
         evaluation.n_calls = begun // venv.num_envs
         model.set_env(venv, force_reset=True)
-        part = Part(begun + every)
+        evaluation.eval_freq = every // venv.num_envs
+        part = Part(begun + every, evaluation)
         model.learn(steps - begun, callback=[evaluation, part], progress_bar=False, reset_num_timesteps=False)
         if part.over:
             model.num_timesteps -= venv.num_envs

@@ -87,7 +87,7 @@ class FitArguments:
     """
 
     output_dir: str
-    architecture: str = "small"
+    architecture: str = "small_contrast"
     image_size: int = 0
     epochs: int = 7
     batch_size: int = 64

@@ -34,7 +34,7 @@ from policies.networks import SCALE_MM, build_classifier, torch_module
 from training.arguments import DataArguments, FitArguments
 from training.card import model_card, shown_command
 from training.conformal import displacement_loss, layout_precision
-from training.fit import fit_network, image_size, is_main_process, load_split, predict
+from training.fit import fit_network, image_size, is_main_process, load_split, predict, views_fingerprint
 from training.script import run_script
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _learn_position(network: nn.Module, views: ViewArrays, fit: CnnArguments, fo
         error = float(off.norm(dim=1).mean())
         return {"position_mm": error, "nearness": -error}
 
-    return fit_network(located, views.images, loss, evaluate, fit, folder, "nearness")
+    return fit_network(located, views.images, loss, evaluate, fit, folder, "nearness", views_fingerprint(views))
 
 
 def _tune_caution(network: Any, calibration: ViewArrays, size: int) -> None:
@@ -199,7 +199,8 @@ def train(data: DataArguments, fit: CnnArguments, words: Sequence[str] = ()) -> 
         logits, *_ = predict(plain, calibration.images, size)
         return retrieval_figures(logits.numpy(), calibration.closest_landmarks)
 
-    minutes = before + fit_network(network, train_views.images, loss, evaluate, fit, folder, "closest_exact")
+    known = views_fingerprint(train_views, calibration)
+    minutes = before + fit_network(network, train_views.images, loss, evaluate, fit, folder, "closest_exact", known)
     if hasattr(network, "log_caution"):
         _tune_caution(network, calibration, size)
     test = load_split(data, fit, "test")

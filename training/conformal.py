@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from carm_env.anatomy.layout import landmark_layout
 from carm_env.landmarks import N_LANDMARKS
 from carm_env.view_arrays import ViewArrays
-from policies.checkpoint import fill_network, load_checkpoint, save_checkpoint
+from policies.checkpoint import fill_network, fingerprint, load_checkpoint, save_checkpoint
 from policies.conformal import (
     KIND,
     LEVELS,
@@ -40,15 +40,15 @@ from policies.conformal import (
     nonconformity,
 )
 from policies.networks import (
-    ARCHITECTURES,
     SCALE_MM,
     build_displacement_network,
+    find_architecture,
     torch_module,
     with_local_contrast,
 )
 from training.arguments import DataArguments, FitArguments
 from training.card import model_card, shown_command
-from training.fit import fit_network, image_size, is_main_process, load_split
+from training.fit import fit_network, image_size, is_main_process, load_split, views_fingerprint
 from training.script import run_script
 
 if TYPE_CHECKING:
@@ -160,10 +160,12 @@ def train(data: DataArguments, fit: ConformalArguments, words: Sequence[str] = (
         network = build_displacement_network(fit.architecture)
         if begun:
             fill_network(network, begun[number], f"{fit.warm_start}, network {number}")
-        print(f"network {number + 1} of {fit.members}")
+        if is_main_process():
+            print(f"network {number + 1} of {fit.members}")
         minutes += fit_network(
-            network, train_views.images, loss, evaluate, member, folder / f"member-{number}", "nearness"
-        )
+            network, train_views.images, loss, evaluate, member, folder / f"member-{number}", "nearness",
+            views_fingerprint(train_views, calibration),
+        )  # fmt: skip
         networks.append(network)
     seen = ensemble_prediction(networks, calibration.images, size)
     known = nonconformity(seen, calibration.displacement_mm), calibration.patients
@@ -187,6 +189,7 @@ def train(data: DataArguments, fit: ConformalArguments, words: Sequence[str] = (
         "epochs": fit.epochs,
         "views": len(train_views),
         "seed": fit.seed,
+        **({"warm_start": fingerprint(begun[0])} if begun else {}),
     }
     tensors = {
         f"{number}.{name}": value
@@ -225,14 +228,15 @@ def _earlier_networks(fit: ConformalArguments, size: int) -> list[nn.Module]:
 def _begun(fit: ConformalArguments) -> list[dict[str, Tensor]]:
     if not fit.warm_start:
         return []
-    config, tensors = load_checkpoint(fit.warm_start, KIND)
+    config, tensors = load_checkpoint(fit.warm_start, KIND, ("architecture", "members"))
     if config["members"] < fit.members:
         raise ValueError(
             f"{fit.warm_start} holds {config['members']} networks, expected {fit.members}, one for each new network to "
             "go on from: take fewer --members."
         )
     parts = [member_tensors(tensors, number) for number in range(fit.members)]
-    fresh = ARCHITECTURES[fit.architecture].local_contrast and not ARCHITECTURES[config["architecture"]].local_contrast
+    before, now = find_architecture(config["architecture"]), find_architecture(fit.architecture)
+    fresh = now.local_contrast and not before.local_contrast
     return [with_local_contrast(part) for part in parts] if fresh else parts
 
 

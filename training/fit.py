@@ -47,22 +47,20 @@ class TrainingError(RuntimeError):
 
 
 @contextmanager
-def naming_memory(batch_size: int, option: str) -> Iterator[None]:
-    """Turn what torch raises when memory runs out, on a GPU or a CPU, into a `TrainingError` that says what to do.
-
-    Args:
-        batch_size: views or conversations of a step.
-        option: that sets it, without dashes.
-    """
+def naming_memory(advice: str) -> Iterator[None]:
+    """Turn what torch raises when memory runs out, on a GPU or a CPU, into a `TrainingError` that says what to do."""
     try:
         yield
     except RuntimeError as error:
         full = isinstance(error, torch_module().OutOfMemoryError) or "allocate memory" in str(error)
         if not full:
             raise
-        raise TrainingError(
-            f"out of memory with batches of {batch_size}: take fewer (--{option} {max(batch_size // 2, 1)})."
-        ) from error
+        raise TrainingError(f"out of memory: {advice}.") from error
+
+
+def smaller_batches(size: int, option: str = "batch_size") -> str:
+    """Advice for `naming_memory`: half of `size`, which `option` sets."""
+    return f"batches of {size} are too large, take --{option} {max(size // 2, 1)}"
 
 
 def is_main_process() -> bool:
@@ -86,6 +84,16 @@ def load_split(data: DataArguments, fit: FitArguments, split: str) -> ViewArrays
             f"render them with --size {image_size(fit)}, or set --image_size {views.images.shape[1]}."
         )
     return views
+
+
+def views_fingerprint(*splits: ViewArrays) -> str:
+    """SHA-256 of the labels of views, and of some of their pictures."""
+    digest = hashlib.sha256()
+    for views in splits:
+        some = views.images[:: max(len(views) // _PICTURES_HASHED, 1)]
+        for part in (some, views.displacement_mm):
+            digest.update(f"{part.shape}".encode() + np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()
 
 
 def predict(network: nn.Module, images: Pictures, size: int) -> Any:
@@ -143,6 +151,7 @@ def fit_network(
     fit: FitArguments,
     folder: Path,
     best_by: str,
+    views: str,
 ) -> float:
     """Train, keep the best epoch's weights in `network`, and return the minutes that it took, also before a resume.
 
@@ -154,6 +163,7 @@ def fit_network(
         fit: how.
         folder: for the state.
         best_by: the figure that decides, the higher the better.
+        views: `views_fingerprint` of what is trained and judged on: a state of others is not gone on with.
 
     Raises:
         TrainingError: the loss became NaN, or memory ran out.
@@ -162,7 +172,7 @@ def fit_network(
     torch = torch_module()
     try:
         from accelerate import Accelerator
-        from accelerate.utils import broadcast, set_seed
+        from accelerate.utils import broadcast, broadcast_object_list, set_seed
     except ImportError as error:
         raise MissingExtraError("accelerate", "train", "training") from error
     accelerator = Accelerator(
@@ -179,13 +189,13 @@ def fit_network(
         raise ValueError(f"{len(images)} views are fewer than one batch of {fit.batch_size}: take smaller batches.")
     total = steps * fit.epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, total))
-    state = _State(folder, fit, _fingerprint(images))
+    state = _State(folder, fit, views)
     if fit.resume and state.exists():
         state.load(network, optimizer, schedule, accelerator.scaler)
     model, optimizer = accelerator.prepare(network, optimizer)
     if fit.report_to != "none":
         accelerator.init_trackers("carm-env")
-        if not accelerator.trackers:
+        if not accelerator.log_with:
             extra = "trackio" if fit.report_to == "trackio" else "train"
             raise MissingExtraError(fit.report_to, extra, f"--report_to {fit.report_to}")
     while state.epoch < fit.epochs and state.epochs_without_progress < fit.patience:
@@ -199,7 +209,7 @@ def fit_network(
             batch = np.sort(order[step * fit.batch_size : (step + 1) * fit.batch_size])
             own = batch[accelerator.process_index :: accelerator.num_processes]
             changes = _drawn_changes(len(own), generator)
-            with naming_memory(fit.batch_size, "batch_size"):
+            with naming_memory(smaller_batches(fit.batch_size)):
                 pictures = changed(as_input(images[own], size), changes)
                 pictures = _augmented(pictures, fit.noise, generator).to(accelerator.device)
                 with accelerator.autocast():
@@ -220,8 +230,8 @@ def fit_network(
         # Each process has seen other views: the running means must be the same before all of them judge alike.
         for buffer in plain.buffers():
             broadcast(buffer)
-        with naming_memory(fit.batch_size, "batch_size"):
-            figures = evaluate(plain)
+        # On a GPU their sums may differ in the last digit: what the first one finds holds for all.
+        (figures,) = broadcast_object_list([evaluate(plain)])
         text = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
         seconds = time.perf_counter() - started
         if accelerator.is_main_process:
@@ -231,11 +241,12 @@ def fit_network(
         state.advance(plain, figures, best_by, seconds)
         if accelerator.is_main_process:
             state.write(optimizer, schedule, accelerator.scaler)
-    if state.epochs_without_progress >= fit.patience:
+    if state.epochs_without_progress >= fit.patience and accelerator.is_main_process:
         print(f"no progress in {fit.patience} epochs: stopped")
     if fit.report_to != "none":
         accelerator.end_training()
-    plain = accelerator.unwrap_model(model)
+    # It answers in full precision from now on.
+    plain = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     plain.load_state_dict(state.best)
     plain.to("cpu")
     return state.seconds / 60
@@ -247,11 +258,6 @@ def _rate(step: int, total: int) -> float:
     if step < warm:
         return (step + 1) / warm
     return 0.5 * (1 + math.cos(math.pi * min((step - warm) / max(total - warm, 1), 1.0))) + 1e-3
-
-
-def _fingerprint(images: Pictures) -> str:
-    some = images[:: max(len(images) // _PICTURES_HASHED, 1)]
-    return hashlib.sha256(f"{images.shape}".encode() + np.ascontiguousarray(some).tobytes()).hexdigest()
 
 
 class _State:
@@ -327,4 +333,5 @@ class _State:
             scaler.load_state_dict(kept["scaler"])
         self.epoch, self.figures, self.seconds = kept["epoch"], kept["figures"], kept["seconds"]
         self.epochs_without_progress = kept["epochs_without_progress"]
-        print(f"going on after epoch {self.epoch}")
+        if is_main_process():
+            print(f"going on after epoch {self.epoch}")

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from carm_env.errors import MissingExtraError
 from carm_env.files import write_json
 from training.arguments import DataArguments, FitArguments, read_arguments
-from training.fit import TrainingError, is_main_process
+from training.fit import TrainingError, is_main_process, naming_memory
 
 INTERRUPTED = 130
 Fit = TypeVar("Fit", bound=FitArguments)
@@ -34,7 +34,8 @@ def run_script(
     """
     try:
         data, fit = read_arguments(DataArguments, arguments, description, given)
-        figures = train(data, fit, sys.argv[1:] if given is None else given)
+        with naming_memory("take fewer views, or a smaller --architecture"):
+            figures = train(data, fit, sys.argv[1:] if given is None else given)
         if is_main_process():
             print("\non patients never trained on:")
             for name, value in figures.items():

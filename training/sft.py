@@ -35,7 +35,7 @@ from training.arguments import ViewArguments
 from training.card import model_card, shown_command
 from training.conversations import DEFAULT_WEIGHTS, TASKS, Conversations, as_iterable_dataset
 from training.evaluation import language_figures
-from training.fit import TrainingError, naming_memory
+from training.fit import TrainingError, naming_memory, smaller_batches
 
 EMBEDDED = "embedded"
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "sft_embedded.yaml"
@@ -124,7 +124,7 @@ def read_arguments(given: Sequence[str]) -> tuple[SftArguments, Any, Any]:
 def build_embedded(source: Conversations, arguments: SftArguments, seed: int) -> tuple[Any, Any]:
     """The embedded model and its processor: the eye of a displacement network, and a tokenizer of these texts."""
     origin = Path(arguments.eye) if arguments.eye else SHIPPED / CONFORMAL
-    config, tensors = load_checkpoint(origin, CONFORMAL)
+    config, tensors = load_checkpoint(origin, CONFORMAL, ("architecture",))
     eye = member_tensors(tensors, 0)
     corpus = (
         part["text"]
@@ -203,7 +203,7 @@ def train(arguments: SftArguments, training: Any, model_arguments: Any, words: S
     count = sum(value.numel() for value in model.parameters())
     print(f"{name}: {count / 1e6:.1f} M parameters, {total} conversations over {len(views)} views", flush=True)
     started = time.perf_counter()
-    with naming_memory(training.per_device_train_batch_size, "per_device_train_batch_size"):
+    with naming_memory(smaller_batches(training.per_device_train_batch_size, "per_device_train_batch_size")):
         outcome = trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     minutes = (time.perf_counter() - started) / 60
     figures = {"train_loss": float(outcome.training_loss), "samples_per_s": total / (60 * minutes), "minutes": minutes}

@@ -66,7 +66,8 @@ def answer_pattern(kind: str) -> str:
     if kind == "pair":
         return rf"\[{_different(_NUMBERS, ',', 2, 2)}\]"
     if kind == "box":
-        return r"\[(?:1000|[0-9]{1,3})(?:,(?:1000|[0-9]{1,3})){3}\]"
+        number = "(?:1000|0|[1-9][0-9]{0,2})"
+        return rf"\[{number}(?:,{number}){{3}}\]"
     if kind == "correction":
         return (
             rf"<response>\n  <visual_reasoning>{_WORD}(?: {_WORD})*</visual_reasoning>\n"

@@ -191,6 +191,16 @@ def test_a_damaged_file_of_weights_is_named(tiny):
         load_model(tiny)
 
 
+def test_the_eye_keeps_its_precision_beside_half_precision(tiny):
+    model = load_model(tiny, dtype=torch.bfloat16)
+    eye = model.model.vision_tower.eye
+    assert {value.dtype for value in eye.parameters()} == {torch.float32}
+    assert model.lm_head.weight.dtype == torch.bfloat16
+    pictures = torch.zeros(1, 3, model.config.vision_config.image_size, model.config.vision_config.image_size)
+    seen = model.model.vision_tower(pixel_values=pictures.to(torch.bfloat16)).last_hidden_state
+    assert seen.dtype == torch.bfloat16 and torch.isfinite(seen).all()
+
+
 def test_a_damaged_adapter_is_named(tiny):
     pytest.importorskip("peft")
     adapter = tiny.parent / "adapter"

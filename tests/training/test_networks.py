@@ -187,7 +187,8 @@ def full_on_a_cpu(*arguments, **options):
 def test_memory_that_runs_out_is_named(quick, tmp_path, monkeypatch, capsys, fault, place):
     monkeypatch.setattr(place, fault)
     assert cnn.main([*quick, "--output_dir", str(tmp_path / "x"), "--epochs", "1"]) == 2
-    assert "out of memory with batches of 32: take fewer (--batch_size 16)" in capsys.readouterr().err
+    advice = "take fewer views, or a smaller" if place == "training.cnn.predict" else "take --batch_size 16"
+    assert "out of memory: " in (told := capsys.readouterr().err) and advice in told
 
 
 def test_another_fault_of_torch_is_not_taken_for_it(quick, tmp_path, monkeypatch):
@@ -214,6 +215,19 @@ def test_other_arguments_do_not_resume(quick, tmp_path, capsys):
     assert "was trained with other epochs" in capsys.readouterr().err
     others = [*quick, "--output_dir", str(tmp_path / "x"), "--epochs", "1", "--resume", "true", "--train", quick[5]]
     assert cnn.main([*others, "--test", quick[1].split(",")[0], "--calibration", quick[3]]) == 2
+    assert "was trained with other views" in capsys.readouterr().err
+    others = [
+        *quick,
+        "--output_dir",
+        str(tmp_path / "x"),
+        "--epochs",
+        "1",
+        "--resume",
+        "true",
+        "--calibration",
+        quick[5],
+    ]
+    assert cnn.main([*others, "--test", quick[3]]) == 2
     assert "was trained with other views" in capsys.readouterr().err
     (tmp_path / "x" / "state.pt").write_bytes(b"junk")
     assert cnn.main([*quick, "--output_dir", str(tmp_path / "x"), "--epochs", "1", "--resume", "true"]) == 2

@@ -159,11 +159,9 @@ def test_what_could_not_be_read_back_is_not_made(make):
         make()
 
 
-@pytest.mark.parametrize(("reason", "kept"), [("a & b", "a b"), ("a \u200b `b`", "a b"), ("<", "none given")])
+@pytest.mark.parametrize(("reason", "kept"), [("a & b", "a b"), ("a \u200b `b`", "a b"), ("&&", "none given")])
 def test_the_lenient_reading_takes_reasons_as_they_come(reason, kept):
     text = STEP.replace("It lies there.", reason)
-    if "<" in reason:
-        text = STEP.replace("It lies there.", "&&")
     assert parse("navigation", text, reading="lenient").reason_x == kept
     long = "word " * 250
     assert (
