@@ -6,7 +6,7 @@
     accelerate launch training/cnn.py --architecture resnet34
 
 Without arguments the small network (0.6 M parameters) learns on 38,400 views of the cohort's 50 training patients, in
-about twelve minutes on two CPU cores with rendering. ``--resume true`` goes on with an interrupted run to the
+about ten minutes on two CPU cores with rendering. ``--resume true`` goes on with an interrupted run to the
 same result. The checkpoint lies in ``OUTPUT_DIR/checkpoint``; `cnn:OUTPUT_DIR/checkpoint` is its name as a policy.
 """
 
