@@ -136,7 +136,8 @@ def _learn_position(network: nn.Module, views: ViewArrays, fit: CnnArguments, fo
         error = float(off.norm(dim=1).mean())
         return {"position_mm": error, "nearness": -error}
 
-    return fit_network(located, views.images, loss, evaluate, fit, folder, "nearness", views_fingerprint(views))
+    known = views_fingerprint(views)
+    return fit_network(located, views.images, loss, evaluate, fit, folder, "nearness", known, partly=True)
 
 
 def _tune_caution(network: Any, calibration: ViewArrays, size: int) -> None:

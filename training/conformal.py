@@ -207,11 +207,7 @@ def train(data: DataArguments, fit: ConformalArguments, words: Sequence[str] = (
 def _earlier_networks(fit: ConformalArguments, size: int) -> list[nn.Module]:
     if not fit.beside:
         return []
-    if Path(fit.beside).resolve() == (Path(fit.output_dir) / "checkpoint").resolve():
-        raise ValueError(
-            f"beside is {fit.beside}, where the new checkpoint would lie: take another --output_dir, so that the "
-            "networks it begins with are kept."
-        )
+    _check_kept("beside", fit.beside, fit)
     try:
         earlier = DisplacementRegressor(fit.beside)
     except FileNotFoundError as error:
@@ -225,9 +221,18 @@ def _earlier_networks(fit: ConformalArguments, size: int) -> list[nn.Module]:
     return earlier.networks
 
 
+def _check_kept(name: str, folder: str, fit: ConformalArguments) -> None:
+    if Path(folder).resolve() == (Path(fit.output_dir) / "checkpoint").resolve():
+        raise ValueError(
+            f"{name} is {folder}, where the new checkpoint would lie: take another --output_dir, so that the networks "
+            "it begins with are kept."
+        )
+
+
 def _begun(fit: ConformalArguments) -> list[dict[str, Tensor]]:
     if not fit.warm_start:
         return []
+    _check_kept("warm_start", fit.warm_start, fit)
     config, tensors = load_checkpoint(fit.warm_start, KIND, ("architecture", "members"))
     if config["members"] < fit.members:
         raise ValueError(

@@ -70,6 +70,15 @@ def is_main_process() -> bool:
     return bool(PartialState().is_main_process)
 
 
+def end_processes() -> None:
+    """Wait until every process is through, and part: one that is left alone in the group may crash on its way out."""
+    from accelerate import PartialState
+
+    state = PartialState()
+    state.wait_for_everyone()
+    state.destroy_process_group()
+
+
 def image_size(fit: FitArguments) -> int:
     """Pixels a side of the views to train on."""
     return fit.image_size or ARCHITECTURES[fit.architecture].image_size
@@ -152,6 +161,7 @@ def fit_network(
     folder: Path,
     best_by: str,
     views: str,
+    partly: bool = False,
 ) -> float:
     """Train, keep the best epoch's weights in `network`, and return the minutes that it took, also before a resume.
 
@@ -165,6 +175,8 @@ def fit_network(
         best_by: the figure that decides, the higher the better.
         views: `views_fingerprint` of what is trained and judged on: a state of others is not gone on with.
 
+        partly: some of the network's parameters do not enter the loss, which several processes must know.
+
     Raises:
         TrainingError: the loss became NaN, or memory ran out.
         MissingExtraError: accelerate, or what metrics are to be reported to, is not installed.
@@ -172,7 +184,7 @@ def fit_network(
     torch = torch_module()
     try:
         from accelerate import Accelerator
-        from accelerate.utils import broadcast, broadcast_object_list, set_seed
+        from accelerate.utils import DistributedDataParallelKwargs, broadcast, broadcast_object_list, set_seed
     except ImportError as error:
         raise MissingExtraError("accelerate", "train", "training") from error
     accelerator = Accelerator(
@@ -180,6 +192,7 @@ def fit_network(
         cpu=not torch.cuda.is_available(),
         log_with=None if fit.report_to == "none" else fit.report_to,
         project_dir=str(folder),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=partly)],
     )
     set_seed(fit.seed)
     size = images.shape[1]
@@ -243,8 +256,8 @@ def fit_network(
             state.write(optimizer, schedule, accelerator.scaler)
     if state.epochs_without_progress >= fit.patience and accelerator.is_main_process:
         print(f"no progress in {fit.patience} epochs: stopped")
-    if fit.report_to != "none":
-        accelerator.end_training()
+    for tracker in accelerator.trackers:
+        tracker.finish()
     # It answers in full precision from now on.
     plain = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     plain.load_state_dict(state.best)

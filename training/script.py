@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from carm_env.errors import MissingExtraError
 from carm_env.files import write_json
 from training.arguments import DataArguments, FitArguments, read_arguments
-from training.fit import TrainingError, is_main_process, naming_memory
+from training.fit import TrainingError, end_processes, is_main_process, naming_memory
 
 INTERRUPTED = 130
 Fit = TypeVar("Fit", bound=FitArguments)
@@ -42,7 +42,8 @@ def run_script(
                 print(f"  {name:17} {value:.3f}")
             if fit.json:
                 write_json(Path(fit.json), figures)
-            print(f"{fit.output_dir}/checkpoint: {kind}:{fit.output_dir}/checkpoint on the leaderboard")
+            print(f"{fit.output_dir}/checkpoint: {kind}:{fit.output_dir}/checkpoint on the leaderboard", flush=True)
+        end_processes()
     except (ValueError, OSError, MemoryError, MissingExtraError, TrainingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

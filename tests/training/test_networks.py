@@ -142,6 +142,7 @@ def test_networks_go_on_from_others_also_when_they_see_more(quick, tmp_path, mon
         (["--members", "2"], "holds 1 networks, expected 2"),
         (["--architecture", "small", "--image_size", "32"], "is of another architecture"),
         (["--warm_start", "x"], "no checkpoint at x"),
+        (["--output_dir", str(tmp_path / "c")], "where the new checkpoint would lie"),
     ):
         assert conformal.main([*common, "--output_dir", str(tmp_path / "x"), *given]) == 2
         assert message in capsys.readouterr().err
@@ -322,15 +323,16 @@ def test_two_processes_train_together(quick, small_patients, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script),
          "--dataset", str(tmp_path / "d"), "--architecture", "tiny", "--batch_size", "16", "--epochs", "2",
+         "--pretext", "position", "--report_to", "tensorboard",
          "--output_dir", str(tmp_path / "o")],
         env={**os.environ, **place}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    # One process speaks, and both came to the end.
-    assert done.stdout.count("epoch 2/2") == done.stdout.count("on patients never trained on") == 1
+    # Two trainings, of the pretext and of the classes, and one report.
+    assert (done.stdout.count("epoch 2/2"), done.stdout.count("on patients never trained on")) == (2, 1)
     # They judge alike, or one might stop early and the other wait for it.
     told = [re.findall(rf"process {rank} saw (.*)", done.stdout) for rank in (0, 1)]
-    assert len(told[0]) == 2 and told[0] == told[1]
+    assert len(told[0]) == 4 and told[0] == told[1]
     make_policy(f"cnn:{tmp_path / 'o' / 'checkpoint'}")
 
 
