@@ -71,7 +71,7 @@ def is_main_process() -> bool:
 
 
 def end_processes() -> None:
-    """Wait until every process is through, and part: one that is left alone in the group may crash on its way out."""
+    """Wait until every process is through, then leave the group, as torch asks for before a process ends."""
     from accelerate import PartialState
 
     state = PartialState()
