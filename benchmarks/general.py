@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.script import run_measurement
 from carm_env.errors import MissingExtraError
-from policies.language_models import load_model, load_processor
+from policies.model_loading import load_model, load_processor
 
 PAPER_SHOTS = 5
 

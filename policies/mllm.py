@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from carm_env.actions import ALIGNED, MoveLattice
 from carm_env.errors import UnknownNameError
+from carm_env.language.answers import AnswerError
 from carm_env.language.chat import Conversation, Message, question
-from carm_env.language.grammar import READINGS, AnswerError, parse
+from carm_env.language.grammar import READINGS, parse
 from carm_env.language.prompts import prompt_hash
 from carm_env.language.reasons import Situation, reasons_are_true
 from policies.base import Decision, Policy

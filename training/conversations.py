@@ -20,8 +20,8 @@ from carm_env.actions import N_ACTIONS, Move, MoveLattice
 from carm_env.errors import MissingExtraError, UnknownNameError
 from carm_env.geometry import CArmGeometry
 from carm_env.landmarks import landmark
+from carm_env.language.answers import BOX_SCALE, AnswerError, Box, Fault, Navigation, Pair, Ranking, render
 from carm_env.language.chat import Conversation, Message, question, text_part
-from carm_env.language.grammar import BOX_SCALE, AnswerError, Box, Fault, Navigation, Pair, Ranking, render
 from carm_env.language.prompts import NEUTRAL_FEEDBACK, WRONG_FEEDBACK
 from carm_env.language.reasons import Situation, correction_answer, navigation_answer
 from carm_env.view_arrays import ViewArrays

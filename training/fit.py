@@ -63,18 +63,22 @@ def smaller_batches(size: int, option: str = "batch_size") -> str:
     return f"batches of {size} are too large, take --{option} {max(size // 2, 1)}"
 
 
+def _processes() -> Any:
+    try:
+        from accelerate import PartialState
+    except ImportError as error:
+        raise MissingExtraError("accelerate", "train", "training") from error
+    return PartialState()
+
+
 def is_main_process() -> bool:
     """Whether this process writes and prints: one of those that `accelerate launch` starts."""
-    from accelerate import PartialState
-
-    return bool(PartialState().is_main_process)
+    return bool(_processes().is_main_process)
 
 
 def end_processes() -> None:
     """Wait until every process is through, then leave the group, as torch asks for before a process ends."""
-    from accelerate import PartialState
-
-    state = PartialState()
+    state = _processes()
     state.wait_for_everyone()
     state.destroy_process_group()
 

@@ -28,8 +28,8 @@ from policies.checkpoint import SHIPPED, load_checkpoint
 from policies.conformal import KIND as CONFORMAL
 from policies.conformal import member_tensors
 from policies.embedded_vlm import build_model, build_tokenizer
-from policies.language_models import SETTINGS_FILE, ModelError, check_fit, load_model, load_processor
 from policies.mllm import MllmLocalizer
+from policies.model_loading import SETTINGS_FILE, ModelError, check_fit, load_model, load_processor
 from policies.networks import torch_module
 from training.arguments import ViewArguments
 from training.card import model_card, shown_command

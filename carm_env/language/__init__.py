@@ -1,7 +1,6 @@
 """Words: the paper's forms of answer, the prompts that ask for them, true reasons, and an episode as a chat."""
 
-from carm_env.language.grammar import (
-    ANSWER_KINDS,
+from carm_env.language.answers import (
     AnswerError,
     Box,
     Correction,
@@ -9,9 +8,9 @@ from carm_env.language.grammar import (
     Navigation,
     Pair,
     Ranking,
-    parse,
     render,
 )
+from carm_env.language.grammar import ANSWER_KINDS, parse
 
 __all__ = [
     "ANSWER_KINDS",

@@ -22,7 +22,8 @@ from carm_env.actions import MoveLattice
 from carm_env.errors import UnknownNameError
 from carm_env.files import write_text
 from carm_env.landmarks import landmark
-from carm_env.language.grammar import AnswerError, Navigation, parse, shown
+from carm_env.language.answers import AnswerError, Navigation, shown
+from carm_env.language.grammar import parse
 from carm_env.language.prompts import STYLES, prompt, prompt_hash, system_prompt
 from carm_env.registration import MAX_EPISODE_STEPS
 

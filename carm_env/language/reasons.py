@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from carm_env.actions import MoveLattice
 from carm_env.landmarks import LANDMARKS, landmark
-from carm_env.language.grammar import Correction, Navigation
+from carm_env.language.answers import Correction, Navigation
 
 MIDDLE = 0
 """Stands for the middle of the view where an id is asked for."""

@@ -12,16 +12,9 @@ from carm_env.language import Box, Correction, Navigation, Pair, Ranking, parse,
 from carm_env.language.chat import question
 from carm_env.language.patterns import answer_pattern
 from carm_env.language.reasons import Situation
-from policies.language_models import (
-    Generation,
-    ModelError,
-    ServedModel,
-    check_fit,
-    load_model,
-    load_processor,
-    make_talker,
-)
+from policies.language_models import Generation, ServedModel, make_talker
 from policies.mllm import MllmLocalizer, MllmPolicy
+from policies.model_loading import ModelError, check_fit, load_model, load_processor
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")

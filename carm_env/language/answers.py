@@ -1,0 +1,250 @@
+"""The paper's answers as objects: what they may hold, and how they are written.
+
+`carm_env.language.grammar` reads them and says which forms there are. What could not be read back is not made.
+
+Source: "Autonomous Skeletal Landmark Localization towards Agentic C-Arm Control", sections 2.1, 2.3 and 3.3.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from carm_env.actions import Move
+from carm_env.landmarks import N_LANDMARKS, landmark
+
+MAX_REASON_CHARACTERS = 400
+MAX_REASONING_CHARACTERS = 2000
+BOX_SCALE = 1000
+_SHOWN = 60
+_CORNERS = 4
+
+
+class Fault(str, Enum):
+    """What is wrong with an answer."""
+
+    EMPTY = "empty"
+    TOO_LONG = "too_long"
+    CHARACTERS = "characters"
+    FENCE = "fence"
+    SEVERAL = "several_answers"
+    FORM = "form"
+    COUNT = "count"
+    LANDMARK = "landmark"
+    NAME = "name"
+    REPEATED = "repeated"
+    REGION = "region"
+    MOVE = "move"
+    REASON = "reason"
+
+
+class AnswerError(ValueError):
+    """An answer that cannot be read.
+
+    Attributes:
+        fault: what is wrong, for counting.
+    """
+
+    def __init__(self, fault: Fault, message: str) -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
+def shown(text: object) -> str:
+    """A model's text for messages and prompts: short, and without anything that a chat template would act on."""
+    whole = text if isinstance(text, str) else repr(text)
+    short = ascii(whole if len(whole) <= _SHOWN else whole[:_SHOWN] + "...")
+    return short.replace("<", "\\x3c").replace(">", "\\x3e").replace("|", "\\x7c")
+
+
+def _check_integers(what: str, values: object) -> None:
+    if not isinstance(values, tuple) or any(type(value) is not int for value in values):
+        raise AnswerError(Fault.FORM, f"{what} is {shown(values)}, expected a tuple of integers.")
+
+
+def _check_ids(ids: tuple[int, ...], counts: Sequence[int]) -> None:
+    _check_integers("landmarks", ids)
+    if len(ids) not in counts:
+        raise AnswerError(Fault.COUNT, f"got {len(ids)} landmarks, expected {' or '.join(map(str, counts))}.")
+    for key in ids:
+        if not 1 <= key <= N_LANDMARKS:
+            raise AnswerError(Fault.LANDMARK, f"landmark id is {key}, expected 1 to {N_LANDMARKS}.")
+    if len(set(ids)) < len(ids):
+        raise AnswerError(Fault.REPEATED, f"a landmark is named twice in {list(ids)}, expected different ones.")
+
+
+def is_plain(character: str) -> bool:
+    """Whether it is no control character and not written from right to left."""
+    return unicodedata.category(character)[0] != "C" and unicodedata.bidirectional(character) not in ("R", "AL", "AN")
+
+
+def _check_prose(what: str, text: str, limit: int) -> None:
+    if not text or text != " ".join(text.split()):
+        raise AnswerError(Fault.REASON, f"{what} is {shown(text)}, expected words with single spaces between them.")
+    if len(text) > limit:
+        raise AnswerError(Fault.REASON, f"{what} has {len(text)} characters, expected at most {limit}.")
+    if any(character in "<>&`" or not is_plain(character) for character in text):
+        raise AnswerError(
+            Fault.CHARACTERS,
+            f"{what} is {shown(text)}, expected text without <, >, &, `, control characters, right-to-left letters.",
+        )
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The closest landmarks, nearest first.
+
+    Attributes:
+        landmarks: one to three different ids; three wherever the patient has them.
+        names: of each, a name or synonym of that landmark; by default the paper's names.
+
+    Raises:
+        AnswerError: they are not.
+
+    >>> render(Ranking((11, 13, 5)))
+    '[11: Carina, 13: Left hemidiaphragm, 5: Left scapular inferior angle]'
+    """
+
+    landmarks: tuple[int, ...]
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_ids(self.landmarks, (1, 2, 3))
+        if not self.names:
+            object.__setattr__(self, "names", tuple(landmark(key).name for key in self.landmarks))
+        if len(self.names) != len(self.landmarks):
+            raise AnswerError(Fault.COUNT, f"got {len(self.names)} names for {len(self.landmarks)} landmarks.")
+        for key, name in zip(self.landmarks, self.names, strict=True):
+            _check_name(key, name)
+
+
+def _check_name(key: int, name: str) -> None:
+    known = {text.lower() for text in (landmark(key).name, *landmark(key).synonyms)}
+    # Letters from elsewhere may turn into these when they are made small.
+    if not name.isascii() or name.lower() not in known:
+        raise AnswerError(Fault.NAME, f"landmark {key} is called {shown(name)}, expected {landmark(key).name}.")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two closest landmarks, nearest first.
+
+    Attributes:
+        landmarks: two different ids.
+
+    Raises:
+        AnswerError: they are not.
+
+    >>> render(Pair((10, 11)))
+    '[10,11]'
+    """
+
+    landmarks: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        _check_ids(self.landmarks, (2,))
+
+
+@dataclass(frozen=True)
+class Box:
+    """A region of the picture.
+
+    Attributes:
+        corners: left, top, right and bottom in thousandths of the picture, 0 to 1000, increasing.
+
+    Raises:
+        AnswerError: they are not.
+
+    >>> render(Box((412, 80, 655, 301)))
+    '[412,80,655,301]'
+    """
+
+    corners: tuple[int, int, int, int]
+
+    def __post_init__(self) -> None:
+        _check_integers("corners", self.corners)
+        if len(self.corners) != _CORNERS:
+            raise AnswerError(Fault.COUNT, f"got {len(self.corners)} corners, expected {_CORNERS}.")
+        left, top, right, bottom = self.corners
+        if not (0 <= left < right <= BOX_SCALE and 0 <= top < bottom <= BOX_SCALE):
+            raise AnswerError(
+                Fault.REGION,
+                f"corners are {list(self.corners)}, expected left < right and top < bottom from 0 to {BOX_SCALE}.",
+            )
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A second look at a view whose first answer was rejected.
+
+    Attributes:
+        reasoning: what is seen, in words.
+        landmarks: the two closest, nearest first.
+
+    Raises:
+        AnswerError: ids or text are not what the form allows.
+    """
+
+    reasoning: str
+    landmarks: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        _check_prose("visual_reasoning", self.reasoning, MAX_REASONING_CHARACTERS)
+        _check_ids(self.landmarks, (2,))
+
+
+@dataclass(frozen=True)
+class Navigation:
+    """One step towards a target.
+
+    Attributes:
+        context: id of the landmark that seems the closest.
+        move: what to do.
+        reason_x, reason_y: why, in words.
+        context_name: a name or synonym of `context`; by default the paper's.
+
+    Raises:
+        AnswerError: id, name or text are not what the form allows.
+    """
+
+    context: int
+    move: Move
+    reason_x: str
+    reason_y: str
+    context_name: str = ""
+
+    def __post_init__(self) -> None:
+        _check_ids((self.context,), (1,))
+        if not self.context_name:
+            object.__setattr__(self, "context_name", landmark(self.context).name)
+        _check_name(self.context, self.context_name)
+        _check_prose("reason_x", self.reason_x, MAX_REASON_CHARACTERS)
+        _check_prose("reason_y", self.reason_y, MAX_REASON_CHARACTERS)
+
+
+Answer = Ranking | Pair | Box | Correction | Navigation
+
+
+def render(answer: Answer) -> str:
+    """The text of an answer, as a model is taught to write it; `parse` reads it back to an equal one."""
+    if isinstance(answer, Ranking):
+        pairs = zip(answer.landmarks, answer.names, strict=True)
+        return "[" + ", ".join(f"{key}: {name}" for key, name in pairs) + "]"
+    if isinstance(answer, Pair):
+        return f"[{answer.landmarks[0]},{answer.landmarks[1]}]"
+    if isinstance(answer, Box):
+        return "[" + ",".join(map(str, answer.corners)) + "]"
+    if isinstance(answer, Correction):
+        return (
+            f"<response>\n  <visual_reasoning>{answer.reasoning}</visual_reasoning>\n"
+            f"  <landmarks>[{answer.landmarks[0]},{answer.landmarks[1]}]</landmarks>\n</response>"
+        )
+    x, extent_x, y, extent_y = answer.move.words
+    return (
+        f"<output>\n  <step1>\n    <context>{answer.context_name}</context>\n  </step1>\n  <step2>\n"
+        f"    <x>{x}</x>\n    <extent_x>{extent_x}</extent_x>\n    <reason_x>{answer.reason_x}</reason_x>\n"
+        f"    <y>{y}</y>\n    <extent_y>{extent_y}</extent_y>\n    <reason_y>{answer.reason_y}</reason_y>\n"
+        "  </step2>\n</output>"
+    )
