@@ -87,7 +87,9 @@ def make_localizer(name: str, **options: Any) -> Localizer:
     if kind not in LOCALISERS:
         raise UnknownNameError("localiser", kind, LOCALISERS)
     if options and kind != "mllm":
-        raise ValueError(f"--policy is {name!r}, but {' and '.join(options)} are a language model's: leave them out.")
+        raise ValueError(
+            f"--policy is {name!r}, but only a language model takes {' and '.join(options)}: leave it out."
+        )
     if kind == "cnn":
         from policies.cnn import LandmarkClassifier
 

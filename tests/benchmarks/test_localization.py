@@ -85,7 +85,7 @@ def test_calibration_counts_what_lies_inside(small_patients, checkpoints, tmp_pa
         (localization, ["--policy", "cnnn"], "Did you mean 'cnn'"),
         (localization, ["--policy", "cnn:absent"], "no checkpoint at absent"),
         (localization, ["--views", "0", "--patients", "imported:one"], "views_per_patient is 0"),
-        (localization, ["--policy", "cnn", "--constrained"], "constrained are a language model's"),
+        (localization, ["--policy", "cnn", "--constrained"], "only a language model takes constrained"),
         (localization, ["--policy", "mllm:http://localhost:1/v1#m", "--constrained"], "only a local model can"),
         (localization, ["--policy", "mllm", "--reading", "loose"], "unknown reading 'loose'"),
         (calibration, ["--policy", "cnn"], "expected conformal"),
