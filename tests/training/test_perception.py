@@ -1,0 +1,124 @@
+"""The perception alarm: a policy that ignores X-rays is found, and one that looks is not."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from carm_env.actions import N_ACTIONS
+from carm_env.landmarks import N_LANDMARKS
+from training._support.curves import save_perception_curve
+from training._support.perception import MIN_STATES, perception, swapped_order
+from training.rewards import UNREADABLE, State
+
+RNG = np.random.default_rng(0)
+N = 64
+
+
+def random_state() -> State:
+    low = -RNG.uniform(0, 500, 2)
+    target_mm, target = RNG.uniform(low, low + 500), int(RNG.integers(1, N_LANDMARKS + 1))
+    displacement = target_mm + RNG.uniform(-300, 300, (N_LANDMARKS, 2))
+    displacement[target - 1] = target_mm
+    return State(displacement, np.ones(N_LANDMARKS, bool), target, np.stack([low, low + 500]), 20)
+
+
+STATES = [random_state() for _ in range(N)]
+ORDER = swapped_order(N, seed=0)
+SHOWN = [replace(STATES[shown], target=state.target) for state, shown in zip(STATES, ORDER, strict=True)]
+"""The prompt's target in the swapped X-ray."""
+
+
+def best(states: list[State]) -> np.ndarray:
+    return np.array([state.lattice.closest_move(state.target_mm).index for state in states])
+
+
+def noisy(moves: np.ndarray, share: float) -> np.ndarray:
+    return np.where(RNG.random(len(moves)) < share, RNG.integers(0, N_ACTIONS, len(moves)), moves)
+
+
+PRIOR = np.array([state.target * 3 for state in STATES])
+BLIND = {
+    "always the same move": (np.full(N, 10), np.full(N, 10)),
+    "a move for each target": (PRIOR, PRIOR),
+    "the best move, whatever is shown": (best(STATES), best(STATES)),
+    "unreadable": (np.full(N, UNREADABLE), np.full(N, UNREADABLE)),
+    "changes in few states": (PRIOR, np.where(np.arange(N) < 4, 0, PRIOR)),
+}
+
+
+@pytest.mark.parametrize("name", BLIND)
+def test_a_policy_that_ignores_the_x_ray_no_longer_looks(name):
+    check = perception(*BLIND[name], STATES)
+    assert not check.looks
+    assert "no longer looks" in str(check)
+
+
+def test_random_moves_change_but_the_model_does_not_look():
+    found = [perception(*RNG.integers(0, N_ACTIONS, (2, N)), STATES, seed) for seed in range(20)]
+    assert min(check.changed for check in found) > 0.8
+    # 1 of 20 is expected to pass by chance.
+    assert sum(check.looks for check in found) <= 5
+
+
+@pytest.mark.parametrize("mistakes", [0.0, 0.3])
+def test_a_policy_that_looks_is_found_to_look(mistakes):
+    check = perception(noisy(best(STATES), mistakes), noisy(best(SHOWN), mistakes), STATES)
+    assert check.looks
+    assert check.best_own > 0.6 > check.best_swapped
+    assert check.information_gain > 0.5
+    assert "the model looks" in str(check)
+
+
+def test_the_estimates_of_known_policies():
+    ideal = perception(best(STATES), best(SHOWN), STATES)
+    # Near the edge of the tolerance the closest move centres the view further, where "aligned" would do.
+    assert ideal.best_own > 0.95
+    # All that the needed directions hold: two axes with up to three directions each.
+    assert 1.5 < ideal.information_own < 2 * np.log2(3)
+    constant = perception(np.full(N, 10), np.full(N, 10), STATES)
+    assert (constant.changed, constant.information_own, constant.information_gain) == (0.0, 0.0, 0.0)
+    half = perception(PRIOR, np.where(np.arange(N) % 2, 48, PRIOR), STATES)
+    assert half.changed == pytest.approx((PRIOR[1::2] != 48).sum() / N)
+
+
+def test_the_information_of_random_moves_is_near_zero():
+    many = STATES * 16
+    found = perception(*RNG.integers(0, N_ACTIONS, (2, len(many))), many)
+    assert found.information_own < 0.03
+    assert found.metrics()["information_gain"] == found.information_own - found.information_swapped
+
+
+@pytest.mark.parametrize("count", [2, 3, 50])
+def test_every_x_ray_is_shown_once_and_never_in_its_own_state(count):
+    order = swapped_order(count, seed=1)
+    assert sorted(order) == list(range(count))
+    assert (order != np.arange(count)).all()
+
+
+@pytest.mark.parametrize(
+    ("own", "swapped", "count", "message"),
+    [
+        (np.zeros(N), np.zeros(N - 1), N, "expected as many of each"),
+        (np.zeros(8), np.zeros(8), 8, f"at least {MIN_STATES}"),
+        (np.full(N, 49), np.zeros(N), N, "moves are 49 to 49"),
+        (np.full(N, -2), np.zeros(N), N, "moves are -2"),
+    ],
+)
+def test_wrong_input_is_named(own, swapped, count, message):
+    with pytest.raises(ValueError, match=message):
+        perception(own, swapped, STATES[:count])
+
+
+def test_a_single_state_has_no_other_x_ray():
+    with pytest.raises(ValueError, match="at least 2"):
+        swapped_order(1, seed=0)
+
+
+def test_the_curve_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    checks = [perception(best(STATES), best(SHOWN), STATES), perception(PRIOR, PRIOR, STATES)]
+    save_perception_curve([0, 20], checks, tmp_path / "perception.png")
+    save_perception_curve([], [], tmp_path / "nothing.png")
+    assert (tmp_path / "perception.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "nothing.png").exists()
