@@ -8,7 +8,7 @@ after the move, beyond those after the best move. The simulator knows the target
 |---|---|
 | a move | its exposure and the fewest that follow it, beyond the best action's |
 | "aligned" within the tolerance | 0 |
-| "aligned" outside the tolerance | as if all answers that are left were used, at least one more than the worst move |
+| "aligned" outside the tolerance | as if all answers that are left were used; always more than the worst move |
 | unreadable | as the worst move, at least 1: it uses an answer, and the C-arm stays |
 
 A move where "aligned" was right loses at least its own exposure. Small terms reward the form of the answer and what it
@@ -36,9 +36,9 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from carm_env.actions import ALIGNED, MoveLattice
+from carm_env.actions import ALIGNED, N_ACTIONS, MoveLattice
 from carm_env.envs.navigation import CArmNavEnv
-from carm_env.envs.registration import DEFAULT_TOLERANCE_MM
+from carm_env.envs.registration import DEFAULT_TOLERANCE_MM, MAX_EPISODE_STEPS
 from carm_env.geometry import ProjectionGeometry
 from carm_env.landmarks import N_LANDMARKS, landmark
 from carm_env.language.answers import AnswerError, Navigation
@@ -63,6 +63,8 @@ class RewardWeights:
 
     Attributes:
         regret: weight of one exposure of regret.
+        wrong_stop: cost of a wrong "aligned" in exposures, if more answers are left. It sets how sure a model must be
+            before it stops: 20 exposures are worth it only if "aligned" is right in more than 19 of 20 cases.
         form: an answer in exactly the paper's form.
         context: the closest landmark is named right.
         reasons_true: both reasons are true and support the move (`carm_env.language.reasons.reasons_are_true`).
@@ -79,6 +81,7 @@ class RewardWeights:
     """
 
     regret: float = 1.0
+    wrong_stop: int = MAX_EPISODE_STEPS
     form: float = 0.1
     context: float = 0.1
     reasons_true: float = 0.1
@@ -211,16 +214,17 @@ class State:
         )  # fmt: skip
 
 
-def regrets(states: Sequence[State]) -> NDArray[np.int64]:
+def regrets(states: Sequence[State], wrong_stop: int = MAX_EPISODE_STEPS) -> NDArray[np.int64]:
     """Returns the regret of each action in each state, in exposures, ``(N, 49)``; the best actions have 0.
 
     States that are the same object are computed once.
 
     Args:
         states: N states.
+        wrong_stop: largest cost of a wrong "aligned", in exposures; it always costs more than the worst move.
     """
     different = list({id(state): state for state in states}.values())
-    found = np.zeros((len(different), ALIGNED.index * 2 + 1), np.int64)
+    found = np.zeros((len(different), N_ACTIONS), np.int64)
     for lattice in {state.lattice for state in different}:
         rows = [row for row, state in enumerate(different) if state.lattice == lattice]
         own = [different[row] for row in rows]
@@ -228,7 +232,7 @@ def regrets(states: Sequence[State]) -> NDArray[np.int64]:
             np.stack([state.target_mm for state in own]),
             np.stack([state.limits_mm for state in own]),
             np.array([state.tolerance_mm for state in own]),
-            np.array([state.answers_left for state in own]),
+            np.array([min(state.answers_left, wrong_stop) for state in own]),
             lattice,
         )
     row_of = {id(state): row for row, state in enumerate(different)}
@@ -278,9 +282,10 @@ def step_rewards(
         situation = state.situation
         parts["form"][row] = reading == "strict" or is_valid("navigation", text)
         parts["context"][row] = answer.context == situation.closest()[0]
-        parts["reasons_true"][row] = reasons_are_true(answer, situation, state.target)
-        parts["reasons_relevant"][row] = reasons_are_relevant(answer, situation, state.target, state.lattice)
-    by_action = regrets(states)
+        if reasons_are_true(answer, situation, state.target):
+            parts["reasons_true"][row] = 1
+            parts["reasons_relevant"][row] = reasons_are_relevant(answer, situation, state.target, state.lattice)
+    by_action = regrets(states, weights.wrong_stop)
     worst_move = np.delete(by_action, ALIGNED.index, axis=1).max(1)
     actions = np.array([_action(answer) for answer in answers])
     chosen = by_action[np.arange(len(actions)), actions]

@@ -11,19 +11,18 @@ from training._support.curves import save_perception_curve
 from training._support.perception import MIN_STATES, perception, swapped_order
 from training.rewards import UNREADABLE, State
 
-RNG = np.random.default_rng(0)
 N = 64
 
 
-def random_state() -> State:
-    low = -RNG.uniform(0, 500, 2)
-    target_mm, target = RNG.uniform(low, low + 500), int(RNG.integers(1, N_LANDMARKS + 1))
-    displacement = target_mm + RNG.uniform(-300, 300, (N_LANDMARKS, 2))
+def random_state(rng: np.random.Generator) -> State:
+    low = -rng.uniform(0, 500, 2)
+    target_mm, target = rng.uniform(low, low + 500), int(rng.integers(1, N_LANDMARKS + 1))
+    displacement = target_mm + rng.uniform(-300, 300, (N_LANDMARKS, 2))
     displacement[target - 1] = target_mm
     return State(displacement, np.ones(N_LANDMARKS, bool), target, np.stack([low, low + 500]), 20)
 
 
-STATES = [random_state() for _ in range(N)]
+STATES = [random_state(np.random.default_rng(number)) for number in range(N)]
 ORDER = swapped_order(N, seed=0)
 SHOWN = [replace(STATES[shown], target=state.target) for state, shown in zip(STATES, ORDER, strict=True)]
 """The prompt's target in the swapped X-ray."""
@@ -33,8 +32,9 @@ def best(states: list[State]) -> np.ndarray:
     return np.array([state.lattice.closest_move(state.target_mm).index for state in states])
 
 
-def noisy(moves: np.ndarray, share: float) -> np.ndarray:
-    return np.where(RNG.random(len(moves)) < share, RNG.integers(0, N_ACTIONS, len(moves)), moves)
+def noisy(moves: np.ndarray, share: float, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.where(rng.random(len(moves)) < share, rng.integers(0, N_ACTIONS, len(moves)), moves)
 
 
 PRIOR = np.array([state.target * 3 for state in STATES])
@@ -55,7 +55,8 @@ def test_a_policy_that_ignores_the_x_ray_no_longer_looks(name):
 
 
 def test_random_moves_change_but_the_model_does_not_look():
-    found = [perception(*RNG.integers(0, N_ACTIONS, (2, N)), STATES, seed) for seed in range(20)]
+    moves = np.random.default_rng(0).integers(0, N_ACTIONS, (20, 2, N))
+    found = [perception(own, swapped, STATES, seed) for seed, (own, swapped) in enumerate(moves)]
     assert min(check.changed for check in found) > 0.8
     # 1 of 20 is expected to pass by chance.
     assert sum(check.looks for check in found) <= 5
@@ -63,7 +64,7 @@ def test_random_moves_change_but_the_model_does_not_look():
 
 @pytest.mark.parametrize("mistakes", [0.0, 0.3])
 def test_a_policy_that_looks_is_found_to_look(mistakes):
-    check = perception(noisy(best(STATES), mistakes), noisy(best(SHOWN), mistakes), STATES)
+    check = perception(noisy(best(STATES), mistakes, 0), noisy(best(SHOWN), mistakes, 1), STATES)
     assert check.looks
     assert check.best_own > 0.6 > check.best_swapped
     assert check.information_gain > 0.5
@@ -84,7 +85,7 @@ def test_the_estimates_of_known_policies():
 
 def test_the_information_of_random_moves_is_near_zero():
     many = STATES * 16
-    found = perception(*RNG.integers(0, N_ACTIONS, (2, len(many))), many)
+    found = perception(*np.random.default_rng(0).integers(0, N_ACTIONS, (2, len(many))), many)
     assert found.information_own < 0.03
     assert found.metrics()["information_gain"] == found.information_own - found.information_swapped
 

@@ -65,25 +65,26 @@ def action_regrets(
     displacement_mm: NDArray[np.float64],
     limits_mm: NDArray[np.float64],
     tolerance_mm: NDArray[np.float64],
-    answers_left: NDArray[np.int64],
+    failure_cost: NDArray[np.int64],
     lattice: MoveLattice,
 ) -> NDArray[np.int64]:
     """Returns the regret of each action in exposures, ``(N, 49)``: its cost beyond the cost of the best action.
 
-    A right declaration costs nothing. A wrong one ends the episode as a failure and costs all answers that are left,
-    but at least one exposure more than the worst move.
+    A right declaration costs nothing. A wrong one ends the episode as a failure, and costs at least one exposure more
+    than the worst move.
 
     Args:
         displacement_mm: ``(N, 2)`` from the isocentre to the target.
         limits_mm: ``(N, 2, 2)`` lowest and highest displacement of the isocentre in the workspace.
         tolerance_mm: ``(N,)`` largest distance at which "aligned" is right.
-        answers_left: ``(N,)`` answers left in the episode, including this one.
+        failure_cost: ``(N,)`` cost of a wrong declaration, such as the number of answers that are left.
         lattice: the moves.
     """
     costs = move_costs(displacement_mm, limits_mm, tolerance_mm, lattice)
     is_aligned = np.hypot(displacement_mm[:, 0], displacement_mm[:, 1]) <= tolerance_mm
+    # No declaration counts as a move.
     costs[:, ALIGNED.index] = 0
-    costs[:, ALIGNED.index] = np.where(is_aligned, 0, np.maximum(costs.max(1) + 1, answers_left))
+    costs[:, ALIGNED.index] = np.where(is_aligned, 0, np.maximum(costs.max(1) + 1, failure_cost))
     return costs - costs.min(1, keepdims=True)
 
 
