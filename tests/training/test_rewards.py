@@ -77,6 +77,12 @@ def fewest_moves(state: State) -> int:
     return MAX_EPISODE_STEPS
 
 
+def least_cost(state: State) -> int:
+    fewest = fewest_moves(state)
+    # Where the target is out of reach, one move is as good as another.
+    return fewest if fewest < MAX_EPISODE_STEPS else 1 + MAX_EPISODE_STEPS
+
+
 @st.composite
 def states(draw) -> State:
     """States in wide and narrow workspaces, with lattices that reach the target or not."""
@@ -97,9 +103,7 @@ def test_the_regret_of_a_move_is_that_of_a_search(state, action):
     assert found.min() == 0
     assert (found[ALIGNED.index] == 0) == (fewest == 0)
     if action != ALIGNED.index:
-        # Where the target is out of reach, one move is as good as another.
-        best = fewest if fewest < MAX_EPISODE_STEPS else 1 + MAX_EPISODE_STEPS
-        assert found[action] == 1 + fewest_moves(after(state, action)) - best
+        assert found[action] == 1 + fewest_moves(after(state, action)) - least_cost(state)
 
 
 @settings(max_examples=25, deadline=None)
@@ -111,7 +115,7 @@ def test_a_wrong_stop_costs_the_answers_left_and_more_than_any_move(state):
     else:
         assert found[ALIGNED.index] > np.delete(found, ALIGNED.index).max()
         more = regrets([replace(state, answers_left=state.answers_left + 30)], wrong_stop=100)[0]
-        assert more[ALIGNED.index] == state.answers_left + 30 - fewest_moves(state)
+        assert more[ALIGNED.index] == state.answers_left + 30 - least_cost(state)
 
 
 @pytest.mark.parametrize(
@@ -363,7 +367,7 @@ def test_exploits_lose_against_true_answers(chat, name):
     assert sum(lost) >= (1 if name == "the most common landmark" else 3)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(states(), st.lists(st.integers(0, N_ACTIONS - 1), max_size=12))
 def test_no_detour_pays(state, actions):
     """With all small terms, moves in any order and then the best moves have no more than the best moves alone."""
