@@ -18,17 +18,15 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import docstring_parser
-
 from carm_env.language.prompts import PROMPT_VERSIONS, STYLES, prompt_hash
 from carm_env.patients.catalogue import expand_patients
-from carm_env.system.command_line import INTERRUPTED, ConfigurationError, exit_status, read_config, take_config
-from carm_env.system.errors import UnknownNameError, shortened
+from carm_env.system.command_line import INTERRUPTED, exit_status
+from carm_env.system.errors import UnknownNameError
 from carm_env.system.extras import optional_imports
 from carm_env.system.files import explain_full_disk, write_json, write_text
 from carm_env.system.threads import limit_threads
@@ -39,7 +37,7 @@ from policies.conformal import member_tensors
 from policies.embedded_vlm import build_model, build_tokenizer
 from policies.mllm import MllmLocalizer
 from policies.model_folders import without_hub
-from policies.model_loading import SETTINGS_FILE, ModelError, check_fit, load_model, load_processor
+from policies.model_loading import SETTINGS_FILE, ModelError, check_fit
 from training._support.arguments import ViewArguments
 from training._support.card import model_card
 from training._support.conversations import DEFAULT_WEIGHTS, TASKS, Conversations, as_iterable_dataset
@@ -48,17 +46,17 @@ from training._support.processes import explain_out_of_memory, is_main_process, 
 from training._support.script import TrainingResult, print_result
 from training._support.trainer_checkpoints import checkpoint_step, checkpoint_to_resume, files_at_once
 from training._support.transcripts import Examples, MixedExamples, TranscriptExamples
+from training._support.trl_arguments import read_trl_arguments
+from training._support.trl_models import ResumesWholeModel, load_pretrained
 from training._support.views import load_views
 
 # bitsandbytes, which trl imports, would fetch a compiled kernel from the hub for some processors.
 with optional_imports("llm", "Fine-tuning"), without_hub():
-    import torch
-    from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config, get_quantization_config
+    from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 EMBEDDED = "embedded"
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "sft_embedded.yaml"
 _CORPUS_EXAMPLES = 4000
-_LOCAL_REPORTS = {"none", "tensorboard"}
 
 
 @dataclass(frozen=True)
@@ -117,81 +115,12 @@ class SftArguments(ViewArguments):
 
 
 def read_arguments(given: Sequence[str]) -> tuple[SftArguments, SFTConfig, ModelConfig]:
-    """Reads our arguments and TRL's; without a GPU, arguments that need one are adapted.
-
-    Raises:
-        ValueError: a wrong value, or a configuration that cannot be read.
-    """
-    path, words = take_config(given)
-    if path is None and "--model-name-or-path" not in {word.partition("=")[0].replace("_", "-") for word in words}:
-        path = DEFAULT_CONFIG
-    config = read_config(path) if path else {}
-    _check_config(config, path)
-    if not torch.cuda.is_available():
-        words += ["--use_cpu", "true"]
-    _take_help_from_docstrings(SftArguments)
-    parser = TrlParser((SftArguments, SFTConfig, ModelConfig))
-    # Older versions of transformers report to every service that is installed.
-    if unknown := parser.set_defaults_with_config(**{"report_to": "none", **config}):
-        raise ValueError(f"unknown keys in the configuration: {' '.join(unknown)}. See --help for the valid ones.")
-    arguments, training, model = parser.parse_args_and_config(words)
-    if str(training.resume_from_checkpoint).lower() in ("true", "false"):
-        # The trainer looks for the last checkpoint only if this is a bool.
-        training.resume_from_checkpoint = training.resume_from_checkpoint.lower() == "true"
-    if training.use_cpu and "8bit" in str(training.optim):
-        print(f"no GPU: adamw_torch replaces {training.optim}", flush=True)
-        training.optim = "adamw_torch"
-    _check_nothing_is_run(training, model)
+    """Reads our arguments and TRL's, see `read_trl_arguments`."""
+    arguments, training, model = read_trl_arguments(given, SftArguments, SFTConfig, DEFAULT_CONFIG)
     if training.use_cpu and model.model_name_or_path == EMBEDDED:
         # The matrices are small: several threads would wait for each other more than they work.
         limit_threads(1)
     return arguments, training, model
-
-
-def _check_config(config: Mapping[str, Any], path: Path | None) -> None:
-    """Raises ConfigurationError for settings that a configuration file of others must not have."""
-    for name, value in config.items():
-        if name == "env":
-            raise ConfigurationError(
-                f"--config {path}: env sets variables of the system: set them where you run the script."
-            )
-        reports = [value] if isinstance(value, str) else value
-        sends = name == "report_to" and not (isinstance(reports, list) and set(map(str, reports)) <= _LOCAL_REPORTS)
-        if value and (sends or name == "push_to_hub" or name.startswith(("hub_", "trackio_"))):
-            raise ConfigurationError(
-                f"--config {path}: {name} is {shortened(value)}, which sends data to a server. If you want this, give "
-                f"--{name} on the command line."
-            )
-
-
-def _check_nothing_is_run(training: SFTConfig, model: ModelConfig) -> None:
-    """Raises ConfigurationError for arguments that would run code of a model, or load parts of it from elsewhere."""
-    if training.trust_remote_code:
-        raise ConfigurationError(
-            "trust_remote_code is true, which runs code of the model's author on this computer. It is not supported: "
-            "choose a model whose class is part of transformers."
-        )
-    if training.model_init_kwargs:
-        raise ConfigurationError("model_init_kwargs is set, which has no effect here: use the arguments of the model.")
-    if "/" in (model.attn_implementation or ""):
-        raise ConfigurationError(
-            f"attn_implementation is {model.attn_implementation!r}, compiled code on the hub, which is never run: "
-            "expected eager, sdpa or flash_attention_2."
-        )
-    template = training.chat_template_path
-    if template and not (template.endswith(".jinja") and Path(template).is_file()):
-        raise ConfigurationError(f"chat_template_path is {template!r}, expected a .jinja file that exists.")
-
-
-def _take_help_from_docstrings(kind: type) -> None:
-    # TRL's parser shows the help of a field's metadata.
-    lines = {
-        parameter.arg_name: parameter.description
-        for ancestor in kind.__mro__
-        for parameter in docstring_parser.parse(ancestor.__doc__ or "").params
-    }
-    for field in fields(kind):
-        field.metadata = {"help": lines[field.name]}  # type: ignore[assignment]
 
 
 def make_examples(arguments: SftArguments, views: ViewArrays, seed: int) -> Examples:
@@ -226,19 +155,6 @@ def build_embedded(source: Examples, arguments: SftArguments, seed: int) -> tupl
     return build_model(tokenizer, backbone, config["architecture"], arguments.hidden, arguments.layers, seed)
 
 
-def load_pretrained(model_arguments: ModelConfig) -> tuple[Any, Any]:
-    """Loads the model to fine-tune and its processor."""
-    name = model_arguments.model_name_or_path
-    processor = load_processor(name, model_arguments.model_revision)
-    options = {
-        "attn_implementation": model_arguments.attn_implementation,
-        "dtype": model_arguments.dtype if torch.cuda.is_available() else "float32",
-        "quantization_config": get_quantization_config(model_arguments),
-    }
-    options = {key: value for key, value in options.items() if value is not None}
-    return load_model(name, model_arguments.model_revision, **options), processor
-
-
 def check_loss_mask(collate: Any, processor: Any, source: Examples) -> None:
     """Renders one sample of each task as the trainer does.
 
@@ -260,20 +176,8 @@ def check_loss_mask(collate: Any, processor: Any, source: Examples) -> None:
             )
 
 
-class ResumableTrainer(SFTTrainer):
-    """A trainer that resumes a whole model.
-
-    Checkpoints use the names of the hub. The stock trainer looks for those names in memory, finds none, and would
-    continue with untrained weights.
-    """
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        folder = Path(resume_from_checkpoint)
-        if (folder / "adapter_config.json").is_file() or self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        learning = self.accelerator.unwrap_model(model or self.model)
-        learning.load_state_dict(load_model(folder, dtype=learning.dtype).state_dict())
+class ResumableTrainer(ResumesWholeModel, SFTTrainer):
+    """A trainer that resumes a whole model."""
 
 
 def train(

@@ -1,0 +1,43 @@
+"""Models in the trainers of TRL: how they are loaded, and how a training of one is resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from carm_env.system.extras import optional_imports
+from policies.model_folders import without_hub
+from policies.model_loading import load_model, load_processor
+
+with optional_imports("llm", "Training a language model"), without_hub():
+    import torch
+    from trl import ModelConfig, get_quantization_config
+
+
+def load_pretrained(model_arguments: ModelConfig) -> tuple[Any, Any]:
+    """Loads the model to train and its processor."""
+    name = model_arguments.model_name_or_path
+    processor = load_processor(name, model_arguments.model_revision)
+    options = {
+        "attn_implementation": model_arguments.attn_implementation,
+        "dtype": model_arguments.dtype if torch.cuda.is_available() else "float32",
+        "quantization_config": get_quantization_config(model_arguments),
+    }
+    options = {key: value for key, value in options.items() if value is not None}
+    return load_model(name, model_arguments.model_revision, **options), processor
+
+
+class ResumesWholeModel:
+    """Part of a trainer that resumes a whole model.
+
+    Checkpoints use the names of the hub. The stock trainer looks for those names in memory, finds none, and would
+    continue with untrained weights.
+    """
+
+    def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        if (folder / "adapter_config.json").is_file() or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+            return
+        learning = self.accelerator.unwrap_model(model or self.model)
+        learning.load_state_dict(load_model(folder, dtype=learning.dtype).state_dict())
