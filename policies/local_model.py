@@ -45,17 +45,33 @@ class LocalModel:
         if not isinstance(specification, ModelSpecification):
             specification = ModelSpecification(name=str(specification))
         name, revision = specification.name, specification.revision or None
-        self.specification = specification
-        self._processor = load_processor(name, revision)
-        self._processor.tokenizer.padding_side = "left"
+        processor = load_processor(name, revision)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         options: dict[str, Any] = {"dtype": _dtype(specification.dtype, device)}
         if specification.quantisation != "none":
             options |= {"quantization_config": _quantisation(specification.quantisation), "device_map": device}
         model = load_model(name, revision, adapter=specification.adapter, **options)
-        self._model = (model if "device_map" in options else model.to(device)).eval()
-        check_fit(self._model, self._processor, name)
-        self.style = specification.style or trained_style(specification) or _DEFAULT_STYLE
+        check_fit(model, processor, name)
+        style = specification.style or trained_style(specification) or _DEFAULT_STYLE
+        self._use((model if "device_map" in options else model.to(device)).eval(), processor, specification, style)
+
+    @classmethod
+    def of_loaded(cls, model: Any, processor: Any, specification: ModelSpecification, style: str) -> LocalModel:
+        """Returns the chat model of a model that is loaded already, for instance of one that is being trained.
+
+        Args:
+            model: the model; the caller sets its mode of evaluation.
+            processor: its processor; its tokenizer will pad on the left.
+            specification: how the model is asked.
+            style: style of the prompts.
+        """
+        loaded = cls.__new__(cls)
+        loaded._use(model, processor, specification, style)
+        return loaded
+
+    def _use(self, model: Any, processor: Any, specification: ModelSpecification, style: str) -> None:
+        self._model, self._processor, self.specification, self.style = model, processor, specification, style
+        self._processor.tokenizer.padding_side = "left"
         self._guard = PromptGuard(self._processor)
         self._temperature, self._limit = specification.temperature or 0.0, specification.max_tokens
 

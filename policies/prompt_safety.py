@@ -29,7 +29,7 @@ class PromptGuard:
 
     def __init__(self, processor: Any) -> None:
         self._processor, self._tokenizer = processor, processor.tokenizer
-        self._tokens = _control_tokens(processor)
+        self._tokens = control_tokens(processor)
         self._neutral_counts: dict[Any, Counter[int]] = {}
 
     def escape(self, messages: Sequence[Message]) -> list[Message]:
@@ -91,7 +91,7 @@ class PromptGuard:
         return [(start, end) for token, (start, end) in pairs if token in self._tokens and end > start]
 
 
-def _control_tokens(processor: Any) -> dict[int, str]:
+def control_tokens(processor: Any) -> dict[int, str]:
     """Returns the control tokens of a processor: ids and texts."""
     tokenizer = processor.tokenizer
     found = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))

@@ -44,7 +44,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 OPTIONAL_PACKAGES: dict[str, tuple[str, ...]] = {
     "torch": ("carm_env.xray.gpu", "policies", "training", "benchmarks"),
     "triton": ("carm_env.xray.gpu",),
-    **dict.fromkeys(("safetensors", "tokenizers", "transformers"), ("policies",)),
+    **dict.fromkeys(("safetensors", "tokenizers"), ("policies",)),
+    "transformers": ("policies", "training"),
     **dict.fromkeys(("accelerate", "datasets", "sb3_contrib", "stable_baselines3", "trl"), ("training",)),
     "inspect_ai": ("carm_env.adapters.inspect_task",),
     "openenv": ("carm_env.adapters.openenv_server",),

@@ -1,0 +1,68 @@
+"""The model of a running GRPO training as a chat model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from carm_env.chat_models.interface import Generation
+from carm_env.chat_models.specification import ModelSpecification
+from carm_env.language.chat import Message
+from carm_env.system.extras import optional_imports
+from policies.local_model import LocalModel
+from policies.model_folders import without_hub
+
+with optional_imports("llm", "Training a language model"), without_hub():
+    import torch
+    from trl.models.utils import unwrap_model_for_generation
+
+
+@contextmanager
+def model_for_answers(trainer: Any) -> Iterator[Any]:
+    """Yields the model of a `GRPOTrainer` without its wrappers, in evaluation mode."""
+    was_training = trainer.model.training
+    trainer.model.eval()
+    try:
+        with (
+            unwrap_model_for_generation(
+                trainer.model_wrapped,
+                trainer.accelerator,
+                gather_deepspeed3_params=trainer.args.ds3_gather_for_generation,
+                gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
+            ) as model,
+            torch.no_grad(),
+            trainer._dist.summon_full_params(trainer.model_wrapped, recurse=False),
+        ):
+            yield model
+    finally:
+        trainer.model.train(was_training)
+
+
+class AnsweringModel:
+    """The model of a `GRPOTrainer` as a `ChatModel` that answers with the likeliest tokens.
+
+    Args:
+        trainer: the trainer.
+        style: style of the prompts.
+        max_tokens: longest answer.
+        batch: largest number of answers at the same time.
+    """
+
+    def __init__(self, trainer: Any, style: str, max_tokens: int, batch: int = 64) -> None:
+        self.style = style
+        self._trainer, self._batch = trainer, batch
+        self._specification = ModelSpecification(max_tokens=max_tokens)
+
+    def seed(self, value: int) -> None:
+        """Does nothing: nothing is sampled."""
+
+    def generate(self, conversations: Sequence[Sequence[Message]], kind: str) -> list[Generation]:
+        """Answers all conversations."""
+        trainer = self._trainer
+        found: list[Generation] = []
+        with model_for_answers(trainer) as model:
+            loaded = LocalModel.of_loaded(model, trainer.processing_class, self._specification, self.style)
+            for start in range(0, len(conversations), self._batch):
+                found += loaded.generate(conversations[start : start + self._batch], kind)
+        return found

@@ -1,0 +1,281 @@
+"""TRL's `GRPOTrainer` over states that the model visits itself, each a prompt of its own."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_env.language.patterns import answer_pattern
+from carm_env.system.extras import optional_imports
+from policies.constrained import PatternConstraint
+from policies.group_sampling import SamplingOptions, sample_groups, shares_prompts
+from policies.model_folders import without_hub
+from policies.prompt_safety import control_tokens
+from policies.vision_cache import VisionCache
+from training._support.answering import AnsweringModel, model_for_answers
+from training._support.closed_loop import KIND
+from training._support.grpo_states import StateSource, VisitedState, seed_of
+from training._support.processes import TrainingError
+from training._support.trl_models import ResumesWholeModel
+
+with optional_imports("llm", "Training a language model"), without_hub():
+    import torch
+    from accelerate.utils import gather_object
+    from datasets import Dataset
+    from torch import Tensor
+    from trl import GRPOConfig, GRPOTrainer
+    from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
+
+Rewards = Callable[[Sequence[str], Sequence[Any]], Mapping[str, NDArray[np.float64]]]
+TOTAL = "total"
+_MAX_EQUAL_GENERATIONS = 8
+
+
+class StepwiseTrainer(ResumesWholeModel, GRPOTrainer):
+    """Trains on groups of answers to states of `StateSource`, and rewards them.
+
+    A pool of states serves `generations_per_pool` batches of generation; then the current model plays again. Groups
+    whose rewards are all equal teach nothing and are left out of the update, except for a share.
+
+    Args:
+        source: gives the states.
+        style: style of the prompts.
+        rewards: maps answers and the true states that they are about to rewards and their parts, by name; the reward is
+            ``total``, and ``regret`` is a part.
+        generations_per_pool: batches of generation that use one pool.
+        equal_groups_kept: share of the groups with equal rewards that stay in the update.
+        constrained: sample only answers of the wanted form.
+        vision: cache of the frozen vision tower.
+        **options: arguments of `GRPOTrainer`.
+
+    Attributes:
+        seconds: time spent on parts of the training.
+    """
+
+    def __init__(
+        self,
+        source: StateSource,
+        style: str,
+        rewards: Rewards,
+        generations_per_pool: int,
+        equal_groups_kept: float = 0.0,
+        constrained: bool = False,
+        vision: VisionCache | None = None,
+        **options: Any,
+    ) -> None:
+        args: GRPOConfig = options["args"]
+        self.source, self.style, self._rewards = source, style, rewards
+        self._generations_per_pool, self._equal_groups_kept = generations_per_pool, equal_groups_kept
+        self._constrained, self._vision = constrained, vision
+        self._pool: list[VisitedState] = []
+        self._pool_number = -1
+        self._numbers: list[int] = []
+        self._sampled_logps: Tensor | None = None
+        self._equal_generations = 0
+        self.seconds: dict[str, float] = defaultdict(float)
+        groups = args.generation_batch_size // args.num_generations
+        per_generation = args.steps_per_generation * args.num_iterations
+        generations = -(-args.max_steps * args.gradient_accumulation_steps // per_generation)
+        args.shuffle_dataset = False
+        super().__init__(
+            reward_funcs=self.reward,
+            train_dataset=Dataset.from_dict({"number": list(range(groups * generations))}),
+            **options,
+        )
+        self._stops = tuple(self.eos_token_ids)
+        self._banned = tuple(sorted(set(control_tokens(self.processing_class)) - set(self._stops)))
+        if not self.use_vllm:
+            # A sampled token of an image would mismatch the images, one of a turn would end it.
+            self.generation_kwargs["suppress_tokens"] = list(self._banned)
+            self.generation_config.suppress_tokens = list(self._banned)
+        accelerator = self.accelerator
+        gather = gather_object if accelerator.num_processes > 1 else list
+        source.distribute(accelerator.process_index, accelerator.num_processes, gather)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Adds the time of the block to `seconds`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - started
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self._numbers = [int(row["number"]) for row in inputs]
+        self._refresh_pool()
+        states = [self._pool[number % len(self._pool)] for number in self._numbers]
+        if self._vision is not None:
+            self._vision.clear()
+        rows = [{"prompt": state.messages, "state": state.truth} for state in states]
+        try:
+            output = super()._generate_and_score_completions(rows)
+        finally:
+            self._sampled_logps = None
+        return self._informative(output)
+
+    def _refresh_pool(self) -> None:
+        number = self._numbers[0] // self.source.size
+        if number != self._pool_number:
+            with self.timed("visiting states"):
+                self._pool = self.source.pool(number, AnsweringModel(self, self.style, self.max_completion_length))
+            self._pool_number = number
+        self._metrics["train"]["environment_failures"].append(float(self.source.failures))
+
+    def reward(self, completion_ids: list[list[int]], state: Sequence[Any], **others: Any) -> list[float]:
+        """Returns the rewards of answers, and logs their parts; called by `GRPOTrainer`."""
+        with self.timed("reward"):
+            texts = self.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
+            rewards = dict(self._rewards(texts, list(state)))
+        total = rewards.pop(TOTAL)
+        for name, values in rewards.items():
+            others["log_metric"](f"reward/{name}", float(values.mean()))
+        others["log_metric"]("best_move", float((rewards["regret"] == 0).mean()))
+        return [float(value) for value in total]
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, dict[str, Any]]:
+        if not self._shares_prompts():
+            found: tuple[list[list[int]], Any, dict[str, Any]] = super()._tokenize_prompts(prompts)
+            return found
+        copies = self.num_generations
+        ids, images, fields = super()._tokenize_prompts(prompts[::copies])
+        fields.pop("num_crops", None)
+        fields = {name: [row for row in value for _ in range(copies)] for name, value in fields.items()}
+        return [row for row in ids for _ in range(copies)], [row for row in images for _ in range(copies)], fields
+
+    def _shares_prompts(self) -> bool:
+        distributed = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        return not self.use_vllm and not distributed and shares_prompts(self.accelerator.unwrap_model(self.model))
+
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], images: Any, multimodal_fields: dict[str, Any], *more: Any, **options: Any
+    ) -> tuple[list[list[int]], Any]:
+        with self.timed("generation"):
+            if not self._shares_prompts():
+                torch.manual_seed(seed_of(self.args.seed, self._numbers[0], self.accelerator.process_index))
+                with self._constrained_decoding(max(map(len, prompt_ids))):
+                    found: tuple[list[list[int]], Any] = super()._generate_single_turn(
+                        prompt_ids, images, multimodal_fields, *more, **options
+                    )
+                return found
+            copies = self.num_generations
+            fields = {name: value[::copies] for name, value in multimodal_fields.items()}
+            inputs = self._padded(prompt_ids[::copies], fields)
+            seeds = [seed_of(self.args.seed, number, row % copies) for row, number in enumerate(self._numbers)]
+            with model_for_answers(self) as model:
+                answers, logps = sample_groups(
+                    model, inputs, copies, self._sampling(self.temperature), seeds,
+                    self._constraint(inputs["input_ids"].shape[1]),
+                )  # fmt: skip
+            longest = max(map(len, logps))
+            padded = torch.tensor([row + [0.0] * (longest - len(row)) for row in logps])
+            self._sampled_logps = padded.to(self.accelerator.device)
+            return answers, None
+
+    def _padded(self, prompt_ids: Sequence[Sequence[int]], fields: dict[str, Any]) -> dict[str, Tensor]:
+        longest, pad = max(map(len, prompt_ids)), self._tokenizer.pad_token_id
+
+        def padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+            return torch.tensor([[value] * (longest - len(row)) + list(row) for row in rows])
+
+        inputs = {"input_ids": padded(prompt_ids, pad), "attention_mask": padded([[1] * len(r) for r in prompt_ids], 0)}
+        for name, rows in fields.items():
+            inputs[name] = padded(rows, 0) if isinstance(rows[0], list) else torch.as_tensor(np.stack(rows))
+        return {name: value.to(self.accelerator.device) for name, value in inputs.items()}
+
+    def _sampling(self, temperature: float) -> SamplingOptions:
+        pad = self._tokenizer.pad_token_id
+        return SamplingOptions(self.max_completion_length, temperature, self._stops, self._banned, pad)
+
+    def _constraint(self, prompt_length: int) -> PatternConstraint | None:
+        if not self._constrained:
+            return None
+        return PatternConstraint(self._tokenizer, answer_pattern(KIND), prompt_length, list(self._stops))
+
+    @contextmanager
+    def _constrained_decoding(self, prompt_length: int) -> Iterator[None]:
+        constraint = self._constraint(prompt_length)
+        if constraint is None:
+            yield
+            return
+        model = self.accelerator.unwrap_model(self.model)
+        generate = model.generate
+        processors = [_Noise(self.temperature), constraint]
+        model.generate = lambda **inputs: generate(**inputs, do_sample=False, logits_processor=processors)
+        try:
+            yield
+        finally:
+            del model.generate
+
+    def _get_per_token_logps_and_entropies(self, *arguments: Any, **options: Any) -> Any:
+        if self._sampled_logps is not None and not torch.is_grad_enabled() and arguments[0] is self.model:
+            # The sampler has computed them, with the same weights.
+            return self._sampled_logps, None, None
+        return super()._get_per_token_logps_and_entropies(*arguments, **options)
+
+    def _informative(self, output: dict[str, Any]) -> dict[str, Any]:
+        """Returns the batch without the groups whose rewards are all equal, and counts these."""
+        copies, parts = self.num_generations, self.args.steps_per_generation
+        differ = output["advantages"].view(-1, copies).abs().amax(1) > 0
+        equal = (~differ).nonzero()[:, 0].tolist()
+        self._count_equal(differ)
+        kept = differ.nonzero()[:, 0].tolist() + equal[: round(self._equal_groups_kept * len(equal))]
+        rows = [group * copies + copy for group in sorted(kept) for copy in range(copies)]
+        # Every step of the batch needs as many rows, at least one; rows of equal rewards have no effect on the policy.
+        rest = [row for row in range(len(output["advantages"])) if row // copies not in set(kept)]
+        missing = max(-len(rows) % parts, parts - len(rows))
+        rows += rest[:missing]
+        split = split_pixel_values_by_grid(output)
+        chosen = {name: _rows(value, rows) for name, value in split.items()}
+        mask = chosen["completion_mask"]
+        chosen["num_items_in_batch"] = self.accelerator.gather(mask.sum()).sum()
+        whole: dict[str, Any] = unsplit_pixel_values_by_grid(chosen)
+        return whole
+
+    def _count_equal(self, differ: Tensor) -> None:
+        share = self.accelerator.gather(differ.float().mean()).mean().item()
+        self._metrics["train"]["groups_kept"].append(share)
+        self._equal_generations = 0 if share else self._equal_generations + 1
+        if self._equal_generations >= _MAX_EQUAL_GENERATIONS:
+            raise TrainingError(
+                f"the rewards of every group were equal in {_MAX_EQUAL_GENERATIONS} batches of generation, so nothing "
+                "is learnt: start from a model that was fine-tuned by training/sft.py, or raise --temperature or "
+                "--num_generations."
+            )
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Takes a step; raises TrainingError if the loss is not finite."""
+        before = sum(self.seconds.values())
+        started = time.perf_counter()
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        self.seconds["update"] += time.perf_counter() - started - (sum(self.seconds.values()) - before)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss of step {self.state.global_step + 1} is {loss.item()}: lower --learning_rate or "
+                "--max_grad_norm, or raise --beta; with --fp16 use --bf16."
+            )
+        return loss
+
+
+class _Noise:
+    """A logits processor that adds Gumbel noise, so that the likeliest token is a sample."""
+
+    def __init__(self, temperature: float) -> None:
+        self._temperature = temperature
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return scores / self._temperature - torch.empty_like(scores).exponential_().log()
+
+
+def _rows(value: Any, rows: list[int]) -> Any:
+    if isinstance(value, list):
+        return [value[row] for row in rows]
+    if isinstance(value, torch.Tensor) and value.ndim:
+        return value[rows]
+    return value

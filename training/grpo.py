@@ -1,0 +1,378 @@
+"""Train a language model by reinforcement learning, in the loop of X-rays and moves, from a fine-tuned start.
+
+    python training/grpo.py
+    python training/grpo.py --max_steps 10 --test_episodes 0
+    python training/grpo.py --mode multi_turn --max_steps 2
+    python training/grpo.py --config training/configs/grpo_qwen2_5_vl_7b.yaml --model_name_or_path runs/sft
+    accelerate launch training/grpo.py --config training/configs/grpo_gemma3_4b.yaml
+
+The script runs TRL's `GRPOTrainer` with its arguments (`GRPOConfig`, `ModelConfig`), read from flags or ``--config``; a
+configuration can name another one as its ``base``. Without arguments the embedded model is trained on a CPU, from the
+weights that ship (`training/configs/grpo_embedded.yaml`).
+
+Step by step (the default), every state is a prompt of its own, with the paper's history: the model plays episodes, and
+the states that it visits are the prompts of the next steps. The simulator knows the exact value of every move
+(`training/rewards.py`). With ``--mode multi_turn``, whole episodes are rollouts.
+
+During training the model is evaluated in closed loop on the calibration patients. At the end it is compared with its
+start on the same episodes of the test patients. The model is saved in ``OUTPUT_DIR``; its name as a policy is
+``mllm:OUTPUT_DIR``.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from carm_env.geometry import check_image_size
+from carm_env.language.prompts import PROMPT_VERSIONS, STYLES, prompt_hash
+from carm_env.patient import Patient
+from carm_env.patients.build import default_workers, prepare_patients
+from carm_env.patients.catalogue import expand_patients, load_patient
+from carm_env.system.command_line import INTERRUPTED, exit_status
+from carm_env.system.errors import UnknownNameError
+from carm_env.system.extras import optional_imports
+from carm_env.system.files import explain_full_disk, write_json, write_text
+from carm_env.system.threads import limit_threads
+from policies.checkpoint import SHIPPED
+from policies.local_model import LocalModel
+from policies.mllm import KIND
+from policies.model_folders import model_folder, without_hub
+from policies.model_loading import SETTINGS_FILE, check_fit, read_settings
+from policies.vision_cache import VisionCache, can_be_cached, freeze_vision, vision_tower
+from training._support.answering import AnsweringModel
+from training._support.card import model_card
+from training._support.closed_loop import ClosedLoopSuite
+from training._support.grpo_callbacks import Evaluation, Progress
+from training._support.grpo_checks import check_answer_length, check_batches, check_images, check_start
+from training._support.grpo_comparison import compare_models
+from training._support.grpo_states import StateSource, uniform_suite
+from training._support.grpo_trainer import StepwiseTrainer
+from training._support.processes import explain_out_of_memory, is_main_process, one_training, smaller_batches
+from training._support.script import TrainingResult, print_result
+from training._support.trainer_checkpoints import checkpoint_step, checkpoint_to_resume, files_at_once
+from training._support.trl_arguments import read_trl_arguments
+from training._support.trl_models import load_pretrained
+from training.rewards import RewardWeights, State, step_rewards
+
+with optional_imports("llm", "Reinforcement learning of a language model"), without_hub():
+    from accelerate.utils import gather_object
+    from transformers import PrinterCallback, ProgressCallback
+    from trl import GRPOConfig, GRPOTrainer, ModelConfig, get_peft_config
+
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "grpo_embedded.yaml"
+MODES = ("step_wise", "multi_turn")
+SHIPPED_START = "shipped"
+"""Name of the start that ships, in place of a folder."""
+_SMALL_PARAMETERS = 20_000_000
+_CALIBRATION_SEED, _TEST_SEED = 101, 12
+_VIEWS_FOR_LENGTH = 32
+
+
+@dataclass(frozen=True)
+class GrpoArguments:
+    """States, rewards and evaluation of the training, besides TRL's own arguments.
+
+    Attributes:
+        mode: step_wise (every state is a prompt) or multi_turn (whole episodes are rollouts)
+        style: style of the prompts; by default the one that the start was fine-tuned with, or full
+        train: patients to visit states of, separated by commas
+        calibration: patients for the evaluations during training
+        test: patients for the comparison with the start, never trained on
+        image_size: side of the X-rays, pixels; the model's processor resizes them
+        refresh_steps: optimizer steps after which the model visits new states
+        start_share: share of uniform starts of episodes among the states
+        equal_groups_kept: share of the groups with equal rewards that stay in the update
+        rewards: YAML file with the weights of the reward; by default those of training/configs/rewards.yaml
+        constrained: sample only answers of the wanted form
+        freeze_vision: do not train the vision tower; its outputs are then computed once
+        eval_every: evaluate in closed loop every so many optimizer steps; 0 for never
+        eval_episodes: episodes of each evaluation
+        example_episodes: episodes of each evaluation to save as GIF
+        test_episodes: episodes of the comparison with the start at the end; 0 for no comparison
+        json: file to write the results to
+    """
+
+    mode: str = "step_wise"
+    style: str = ""
+    train: str = "wide/calibration"
+    calibration: str = "standard/calibration"
+    test: str = "standard/test"
+    image_size: int = 256
+    refresh_steps: int = 4
+    start_share: float = 0.25
+    equal_groups_kept: float = 0.0
+    rewards: str = ""
+    constrained: bool = False
+    freeze_vision: bool = True
+    eval_every: int = 25
+    eval_episodes: int = 60
+    example_episodes: int = 1
+    test_episodes: int = 100
+    json: str = ""
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise UnknownNameError("mode", self.mode, MODES)
+        if self.style and self.style not in STYLES:
+            raise UnknownNameError("style of prompts", self.style, STYLES)
+        check_image_size(self.image_size)
+        for name in ("eval_every", "example_episodes", "test_episodes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more.")
+        for name in ("refresh_steps", "eval_episodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1.")
+        for name in ("start_share", "equal_groups_kept"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1.")
+
+
+@dataclass(frozen=True)
+class Start:
+    """The model that a training starts from.
+
+    Attributes:
+        name: folder or id of the model.
+        settings: what `training/sft.py` wrote about it; empty for any other model.
+        style: style of the prompts.
+        model: the model.
+        processor: its processor.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    style: str
+    model: Any
+    processor: Any
+
+
+def read_arguments(given: Sequence[str]) -> tuple[GrpoArguments, GRPOConfig, ModelConfig]:
+    """Reads our arguments and TRL's, see `read_trl_arguments`."""
+    arguments, training, model = read_trl_arguments(given, GrpoArguments, GRPOConfig, DEFAULT_CONFIG)
+    if model.model_name_or_path == SHIPPED_START:
+        model.model_name_or_path = str(SHIPPED / KIND)
+    return arguments, training, model
+
+
+def load_start(arguments: GrpoArguments, model_arguments: ModelConfig) -> Start:
+    """Loads the model to start from.
+
+    Raises:
+        ModelError: it cannot be loaded, or was fine-tuned with other prompts.
+    """
+    name = model_arguments.model_name_or_path
+    settings = read_settings(model_folder(name, model_arguments.model_revision))
+    style = arguments.style or str(settings.get("style") or STYLES[0])
+    check_start(name, settings, style)
+    model, processor = load_pretrained(model_arguments)
+    check_fit(model, processor, name)
+    for parameter_name, parameter in model.named_parameters():
+        if "lora_" in parameter_name:
+            # An adapter is loaded for inference.
+            parameter.requires_grad_(True)
+    if arguments.freeze_vision:
+        freeze_vision(model)
+    return Start(name, settings, style, model, processor)
+
+
+def load_patients(names: str) -> dict[str, Patient]:
+    """Loads patients by name; those that are not built yet are built by the first process."""
+    every = expand_patients(names.split(","))
+    prepare_patients(every, default_workers())
+    return {name: load_patient(name) for name in every}
+
+
+def make_step_wise_trainer(
+    arguments: GrpoArguments, training: GRPOConfig, model_arguments: ModelConfig, start: Start
+) -> GRPOTrainer:
+    """Makes the trainer of the step-wise mode, after checking what can be wrong with its arguments."""
+    generations = check_batches(training, arguments.refresh_steps)
+    groups = training.generation_batch_size // training.num_generations
+    source = StateSource(
+        State.of_environment, load_patients(arguments.train), groups * generations, arguments.start_share,
+        arguments.image_size, training.seed,
+    )  # fmt: skip
+    views = source.starts(_VIEWS_FOR_LENGTH, start.style)
+    check_images(start.processor, start.model, views[0].messages, start.name)
+    situations = [(view.truth.situation, view.truth.target) for view in views]
+    check_answer_length(start.processor, situations, training.max_completion_length)
+    weights = RewardWeights.from_yaml(Path(arguments.rewards)) if arguments.rewards else RewardWeights()
+    tower = vision_tower(start.model)
+    return StepwiseTrainer(
+        source,
+        start.style,
+        partial(step_rewards, weights=weights),
+        generations,
+        arguments.equal_groups_kept,
+        arguments.constrained,
+        VisionCache(tower) if arguments.freeze_vision and can_be_cached(tower) else None,
+        model=start.model,
+        args=training,
+        processing_class=start.processor,
+        peft_config=adapter_config(arguments, model_arguments, start),
+    )
+
+
+def adapter_config(arguments: GrpoArguments, model_arguments: ModelConfig, start: Start) -> Any:
+    """Returns the configuration of a new adapter; None to train the whole model, or the adapter that it has."""
+    config = None if hasattr(start.model, "peft_config") else get_peft_config(model_arguments)
+    if config is not None and arguments.freeze_vision:
+        config.exclude_modules = r".*(vision_tower|visual|vision_model)\..*"
+    return config
+
+
+def train(
+    arguments: GrpoArguments, training: GRPOConfig, model_arguments: ModelConfig, words: Sequence[str] = ()
+) -> TrainingResult:
+    """Trains and saves the model, and compares it with its start on the test patients.
+
+    Args:
+        arguments: states, rewards and evaluation.
+        training: TRL's arguments of the training.
+        model_arguments: TRL's arguments of the model.
+        words: words of the command line, for the model card.
+    """
+    with one_training(Path(training.output_dir), "--output_dir"):
+        return _train(arguments, training, model_arguments, words)
+
+
+def _train(
+    arguments: GrpoArguments, training: GRPOConfig, model_arguments: ModelConfig, words: Sequence[str]
+) -> TrainingResult:
+    folder = Path(training.output_dir)
+    checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, folder, is_main_process())
+    start = load_start(arguments, model_arguments)
+    count = sum(value.numel() for value in start.model.parameters())
+    if training.use_cpu and count < _SMALL_PARAMETERS:
+        # The matrices are small: several threads would wait for each other more than they work.
+        limit_threads(1)
+    make_trainer = {"step_wise": make_step_wise_trainer}[arguments.mode]
+    trainer = make_trainer(arguments, training, model_arguments, start)
+    add_reports(trainer, arguments, training, start)
+    learning = sum(value.numel() for value in trainer.model.parameters() if value.requires_grad)
+    print(f"{start.name}: {count / 1e6:.1f} M parameters, {learning / 1e6:.1f} M of them are trained", flush=True)
+    started = time.perf_counter()
+    fit(trainer, checkpoint)
+    minutes = (time.perf_counter() - started) / 60
+    figures = {"minutes": minutes, **time_shares(getattr(trainer, "seconds", {}))}
+    if not trainer.accelerator.is_main_process:
+        return TrainingResult(training=figures)
+    save_model(trainer, start, folder)
+    test = compare_with_start(arguments, model_arguments, start, folder) if arguments.test_episodes else {}
+    config = {"kind": KIND, "start": Path(start.name).name, "mode": arguments.mode, "style": start.style,
+              "steps": training.max_steps, "num_generations": training.num_generations, "beta": training.beta,
+              "learning_rate": training.learning_rate, "seed": training.seed}  # fmt: skip
+    description = "Drives the C-arm to a landmark; trained by GRPO in closed loop, from a fine-tuned model."
+    card = model_card(
+        "Language model for C-arm navigation, after reinforcement learning", description, "training/grpo.py", words,
+        config, test, minutes,
+    )  # fmt: skip
+    write_text(folder / "README.md", card)
+    return TrainingResult(test, figures)
+
+
+def add_reports(trainer: GRPOTrainer, arguments: GrpoArguments, training: GRPOConfig, start: Start) -> None:
+    """Adds the progress, and the evaluations in closed loop."""
+    accelerator = trainer.accelerator
+    # Our own lines have the time left.
+    for kind in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(kind)
+    trainer.add_callback(Progress())
+    if not arguments.eval_every:
+        return
+    patients = load_patients(arguments.calibration)
+    suite = uniform_suite("calibration", patients, arguments.eval_episodes, _CALIBRATION_SEED, arguments.image_size)
+    gather = gather_object if accelerator.num_processes > 1 else list
+    episodes = ClosedLoopSuite(suite, rank=accelerator.process_index, world=accelerator.num_processes, gather=gather)
+    model = AnsweringModel(trainer, start.style, answer_limit(training))
+    log = lambda name, value: trainer._metrics["train"][name].append(value)  # noqa: E731
+    trainer.add_callback(
+        Evaluation(model, episodes, arguments.eval_every, Path(training.output_dir), arguments.example_episodes, log)
+    )
+
+
+def answer_limit(training: GRPOConfig) -> int:
+    """Returns the largest number of tokens of an answer in evaluations."""
+    return int(training.max_completion_length)
+
+
+def fit(trainer: GRPOTrainer, checkpoint: str | None) -> None:
+    """Trains from the checkpoint on, if not all steps are done."""
+    if checkpoint is not None and checkpoint_step(checkpoint) >= trainer.args.max_steps:
+        # The trainer would take one more step before it compares.
+        trainer._load_from_checkpoint(checkpoint)
+        return
+    size = trainer.args.per_device_train_batch_size
+    out_of_memory = explain_out_of_memory(smaller_batches(size, "per_device_train_batch_size"))
+    with out_of_memory, explain_full_disk(Path(trainer.args.output_dir) / "checkpoint"):
+        trainer.train(resume_from_checkpoint=checkpoint)
+
+
+def time_shares(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Returns the shares of the parts of a training."""
+    total = sum(seconds.values())
+    return {f"share of {name}": value / total for name, value in seconds.items()} if total else {}
+
+
+def save_model(trainer: GRPOTrainer, start: Start, folder: Path) -> None:
+    """Saves the model or its adapter, the processor and the settings."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    is_small = sum(value.numel() for value in model.parameters()) < _SMALL_PARAMETERS
+    with files_at_once(folder) as temporary:
+        if is_small and not hasattr(model, "peft_config"):
+            # Float16, as in the other shipped checkpoints.
+            model.half().save_pretrained(temporary)
+        else:
+            trainer.save_model(str(temporary))
+            # A pickle of the arguments that nothing needs.
+            (temporary / "training_args.bin").unlink(missing_ok=True)
+        start.processor.save_pretrained(temporary)
+        style = start.style
+        settings = {**start.settings, "style": style, "prompt_version": PROMPT_VERSIONS[style],
+                    "prompts": prompt_hash(style), "trained_by": "grpo"}  # fmt: skip
+        write_json(temporary / SETTINGS_FILE, settings)
+
+
+def compare_with_start(
+    arguments: GrpoArguments, model_arguments: ModelConfig, start: Start, folder: Path
+) -> dict[str, float]:
+    """Runs the trained model and its start on the same episodes of the test patients."""
+    suite = uniform_suite(
+        "test", load_patients(arguments.test), arguments.test_episodes, _TEST_SEED, arguments.image_size
+    )
+    models = {"start": LocalModel(start.name), "trained": LocalModel(folder)}
+    return compare_models(suite, models, "start", folder / "comparison")
+
+
+def run(words: Sequence[str]) -> None:
+    """Trains with the arguments of a command line, and prints and writes the results."""
+    arguments, training, model = read_arguments(words)
+    result = train(arguments, training, model, words)
+    if not is_main_process():
+        return
+    print_result(result)
+    if arguments.json:
+        write_json(Path(arguments.json), {**result.training, **result.test})
+    print(f"\npolicy: {KIND}:{training.output_dir}")
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Runs the script and returns the exit status."""
+    words = sys.argv[1:] if given is None else given
+    status = exit_status(lambda: run(words))
+    if status == INTERRUPTED:
+        print(
+            "Run the same command with --resume_from_checkpoint true to continue after the last checkpoint.",
+            file=sys.stderr,
+        )
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
