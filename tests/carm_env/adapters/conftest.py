@@ -48,9 +48,9 @@ class TalkingOracle:
             self.results.append(run_episode(Recorded(), env, EpisodeTask(suite, episode, "oracle", episode)))
 
     def answer(self, image):
-        """Answers an X-ray, a PIL image with three equal channels."""
-        pixels = np.asarray(image)
-        assert pixels.ndim == 3 and (pixels == pixels[..., :1]).all()
+        """Answers an X-ray, a PIL image of one channel or of three equal ones."""
+        pixels = np.asarray(image.convert("RGB"))
+        assert (pixels == pixels[..., :1]).all()
         return self._answers[pixels[..., 0].tobytes()]
 
     def check(self, results):
