@@ -53,6 +53,7 @@ def carm_nav(
     reading: str = "lenient",
     kept_exchanges: int = 0,
     results: str = "",
+    transcripts: str = "",
 ) -> Task:
     """Makes the task of a suite.
 
@@ -66,13 +67,15 @@ def carm_nav(
         reading: how answers are parsed: lenient or strict.
         kept_exchanges: number of earlier exchanges in the messages.
         results: JSON-lines file to which finished episodes are appended, as ``carm-env evaluate`` does.
+        transcripts: folder that receives a transcript of each episode, as ``carm-env evaluate`` writes them.
 
     Raises:
         UnknownNameError, FileNotFoundError, ValueError: the suite cannot be loaded, or an argument is out of range.
     """
     settings = ChatSettings(
-        suite, seed=seed, style=style, reading=reading, kept_exchanges=kept_exchanges, results=results
-    )
+        suite, seed=seed, style=style, reading=reading, kept_exchanges=kept_exchanges, results=results,
+        transcripts=transcripts,
+    )  # fmt: skip
     loaded = settings.load_suite()
     if episodes is not None and episodes < 1:
         raise ValueError(f"episodes is {episodes}, expected at least 1.")

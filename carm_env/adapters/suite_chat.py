@@ -11,6 +11,7 @@ import functools
 import inspect
 import threading
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -61,6 +62,8 @@ class ChatSettings:
         invalid_penalty: subtracted from the reward for an invalid answer.
         model: name of the model in the results.
         results: JSON-lines file to which finished episodes are appended, as ``carm-env evaluate`` does; empty for none.
+        transcripts: folder that receives a transcript of each attempt at an episode, as ``carm-env evaluate`` writes
+            them; empty for none.
 
     Raises:
         ValueError: a value has the wrong type or is out of range, or `environment` is given for a suite.
@@ -77,6 +80,7 @@ class ChatSettings:
     invalid_penalty: float = 0.1
     model: str = "chat"
     results: str = ""
+    transcripts: str = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.draw_from, str):
@@ -177,12 +181,12 @@ class _RemoteModel:
 
     def __init__(self, style: str) -> None:
         self.style = style
-        self.answer, self.has_answer = "", False
+        self.answer, self.has_answer, self.seconds = "", False, 0.0
 
     def generate(self, conversations: Sequence[Sequence[Message]], kind: str) -> list[Generation]:
         if not self.has_answer:
             raise _Asked(conversations[0])
-        return [Generation(self.answer, 0, 0.0)]
+        return [Generation(self.answer, 0, self.seconds)]
 
     def seed(self, value: int) -> None:
         pass
@@ -194,9 +198,14 @@ class _AtOnce(DecisionThread):
     def __init__(self) -> None:
         self.shown_at = time.perf_counter()
 
+    @property
+    def waited_s(self) -> float:
+        """Time since the messages were shown."""
+        return time.perf_counter() - self.shown_at
+
     def submit(self, policy: Policy, observation: Any, info: Mapping[str, Any]) -> Future[tuple[Any, float]]:
         future: Future[tuple[Any, float]] = Future()
-        waited_s = time.perf_counter() - self.shown_at
+        waited_s = self.waited_s
         try:
             future.set_result((policy.act(observation, policy.visible_info(info)), waited_s))
         except Exception as error:
@@ -244,6 +253,7 @@ class SuiteChat:
         Raises:
             SessionClosedError: the session was closed.
             ValueError: `number` is not an integer of at least 0, or the patient does not allow the episode.
+            TranscriptError: the folder of the transcripts cannot be written.
         """
         if self._is_closed:
             raise SessionClosedError("the session was closed, perhaps because it was idle: connect again.")
@@ -251,7 +261,9 @@ class SuiteChat:
             raise ValueError(f"episode is {shortened(number)}, expected an integer of at least 0.")
         # Until the reset has succeeded no episode is running.
         self._episode, self._turn = None, ChatTurn([], done=True)
-        episode = Episode(self._policy, self._env, self._task(number))
+        folder = Path(self.settings.transcripts) if self.settings.transcripts else None
+        # Frameworks run the same episode several times, also at the same time.
+        episode = Episode(self._policy, self._env, self._task(number), folder, attempt=uuid.uuid4().hex)
         self._turn = ChatTurn(self._ask(episode), exposures=1)
         self._episode = episode
         return self._turn
@@ -278,7 +290,7 @@ class SuiteChat:
                 self._turn, reward=0.0, fault=NO_EPISODE, explanation=f"{reason}: start an episode first."
             )
         self._env.reward = -self.settings.invalid_penalty
-        self._model.answer, self._model.has_answer = text, True
+        self._model.answer, self._model.has_answer, self._model.seconds = text, True, self._now.waited_s
         try:
             episode.advance(episode.decide(self._now))
         finally:
@@ -297,7 +309,7 @@ class SuiteChat:
             explanation=explanation,
         )
         if done:
-            self._turn = dataclasses.replace(self._turn, result=self._finish())
+            self._turn = dataclasses.replace(self._turn, result=self._finish(episode))
         return self._turn
 
     def _ask(self, episode: Episode) -> list[Message]:
@@ -321,9 +333,9 @@ class SuiteChat:
             return self._turn.result
         return dataclasses.replace(self._episode.result(), run=_run(self.settings.seed))
 
-    def _finish(self) -> EpisodeResult | None:
-        result = self.result()
-        if result is not None and self.settings.results:
+    def _finish(self, episode: Episode) -> EpisodeResult:
+        result = dataclasses.replace(episode.finish(), run=_run(self.settings.seed))
+        if self.settings.results:
             with _append_lock:
                 append_result(Path(self.settings.results), result)
         return result

@@ -38,7 +38,17 @@ METRICS = (
     "lenient_answers",
 )  # fmt: skip
 """Fields of `carm_env.evaluation.results.EpisodeResult` that are metrics."""
-_SETTINGS = ("suite", "draw_from", "environment", "seed", "style", "reading", "invalid_penalty", "results")
+_SETTINGS = (
+    "suite",
+    "draw_from",
+    "environment",
+    "seed",
+    "style",
+    "reading",
+    "invalid_penalty",
+    "results",
+    "transcripts",
+)
 
 
 class CArmData(vf.TaskData):
@@ -67,6 +77,8 @@ class CArmTasksetConfig(vf.TasksetConfig):
     """Subtracted from the reward for an invalid answer."""
     results: str = ""
     """JSON-lines file to which finished episodes are appended."""
+    transcripts: str = ""
+    """Folder that receives a transcript of each episode."""
 
 
 class CArmTask(vf.Task[CArmData]):
@@ -78,16 +90,17 @@ class CArmTaskset(vf.Taskset[CArmTask, CArmTasksetConfig]):
 
     Raises:
         UnknownNameError, FileNotFoundError, ValueError: the suite cannot be loaded, or a setting is out of range.
-        ValueError: `results` and `system_prompt` are both given.
+        ValueError: `system_prompt` is given together with `results` or `transcripts`.
     """
 
     def __init__(self, config: CArmTasksetConfig) -> None:
         super().__init__(config)
-        if self.system_prompt is not None and config.results:
-            raise ValueError(
-                f"results is {config.results!r}, but system_prompt replaces the prompts that results are compared by: "
-                "leave one of them out."
-            )
+        for name in ("results", "transcripts"):
+            if self.system_prompt is not None and getattr(config, name):
+                raise ValueError(
+                    f"{name} is {getattr(config, name)!r}, but system_prompt replaces the prompts that {name} are "
+                    "compared by: leave one of them out."
+                )
         self._values = {name: getattr(config, name) for name in _SETTINGS}
         self._settings = ChatSettings.from_mapping(self._values)
         self._suite = self._settings.load_suite()

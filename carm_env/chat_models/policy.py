@@ -127,7 +127,7 @@ class ChatPolicy(Policy):
         messages = self._conversation.show(_image_of(observation), info)
         (generation,) = self._model.generate([messages], "navigation")
         self._exchange = Exchange(
-            messages, generation.text, tokens=generation.tokens, prompt_tokens=generation.prompt_tokens or None,
+            messages, generation.text, tokens=generation.tokens or None, prompt_tokens=generation.prompt_tokens or None,
             seconds=generation.seconds, cost=generation.cost or None, model=self.specification.name,
         )  # fmt: skip
         usage = Usage(generation.prompt_tokens, generation.tokens, generation.seconds, generation.cost)

@@ -99,13 +99,19 @@ class Episode:
         env: the environment.
         task: the episode.
         transcripts: folder that receives the transcript of the episode.
+        attempt: tells attempts at the same episode apart, each with a transcript; by default the last attempt replaces
+            the transcript of an earlier one.
     """
 
-    def __init__(self, policy: Policy, env: CArmNavEnv, task: EpisodeTask, transcripts: Path | None = None) -> None:
+    def __init__(
+        self, policy: Policy, env: CArmNavEnv, task: EpisodeTask, transcripts: Path | None = None, attempt: str = ""
+    ) -> None:
         self.policy, self.env, self.task = policy, env, task
         self._observation, self._info = reset_episode(env, task)
         self.record = EpisodeRecord.begin(self._info)
-        self._transcript = EpisodeTranscript(transcripts, task.suite, task.episode, task.policy, task.seed, policy, env)
+        self._transcript = EpisodeTranscript(
+            transcripts, task.suite, task.episode, task.policy, task.seed, policy, env, attempt
+        )
         self._transcript.begin(self._observation, self._info)
         with self._recorded_crash():
             policy.reset(task.seed)
@@ -175,11 +181,15 @@ class Episode:
             self.record.error = text.encode(errors="replace").decode().replace("\0", " ")
 
     def result(self) -> EpisodeResult:
-        """Returns the result of the episode, and ends its transcript."""
-        result = episode_result(
+        """Returns the result so far; an episode that has not ended is a timeout."""
+        return episode_result(
             self.task, self.env.scene.patient, self._info, self.record, self.policy.prompts(),
             self.policy.privileged_info, self.policy.description(),
         )  # fmt: skip
+
+    def finish(self) -> EpisodeResult:
+        """Ends the transcript of the episode and returns the result."""
+        result = self.result()
         self._transcript.end(self._info, result.outcome, result.success, result.error)
         return result
 

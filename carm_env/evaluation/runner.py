@@ -54,7 +54,7 @@ def run_episode(
             episode.give_up(timeout_s or 0.0)
         else:
             episode.advance(decision)
-    return episode.result()
+    return episode.finish()
 
 
 def run_concurrently(
@@ -91,7 +91,7 @@ def run_concurrently(
             episode = Episode(policy.for_episode(), env, task, transcripts)
             if episode.has_ended:
                 free.append(env)
-                yield episode.result()
+                yield episode.finish()
             else:
                 start(episode, threads.pop() if threads else DecisionThread())
         first_deadline = min((deadline for _, _, deadline in running.values()), default=np.inf)
@@ -110,7 +110,7 @@ def run_concurrently(
             if future in made:
                 threads.append(thread)
             idle[episode.task.suite.hash].append(episode.env)
-            yield episode.result()
+            yield episode.finish()
 
 
 @cache

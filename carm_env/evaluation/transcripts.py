@@ -26,17 +26,27 @@ class EpisodeTranscript:
         seed: seed of the environment and the policy.
         policy: the policy.
         env: the environment, whose episode has begun.
+        attempt: tells attempts at the same episode apart, see `carm_env.evaluation.episodes.Episode`.
     """
 
     def __init__(
-        self, folder: Path | None, suite: Suite, episode: int, name: str, seed: int, policy: Policy, env: CArmNavEnv
+        self,
+        folder: Path | None,
+        suite: Suite,
+        episode: int,
+        name: str,
+        seed: int,
+        policy: Policy,
+        env: CArmNavEnv,
+        attempt: str = "",
     ) -> None:
         self._recorder: TranscriptRecorder | None = None
         self._policy, self._env = policy, env
         if folder is None:
             return
         fingerprint = env.scene.patient.fingerprint
-        episode_folder = folder / episode_folder_name(name, suite.name, episode, suite.hash, fingerprint, seed)
+        key = [suite.hash, fingerprint, seed, *([attempt] if attempt else [])]
+        episode_folder = folder / episode_folder_name(name, suite.name, episode, *key)
         self._recorder = TranscriptRecorder(TranscriptFolder(episode_folder).keep)
         self._facts = {
             "format": FORMAT,

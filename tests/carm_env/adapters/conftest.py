@@ -15,6 +15,7 @@ from carm_env.evaluation.reference import OraclePolicy
 from carm_env.evaluation.runner import run_episode
 from carm_env.evaluation.suite import Suite, load_suite
 from carm_env.language.answers import Navigation, render
+from carm_env.transcripts.read import find_transcripts, read_transcript
 
 # What the runs through an adapter and through `carm-env evaluate` have in common.
 COMPARED = (
@@ -60,6 +61,15 @@ class TalkingOracle:
         for result, expected in zip(found, self.results, strict=True):
             assert {key: result[key] for key in COMPARED} == {key: getattr(expected, key) for key in COMPARED}
             assert result["success"] and result["prompts"] and not result["privileged_info"]
+
+    def check_transcripts(self, folder):
+        """Asserts that a folder holds the transcripts of the oracle's episodes."""
+        found = sorted(map(read_transcript, find_transcripts(folder)), key=lambda transcript: transcript.start.episode)
+        assert len(found) == len(self.results)
+        for transcript, expected in zip(found, self.results, strict=True):
+            assert transcript.end is not None and transcript.end.outcome == "success" and not transcript.problems
+            assert [answer.action for answer in transcript.answers] == expected.moves
+            assert all(answer.messages and answer.text for answer in transcript.answers)
 
 
 @pytest.fixture

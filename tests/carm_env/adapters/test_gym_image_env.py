@@ -57,17 +57,20 @@ def test_the_interface_is_the_one_of_vagen(method, parameters):
     assert inspect.iscoroutinefunction(found) == (method != "__init__")
 
 
-def test_an_oracle_that_talks_has_the_results_of_the_oracle(suite_name, oracle):
+def test_an_oracle_that_talks_has_the_results_of_the_oracle(suite_name, oracle, tmp_path):
+    config = {"suite": suite_name, "transcripts": str(tmp_path)}
+
     async def run():
         seeds = range(len(oracle.results))
         rollouts = [
-            rollout(CArmGymImageEnv, {"suite": suite_name}, lambda shown: oracle.answer(shown[-1]["images"][0]), seed)
+            rollout(CArmGymImageEnv, config, lambda shown: oracle.answer(shown[-1]["images"][0]), seed)
             for seed in seeds
         ]
         return await asyncio.gather(*rollouts)
 
     finished = asyncio.run(run())
     oracle.check([info["result"] for _, _, info in finished])
+    oracle.check_transcripts(tmp_path)
     for messages, rewards, info in finished:
         assert info["success"] and not info["truncated"] and rewards[-1] == 1.0
         assert messages[0]["text"] == system_prompt("navigate") and not messages[0]["images"]

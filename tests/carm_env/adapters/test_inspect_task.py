@@ -54,8 +54,10 @@ def test_an_oracle_that_talks_has_the_results_of_the_oracle(suite_name, oracle, 
         return oracle.answer(shown_image(messages))
 
     path = tmp_path / "runs" / "episodes.jsonl"
-    log = run(carm_nav(suite_name, results=str(path)), answer, tmp_path)
+    transcripts = tmp_path / "transcripts"
+    log = run(carm_nav(suite_name, results=str(path), transcripts=str(transcripts)), answer, tmp_path)
     oracle.check(results_of(log))
+    oracle.check_transcripts(transcripts)
     scores = {score.name: score.metrics for score in log.results.scores}
     assert scores["success"]["mean"].value == 1.0 and "stderr" in scores["success"]
     exposures = [result.exposures for result in oracle.results]

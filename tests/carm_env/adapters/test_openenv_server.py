@@ -57,13 +57,14 @@ async def play(url, oracle, image_of_url, number):
         return result.observation.result
 
 
-def test_an_oracle_that_talks_has_the_results_of_the_oracle(serve, suite_name, oracle, image_of_url):
-    url = serve(ChatSettings(suite_name), max_sessions=32)
+def test_an_oracle_that_talks_has_the_results_of_the_oracle(serve, suite_name, oracle, image_of_url, tmp_path):
+    url = serve(ChatSettings(suite_name, transcripts=str(tmp_path / "transcripts")), max_sessions=32)
 
     async def run():
         return await asyncio.gather(*(play(url, oracle, image_of_url, number) for number in range(len(oracle.results))))
 
     oracle.check(asyncio.run(run()))
+    oracle.check_transcripts(tmp_path / "transcripts")
 
 
 def test_the_generic_client_sees_faults_and_keeps_its_session(serve, settings):

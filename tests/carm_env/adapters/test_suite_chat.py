@@ -17,6 +17,8 @@ from carm_env.evaluation.suite import load_suite
 from carm_env.language.answers import Navigation, render
 from carm_env.language.prompts import prompt_hash, system_prompt
 from carm_env.system.errors import UnknownNameError
+from carm_env.transcripts.read import find_transcripts, read_transcript
+from carm_env.transcripts.records import TranscriptError
 
 
 def answer(move):
@@ -190,6 +192,64 @@ def test_finished_episodes_are_appended_as_evaluate_writes_them(settings, tmp_pa
     chat.start(2)
     chat.answer("unfinished")
     assert read_results(path) == (expected, []) and expected[0].policy == "my-model"
+
+
+UNCOMPARED = ("latency_s", "seconds", "policy")
+
+
+def lines_of(folder):
+    return [
+        {key: value for key, value in dataclasses.asdict(line).items() if key not in UNCOMPARED}
+        for transcript in map(read_transcript, find_transcripts(folder))
+        for line in (transcript.start, *transcript.events, transcript.end)
+        if line is not None
+    ]
+
+
+def test_transcripts_are_those_of_evaluate(settings, oracle, tmp_path):
+    class Model:
+        style = "full"
+
+        def seed(self, value):
+            pass
+
+        def generate(self, conversations, kind):
+            return [Generation(oracle.answer(last_image(conversations[0])), 0, 0.0)]
+
+    suite = load_suite(settings.suite)
+    task = EpisodeTask(suite, 1, "chat", 1)
+    run_episode(ChatPolicy(Model()), make_suite_environment(suite), task, transcripts=tmp_path / "evaluate")
+    chat = SuiteChat(dataclasses.replace(settings, transcripts=str(tmp_path / "adapter")))
+    result = play(chat, oracle, 1).result
+    assert lines_of(tmp_path / "adapter") == lines_of(tmp_path / "evaluate")
+    (transcript,) = map(read_transcript, find_transcripts(tmp_path / "adapter"))
+    assert len(transcript.answers) == result.steps and transcript.end.outcome == result.outcome == "success"
+    assert transcript.answers[0].seconds > 0 and not transcript.problems
+
+
+def test_each_attempt_has_a_transcript_and_an_unfinished_one_no_end(settings, tmp_path):
+    settings = dataclasses.replace(settings, transcripts=str(tmp_path / "t"))
+    chats = [SuiteChat(settings) for _ in range(3)]
+    for chat in chats:
+        chat.start(1)
+    for chat in chats:
+        chat.answer("no")
+    for chat in chats[:2]:
+        chat.answer(answer(ALIGNED))
+    # Asking for the result of a running episode does not end it.
+    assert chats[2].result().outcome == "timeout" == chats[2].result().outcome
+    chats[2].close()
+    found = [read_transcript(folder) for folder in find_transcripts(tmp_path / "t")]
+    ends = [None if transcript.end is None else transcript.end.outcome for transcript in found]
+    assert sorted(map(str, ends)) == ["None", "misaligned", "misaligned"]
+    assert [transcript.answers[0].fault for transcript in found] == ["form"] * 3
+
+
+def test_a_folder_that_cannot_be_written_is_named(settings, tmp_path):
+    (tmp_path / "file").write_text("x")
+    chat = SuiteChat(dataclasses.replace(settings, transcripts=str(tmp_path / "file")))
+    with pytest.raises(TranscriptError, match="file"):
+        chat.start(0)
 
 
 def test_a_model_of_an_adapter_stands_on_the_leaderboard(suite_name, oracle, tmp_path):

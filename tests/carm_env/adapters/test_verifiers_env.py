@@ -75,8 +75,9 @@ def test_wrong_settings_are_refused():
 def test_results_of_other_instructions_are_not_mixed_with_those_of_ours(suite_file, evaluate, tmp_path):
     path = tmp_path / "prompt.txt"
     path.write_text("Answer as you like.")
-    with pytest.raises(ValueError, match="leave one of them out"):
-        CArmTaskset(CArmTasksetConfig(suite=suite_file, system_prompt=path, results="episodes.jsonl"))
+    for kept in ({"results": "episodes.jsonl"}, {"transcripts": "transcripts"}):
+        with pytest.raises(ValueError, match="leave one of them out"):
+            CArmTaskset(CArmTasksetConfig(suite=suite_file, system_prompt=path, **kept))
     seen = []
     options = ("--env.taskset.suite", suite_file, "--env.taskset.system-prompt", str(path), "-n", "1")
     (episode,) = evaluate(lambda messages: seen.append(messages[0]["content"]) or "no", *options)
@@ -84,7 +85,7 @@ def test_results_of_other_instructions_are_not_mixed_with_those_of_ours(suite_fi
     assert episode["traces"][0]["info"][RESULT]["prompts"] == "custom"
 
 
-def test_an_oracle_that_talks_has_the_results_of_the_oracle(suite_name, oracle, image_of_url, evaluate):
+def test_an_oracle_that_talks_has_the_results_of_the_oracle(suite_name, oracle, image_of_url, evaluate, tmp_path):
     def answer(messages):
         assert messages[0]["role"] == "system"
         # The conversation keeps all exchanges, with their X-rays.
@@ -92,7 +93,9 @@ def test_an_oracle_that_talks_has_the_results_of_the_oracle(suite_name, oracle, 
         (url,) = (part["image_url"]["url"] for part in messages[-1]["content"] if part["type"] == "image_url")
         return oracle.answer(image_of_url(url))
 
-    episodes = evaluate(answer, "--env.taskset.suite", suite_name)
+    transcripts = tmp_path / "transcripts"
+    episodes = evaluate(answer, "--env.taskset.suite", suite_name, "--env.taskset.transcripts", str(transcripts))
+    oracle.check_transcripts(transcripts)
     traces = [episode["traces"][0] for episode in episodes if episode["ok"]]
     oracle.check([trace["info"][RESULT] for trace in traces])
     for trace in traces:
