@@ -111,7 +111,7 @@ def test_the_regret_of_a_move_is_that_of_a_search(state, action):
 def test_a_wrong_stop_costs_the_answers_left_and_more_than_any_move(state):
     found = regrets([state])[0]
     if fewest_moves(state) == 0:
-        assert found[ALIGNED.index] == 0 and np.delete(found, ALIGNED.index).min() == 1
+        assert found[ALIGNED.index] == 0 and np.delete(found, ALIGNED.index).min() >= 1
     else:
         assert found[ALIGNED.index] > np.delete(found, ALIGNED.index).max()
         more = regrets([replace(state, answers_left=state.answers_left + 30)], wrong_stop=100)[0]
