@@ -5,10 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from carm_env.actions import N_ACTIONS
+from carm_env.actions import N_ACTIONS, Move
+from carm_env.chat_models.interface import Generation
 from carm_env.landmarks import N_LANDMARKS
+from carm_env.language.answers import Navigation, render
+from carm_env.language.chat import Conversation
 from training._support.curves import save_perception_curve
-from training._support.perception import MIN_STATES, perception, swapped_order
+from training._support.perception import MIN_STATES, check_perception, perception, swap_x_rays, swapped_order
 from training.rewards import UNREADABLE, State
 
 N = 64
@@ -114,6 +117,60 @@ def test_wrong_input_is_named(own, swapped, count, message):
 def test_a_single_state_has_no_other_x_ray():
     with pytest.raises(ValueError, match="at least 2"):
         swapped_order(1, seed=0)
+
+
+class Model:
+    """A chat model that reads the needed move of the prompt's target from the X-ray, or looks it up in the prompt."""
+
+    style = "compact"
+
+    def __init__(self, is_blind: bool) -> None:
+        self._is_blind = is_blind
+
+    def seed(self, value: int) -> None:
+        pass
+
+    def generate(self, conversations, kind):
+        assert kind == "navigation"
+        return [Generation(self._answer(messages), 0, 0.0) for messages in conversations]
+
+    def _answer(self, messages) -> str:
+        image = next(part["image"] for part in messages[-1]["content"] if part["type"] == "image")
+        text = next(part["text"] for part in messages[-1]["content"] if part["type"] == "text")
+        action = len(text) % N_ACTIONS if self._is_blind else image.getpixel((0, 0))[0]
+        return render(Navigation(1, Move.from_index(action), "It is so.", "It is so."))
+
+
+def prompts() -> list:
+    asked = []
+    for state, action in zip(STATES, best(STATES), strict=True):
+        conversation = Conversation(state.target, "compact", kept_exchanges=1)
+        conversation.show(np.full((16, 16), 200, np.uint8))
+        conversation.answer(render(Navigation(1, Move(1, 1), "It is so.", "It is so.")))
+        asked.append(conversation.show(np.full((16, 16), action, np.uint8)))
+    return asked
+
+
+@pytest.mark.parametrize("is_blind", [True, False])
+def test_a_model_is_asked_with_its_own_and_with_swapped_x_rays(is_blind):
+    check = check_perception(Model(is_blind), prompts(), STATES)
+    assert check.looks == (not is_blind)
+    assert check.states == N
+
+
+def test_only_the_last_x_ray_is_swapped():
+    asked = prompts()
+    swapped = swap_x_rays(asked, ORDER)
+    for number, (before, after) in enumerate(zip(asked, swapped, strict=True)):
+        assert after[:-1] == before[:-1]
+        for part, new in zip(before[-1]["content"], after[-1]["content"], strict=True):
+            shown = [item["image"] for item in asked[ORDER[number]][-1]["content"] if item["type"] == "image"]
+            assert new is part if part["type"] == "text" else new["image"] is shown[0]
+
+
+def test_a_prompt_without_an_x_ray_is_named():
+    with pytest.raises(ValueError, match="has 0 images, expected one X-ray"):
+        swap_x_rays([[{"role": "user", "content": [{"type": "text", "text": "left?"}]}]] * 2, np.array([1, 0]))
 
 
 def test_the_curve_is_drawn(tmp_path):

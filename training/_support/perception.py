@@ -23,12 +23,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from carm_env.actions import N_ACTIONS, Move
-from training.rewards import UNREADABLE, State, regrets
+from carm_env.chat_models.interface import ChatModel
+from carm_env.language.chat import Message
+from training.rewards import UNREADABLE, State, chosen_moves, regrets
 
 MIN_STATES = 16
-"""Fewest states of a check; with 64 or more, the test rarely misses a model that looks."""
+"""Fewest states of a check; with 64 or more, a model that looks rarely fails the test by chance."""
 MIN_CHANGED = 0.1
-"""Least share of changed moves of a model that looks. The shipped model changes more than half of them."""
+"""Least share of changed moves of a model that looks."""
 MAX_P_VALUE = 0.05
 """Largest p-value of a gain from looking."""
 _EXCHANGES = 200
@@ -97,6 +99,55 @@ def swapped_order(count: int, seed: int) -> NDArray[np.int64]:
     other = np.empty(count, np.int64)
     other[order] = np.roll(order, 1)
     return other
+
+
+def swap_x_rays(prompts: Sequence[Sequence[Message]], order: NDArray[np.int64]) -> list[list[Message]]:
+    """Returns prompts whose last message shows the X-ray of the last message of another prompt.
+
+    Args:
+        prompts: N prompts; the last message of each has one image. Earlier exchanges stay as they are.
+        order: ``(N,)`` the prompt whose X-ray is shown instead (`swapped_order`).
+
+    Raises:
+        ValueError: the last message of a prompt has no image, or several.
+    """
+    shown = []
+    for prompt in prompts:
+        images = [part for part in prompt[-1]["content"] if part["type"] == "image"]
+        if len(images) != 1:
+            raise ValueError(f"the last message of a prompt has {len(images)} images, expected one X-ray.")
+        shown += images
+    swapped = []
+    for (*earlier, last), other in zip(prompts, order, strict=True):
+        content = [shown[other] if part["type"] == "image" else part for part in last["content"]]
+        swapped.append([*earlier, {**last, "content": content}])
+    return swapped
+
+
+def check_perception(
+    model: ChatModel,
+    prompts: Sequence[Sequence[Message]],
+    states: Sequence[State],
+    seed: int = 0,
+    reading: str = "strict",
+) -> PerceptionCheck:
+    """Asks a model with its own and with swapped X-rays, and checks whether it looks.
+
+    Args:
+        model: the model; it should decode greedily.
+        prompts: N prompts for a move.
+        states: ``(N,)`` the states of the prompts.
+        seed: seed of the swaps.
+        reading: ``strict`` or ``lenient`` (`carm_env.language.grammar`).
+
+    Raises:
+        ValueError: see `perception` and `swap_x_rays`.
+    """
+    own, swapped = (
+        chosen_moves([generation.text for generation in model.generate(asked, "navigation")], reading)
+        for asked in (prompts, swap_x_rays(prompts, swapped_order(len(prompts), seed)))
+    )
+    return perception(own, swapped, states, seed)
 
 
 def perception(
