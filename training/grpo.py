@@ -29,6 +29,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from carm_env.evaluation.provenance import save_measurement
 from carm_env.geometry import check_image_size
 from carm_env.language.prompts import PROMPT_VERSIONS, STYLES, prompt_hash
 from carm_env.patient import Patient
@@ -358,7 +359,7 @@ def run(words: Sequence[str]) -> None:
         return
     print_result(result)
     if arguments.json:
-        write_json(Path(arguments.json), {**result.training, **result.test})
+        save_measurement(Path(arguments.json), {**result.training, **result.test}, training.seed)
     print(f"\npolicy: {KIND}:{training.output_dir}")
 
 

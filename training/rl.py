@@ -31,13 +31,13 @@ import gymnasium as gym
 import numpy as np
 
 import carm_env  # noqa: F401  registers the environment
+from carm_env.evaluation.provenance import save_measurement
 from carm_env.landmarks import N_LANDMARKS
 from carm_env.patients.build import default_workers, prepare_patients
 from carm_env.patients.catalogue import expand_patients
 from carm_env.system.command_line import INTERRUPTED, run_script
 from carm_env.system.errors import UnknownNameError
 from carm_env.system.extras import optional_imports
-from carm_env.system.files import write_json
 from carm_env.system.leftovers import UNFINISHED, hidden_path
 from carm_env.system.output_folders import lock_output
 from carm_env.system.structured_files import read_yaml_mapping
@@ -350,7 +350,7 @@ def run(arguments: RlArguments, words: Sequence[str] = ()) -> None:
     arguments.check()
     results = {f"seed_{seed}": train(arguments, seed, words) for seed in arguments.seeds}
     if arguments.json is not None:
-        write_json(arguments.json, {"algo": arguments.algo, **results})
+        save_measurement(arguments.json, {"algo": arguments.algo, **results}, arguments.seeds[0])
     folders = [arguments.folder / f"seed-{seed}" for seed in arguments.seeds]
     save_learning_curve(folders, arguments.folder / "learning_curve.png", arguments.algo)
     print(f"\npolicy: {arguments.algo}:{folders[0]}/checkpoint")

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from carm_env.evaluation.provenance import save_measurement
 from carm_env.language.prompts import PROMPT_VERSIONS, STYLES, prompt_hash
 from carm_env.patients.catalogue import expand_patients
 from carm_env.system.command_line import INTERRUPTED, exit_status
@@ -283,7 +284,7 @@ def run(words: Sequence[str]) -> None:
     print_result(result)
     if arguments.json:
         prompts = {"style": arguments.style, "prompts": prompt_hash(arguments.style)}
-        write_json(Path(arguments.json), {**prompts, **result.training, **result.test})
+        save_measurement(Path(arguments.json), {**prompts, **result.training, **result.test}, training.seed)
     print(f"\npolicy: mllm:{training.output_dir}")
 
 

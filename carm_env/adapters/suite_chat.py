@@ -12,7 +12,7 @@ import inspect
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -203,10 +203,13 @@ class _AtOnce(DecisionThread):
         """Time since the messages were shown."""
         return time.perf_counter() - self.shown_at
 
-    def submit(self, policy: Policy, observation: Any, info: Mapping[str, Any]) -> Future[tuple[Any, float]]:
+    def submit(
+        self, policy: Policy, observation: Any, info: Mapping[str, Any], prepare: Callable[[], None]
+    ) -> Future[tuple[Any, float]]:
         future: Future[tuple[Any, float]] = Future()
         waited_s = self.waited_s
         try:
+            prepare()
             future.set_result((policy.act(observation, policy.visible_info(info)), waited_s))
         except Exception as error:
             future.set_exception(error)

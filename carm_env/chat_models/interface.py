@@ -24,6 +24,8 @@ class Generation:
         seconds: time that the answer took; for a batch, its share of the batch's time.
         prompt_tokens: number of tokens of the conversation; 0 if unknown.
         cost: price of the answer in the currency of the specification's prices; 0 without prices.
+        model: name that a server gives the model that answered, which may tell a version; empty if unknown.
+        is_cut_off: whether the answer ended because it had reached the largest number of tokens.
     """
 
     text: str
@@ -31,6 +33,8 @@ class Generation:
     seconds: float
     prompt_tokens: int = 0
     cost: float = 0.0
+    model: str = ""
+    is_cut_off: bool = False
 
 
 class ChatModel(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from carm_env.evaluation.policy import Decision, Policy, Usage, task_lattice
 from carm_env.language.answers import AnswerError
 from carm_env.language.chat import Conversation
 from carm_env.language.prompts import TaskFacts, prompt_hash
+from carm_env.system.messages import announce
 from carm_env.transcripts.records import Exchange
 
 
@@ -60,6 +62,7 @@ class ChatPolicy(Policy):
         self._lattice = lattice
         self._conversation: Conversation | None = None
         self._exchange: Exchange | None = None
+        self._served_by: dict[str, None] = {}
 
     @staticmethod
     def make_model(specification: ModelSpecification) -> ChatModel:
@@ -84,18 +87,19 @@ class ChatPolicy(Policy):
     def for_episode(self) -> ChatPolicy:
         """Returns a policy for one episode that shares the model with this one."""
         policy = copy.copy(self)
-        policy._conversation = policy._exchange = None
+        policy._conversation, policy._exchange, policy._served_by = None, None, {}
         if isinstance(self._model, ServedModel):
             policy._model = self._model.for_episode()
         return policy
 
     def description(self) -> dict[str, Any]:
-        """Returns the settings of the model that differ from the defaults, and the reading."""
-        return {**self.specification.described(), "style": self._model.style, "reading": self.reading}
+        """Returns the settings of the model that differ from the defaults, the reading, and the server's model name."""
+        served = {"server_model": ", ".join(sorted(self._served_by))} if self._served_by else {}
+        return {**self.specification.described(), "style": self._model.style, "reading": self.reading, **served}
 
     def reset(self, seed: int | None = None) -> None:
         """Starts a new conversation with the next X-ray."""
-        self._conversation = self._exchange = None
+        self._conversation, self._exchange, self._served_by = None, None, {}
         if seed is not None:
             self._model.seed(seed)
 
@@ -128,17 +132,30 @@ class ChatPolicy(Policy):
         (generation,) = self._model.generate([messages], "navigation")
         self._exchange = Exchange(
             messages, generation.text, tokens=generation.tokens or None, prompt_tokens=generation.prompt_tokens or None,
-            seconds=generation.seconds, cost=generation.cost or None, model=self.specification.name,
+            seconds=generation.seconds, cost=generation.cost or None,
+            model=generation.model or self.specification.name,
         )  # fmt: skip
+        if generation.model:
+            self._served_by[generation.model] = None
         usage = Usage(generation.prompt_tokens, generation.tokens, generation.seconds, generation.cost)
         try:
             step = self._conversation.answer(generation.text, self.reading)
         except AnswerError as error:
-            self._exchange = replace(self._exchange, fault=error.fault.value, message=str(error))
-            return Decision(ALIGNED, rationale=str(error), invalid=True, usage=usage)
+            message = str(error)
+            if generation.is_cut_off:
+                message += f" The answer was cut off at {self.specification.max_tokens} tokens (setting max_tokens)."
+                _announce_cut_off(self.specification.max_tokens)
+            self._exchange = replace(self._exchange, fault=error.fault.value, message=message)
+            return Decision(ALIGNED, rationale=message, invalid=True, usage=usage)
         rationale = f"{step.reason_x} {step.reason_y}"
         lenient = not self._conversation.is_strict
         return Decision(step.move, (step.context,), rationale, lenient=lenient, usage=usage)
+
+
+@functools.cache
+def _announce_cut_off(max_tokens: int) -> None:
+    """Says once that answers are too long: a model that thinks before it answers needs more tokens."""
+    announce(f"an unreadable answer was cut off at max_tokens={max_tokens}: raise it, for instance ?max_tokens=4000.")
 
 
 def _image_of(observation: Any) -> NDArray[np.uint8]:

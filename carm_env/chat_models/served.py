@@ -12,6 +12,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from carm_env.chat_models.interface import Generation, ModelError
@@ -84,11 +85,25 @@ class ServedModel:
     async def _ask(self, messages: Sequence[Message], kind: str, seed: int | None) -> Generation:
         async with self._slots:
             started = time.perf_counter()
-            text, prompt_tokens, tokens = await self._protocol.ask(messages, kind, seed)
+            reply = await self._protocol.ask(messages, kind, seed)
             seconds = time.perf_counter() - started
         prices = self.specification
-        cost = prompt_tokens * prices.price_per_million_input_tokens + tokens * prices.price_per_million_output_tokens
-        return Generation(text, tokens, seconds, prompt_tokens, cost / 1e6)
+        cost = (
+            reply.prompt_tokens * prices.price_per_million_input_tokens
+            + reply.tokens * prices.price_per_million_output_tokens
+        )
+        return Generation(
+            reply.text, reply.tokens, seconds, reply.prompt_tokens, cost / 1e6, reply.model, reply.is_cut_off
+        )
+
+
+@dataclass(frozen=True)
+class _Reply:
+    text: str
+    prompt_tokens: int
+    tokens: int
+    model: str
+    is_cut_off: bool
 
 
 class _Protocol(ABC):
@@ -104,7 +119,7 @@ class _Protocol(ABC):
         key = os.environ.get(variable, "")
         if specification.api_key_variable and not key:
             raise ModelError(f"the environment variable {variable} is not set, expected the key of the server's API.")
-        self.variable = variable
+        self.variable, self._key = variable, key
         self.client = self.make_client(key or _NO_KEY)
 
     @abstractmethod
@@ -116,48 +131,61 @@ class _Protocol(ABC):
         """Sends a conversation and returns the client's reply."""
 
     @abstractmethod
-    def read(self, reply: Any) -> tuple[str, int, int]:
-        """Returns text, tokens of the prompt and tokens of the answer; raises any error for a malformed reply."""
+    def read(self, reply: Any) -> _Reply:
+        """Returns what the server answered; raises any error for a malformed reply."""
 
-    async def ask(self, messages: Sequence[Message], kind: str, seed: int | None) -> tuple[str, int, int]:
+    async def ask(self, messages: Sequence[Message], kind: str, seed: int | None) -> _Reply:
         """Sends a conversation and reads the reply; raises ModelError."""
         model, server = self.specification.name, self.specification.url
         try:
             reply = await self.request(messages, kind, seed)
         except (self.module.AuthenticationError, self.module.PermissionDeniedError) as error:
-            raise ModelError(f"{server} refuses the key in {self.variable} ({_short(error)}).") from error
+            raise ModelError(f"{server} refuses the key in {self.variable} ({self._short(error)}).") from error
         except self.module.NotFoundError as error:
             raise ModelError(
-                f"{server} has no model {model!r} ({_short(error)}). Check the model's name, and that the URL ends "
-                "with the version, such as /v1."
+                f"{server} has no model {model!r} ({self._short(error)}). Check the model's name, and that the URL "
+                "ends with the version, such as /v1."
             ) from error
         except self.module.APIStatusError as error:
             if error.status_code >= 500 or error.status_code in (408, 409, 429):
-                failed = f"{server} answered {self._attempts} with status {error.status_code} ({_short(error)})."
+                failed = f"{server} answered {self._attempts} with status {error.status_code} ({self._short(error)})."
                 raise ModelError(f"{failed} Finished episodes are kept: continue with --resume.") from error
             raise ModelError(
-                f"{server} refuses the request with status {error.status_code} ({_short(error)}). Change the model's "
-                "settings."
+                f"{server} refuses the request with status {error.status_code} ({self._short(error)}). Change the "
+                "model's settings."
             ) from error
         except self.module.APIConnectionError as error:
             raise ModelError(
-                f"{server} did not answer {self._attempts} ({_short(error)}). Is the server running? Finished episodes "
-                "are kept: continue with --resume."
+                f"{server} did not answer {self._attempts} ({self._short(error)}). Is the server running? "
+                "Finished episodes are kept: continue with --resume."
             ) from error
         except (self.module.APIError, ValueError, TypeError) as error:
-            raise ModelError(f"{server} answered with something else than JSON ({_short(error)}).") from error
+            raise ModelError(f"{server} answered with something else than JSON ({self._short(error)}).") from error
+        # Some servers report an error with the status of success.
+        if message := _field(reply, "error"):
+            raise ModelError(
+                f"{server} answered with an error ({self._short(message)}). Finished episodes are kept: continue with "
+                "--resume."
+            )
         try:
             return self.read(reply)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise ModelError(
-                f"{server} answered {_short(reply)}, expected a reply of the {self.specification.api} protocol: check "
-                "that the URL ends with the version, such as /v1, and the setting api."
+                f"{server} answered {self._short(reply)}, expected a reply of the {self.specification.api} protocol: "
+                "check that the URL ends with the version, such as /v1, and the setting api."
             ) from error
 
     @property
     def _attempts(self) -> str:
         count = 1 + self.specification.retries
         return f"{count} attempt{'s' if count > 1 else ''}"
+
+    def _short(self, value: Any) -> str:
+        """Returns the beginning of what a server said, without the key, which some servers repeat."""
+        text = " ".join(str(value).split()).removesuffix(".") or type(value).__name__
+        if self._key:
+            text = text.replace(self._key, "(the key)")
+        return text if len(text) <= _LONGEST_QUOTATION else f"{text[:_LONGEST_QUOTATION]}..."
 
 
 class _OpenAI(_Protocol):
@@ -183,13 +211,16 @@ class _OpenAI(_Protocol):
             options["extra_body"] = {"guided_regex": answer_pattern(kind)}
         return await self.client.chat.completions.create(model=own.name, messages=openai_messages(messages), **options)
 
-    def read(self, reply: Any) -> tuple[str, int, int]:
+    def read(self, reply: Any) -> _Reply:
         usage = reply.usage
         counts = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
+        if not isinstance(reply.choices, list):
+            raise TypeError(f"its choices are {reply.choices!r}")
         if not reply.choices:
-            return ("", *counts) if isinstance(reply.choices, list) else _refuse(reply)
-        message = reply.choices[0].message
-        return (_text(message.content or getattr(message, "refusal", None) or ""), *counts)
+            return _Reply("", *counts, _name(reply), False)
+        choice = reply.choices[0]
+        text = _text(choice.message.content or getattr(choice.message, "refusal", None) or "")
+        return _Reply(text, *counts, _name(reply), choice.finish_reason == "length")
 
 
 class _Anthropic(_Protocol):
@@ -216,24 +247,29 @@ class _Anthropic(_Protocol):
             model=own.name, system=system, messages=turns, max_tokens=own.max_tokens, **options
         )  # fmt: skip
 
-    def read(self, reply: Any) -> tuple[str, int, int]:
-        text = "".join(part.text for part in reply.content if part.type == "text")
-        return _text(text), reply.usage.input_tokens or 0, reply.usage.output_tokens or 0
+    def read(self, reply: Any) -> _Reply:
+        text = "".join(_text(part.text) for part in reply.content if part.type == "text")
+        counts = (reply.usage.input_tokens or 0, reply.usage.output_tokens or 0)
+        return _Reply(text, *counts, _name(reply), reply.stop_reason == "max_tokens")
 
 
 _PROTOCOLS: dict[str, type[_Protocol]] = {"openai": _OpenAI, "anthropic": _Anthropic}
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"its content is a {type(value).__name__}")
-    return value
+def _text(content: Any) -> str:
+    # Some servers answer with parts, of which one may be reasoning.
+    if isinstance(content, list):
+        return "".join(_text(part["text"]) for part in content if part["type"] == "text")
+    if not isinstance(content, str):
+        raise TypeError(f"its content is a {type(content).__name__}")
+    return content
 
 
-def _refuse(reply: Any) -> Any:
-    raise TypeError(f"its choices are {reply.choices!r}")
+def _name(reply: Any) -> str:
+    name = _field(reply, "model")
+    return name if isinstance(name, str) else ""
 
 
-def _short(value: Any) -> str:
-    text = " ".join(str(value).split()).removesuffix(".") or type(value).__name__
-    return text if len(text) <= _LONGEST_QUOTATION else f"{text[:_LONGEST_QUOTATION]}..."
+def _field(reply: Any, name: str) -> Any:
+    """Returns a field that a reply may lack, also if it is something else than a reply."""
+    return getattr(reply, name, None)

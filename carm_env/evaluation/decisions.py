@@ -35,14 +35,31 @@ class DecisionThread:
             # Nothing of a decision stays in memory until the next one.
             del call, future
 
-    def submit(self, policy: Policy, observation: Any, info: Mapping[str, Any]) -> Future[tuple[Any, float]]:
-        """Starts a decision; the result is what the policy returned, and the seconds that it took."""
+    def submit(
+        self, policy: Policy, observation: Any, info: Mapping[str, Any], prepare: Callable[[], None]
+    ) -> Future[tuple[Any, float]]:
+        """Starts a decision.
+
+        Args:
+            policy: the policy.
+            observation: what it decides on.
+            info: the environment's info, of which it receives the visible part.
+            prepare: is called before the decision.
+
+        Returns:
+            What the policy returned, and the seconds that it took, without those of `prepare`.
+        """
         future: Future[tuple[Any, float]] = Future()
 
         def decide() -> tuple[Any, float]:
-            started = time.perf_counter()
-            with torch_threads(policy.max_threads):
-                decision = policy.act(observation, policy.visible_info(info))
+            try:
+                with torch_threads(policy.max_threads):
+                    prepare()
+                    started = time.perf_counter()
+                    decision = policy.act(observation, policy.visible_info(info))
+            except SystemExit as error:
+                # It would end the run without a word.
+                raise RuntimeError(f"the policy exited with {error.code!r}.") from error
             return decision, time.perf_counter() - started
 
         self._calls.put((decide, future))

@@ -113,8 +113,7 @@ class Episode:
             transcripts, task.suite, task.episode, task.policy, task.seed, policy, env, attempt
         )
         self._transcript.begin(self._observation, self._info)
-        with self._recorded_crash():
-            policy.reset(task.seed)
+        self._is_policy_reset = False
 
     @property
     def has_ended(self) -> bool:
@@ -122,14 +121,19 @@ class Episode:
         return self.record.has_ended or bool(self.record.error) or self.record.steps >= self.task.suite.max_steps
 
     def decide(self, thread: DecisionThread) -> Future[tuple[Any, float]]:
-        """Starts the next decision."""
+        """Starts the next decision; the first one includes `Policy.reset`."""
         task = {
             "tolerance_mm": self.env.tolerance_mm,
             "field_of_view_mm": self.env.field_of_view_mm,
             "extents_mm": self.env.lattice.extents_mm,
             "steps_left": self.task.suite.max_steps - self.record.steps,
         }
-        return thread.submit(self.policy, self._observation, {**self._info, **task})
+        return thread.submit(self.policy, self._observation, {**self._info, **task}, self._reset_policy)
+
+    def _reset_policy(self) -> None:
+        if not self._is_policy_reset:
+            self._is_policy_reset = True
+            self.policy.reset(self.task.seed)
 
     def advance(self, decision: Future[tuple[Any, float]]) -> None:
         """Carries out a decision that was made; an exception of the policy is recorded as a crash.

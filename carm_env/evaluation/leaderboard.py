@@ -23,6 +23,7 @@ from tqdm import tqdm
 from carm_env.evaluation.episode_images import save_episode_gif, save_trajectories
 from carm_env.evaluation.episodes import EpisodeTask
 from carm_env.evaluation.plots import drawing
+from carm_env.evaluation.policy import UnusablePolicyError
 from carm_env.evaluation.policy_loading import BUILT_IN_POLICIES, make_policy
 from carm_env.evaluation.policy_specification import SB3, TRUST_PICKLE, parse_policy
 from carm_env.evaluation.provenance import PACKAGES, provenance
@@ -170,6 +171,10 @@ def _run(
     except KeyboardInterrupt:
         print(f"\nInterrupted: {len(results)} finished episodes are in {path}; continue with --resume.")
         status = INTERRUPTED
+    except UnusablePolicyError:
+        if results:
+            print(f"\n{len(results)} finished episodes are in {path}; continue with --resume.")
+        raise
     shown = _select(results, suites, patients)
     if shown:
         _write_leaderboard(arguments, shown)
@@ -321,9 +326,10 @@ def _select(
 def _write_leaderboard(arguments: EvaluationArguments, results: Sequence[EpisodeResult]) -> None:
     scores = summarise(results)
     print(f"\n{leaderboard_table(scores)}\n")
-    crashes = [result for result in results if result.error]
-    if crashes:
-        print(f"{len(crashes)} episode(s) crashed; the first error:\n{crashes[0].error}")
+    for outcome, happened in (("crash", "crashed"), ("timeout", "waited in vain for a decision")):
+        failed = [result for result in results if result.error and result.outcome == outcome]
+        if failed:
+            print(f"{len(failed)} episode(s) {happened}; the first error:\n{failed[0].error}")
     runs = distinct_runs(results)
     if len(runs) > 1:
         print(f"The results come from {len(runs)} different runs (commit, versions or machine); see leaderboard.md.")

@@ -99,6 +99,9 @@ def load_target(name: str, known: Collection[str] = (*BUILT_IN_POLICIES, *_FORMS
     """
     module_name, separator, attribute = name.rpartition(":")
     if not (module_name and separator and attribute.isidentifier()):
+        file = module_name or attribute
+        if file.lower().endswith(".py"):
+            raise PolicyLoadingError(f"policy is {name!r}, expected the name of the class as well: {file}:MyPolicy.")
         raise UnknownNameError("policy", name, known)
     is_file = module_name.lower().endswith(".py")
     module = _import_file(module_name, name) if is_file else _import_module(module_name, name)

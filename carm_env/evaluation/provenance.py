@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from carm_env.system.files import write_json
-from carm_env.system.versions import package_versions
+from carm_env.system.versions import package_versions, used_packages
 
 PACKAGES = ("carm-env", "gymnasium", "numba", "numpy", "mujoco", "myo-sim")
 
@@ -47,13 +47,18 @@ def processor() -> str:
 
 
 def provenance(seed: int | None = None, packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
-    """Returns date, seed, commit, versions and hardware, as JSON."""
+    """Returns date, seed, commit, versions and hardware, as JSON.
+
+    Args:
+        seed: seed of the measurement.
+        packages: packages whose versions are given, beside the optional ones that this process has imported.
+    """
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "seed": seed,
         "git": git_hash(),
         "python": platform.python_version(),
-        "packages": package_versions(packages),
+        "packages": package_versions(dict.fromkeys((*packages, *used_packages()))),
         "processor": processor(),
         "cpus": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",

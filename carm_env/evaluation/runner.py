@@ -89,11 +89,7 @@ def run_concurrently(
             free = idle.setdefault(task.suite.hash, [])
             env = free.pop() if free else environment(task.suite)
             episode = Episode(policy.for_episode(), env, task, transcripts)
-            if episode.has_ended:
-                free.append(env)
-                yield episode.finish()
-            else:
-                start(episode, threads.pop() if threads else DecisionThread())
+            start(episode, threads.pop() if threads else DecisionThread())
         first_deadline = min((deadline for _, _, deadline in running.values()), default=np.inf)
         left_s = None if np.isinf(first_deadline) else max(0.0, first_deadline - time.monotonic())
         made = wait(running, left_s, FIRST_COMPLETED).done

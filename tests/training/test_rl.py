@@ -50,7 +50,8 @@ def small(tmp_path, algo):
 @pytest.mark.parametrize("algo", ["ppo", "maskable_ppo", "dqn", "qrdqn"])
 def test_the_export_of_every_algorithm_acts_like_the_trained_agent(quick, tmp_path, algo, capsys):
     assert rl.main([*quick, *small(tmp_path, algo), "--json", str(tmp_path / "f.json")]) == 0
-    assert 0 <= json.loads((tmp_path / "f.json").read_text())["seed_0"]["success"] <= 1
+    figures = json.loads((tmp_path / "f.json").read_text())
+    assert 0 <= figures["seed_0"]["success"] <= 1 and figures["run"]["packages"]["stable-baselines3"]
     assert (tmp_path / "o" / "learning_curve.png").stat().st_size > 5000
     folder = tmp_path / "o" / "seed-0"
     agent = make_policy(f"{algo}:{folder / 'checkpoint'}")

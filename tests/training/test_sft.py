@@ -129,6 +129,9 @@ def test_the_embedded_model_is_trained_and_drives(dataset, backbone, tmp_path, c
     assert embedded(dataset, backbone, out, "--max_steps", 3, "--test_views", 4, "--json", tmp_path / "f.json") == 0
     figures = json.loads((tmp_path / "f.json").read_text())
     assert figures["samples_per_s"] > 0 and 0 <= figures["invalid_rate"] <= 1
+    versions = figures["run"]["packages"]
+    assert all(versions[name] for name in ("torch", "transformers", "trl"))
+    assert f"trl {versions['trl']}" in (out / "README.md").read_text()
     assert json.loads((out / "carm.json").read_text())["style"] == "compact"
     assert "not a medical device" in (out / "README.md").read_text()
     assert not list(out.glob("*.bin"))

@@ -9,13 +9,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from carm_env.system.structured_files import dump_yaml
-from carm_env.system.versions import package_versions
+from carm_env.system.versions import package_versions, used_packages
 
 _PATHS = (
     "--output-dir", "--out", "--init-members", "--warm-start", "--backbone", "--dataset", "--regressor",
     "--hyperparameters", "--json", "--resume", "--resume-from-checkpoint",
 )  # fmt: skip
-_PACKAGES = ("carm-env", "torch", "transformers", "numpy")
+_PACKAGES = ("carm-env", "numpy")
 
 
 def machine() -> str:
@@ -67,7 +67,8 @@ def model_card(
     }
     rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in figures.items())
     table = f"\n| metric, on patients never trained on | |\n|---|---|\n{rows}\n" if figures else ""
-    packages = ", ".join(f"{name} {version}" for name, version in package_versions(_PACKAGES).items())
+    versions = package_versions((*_PACKAGES, *used_packages()))
+    packages = ", ".join(f"{name} {version}" for name, version in versions.items())
     settings = ", ".join(f"{name} {value}" for name, value in config.items() if isinstance(value, (int, str, float)))
     return f"""---
 {dump_yaml(header).rstrip()}

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from carm_env.evaluation.provenance import save_measurement
 from carm_env.system.command_line import INTERRUPTED, run_script
-from carm_env.system.files import write_json
 from training._support.arguments import NetworkArguments
 from training._support.processes import end_processes, explain_out_of_memory, is_main_process, one_training
 
@@ -65,7 +65,7 @@ def run_training(
             if is_main_process():
                 print_result(result)
                 if arguments.json:
-                    write_json(Path(arguments.json), {**result.test, **result.training})
+                    save_measurement(Path(arguments.json), {**result.test, **result.training}, arguments.seed)
                 print(f"\npolicy: {policy}:{arguments.output_dir}/checkpoint", flush=True)
         end_processes()
 

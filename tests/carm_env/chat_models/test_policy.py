@@ -34,6 +34,7 @@ from carm_env.transcripts.read import find_transcripts, read_transcript
 INFO = {"target_landmark": 1, "moved_mm": np.zeros(2), "move_effective": True, "move_clipped": False}
 IMAGE = {"image": np.zeros((32, 32, 1), np.uint8)}
 STEP = render(Navigation(11, Move(1, 2), "It is left.", "It is above."))
+ALIGNED = render(Navigation(11, Move(0, 0), "It is there.", "It is there."))
 
 
 class ScriptedModel:
@@ -84,6 +85,36 @@ def test_answers_are_read_leniently_and_both_rates_are_counted() -> None:
     # The clinician's feedback stays until an answer can be read.
     asked = [messages[-1]["content"][1]["text"] for messages in model.asked]
     assert "further up" in asked[1] and "further up" in asked[2] and "further up" not in asked[0]
+
+
+def test_server_names_its_model_in_results_and_transcripts(suite: Suite, tmp_path: Path) -> None:
+    class Dated(ScriptedModel):
+        def generate(self, conversations: Sequence[Any], kind: str) -> list[Generation]:
+            return [Generation(self.texts.pop(0), 7, 0.5, model=f"fake-{len(self.texts)}") for _ in conversations]
+
+    policy, (task,) = ChatPolicy(Dated(STEP, ALIGNED, ALIGNED), name="fake"), tasks_of(suite, 1)
+    assert "server_model" not in policy.description()
+    env = make_suite_environment(suite)
+    result = run_episode(policy, env, task, transcripts=tmp_path)
+    assert result.settings["server_model"] == "fake-1, fake-2"
+    (transcript,) = map(read_transcript, find_transcripts(tmp_path))
+    assert [answer.model for answer in transcript.answers] == ["fake-2", "fake-1"]
+    assert run_episode(policy, env, task).settings["server_model"] == "fake-0"
+
+
+def test_unreadable_answer_that_was_cut_off_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    class Cut(ScriptedModel):
+        def generate(self, conversations: Sequence[Any], kind: str) -> list[Generation]:
+            self.asked += conversations
+            return [Generation(self.texts.pop(0), 7, 0.5, is_cut_off=True)]
+
+    policy = ChatPolicy(model := Cut(STEP, "left", "left"), max_tokens=77)
+    policy.reset(0)
+    assert not policy.act(IMAGE, INFO).invalid and not policy.last_exchange().message
+    for _ in range(2):
+        assert policy.act(IMAGE, INFO).invalid and "cut off at 77 tokens" in policy.last_exchange().message
+    assert capsys.readouterr().err.count("max_tokens=77: raise it") == 1
+    assert "cut off" not in model.asked[-1][-1]["content"][1]["text"]
 
 
 def test_strict_reading_can_be_asked_for() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -132,6 +133,47 @@ def _as_json(handler: Any) -> Any:
             super().send(status, content, headers)
 
     return Json
+
+
+@pytest.mark.parametrize(
+    ("api", "reply"),
+    [
+        ("openai", {"choices": [{"message": {"content": "[10,"}, "finish_reason": "length"}]}),
+        ("openai", {"choices": [{"message": {"content": None}, "finish_reason": "length"}]}),
+        ("anthropic", {"content": [], "stop_reason": "max_tokens", "usage": {"input_tokens": 1, "output_tokens": 9}}),
+    ],
+)
+def test_answer_that_is_cut_off_is_known_and_the_server_names_its_model(api: str, reply: dict[str, Any]) -> None:
+    with fake_server(json.dumps({"model": "fake-2026-11-01", **reply}).encode()) as server:
+        server.RequestHandlerClass = _as_json(server.RequestHandlerClass)
+        (found,) = model_of(server, api=api).generate([MESSAGES], "pair")
+    assert found.is_cut_off and found.model == "fake-2026-11-01" and found.text in ("", "[10,")
+
+
+def test_parts_of_an_answer_are_joined_without_the_reasoning() -> None:
+    parts = [{"type": "thinking", "thinking": "[1,2]"}, *({"type": "text", "text": text} for text in ("[10,", "11]"))]
+    reply = {"choices": [{"message": {"content": parts}, "finish_reason": "stop"}]}
+    with fake_server(json.dumps(reply).encode()) as server:
+        server.RequestHandlerClass = _as_json(server.RequestHandlerClass)
+        (found,) = model_of(server).generate([MESSAGES], "pair")
+    assert (found.text, found.is_cut_off, found.model) == ("[10,11]", False, "")
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_error_with_the_status_of_success_is_named(api: str) -> None:
+    with fake_server(b'{"error": {"message": "quota exceeded", "code": 402}}') as server:
+        server.RequestHandlerClass = _as_json(server.RequestHandlerClass)
+        with pytest.raises(ModelError, match=r"answered with an error .*quota exceeded.*--resume"):
+            model_of(server, api=api).generate([MESSAGES], "pair")
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_key_that_a_server_repeats_is_not_shown(api: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "very-secret")
+    with fake_server("Incorrect API key provided: very-secret") as server, pytest.raises(ModelError) as caught:
+        server.status = 401
+        model_of(server, api=api, api_key_variable="MY_KEY").generate([MESSAGES], "pair")
+    assert "very-secret" not in str(caught.value) and "refuses the key in MY_KEY" in str(caught.value)
 
 
 def test_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

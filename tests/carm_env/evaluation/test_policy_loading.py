@@ -82,6 +82,12 @@ def test_an_unknown_name_names_the_form(name):
         load_target(name)
 
 
+@pytest.mark.parametrize("name", ["mine.py", "folder/mine.py:"])
+def test_a_file_without_a_class_asks_for_the_class(name):
+    with pytest.raises(PolicyLoadingError, match=r"expected the name of the class as well: .*mine\.py:MyPolicy"):
+        load_target(name)
+
+
 def test_a_missing_module_is_named(module, tmp_path):
     with pytest.raises(PolicyLoadingError, match=f"there is no module 'absent_module' in {tmp_path}"):
         load_target("absent_module:Policy")

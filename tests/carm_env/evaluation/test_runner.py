@@ -1,5 +1,7 @@
 import pickle
 import re
+import sys
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -70,6 +72,35 @@ def test_a_crash_on_the_target_is_not_a_success(suite):
     assert result.outcome == "crash" and not result.success and result.path_efficiency == 0
     assert "returned 'aligned', expected a carm_env.Decision" in result.error
     assert result.prompts == "hash" and result.privileged_info == ["closest_landmarks", "displacement_mm"]
+
+
+@pytest.mark.parametrize("hanging", ["reset", "act"])
+def test_a_policy_that_hangs_is_a_timeout(suite, hanging):
+    released = threading.Event()
+
+    class Hangs(OraclePolicy):
+        def reset(self, seed=None):
+            return hanging == "reset" and released.wait(60)
+
+        def act(self, observation, info):
+            return hanging == "act" and released.wait(60)
+
+    result = run_episode(Hangs(), suite_environment(suite), EpisodeTask(suite, 0, "x", 0), timeout_s=0.05)
+    released.set()
+    assert (result.outcome, result.steps) == ("timeout", 0) and "no decision within 0.05 s" in result.error
+
+
+@pytest.mark.parametrize("leaving", ["reset", "act"])
+def test_a_policy_that_exits_is_a_crash(suite, leaving):
+    class Exits(OraclePolicy):
+        def reset(self, seed=None):
+            return leaving == "act" or sys.exit(3)
+
+        def act(self, observation, info):
+            sys.exit("no")
+
+    result = run_episode(Exits(), suite_environment(suite), EpisodeTask(suite, 0, "x", 0))
+    assert result.outcome == "crash" and "RuntimeError: the policy exited with" in result.error
 
 
 @pytest.mark.parametrize("error", [UnusablePolicyError("the server is gone"), MissingExtraError("regex", "llm", "x")])
