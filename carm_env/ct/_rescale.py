@@ -27,7 +27,9 @@ _HOUNSFIELD_CODE = "[hnsf'U]"
 _TISSUE_HU = (-900.0, 3000.0)
 
 
-def hounsfield(item: Slice, pixels: StoredPixels, assume_hu: bool, assumptions: list[str]) -> NDArray[np.float32]:
+def hounsfield(
+    item: Slice, pixels: StoredPixels, assume_hu: bool, assumptions: list[str], rescales: set[tuple[float, float]]
+) -> NDArray[np.float32]:
     """Returns the Hounsfield units ``(rows, columns)`` of one slice.
 
     Args:
@@ -35,6 +37,7 @@ def hounsfield(item: Slice, pixels: StoredPixels, assume_hu: bool, assumptions: 
         pixels: the pixels of its file.
         assume_hu: take the values for Hounsfield units although the header does not say so.
         assumptions: receives what the header does not state, once each.
+        rescales: receives slope and intercept.
 
     Raises:
         DicomError: the values are not Hounsfield units, or the header does not say how to compute them.
@@ -50,6 +53,7 @@ def hounsfield(item: Slice, pixels: StoredPixels, assume_hu: bool, assumptions: 
     for remark in remarks:
         _add(assumptions, remark)
     slope, intercept = _rescale(header, item, assume_hu, assumptions)
+    rescales.add((slope, intercept))
     if text_of(header, "LossyImageCompression") == "01":
         _add(assumptions, "values: the images were stored with lossy compression; their values are approximate")
     values = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)

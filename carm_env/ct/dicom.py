@@ -95,8 +95,14 @@ def read_stack(
     hu = np.zeros((shape[1], shape[0], grid.count if grid.is_regular else len(slices)), np.float32)
     # Every frame of a multi-frame file asks for its pixels.
     pixels = lru_cache(maxsize=2)(read_pixels)
+    rescales: set[tuple[float, float]] = set()
     for number, item in zip(grid.index if grid.is_regular else range(len(slices)), slices, strict=True):
-        hu[:, :, number] = hounsfield(item, pixels(item.path), assume_hu, assumptions).T
+        hu[:, :, number] = hounsfield(item, pixels(item.path), assume_hu, assumptions, rescales).T
+    if len(rescales) > 1:
+        assumptions.append(
+            f"values: the slices state {len(rescales)} different pairs of RescaleSlope and RescaleIntercept; each "
+            "slice was read by its own"
+        )
     if grid.is_regular:
         fill_missing(hu, grid)
     else:

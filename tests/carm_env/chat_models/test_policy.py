@@ -237,7 +237,7 @@ def test_server_that_goes_away_keeps_the_finished_episodes(tmp_path: Path, capsy
         with pytest.raises(ModelError, match="continue with --resume"):
             evaluate(arguments)
         kept, _ = read_results(tmp_path / "out" / "episodes.jsonl")
-        assert 0 < len(kept) < 6
+        assert 0 < len(kept) < 6 and f"{len(kept)} finished episodes are in" in capsys.readouterr().out
         server.status, answered[:] = 200, [0] * -100
         server.answer = truth_of
         assert evaluate(dataclasses.replace(arguments, resume=True)) == 0

@@ -565,10 +565,13 @@ TABLE = (
     ),
     Condition(
         "a slope for each slice",
-        series(
-            stored(lambda pixels: pixels * 2, RescaleSlope=0.5),
-            values(lambda n: n % 2, RescaleSlope=0.5),
-        ),
+        series(lambda data, n: stored(lambda pixels: pixels * (1 + n % 2), RescaleSlope=1 / (1 + n % 2))(data, n)),
+        ("2 different pairs of RescaleSlope and RescaleIntercept; each slice was read by its own",),
+    ),
+    Condition(
+        "an intercept of its own for a slice",
+        series(values(3, RescaleIntercept=-1023)),
+        ("2 different pairs of RescaleSlope",),
     ),
     Condition(
         "a text as slope",
