@@ -50,6 +50,8 @@ class LandmarkVisionModel(PreTrainedModel):
     base_model_prefix = "landmark_vision"
     input_modalities = ("image",)
     supports_gradient_checkpointing = False
+    # It has no attention, so that every implementation of it will do.
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
     # Half precision would round positions to several millimetres.
     _keep_in_fp32_modules_strict = ("backbone",)
 

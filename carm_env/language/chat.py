@@ -305,6 +305,16 @@ class ChatCArm:
         self._xrays: dict[str, bytes] = {}
         self._conversation: Conversation | None = None
 
+    @property
+    def info(self) -> dict[str, Any]:
+        """The environment's info about the X-ray that is shown.
+
+        Raises:
+            gymnasium.error.ResetNeeded: `reset` was not called.
+        """
+        self._started_conversation()
+        return self._info
+
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> list[Message]:
         """Starts an episode, see `CArmNavEnv.reset`, and returns the first messages."""
         observation, info = self.env.reset(seed=seed, options=options)
