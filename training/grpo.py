@@ -49,6 +49,8 @@ from policies.vision_cache import VisionCache, can_be_cached, freeze_vision, vis
 from training._support.answering import AnsweringModel
 from training._support.card import model_card
 from training._support.closed_loop import ClosedLoopSuite
+from training._support.episode_mode import EpisodeArguments, make_episode_trainer
+from training._support.episode_trainer import EpisodeTrainer
 from training._support.grpo_callbacks import Evaluation, Progress
 from training._support.grpo_checks import check_answer_length, check_batches, check_images, check_start
 from training._support.grpo_comparison import compare_models
@@ -67,6 +69,7 @@ with optional_imports("llm", "Reinforcement learning of a language model"), with
     from trl import GRPOConfig, GRPOTrainer, ModelConfig, get_peft_config
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "grpo_embedded.yaml"
+MULTI_TURN_CONFIG = DEFAULT_CONFIG.with_name("grpo_embedded_multi_turn.yaml")
 MODES = ("step_wise", "multi_turn")
 SHIPPED_START = "shipped"
 """Name of the start that ships, in place of a folder."""
@@ -76,7 +79,7 @@ _VIEWS_FOR_LENGTH = 32
 
 
 @dataclass(frozen=True)
-class GrpoArguments:
+class GrpoArguments(EpisodeArguments):
     """States, rewards and evaluation of the training, besides TRL's own arguments.
 
     Attributes:
@@ -155,7 +158,9 @@ class Start:
 
 def read_arguments(given: Sequence[str]) -> tuple[GrpoArguments, GRPOConfig, ModelConfig]:
     """Reads our arguments and TRL's, see `read_trl_arguments`."""
-    arguments, training, model = read_trl_arguments(given, GrpoArguments, GRPOConfig, DEFAULT_CONFIG)
+    is_multi_turn = MODES[1] in given or f"--mode={MODES[1]}" in given
+    config = MULTI_TURN_CONFIG if is_multi_turn else DEFAULT_CONFIG
+    arguments, training, model = read_trl_arguments(given, GrpoArguments, GRPOConfig, config)
     if model.model_name_or_path == SHIPPED_START:
         model.model_name_or_path = str(SHIPPED / KIND)
     return arguments, training, model
@@ -203,21 +208,42 @@ def make_step_wise_trainer(
     check_images(start.processor, start.model, views[0].messages, start.name)
     situations = [(view.truth.situation, view.truth.target) for view in views]
     check_answer_length(start.processor, situations, training.max_completion_length)
-    weights = RewardWeights.from_yaml(Path(arguments.rewards)) if arguments.rewards else RewardWeights()
-    tower = vision_tower(start.model)
     return StepwiseTrainer(
         source,
         start.style,
-        partial(step_rewards, weights=weights),
+        partial(step_rewards, weights=reward_weights(arguments)),
         generations,
         arguments.equal_groups_kept,
         arguments.constrained,
-        VisionCache(tower) if arguments.freeze_vision and can_be_cached(tower) else None,
+        vision_cache(arguments, start),
         model=start.model,
         args=training,
         processing_class=start.processor,
         peft_config=adapter_config(arguments, model_arguments, start),
     )
+
+
+def make_multi_turn_trainer(
+    arguments: GrpoArguments, training: GRPOConfig, model_arguments: ModelConfig, start: Start
+) -> GRPOTrainer:
+    """Makes the trainer of the multi-turn mode."""
+    return make_episode_trainer(
+        arguments, training, start.model, start.processor,
+        name=start.name, style=start.style, patients=list(load_patients(arguments.train)),
+        image_size=arguments.image_size, weights=reward_weights(arguments), vision=vision_cache(arguments, start),
+        peft_config=adapter_config(arguments, model_arguments, start),
+    )  # fmt: skip
+
+
+def reward_weights(arguments: GrpoArguments) -> RewardWeights:
+    """Returns the weights of the reward."""
+    return RewardWeights.from_yaml(Path(arguments.rewards)) if arguments.rewards else RewardWeights()
+
+
+def vision_cache(arguments: GrpoArguments, start: Start) -> VisionCache | None:
+    """Returns a cache of the outputs of the vision tower, if it is frozen."""
+    tower = vision_tower(start.model)
+    return VisionCache(tower) if arguments.freeze_vision and can_be_cached(tower) else None
 
 
 def adapter_config(arguments: GrpoArguments, model_arguments: ModelConfig, start: Start) -> Any:
@@ -253,7 +279,7 @@ def _train(
     if training.use_cpu and count < _SMALL_PARAMETERS:
         # The matrices are small: several threads would wait for each other more than they work.
         limit_threads(1)
-    make_trainer = {"step_wise": make_step_wise_trainer}[arguments.mode]
+    make_trainer = {"step_wise": make_step_wise_trainer, "multi_turn": make_multi_turn_trainer}[arguments.mode]
     trainer = make_trainer(arguments, training, model_arguments, start)
     add_reports(trainer, arguments, training, start)
     learning = sum(value.numel() for value in trainer.model.parameters() if value.requires_grad)
@@ -291,16 +317,17 @@ def add_reports(trainer: GRPOTrainer, arguments: GrpoArguments, training: GRPOCo
     suite = uniform_suite("calibration", patients, arguments.eval_episodes, _CALIBRATION_SEED, arguments.image_size)
     gather = gather_object if accelerator.num_processes > 1 else list
     episodes = ClosedLoopSuite(suite, rank=accelerator.process_index, world=accelerator.num_processes, gather=gather)
-    model = AnsweringModel(trainer, start.style, answer_limit(training))
+    model = AnsweringModel(trainer, start.style, answer_limit(trainer))
     log = lambda name, value: trainer._metrics["train"][name].append(value)  # noqa: E731
     trainer.add_callback(
         Evaluation(model, episodes, arguments.eval_every, Path(training.output_dir), arguments.example_episodes, log)
     )
 
 
-def answer_limit(training: GRPOConfig) -> int:
+def answer_limit(trainer: GRPOTrainer) -> int:
     """Returns the largest number of tokens of an answer in evaluations."""
-    return int(training.max_completion_length)
+    # In the multi-turn mode, a completion is a whole episode.
+    return int(trainer.budget.answer if isinstance(trainer, EpisodeTrainer) else trainer.args.max_completion_length)
 
 
 def fit(trainer: GRPOTrainer, checkpoint: str | None) -> None:

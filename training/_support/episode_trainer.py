@@ -8,6 +8,7 @@ a sequence of its own, as fine-tuning and inference do.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -16,13 +17,16 @@ from typing import Any
 import numpy as np
 
 from carm_env.system.extras import optional_imports
+from policies.model_folders import without_hub
+from policies.vision_cache import VisionCache
 from training._support.episode_budget import episode_budget
 from training._support.episode_prompts import IMAGE_INPUTS, Encoded, PromptEncoder, suppressed_tokens, with_tool_turns
 from training._support.multi_turn import OUTCOMES, EpisodeEnvironment, EpisodeSettings, total_reward
+from training._support.trl_models import ResumesWholeModel
 from training._support.turn_sequences import TurnSequences
 from training.rewards import PARTS
 
-with optional_imports("llm", "Reinforcement learning of a language model"):
+with optional_imports("llm", "Reinforcement learning of a language model"), without_hub():
     import torch
     from accelerate.utils import gather_object
     from datasets import Dataset
@@ -45,7 +49,7 @@ def episode_rows(settings: EpisodeSettings, seeds: Sequence[int]) -> Dataset:
     return Dataset.from_dict({"prompt": [prompt] * len(seeds), "seed": [int(seed) for seed in seeds]})
 
 
-class EpisodeTrainer(GRPOTrainer):
+class EpisodeTrainer(ResumesWholeModel, GRPOTrainer):
     """Trains a language model on whole episodes.
 
     The advantage of an answer is that of its episode, plus `turn_credit` times that of the answer's own reward, both
@@ -60,6 +64,7 @@ class EpisodeTrainer(GRPOTrainer):
         image_size: side of the X-rays, pixels.
         max_answer_tokens: limit of an answer; 0 for the longest usual one and a quarter.
         turn_credit: weight of the rewards of single answers; 0 for the reward of the episode alone.
+        vision: cache of the frozen vision tower.
         **options: further arguments of `GRPOTrainer`.
 
     Attributes:
@@ -79,11 +84,12 @@ class EpisodeTrainer(GRPOTrainer):
         image_size: int = 256,
         max_answer_tokens: int = 0,
         turn_credit: float = 1.0,
+        vision: VisionCache | None = None,
         **options: Any,
     ) -> None:
         ours = with_tool_turns(processor)
         stops = end_tokens(model, processor)
-        self._settings, self._turn_credit = settings, turn_credit
+        self._settings, self._turn_credit, self._vision = settings, turn_credit, vision
         self._encoder = PromptEncoder(ours, model.config.image_token_id, stops)
         self.budget = episode_budget(
             self._encoder, settings.style, settings.max_answers, image_size, settings.is_bounded, max_answer_tokens
@@ -93,14 +99,17 @@ class EpisodeTrainer(GRPOTrainer):
             "max_new_tokens": self.budget.answer, "suppress_tokens": suppressed_tokens(ours, stops),
         }  # fmt: skip
         args.generation_kwargs = {**limits, **(args.generation_kwargs or {})}
-        super().__init__(
-            model=model, args=args, processing_class=ours, reward_funcs=[total_reward],
-            environment_factory=partial(EpisodeEnvironment, settings), **options,
-        )  # fmt: skip
+        with warnings.catch_warnings():
+            # The interface is experimental, and therefore tested here.
+            warnings.filterwarnings("ignore", message="You are using 'environment_factory'")
+            super().__init__(
+                model=model, args=args, processing_class=ours, reward_funcs=[total_reward],
+                environment_factory=partial(EpisodeEnvironment, settings), **options,
+            )  # fmt: skip
         if self.ref_model is not None and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             # TRL reads its files anew, without the names of the embedded model's weights.
             self.ref_model.load_state_dict(self.accelerator.unwrap_model(self.model).state_dict())
-        self._cut_answers = 0
+        self._cut_answers = self._failures = 0
         # TRL looks for the names of other models' image tokens.
         self._image_pad_token_id = model.config.image_token_id
 
@@ -182,6 +191,8 @@ class EpisodeTrainer(GRPOTrainer):
         return Encoded(ids, seen, fields)
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        if self._vision is not None:
+            self._vision.clear()
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         mode = "train" if self.model.training else "eval"
         written = output["completion_mask"] * output["tool_mask"]
@@ -214,6 +225,8 @@ class EpisodeTrainer(GRPOTrainer):
         outcomes, answers = Counter(end[0] for end in ends), max(sum(end[1] for end in ends), 1)
         for outcome in OUTCOMES:
             metrics[f"episodes/{outcome}"].append(outcomes[outcome] / len(ends))
+        self._failures += outcomes["failed"]
+        metrics["environment_failures"].append(float(self._failures))
         metrics["episodes/answers"].append(answers / len(ends))
         metrics["answers/invalid"].append(sum(end[2] for end in ends) / answers)
         metrics["answers/cut"].append(cut / answers)

@@ -27,7 +27,10 @@ _ALARMING_SHARE = 0.9
 _SHOWN = {
     "reward": "reward {:.3f}", "best_move": "best moves {:.0%}", "groups_kept": "groups that differ {:.0%}",
     "frac_reward_zero_std": "frac_reward_zero_std {:.2f}", "entropy": "entropy {:.2f}", "kl": "KL {:.4f}",
-    "environment_failures": "failed episodes {:.0f}",
+    "environment_failures": "failed episodes {:.0f}", "episodes/success": "episodes won {:.0%}",
+    "episodes/misaligned": "stopped at the wrong place {:.0%}", "answers/invalid": "unreadable answers {:.0%}",
+    "answers/cut": "answers cut at max_answer_tokens {:.0%}",
+    "episodes/out_of_tokens": "episodes cut at max_completion_length {:.0%}",
 }  # fmt: skip
 
 

@@ -7,17 +7,27 @@ A rollout is a conversation: the model answers in the form that it was fine-tune
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
+from carm_env.actions import ALIGNED
 from carm_env.envs.registration import MAX_EPISODE_STEPS
 from carm_env.language.chat import ChatCArm, Conversation, Message
 from carm_env.system.errors import UnknownNameError, shortened
 from carm_env.system.messages import announce
-from training.rewards import PARTS, TOTAL, EpisodeReward, RewardWeights, State, episode_reward, step_rewards
+from training.rewards import (
+    PARTS,
+    TOTAL,
+    EpisodeReward,
+    RewardWeights,
+    State,
+    episode_reward,
+    regrets,
+    step_rewards,
+)
 
 HISTORIES = ("bounded", "whole")
 """The paper's history, where a prompt has the last X-ray only, and the whole conversation."""
@@ -92,6 +102,8 @@ class EpisodeEnvironment:
         self.invalid, self.outcome = 0, ""
         self.parts = dict.fromkeys(PARTS, 0.0)
         self._steps: list[float] = []
+        self._state: State | None = None
+        self._forfeit = 0.0
 
     @property
     def answers(self) -> int:
@@ -122,9 +134,9 @@ class EpisodeEnvironment:
         if self.outcome or self._chat is None:
             return self._content()
         try:
-            state = State.of_environment(self._chat.env, self._answers_left())
+            self._state = State.of_environment(self._chat.env, self._answers_left())
             turn = self._chat.step(text)
-            rewards = step_rewards([text], [state], self._settings.weights)
+            rewards = step_rewards([text], [self._state], self._settings.weights)
         except Exception as error:
             self._fail(error, f"answer {self.answers + 1} of an episode cannot be carried out")
             return self._content()
@@ -135,6 +147,8 @@ class EpisodeEnvironment:
         self.invalid += turn.fault is not None
         if turn.terminated:
             self.outcome = "success" if turn.info["is_success"] else "misaligned"
+            if self.outcome == "misaligned":
+                self._give_up_answers()
         elif turn.truncated:
             self.outcome = "out_of_answers"
         return self._content()
@@ -146,9 +160,20 @@ class EpisodeEnvironment:
         return list(self.messages[-1]["content"])
 
     def _run_out_of_tokens(self) -> None:
-        """Ends the episode; the last answer is charged for all that are left, so that nothing is won by long ones."""
-        self._steps[-1] -= self._settings.weights.regret * self._answers_left()
+        """Ends the episode at the limit of its tokens."""
         self.outcome = "out_of_tokens"
+        self._give_up_answers()
+
+    def _give_up_answers(self) -> None:
+        """Charges each answer that is left like the worst move, so that no episode gains by its end before its time.
+
+        Without this charge, a wrong "aligned" at once costs about as much as an episode that finds nothing, and a model
+        that seldom finds the target learns to stop at once.
+        """
+        weights = self._settings.weights
+        if self._state is not None:
+            moves = np.delete(regrets([self._state], weights.wrong_stop)[0], ALIGNED.index)
+            self._forfeit = weights.regret * max(float(moves.max()), 1.0) * self._answers_left()
 
     def _fail(self, error: Exception, what: str) -> None:
         announce(f"{what} ({type(error).__name__}: {shortened(str(error))}): it is left out of the training.")
@@ -159,7 +184,8 @@ class EpisodeEnvironment:
         """Reward of the episode and credit of its answers; None if it failed."""
         if self.outcome == "failed":
             return None
-        return episode_reward(self._steps, self.outcome == "success", self._settings.weights)
+        reward = episode_reward(self._steps, self.outcome == "success", self._settings.weights)
+        return replace(reward, total=reward.total - self._forfeit)
 
 
 def total_reward(environments: list[EpisodeEnvironment], **columns: Any) -> list[float | None]:
