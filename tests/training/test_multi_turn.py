@@ -397,14 +397,18 @@ def test_tool_results_are_rendered_as_user_turns(name):
 
 
 def test_the_script_trains_on_whole_episodes(small_patients, tmp_path, capsys):
-    from training.grpo import main
+    from training.grpo import MULTI_TURN_CONFIG, main, read_arguments
 
-    words = ["--mode", "multi_turn", "--max_steps", 1, "--train", ",".join(small_patients[:2]), "--image_size", SIZE,
-             "--per_device_train_batch_size", 2, "--num_generations", 2, "--max_answers", 2, "--eval_every", 0,
-             "--max_answer_tokens", 25, "--test_episodes", 0, "--output_dir", tmp_path / "out", "--save_strategy", "no"]  # fmt: skip
+    assert read_arguments(["--mode", "multi_turn"])[1].max_completion_length > 2228
+    folder, out = tiny_models.tiny_gemma3(tmp_path / "tiny"), tmp_path / "out"
+    words = ["--config", MULTI_TURN_CONFIG, "--model_name_or_path", folder, "--style", "compact", "--max_steps", 1,
+             "--train", ",".join(small_patients[:2]), "--image_size", SIZE, "--per_device_train_batch_size", 4,
+             "--num_generations", 2, "--max_answers", 2, "--max_answer_tokens", 12, "--eval_every", 0,
+             "--test_episodes", 0, "--output_dir", out, "--save_strategy", "no"]  # fmt: skip
     assert main(list(map(str, words))) == 0, capsys.readouterr().err
     assert "step 1/1" in capsys.readouterr().out
-    assert (tmp_path / "out" / "model.safetensors").is_file()
-    assert load_processor(tmp_path / "out").chat_template == CHAT_TEMPLATE
+    # The chat template with tools is for the training only.
+    assert load_processor(out).chat_template == load_processor(folder).chat_template
+    assert load_processor(out).tokenizer.response_template is None
     assert main([*map(str, words), "--max_completion_length", "60"]) == 2
-    assert "--max_completion_length" in capsys.readouterr().err
+    assert "set --max_completion_length" in capsys.readouterr().err
