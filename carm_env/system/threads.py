@@ -53,13 +53,14 @@ def limit_threads(threads: int) -> None:
     Torch and numba also obey if they are already imported. A lower limit in an environment variable stays.
     """
     os.environ.update(_thread_environment(threads))
-    if torch := sys.modules.get("torch"):
-        torch.set_num_threads(threads)
     if numba := sys.modules.get("numba"):
         # Numba refuses a change of its variable once its threads run.
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     else:
         os.environ["NUMBA_NUM_THREADS"] = str(threads)
+    # After numba, which sets OpenMP's number of threads when it starts its own.
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(threads)
 
 
 @contextmanager
