@@ -91,6 +91,7 @@ class GrpoArguments(EpisodeArguments):
         image_size: side of the X-rays, pixels; the model's processor resizes them
         refresh_steps: optimizer steps after which the model visits new states
         start_share: share of uniform starts of episodes among the states
+        min_spread: rewards of a group that differ by less count as equal
         equal_groups_kept: share of the groups with equal rewards that stay in the update
         rewards: YAML file with the weights of the reward; by default those of training/configs/rewards.yaml
         constrained: sample only answers of the wanted form
@@ -110,6 +111,7 @@ class GrpoArguments(EpisodeArguments):
     image_size: int = 256
     refresh_steps: int = 4
     start_share: float = 0.25
+    min_spread: float = 0.0
     equal_groups_kept: float = 0.0
     rewards: str = ""
     constrained: bool = False
@@ -132,6 +134,8 @@ class GrpoArguments(EpisodeArguments):
         for name in ("refresh_steps", "eval_episodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1.")
+        if not self.min_spread >= 0:
+            raise ValueError(f"min_spread is {self.min_spread}, expected 0 or more.")
         for name in ("start_share", "equal_groups_kept"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1.")
@@ -212,7 +216,7 @@ def make_step_wise_trainer(
         source,
         start.style,
         partial(step_rewards, weights=reward_weights(arguments)),
-        generations,
+        arguments.min_spread,
         arguments.equal_groups_kept,
         arguments.constrained,
         vision_cache(arguments, start),

@@ -40,7 +40,7 @@ _MAX_EQUAL_GENERATIONS = 8
 class StepwiseTrainer(ResumesWholeModel, GRPOTrainer):
     """Trains on groups of answers to states of `StateSource`, and rewards them.
 
-    A pool of states serves `generations_per_pool` batches of generation; then the current model plays again. Groups
+    A pool of states serves a few batches of generation; then the current model plays again. Groups
     whose rewards are all equal teach nothing and are left out of the update, except for a share.
 
     Args:
@@ -48,7 +48,7 @@ class StepwiseTrainer(ResumesWholeModel, GRPOTrainer):
         style: style of the prompts.
         rewards: maps answers and the true states that they are about to rewards and their parts, by name; the reward is
             ``total``, and ``regret`` is a part.
-        generations_per_pool: batches of generation that use one pool.
+        min_spread: rewards of a group that differ by less count as equal.
         equal_groups_kept: share of the groups with equal rewards that stay in the update.
         constrained: sample only answers of the wanted form.
         vision: cache of the frozen vision tower.
@@ -63,7 +63,7 @@ class StepwiseTrainer(ResumesWholeModel, GRPOTrainer):
         source: StateSource,
         style: str,
         rewards: Rewards,
-        generations_per_pool: int,
+        min_spread: float = 0.0,
         equal_groups_kept: float = 0.0,
         constrained: bool = False,
         vision: VisionCache | None = None,
@@ -71,7 +71,7 @@ class StepwiseTrainer(ResumesWholeModel, GRPOTrainer):
     ) -> None:
         args: GRPOConfig = options["args"]
         self.source, self.style, self._rewards = source, style, rewards
-        self._generations_per_pool, self._equal_groups_kept = generations_per_pool, equal_groups_kept
+        self._min_spread, self._equal_groups_kept = min_spread, equal_groups_kept
         self._constrained, self._vision = constrained, vision
         self._pool: list[VisitedState] = []
         self._pool_number = -1
@@ -137,6 +137,7 @@ class StepwiseTrainer(ResumesWholeModel, GRPOTrainer):
         for name, values in rewards.items():
             others["log_metric"](f"reward/{name}", float(values.mean()))
         others["log_metric"]("best_move", float((rewards["regret"] == 0).mean()))
+        self._rewards_of_batch = torch.as_tensor(total, dtype=torch.float32)
         return [float(value) for value in total]
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, dict[str, Any]]:
@@ -222,7 +223,8 @@ class StepwiseTrainer(ResumesWholeModel, GRPOTrainer):
     def _informative(self, output: dict[str, Any]) -> dict[str, Any]:
         """Returns the batch without the groups whose rewards are all equal, and counts these."""
         copies, parts = self.num_generations, self.args.steps_per_generation
-        differ = output["advantages"].view(-1, copies).abs().amax(1) > 0
+        rewards = self._rewards_of_batch.view(-1, copies)
+        differ = rewards.amax(1) - rewards.amin(1) > self._min_spread
         equal = (~differ).nonzero()[:, 0].tolist()
         self._count_equal(differ)
         kept = differ.nonzero()[:, 0].tolist() + equal[: round(self._equal_groups_kept * len(equal))]
