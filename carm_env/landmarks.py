@@ -61,7 +61,9 @@ N_CLOSEST = 3
 """Number of closest landmarks in `info`, data sets and answers."""
 
 CRANIOCAUDAL_ORDER: tuple[int, ...] = (1, 10, 11, 4, 5, 12, 13, 14)
-"""Ids from head to foot, for prompts; the two sides of a pair are adjacent."""
+"""Ids from head to foot without the arms, whose pose varies; the two sides of a pair are adjacent."""
+HEAD_TO_FOOT: tuple[int, ...] = (1, 2, 3, 10, 11, 4, 5, 12, 13, 8, 9, 6, 7, 14)
+"""All ids from head to foot in a patient with crossed arms, for prompts; the two sides of a pair are adjacent."""
 
 
 def _normalise(text: str) -> str:

@@ -19,10 +19,10 @@ from typing import Any
 from carm_env.actions import MoveLattice
 from carm_env.envs.registration import DEFAULT_TOLERANCE_MM
 from carm_env.geometry import DEFAULT_GEOMETRY
-from carm_env.landmarks import CRANIOCAUDAL_ORDER, LANDMARKS, landmark
+from carm_env.landmarks import HEAD_TO_FOOT, LANDMARKS, landmark
 from carm_env.system.errors import UnknownNameError
 
-PROMPT_VERSIONS = {"full": 2, "compact": 1}
+PROMPT_VERSIONS = {"full": 3, "compact": 1}
 """Version of the texts of each style; it increases with every change."""
 STYLES = tuple(PROMPT_VERSIONS)
 PROMPTS = (
@@ -106,7 +106,7 @@ def system_prompt(
     """
     facts = facts or TaskFacts()
     small, moderate, large = (f"{length:g}" for length in (lattice or MoveLattice()).extents_mm)
-    order = ", ".join(landmark(key).name for key in CRANIOCAUDAL_ORDER)
+    order = ", ".join(landmark(key).name for key in HEAD_TO_FOOT)
     return prompt(f"{task}.system", style).fill(
         landmarks=landmark_table(), order=order, small=small, moderate=moderate, large=large,
         width=f"{facts.field_of_view_mm:.0f}", tolerance=f"{facts.tolerance_mm:g}",

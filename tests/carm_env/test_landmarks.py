@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carm_env.landmarks import CRANIOCAUDAL_ORDER, LANDMARKS, N_LANDMARKS, landmark
+from carm_env.landmarks import CRANIOCAUDAL_ORDER, HEAD_TO_FOOT, LANDMARKS, N_LANDMARKS, landmark
 from carm_env.system.errors import UnknownNameError
 
 
@@ -55,9 +55,9 @@ def test_any_text_is_a_landmark_or_a_clear_error(text):
         assert "unknown landmark" in str(error)
 
 
-def test_craniocaudal_order_follows_the_population():
+@pytest.mark.parametrize("order", [CRANIOCAUDAL_ORDER, HEAD_TO_FOOT])
+def test_order_from_head_to_foot_follows_the_population(order):
     from carm_env.anatomy.layout import landmark_layout
 
-    heights = [landmark_layout().mean_mm[landmark(key).index][1] for key in CRANIOCAUDAL_ORDER]
-    right_of_pairs = [h for key, h in zip(CRANIOCAUDAL_ORDER, heights, strict=True) if key not in (5, 13)]
-    assert right_of_pairs == sorted(right_of_pairs, reverse=True)
+    heights = [landmark_layout().mean_mm[landmark(key).index][1] for key in order if key not in (3, 5, 7, 9, 13)]
+    assert heights == sorted(heights, reverse=True) and sorted(HEAD_TO_FOOT) == list(range(1, N_LANDMARKS + 1))

@@ -8,7 +8,7 @@ import pytest
 
 import carm_env  # noqa: F401  registers the environment
 from carm_env.actions import Move, MoveLattice
-from carm_env.landmarks import CRANIOCAUDAL_ORDER, landmark
+from carm_env.landmarks import HEAD_TO_FOOT, N_LANDMARKS, landmark
 from carm_env.language import AnswerError, Fault, Navigation, render
 from carm_env.language.chat import ChatCArm, Conversation, check_feedback, image_part, question
 from carm_env.language.prompts import PROMPTS, STYLES, TaskFacts, prompt, prompt_hash, system_prompt
@@ -202,8 +202,8 @@ def test_full_prompts_state_what_decides_the_task():
     for part in ("149 mm of the patient", "within 12.5 mm of the center", "on the right of the image", "ends the task"):
         assert part in system
     order = system.partition("in this order: ")[2]
-    positions = [order.index(landmark(key).name) for key in CRANIOCAUDAL_ORDER]
-    assert positions == sorted(positions)
+    positions = [order.index(landmark(key).name) for key in HEAD_TO_FOOT]
+    assert positions == sorted(positions) and len(positions) == N_LANDMARKS
     assert user.startswith("The target landmark is: Skull\nAnswers left, including this one: 7\n")
 
 
