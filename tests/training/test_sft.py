@@ -116,6 +116,12 @@ def sft(dataset, *words):
     return main(["--dataset", str(dataset), "--report_to", "none", "--logging_steps", "1000", *map(str, words)])
 
 
+@pytest.fixture(autouse=True)
+def small_corpus(monkeypatch):
+    """Trains tokenizers on few conversations; most of the time of a short training is its tokenizer's."""
+    monkeypatch.setattr("training.sft._CORPUS_EXAMPLES", 300)
+
+
 def embedded(dataset, backbone, out, *words):
     return sft(
         dataset, "--config", CONFIGS / "sft_embedded.yaml", "--backbone", backbone, "--hidden", 64, "--layers", 1,
