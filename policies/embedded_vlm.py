@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Any
 
 from carm_env.landmarks import LANDMARKS
-from carm_env.language.reasons import MIDDLE_NAME
+from carm_env.language.reasons import MIDDLE_NAME, in_sentence
 from carm_env.system.extras import optional_imports
 from policies.networks import find_architecture
 from policies.vision_tower import N_IMAGE_TOKENS, LandmarkVisionConfig, register
@@ -37,7 +37,13 @@ SPECIAL_TOKENS = (
 )  # fmt: skip
 _NAMES = "|".join(
     sorted(
-        {re.escape(name) for item in LANDMARKS for name in (item.name, *item.synonyms)} | {re.escape(MIDDLE_NAME)},
+        {
+            re.escape(form)
+            for item in LANDMARKS
+            for name in (item.name, *item.synonyms)
+            for form in (name, in_sentence(name))
+        }
+        | {re.escape(MIDDLE_NAME)},
         key=lambda name: (-len(name), name),
     )
 )
@@ -156,7 +162,8 @@ def _align_names(model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
     """Gives all names of a landmark one embedding, and adds it to the landmark's image token, to be found by it."""
     embeddings, image_tokens = model.get_input_embeddings().weight, model.model.vision_tower.position_embedding
     for item in LANDMARKS:
-        encoded = [tokenizer.encode(name, add_special_tokens=False) for name in (item.name, *item.synonyms)]
+        forms = [form for name in (item.name, *item.synonyms) for form in (name, in_sentence(name))]
+        encoded = [tokenizer.encode(form, add_special_tokens=False) for form in forms]
         single = [tokens[0] for tokens in encoded if len(tokens) == 1]
         if single:
             embeddings[single] = embeddings[single[0]].clone()

@@ -1,14 +1,16 @@
 """Reasons in words that follow from the geometry of a view, and the check whether a reason is true.
 
-A reason consists of claims in varied wordings: a landmark is on one side of another landmark or of the middle of the
-view, is in the image, or is farther away than another. The same tables of wordings generate and parse reasons, so that
-a model's reasons can be compared with the truth. A sentence in other words makes no claim that can be checked, and
-counts as not true. Of the claims that support a step, the one farthest from being false is used: clinicians, too,
-describe a landmark outside the view by what anatomy makes certain.
+A reason consists of claims in varied wordings: how far and on which side of another landmark or of the center of the
+image a landmark lies, whether it is in the image, or whether it is farther away than another. The same tables of
+wordings generate and parse reasons, so that a model's reasons can be compared with the truth. A sentence in other words
+makes no claim that can be checked, and counts as not true.
 
-Near a threshold the choice of words is arbitrary, so generation and checking use different thresholds: "roughly in
-line" is generated within 25 mm between landmarks (15 mm from the middle of the view, half a SMALL step) and accepted as
-true within 45 mm (30 mm).
+The reason of a step relates the target to the center of the image, or, if the target is outside the image, to a
+landmark in it that is near the center along the axis. The distance is stated in the degrees of the moves: "slightly" is
+the distance that a SMALL move covers best. So a reason implies both the direction and the extent of its step.
+
+Near a threshold the choice of words is arbitrary, so a claim is accepted as true within half a SMALL move around the
+distances for which it is generated.
 
 The wordings are training data of the language models that ship: do not change them.
 """
@@ -29,31 +31,47 @@ from carm_env.landmarks import LANDMARKS, landmark
 from carm_env.language.answers import Correction, Navigation
 
 MIDDLE = 0
-"""Stands for the middle of the view in place of a landmark id."""
-MIDDLE_NAME = "the middle of the view"
-_LEVEL_MM = {"landmark": 25.0, "middle": 15.0}
-_LEVEL_AT_MOST_MM = {"landmark": 45.0, "middle": 30.0}
+"""Stands for the center of the image in place of a landmark id."""
+MIDDLE_NAME = "the center of the image"
 _CLOSEST_NAMED = 2
-_COMPARED_WITH = 5
-"""Number of closest landmarks with which a target is compared."""
+_COMPARED_WITH = 3
+"""Number of closest landmarks with which a target outside the image is compared."""
 
-_WORDINGS: dict[str, tuple[str, ...]] = {
-    "left": ("{a} lies to the patient's left of {b}", "{a} is on the anatomical left of {b}"),
-    "right": ("{a} lies to the patient's right of {b}", "{a} is on the anatomical right of {b}"),
-    "in line": ("{a} is roughly in line with {b} from side to side", "{a} is hardly to one side of {b}"),
-    "above": ("{a} is superior to {b}", "{a} lies above {b}"),
-    "below": ("{a} is inferior to {b}", "{a} lies below {b}"),
-    "level": ("{a} is about as high as {b}", "{a} is roughly level with {b}"),
-    "steep": ("{a} lies more above or below than beside", "{a} is farther up or down than to one side"),
-    "flat": ("{a} lies more beside than above or below", "{a} is farther to one side than up or down"),
-    "seen": ("{a} is in the picture", "{a} can be seen"),
-    "farther": ("{a} is farther from the middle than {b}", "{a} lies farther away than {b}"),
+_DEGREES: dict[str, tuple[str, str]] = {
+    "slightly": ("lies slightly", "is a little"),
+    "moderately": ("lies moderately far", "is a moderate distance"),
+    "far": ("lies far", "is a long way"),
 }
-_SIDES = ({"left": 1, "right": -1, "in line": 0}, {"above": 1, "below": -1, "level": 0})
-_OTHER_AXIS = ("steep", "flat")
-"""Reasons for no step along x and along y: the displacement is mainly along the other axis."""
-_AMOUNTS = ("", "a little", "moderately", "far")
-_DIRECTIONS = ({1: "to the left", -1: "to the right"}, {1: "up", -1: "down"})
+_SIDES = (
+    {"left": (1, "to the patient's left of"), "right": (-1, "to the patient's right of")},
+    {"above": (1, "above"), "below": (-1, "below")},
+)
+_LEVEL = (("in line", ("is roughly in line with", "is at about the same lateral position as")),
+          ("level", ("is roughly level with", "is at about the same height as")))  # fmt: skip
+STEPS: dict[str, tuple[int, int]] = {
+    **{
+        f"{degree} {side}": (axis, sign * size)
+        for axis, sides in enumerate(_SIDES)
+        for side, (sign, _) in sides.items()
+        for size, degree in enumerate(_DEGREES, 1)
+    },
+    **{relation: (axis, 0) for axis, (relation, _) in enumerate(_LEVEL)},
+}
+"""Axis (0 is x, 1 is y) and step from -3 to 3 of each relation that states a distance along an axis."""
+_RELATIONS = {place: relation for relation, place in STEPS.items()}
+_WORDINGS: dict[str, tuple[str, ...]] = {
+    **{
+        f"{degree} {side}": tuple(f"{{a}} {start} {words} {{b}}" for start in starts)
+        for sides in _SIDES
+        for side, (_, words) in sides.items()
+        for degree, starts in _DEGREES.items()
+    },
+    **{relation: tuple(f"{{a}} {words} {{b}}" for words in wordings) for relation, wordings in _LEVEL},
+    "seen": ("{a} is visible in the image", "{a} can be seen in the image"),
+    "farther": ("{a} is farther from the center than {b}", "{a} lies farther away from the center than {b}"),
+}
+_EXTENTS = ("", "small", "moderate", "large")
+_DIRECTIONS = ({1: "to the patient's left", -1: "to the patient's right"}, {1: "up", -1: "down"})
 _STAYS = ("no sideways move is needed", "no move up or down is needed")
 
 
@@ -62,7 +80,7 @@ class Situation:
     """Positions of the landmarks in one view.
 
     Attributes:
-        displacement_mm: ``(14, 2)`` from the middle of the view to the patient's left and cranially; NaN for landmarks
+        displacement_mm: ``(14, 2)`` from the center of the image to the patient's left and cranially; NaN for landmarks
             that the patient lacks.
         visible: ``(14,)`` whether the landmark is in the image.
     """
@@ -80,13 +98,17 @@ class Situation:
         order = np.argsort(distances, kind="stable")
         return [int(index) + 1 for index in order if np.isfinite(distances[index])]
 
+    def is_visible(self, key: int) -> bool:
+        """Returns whether a landmark is in the image; True for `MIDDLE`."""
+        return key == MIDDLE or bool(self.visible[landmark(key).index])
+
 
 @dataclass(frozen=True)
 class Claim:
     """One statement about a landmark.
 
     Attributes:
-        relation: ``left``, ``right``, ``in line``, ``above``, ``below``, ``level``, ``steep``, ``flat``, ``seen`` or
+        relation: a key of `STEPS` (``slightly left`` to ``far below``, ``in line`` and ``level``), ``seen`` or
             ``farther``.
         subject: id of the landmark.
         other: id of the landmark with which it is compared, or `MIDDLE`.
@@ -97,63 +119,71 @@ class Claim:
     other: int = MIDDLE
 
 
-def is_true(claim: Claim, situation: Situation) -> bool:
-    """Returns whether a claim is true; False for absent landmarks and comparisons of a landmark with itself."""
+def is_true(claim: Claim, situation: Situation, lattice: MoveLattice | None = None) -> bool:
+    """Returns whether a claim is true; False for absent landmarks and comparisons of a landmark with itself.
+
+    Args:
+        claim: the statement.
+        situation: positions of the landmarks in the view.
+        lattice: the moves whose lengths define "slightly", "moderately" and "far".
+    """
     subject, other = situation.position_mm(claim.subject), situation.position_mm(claim.other)
     if claim.subject == claim.other or not (np.isfinite(subject).all() and np.isfinite(other).all()):
         return False
     if claim.relation == "seen":
-        return bool(situation.visible[landmark(claim.subject).index])
+        return situation.is_visible(claim.subject)
     if claim.relation == "farther":
         return bool(np.hypot(*subject) > np.hypot(*other))
-    if claim.relation in _OTHER_AXIS:
-        across = _OTHER_AXIS.index(claim.relation)
-        return bool(abs(subject[1 - across]) > abs(subject[across]))
-    axis = next((axis for axis, sides in enumerate(_SIDES) if claim.relation in sides), None)
-    if axis is None:
+    if claim.relation not in STEPS:
         return False
-    difference_mm = float((subject - other)[axis])
-    side = _SIDES[axis][claim.relation]
-    return abs(difference_mm) < _limit_mm(claim) if side == 0 else difference_mm * side > 0
+    axis, step = STEPS[claim.relation]
+    distance_mm = float((subject - other)[axis])
+    return _accepts(distance_mm, step, lattice or MoveLattice())
 
 
-def _limit_mm(claim: Claim) -> float:
-    """Distance within which "roughly in line" and "roughly level" are true."""
-    return _LEVEL_AT_MOST_MM["middle" if claim.other == MIDDLE else "landmark"]
+def _accepts(distance_mm: float, step: int, lattice: MoveLattice) -> bool:
+    """Returns whether a step covers the distance best, or one of the same sign within half a SMALL move of it."""
+    slack_mm = lattice.extents_mm[0] / 2
+    shortest, longest = (_step(max(0.0, abs(distance_mm) + change), lattice) for change in (-slack_mm, slack_mm))
+    return shortest <= abs(step) <= longest and (step == 0 or distance_mm * step > 0)
 
 
-def supports(claim: Claim, axis: int, step: int) -> bool:
-    """Returns whether a claim about the target is a reason for a step of -3 to 3 along an axis."""
-    if claim.relation in _OTHER_AXIS:
-        return step == 0 and claim.relation == _OTHER_AXIS[axis]
-    return _SIDES[axis].get(claim.relation) == np.sign(step)
+def _step(distance_mm: float, lattice: MoveLattice) -> int:
+    return lattice.closest_move((distance_mm, 0.0)).x_step
 
 
-def true_claim(axis: int, subject: int, other: int, situation: Situation) -> Claim:
-    """Returns the true claim about two landmarks, or a landmark and `MIDDLE`, along an axis (0 is x, 1 is y)."""
-    difference_mm = float((situation.position_mm(subject) - situation.position_mm(other))[axis])
-    is_level = abs(difference_mm) < _LEVEL_MM["middle" if other == MIDDLE else "landmark"]
-    return Claim(_relation(axis, 0 if is_level else int(np.sign(difference_mm))), subject, other)
-
-
-def _relation(axis: int, side: int) -> str:
-    return next(relation for relation, value in _SIDES[axis].items() if value == side)
+def true_claim(axis: int, subject: int, other: int, situation: Situation, lattice: MoveLattice | None = None) -> Claim:
+    """Returns the claim about two landmarks, or a landmark and `MIDDLE`, along an axis (0 is x, 1 is y)."""
+    distance_mm = float((situation.position_mm(subject) - situation.position_mm(other))[axis])
+    return Claim(_RELATIONS[axis, _step(distance_mm, lattice or MoveLattice())], subject, other)
 
 
 def _worded(claim: Claim, names: dict[int, str], rng: Generator) -> str:
     template = _WORDINGS[claim.relation][int(rng.integers(len(_WORDINGS[claim.relation])))]
-    return template.format(a=_name(claim.subject, names), b=_name(claim.other, names))
+    return template.format(a=_phrase(claim.subject, names), b=_phrase(claim.other, names))
 
 
-def _name(key: int, names: dict[int, str]) -> str:
-    return MIDDLE_NAME if key == MIDDLE else names.get(key, landmark(key).name)
+def in_sentence(name: str) -> str:
+    """Returns the name of a landmark as it stands within a sentence, without its article.
+
+    >>> in_sentence("Left elbow"), in_sentence("T1 vertebral body")
+    ('left elbow', 'T1 vertebral body')
+    """
+    return name if name[1:2].isdigit() else name[0].lower() + name[1:]
+
+
+def _phrase(key: int, names: dict[int, str]) -> str:
+    if key == MIDDLE:
+        return MIDDLE_NAME
+    name = in_sentence(names.get(key, landmark(key).name))
+    return name if name in ("T1", "T12") else f"the {name}"
 
 
 def conclusion(axis: int, step: int) -> str:
     """Returns the conclusion of a reason: a step of -3 to 3 along an axis, in words."""
     if step == 0:
         return _STAYS[axis]
-    return f"the view moves {_AMOUNTS[abs(step)]} {_DIRECTIONS[axis][1 if step > 0 else -1]}"
+    return f"a {_EXTENTS[abs(step)]} move {_DIRECTIONS[axis][1 if step > 0 else -1]} is needed"
 
 
 def navigation_answer(
@@ -172,33 +202,34 @@ def navigation_answer(
     move = lattice.closest_move(situation.position_mm(target))
     context = situation.closest()[0]
     reason_x, reason_y = (
-        _navigation_reason(axis, step, target, situation, names, rng)
+        _navigation_reason(axis, step, target, situation, lattice, names, rng)
         for axis, step in enumerate((move.x_step, move.y_step))
     )
-    return Navigation(context, move, reason_x, reason_y, _name(context, names))
+    name = names.get(context, landmark(context).name)
+    return Navigation(context, move, reason_x, reason_y, name)
 
 
 def _navigation_reason(
-    axis: int, step: int, target: int, situation: Situation, names: dict[int, str], rng: Generator
+    axis: int, step: int, target: int, situation: Situation, lattice: MoveLattice, names: dict[int, str], rng: Generator
 ) -> str:
-    anchors = [key for key in situation.closest() if key != target][:_COMPARED_WITH]
-    claims = [true_claim(axis, target, other, situation) for other in (MIDDLE, *anchors)]
-    # The thresholds of true_claim do not depend on the lattice, so it may not state the side that the step implies.
-    claims.append(Claim(_relation(axis, int(np.sign(step))), target))
-    claims.append(Claim(_OTHER_AXIS[axis], target))
-    # In a lattice with steps of more than 120 mm no claim may support staying; then the first true claim is used.
-    candidates = [claim for claim in claims if supports(claim, axis, step) and is_true(claim, situation)] or claims[:1]
-    safest = max(candidates, key=lambda claim: _margin_mm(axis, claim, situation))
-    return _sentence(f"{_worded(safest, names, rng)}, so {conclusion(axis, step)}")
+    anchor = None if situation.is_visible(target) else _anchor(axis, step, target, situation, lattice)
+    claim = Claim(_RELATIONS[axis, step], target, MIDDLE if anchor is None else anchor)
+    text = _worded(claim, names, rng)
+    if anchor is not None:
+        where = _worded(Claim(_RELATIONS[axis, 0], anchor), names, rng)
+        text += ", which" + where.removeprefix(_phrase(anchor, names))
+    return _sentence(f"{text}, so {conclusion(axis, step)}")
 
 
-def _margin_mm(axis: int, claim: Claim, situation: Situation) -> float:
-    """Distance by which a claim about an axis is true."""
-    subject, other = situation.position_mm(claim.subject), situation.position_mm(claim.other)
-    if claim.relation in _OTHER_AXIS:
-        return float(abs(subject[1 - axis]) - abs(subject[axis]))
-    distance_mm = float(abs((subject - other)[axis]))
-    return distance_mm if _SIDES[axis][claim.relation] else _limit_mm(claim) - distance_mm
+def _anchor(axis: int, step: int, target: int, situation: Situation, lattice: MoveLattice) -> int | None:
+    """Returns a landmark in the image that is near the center along an axis, and from which a step follows."""
+    for key in situation.closest()[:_COMPARED_WITH]:
+        from_anchor, from_middle = (
+            STEPS[true_claim(axis, *pair, situation, lattice).relation][1] for pair in ((target, key), (key, MIDDLE))
+        )
+        if situation.is_visible(key) and from_middle == 0 and from_anchor == step:
+            return key
+    return None
 
 
 def correction_answer(
@@ -218,8 +249,9 @@ def correction_answer(
     sentences = []
     for key in (first, second):
         sides = [true_claim(axis, key, MIDDLE, situation) for axis in (0, 1)]
-        sentences.append(_sentence(", and ".join(_worded(claim, names, rng) for claim in sides)))
-    seen = [key for key in ranked if situation.visible[landmark(key).index]]
+        across, along = (_worded(claim, names, rng) for claim in sides)
+        sentences.append(_sentence(f"{across}, and it{along.removeprefix(_phrase(key, names))}"))
+    seen = [key for key in ranked if situation.is_visible(key)]
     if seen:
         sentences.insert(0, _sentence(_worded(Claim("seen", seen[0]), names, rng)))
     worst = next((key for key in wrong if key not in (first, second) and key in ranked), None)
@@ -235,7 +267,7 @@ def _sentence(text: str) -> str:
 @cache
 def _claim_patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
     names = sorted((name for item in LANDMARKS for name in (item.name, *item.synonyms)), key=len, reverse=True)
-    known = "|".join(map(re.escape, [*names, MIDDLE_NAME]))
+    known = f"(?:the )?(?:{'|'.join(map(re.escape, names))})|{re.escape(MIDDLE_NAME)}"
     return tuple(
         (relation, re.compile(template.format(a=f"(?P<a>{known})", b=f"(?P<b>{known})"), re.IGNORECASE))
         for relation, templates in _WORDINGS.items()
@@ -244,7 +276,7 @@ def _claim_patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
 
 
 def _key(name: str) -> int:
-    return MIDDLE if name.lower() == MIDDLE_NAME else landmark(name).id
+    return MIDDLE if name.lower() == MIDDLE_NAME else landmark(re.sub("^the ", "", name, flags=re.IGNORECASE)).id
 
 
 def _claim(text: str) -> Claim | None:
@@ -258,68 +290,84 @@ def _claim(text: str) -> Claim | None:
 
 def claims_of(text: str) -> list[Claim] | None:
     """Parses the claims of a text; returns None if a part of it is not in the wordings of this module."""
-    claims = []
+    claims: list[Claim] = []
     for sentence in text.split(". "):
-        for part in sentence.rstrip(".").split(", and "):
-            claim = _claim(part.split(", so ")[0])
+        for clause in re.split(", (?:and|(?=which ))", sentence.rstrip(".").split(", so ")[0]):
+            pronoun, _, rest = clause.strip().partition(" ")
+            if pronoun in ("it", "which") and claims:
+                meant = claims[-1].subject if pronoun == "it" else claims[-1].other
+                clause = f"{_phrase(meant, {})} {rest}"
+            claim = _claim(clause.strip())
             if claim is None:
                 return None
             claims.append(claim)
     return claims
 
 
-def reasoning_is_true(text: str, situation: Situation) -> bool:
+def reasoning_is_true(text: str, situation: Situation, lattice: MoveLattice | None = None) -> bool:
     """Returns whether a text consists of claims in the wordings of this module that are all true."""
     claims = claims_of(text)
-    return claims is not None and all(is_true(claim, situation) for claim in claims)
+    return claims is not None and all(is_true(claim, situation, lattice) for claim in claims)
 
 
-def reasons_are_true(answer: Navigation, situation: Situation, target: int) -> bool:
-    """Returns whether both reasons of a move are true, support its steps by the target's position, and state them."""
-    for axis, (text, step) in enumerate(((answer.reason_x, answer.move.x_step), (answer.reason_y, answer.move.y_step))):
-        if not text.endswith(f", so {conclusion(axis, step)}.") or not reasoning_is_true(text, situation):
+def reasons_are_true(answer: Navigation, situation: Situation, target: int, lattice: MoveLattice | None = None) -> bool:
+    """Returns whether both reasons of a move are true, state it, and speak for its direction by the target's position.
+
+    Args:
+        answer: the move with its reasons.
+        situation: positions of the landmarks in the view.
+        target: id of the target.
+        lattice: the moves whose lengths define "slightly", "moderately" and "far".
+    """
+    for axis, (text, step) in enumerate(_reasons(answer)):
+        if not text.endswith(f", so {conclusion(axis, step)}.") or not reasoning_is_true(text, situation, lattice):
             return False
-        claims = claims_of(text) or ()
-        if not any(claim.subject == target and supports(claim, axis, step) for claim in claims):
+        stated = [_stated_step(claim, axis) for claim in claims_of(text) or () if claim.subject == target]
+        if not any(value is not None and np.sign(value) == np.sign(step) for value in stated):
             return False
     return True
+
+
+def _reasons(answer: Navigation) -> tuple[tuple[str, int], tuple[str, int]]:
+    return (answer.reason_x, answer.move.x_step), (answer.reason_y, answer.move.y_step)
+
+
+def _stated_step(claim: Claim, axis: int) -> int | None:
+    """Returns the step that covers the stated distance best; None for a claim about something else than the axis."""
+    stated_axis, step = STEPS.get(claim.relation, (None, 0))
+    return step if stated_axis == axis else None
 
 
 def reasons_are_relevant(
     answer: Navigation, situation: Situation, target: int, lattice: MoveLattice | None = None
 ) -> bool:
-    """Returns whether both reasons of a move are true and imply it in this view.
+    """Returns whether both reasons of a move are true and imply its direction and extent in this view.
 
-    A reason implies its step if a true claim relates the target to the middle of the view, or to a landmark in the
-    image from which the direction follows, and if the step is the best one of the lattice along its axis. A claim that
+    A reason implies a step if it states that distance and side of the target from the center of the image, or from a
+    landmark in the image that is near the center along the axis, and the step covers this distance best. A claim that
     is true in every view of the patient, such as one about two landmarks outside the image, implies nothing.
 
     Args:
         answer: the move with its reasons.
         situation: positions of the landmarks in the view.
         target: id of the target.
-        lattice: the moves.
+        lattice: the moves whose lengths define "slightly", "moderately" and "far".
     """
-    if not reasons_are_true(answer, situation, target):
+    if not reasons_are_true(answer, situation, target, lattice):
         return False
-    best = (lattice or MoveLattice()).closest_move(situation.position_mm(target))
-    for axis, (text, step, best_step) in enumerate(
-        ((answer.reason_x, answer.move.x_step, best.x_step), (answer.reason_y, answer.move.y_step, best.y_step))
-    ):
-        claims = [claim for claim in claims_of(text) or () if claim.subject == target and supports(claim, axis, step)]
-        if step != best_step or not any(_is_implied(claim, axis, step, situation) for claim in claims):
-            return False
-    return True
+    return all(
+        any(
+            claim.subject == target
+            and _stated_step(claim, axis) == step
+            and _is_near_center(claim.other, axis, situation, lattice)
+            for claim in claims_of(text) or ()
+        )
+        for axis, (text, step) in enumerate(_reasons(answer))
+    )
 
 
-def _is_implied(claim: Claim, axis: int, step: int, situation: Situation) -> bool:
-    """Returns whether a true claim about the target, seen in this view, implies the direction of a step."""
-    if claim.other == MIDDLE or claim.relation in _OTHER_AXIS:
+def _is_near_center(key: int, axis: int, situation: Situation, lattice: MoveLattice | None) -> bool:
+    """Returns whether a landmark is in the image and near its center along an axis; True for `MIDDLE`."""
+    if key == MIDDLE:
         return True
-    if not situation.visible[landmark(claim.other).index]:
-        return False
-    other_mm = float(situation.position_mm(claim.other)[axis])
-    if step == 0:
-        return abs(other_mm) < _LEVEL_MM["middle"]
-    # The target is farther in the direction of the step than a landmark that is not on the opposite side.
-    return bool(other_mm * np.sign(step) > -_LEVEL_MM["middle"])
+    return situation.is_visible(key) and is_true(Claim(_RELATIONS[axis, 0], key), situation, lattice)
