@@ -6,6 +6,7 @@ import warnings
 # Set before anything is imported: tests open no window, and run on one thread per worker process.
 os.environ |= {"SDL_VIDEODRIVER": "dummy", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -22,6 +23,9 @@ MAX_TEST_PROCESSES = 8
 NAMES = ("imported:one", "imported:two", "imported:three", "imported:four")
 
 
+# A busy machine is no failure of a property.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 network_guard.install()
 
 

@@ -265,26 +265,19 @@ def _sentence(text: str) -> str:
 
 
 @cache
-def _claim_patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
-    names = sorted((name for item in LANDMARKS for name in (item.name, *item.synonyms)), key=len, reverse=True)
-    known = f"(?:the )?(?:{'|'.join(map(re.escape, names))})|{re.escape(MIDDLE_NAME)}"
-    return tuple(
-        (relation, re.compile(template.format(a=f"(?P<a>{known})", b=f"(?P<b>{known})"), re.IGNORECASE))
-        for relation, templates in _WORDINGS.items()
-        for template in templates
-    )
-
-
-def _key(name: str) -> int:
-    return MIDDLE if name.lower() == MIDDLE_NAME else landmark(re.sub("^the ", "", name, flags=re.IGNORECASE)).id
+def _ids_by_phrase() -> dict[str, int]:
+    names = {name.lower(): item.id for item in LANDMARKS for name in (item.name, *item.synonyms)}
+    return {MIDDLE_NAME: MIDDLE, **names, **{f"the {name}": key for name, key in names.items()}}
 
 
 def _claim(text: str) -> Claim | None:
-    for relation, pattern in _claim_patterns():
-        found = pattern.fullmatch(text)
-        if found:
-            names = found.groupdict()
-            return Claim(relation, _key(names["a"]), _key(names["b"]) if "b" in names else MIDDLE)
+    ids, text = _ids_by_phrase(), text.lower()
+    for relation, templates in _WORDINGS.items():
+        for template in templates:
+            before, words, after = text.partition(template.removeprefix("{a}").removesuffix("{b}"))
+            compares = template.endswith("{b}")
+            if words and before in ids and (after in ids if compares else not after):
+                return Claim(relation, ids[before], ids[after] if compares else MIDDLE)
     return None
 
 

@@ -174,7 +174,7 @@ def test_the_std_of_a_mixture_includes_disagreement():
     np.testing.assert_allclose(std, [np.sqrt(9 + 25)])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.floats(0.3, 3.0))
 def test_calibrated_regions_have_the_promised_coverage(seed, wrong_by):
     # The radius compensates wrong standard deviations on exchangeable patients.

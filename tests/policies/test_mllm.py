@@ -98,9 +98,9 @@ def test_steps_are_compared_with_the_view():
     places = np.full((14, 2), np.nan)
     places[[0, 9]] = [[0, 100], [5, 10]]
     situation = Situation(places, np.isfinite(places).all(1))
-    true = Navigation(10, Move(0, 3), "Skull is hardly to one side of T1, so no sideways move is needed.",
-                      "Skull lies above T1, so the view moves far up.")  # fmt: skip
-    false = Navigation(10, Move(0, -3), true.reason_x, "Skull lies below T1, so the view moves far down.")
+    true = Navigation(10, Move(0, 3), "The skull is roughly in line with T1, so no sideways move is needed.",
+                      "The skull lies far above T1, so a large move up is needed.")  # fmt: skip
+    false = Navigation(10, Move(0, -3), true.reason_x, "The skull lies far below T1, so a large move down is needed.")
     model = ScriptedModel(render(true), render(false), "up")
     found = MllmLocalizer(model).steps(np.zeros((3, 32, 32), np.uint8), [1] * 3, [situation] * 3)
     assert {name: values.tolist() for name, values in found.items()} == {

@@ -75,18 +75,20 @@ _VALID_ANSWERS = {
     "ranking": "[11: Carina, 13: Left hemidiaphragm, 5: Left scapular inferior angle]",
     "pair": "[10,11]",
     "box": "[412,80,655,301]",
-    "correction": "<response>\n  <visual_reasoning>The T1 lies above the Carina.</visual_reasoning>\n"
+    "correction": "<response>\n  <visual_reasoning>T1 lies far above the carina, and it can be seen in the image."
+    "</visual_reasoning>\n"
     "  <landmarks>[10,11]</landmarks>\n</response>",
     "navigation": "<output>\n  <step1>\n    <context>Carina</context>\n  </step1>\n  <step2>\n    <x>LEFT</x>\n"
-    "    <extent_x>SMALL</extent_x>\n    <reason_x>The Skull lies to the patient's left of the Carina, so the view "
-    "moves a little to the left.</reason_x>\n    <y>CENTER</y>\n    <extent_y>NONE</extent_y>\n    <reason_y>The Skull "
-    "lies more beside than above or below, so no move up or down is needed.</reason_y>\n  </step2>\n</output>",
+    "    <extent_x>SMALL</extent_x>\n    <reason_x>The skull lies slightly to the patient's left of the center of "
+    "the image, so a small move to the patient's left is needed.</reason_x>\n    <y>CENTER</y>\n"
+    "    <extent_y>NONE</extent_y>\n    <reason_y>The skull is roughly level with the carina, which is at about the "
+    "same height as the center of the image, so no move up or down is needed.</reason_y>\n  </step2>\n</output>",
 }
 _OTHER_FORMS = (
     '<think>It is left of [11].</think>\n```json\n{"landmarks": [10, 11], "visual_reasoning": "above"}\n```',
     '{"context": "Carina", "x": "LEFT", "extent_x": "SMALL (30 mm)", "y": "CENTER", "extent_y": "NONE"}',
     "The answer is [1: Skull, 14: L5 &amp; more].",
-    "The Skull is superior to T1, and the Carina can be seen. the Skull is in the picture.",
+    "The skull is a long way above T1, which is roughly level with the carina, and it can be seen in the image.",
 )
 
 

@@ -69,7 +69,7 @@ def test_points_outside_the_volume_or_in_air_are_reported():
 
 
 @given(st.dictionaries(st.integers(1, 14), st.tuples(*[st.floats(-1e6, 1e6)] * 3)))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_the_check_accepts_every_set_of_points(points):
     volume = Volume.from_origin(np.zeros((4, 4, 4), np.int16), 10.0, (0, 0, 0))
     str(check_landmarks({key: np.array(value) for key, value in points.items()}, volume))

@@ -20,7 +20,7 @@ def test_seed_zero_is_the_average_patient():
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_seed_is_one_valid_patient(seed):
     parameters = VirtualPatient(seed).parameters
     assert parameters == VirtualPatient(seed).parameters

@@ -42,7 +42,7 @@ def test_written_landmarks_are_read_again(tmp_path):
 
 
 @given(st.dictionaries(st.integers(1, 14), st.tuples(*[st.floats(-5000, 5000)] * 3)))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_points_are_written_without_loss(tmp_path_factory, points):
     path = tmp_path_factory.mktemp("m") / "a.mrk.json"
     write_landmarks(path, {key: np.array(value) for key, value in points.items()})
@@ -195,7 +195,7 @@ def test_the_papers_table_is_relative_to_the_centre_of_the_volume(tmp_path):
 
 
 @given(st.binary(max_size=400), st.sampled_from([".mrk.json", ".fcsv", ".csv"]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_arbitrary_bytes_raise_only_typed_errors(tmp_path_factory, content, suffix):
     path = tmp_path_factory.mktemp("f") / f"a{suffix}"
     path.write_bytes(content)
@@ -215,7 +215,7 @@ _JSON = st.recursive(
 
 
 @given(_JSON)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_arbitrary_json_raises_only_typed_errors(tmp_path_factory, value):
     path = tmp_path_factory.mktemp("j") / "a.json"
     path.write_text(json.dumps({"markups": [value]}), encoding="utf-8")

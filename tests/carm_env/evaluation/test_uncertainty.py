@@ -1,12 +1,11 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from carm_env.evaluation import uncertainty
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 8))
 def test_regions_match_a_rotated_and_stretched_circle(seed, n):
     rng = np.random.default_rng(seed)
