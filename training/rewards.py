@@ -88,8 +88,8 @@ class RewardWeights:
     reasons_relevant: float = 0.1
     length: float = 0.1
     outcome: float = 1.0
-    free_characters: int = 700
-    longest_characters: int = 1400
+    free_characters: int = 900
+    longest_characters: int = 1800
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -282,7 +282,7 @@ def step_rewards(
         situation = state.situation
         parts["form"][row] = reading == "strict" or is_valid("navigation", text)
         parts["context"][row] = answer.context == situation.closest()[0]
-        if reasons_are_true(answer, situation, state.target):
+        if reasons_are_true(answer, situation, state.target, state.lattice):
             parts["reasons_true"][row] = 1
             parts["reasons_relevant"][row] = reasons_are_relevant(answer, situation, state.target, state.lattice)
     by_action = regrets(states, weights.wrong_stop)

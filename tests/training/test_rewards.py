@@ -429,7 +429,7 @@ def test_weights_are_read_from_a_file(tmp_path):
         ("form: .nan", "weights.yaml"),
         ("form: 0.7", "add up to 1.1, expected less than regret, which is 1"),
         ("regret: 0", "expected less than regret, which is 0"),
-        ("free_characters: 1400", "longest_characters is 1400, expected more than free_characters"),
+        ("free_characters: 1800", "longest_characters is 1800, expected more than free_characters"),
         ("[1, 2]", "weights.yaml"),
         ("form: [0.1", "weights.yaml"),
     ],
