@@ -18,21 +18,14 @@ from carm_env.system.extras import optional_imports, require
 from carm_env.system.structured_files import read_json_mapping
 from policies.chat_templates import check_chat_template
 from policies.checkpoint import LANGUAGE_MODEL_KEYS, CheckpointError
+from policies.image_only_processors import image_only_processor
 from policies.model_checks import check_files, check_size, check_weights
 from policies.model_folders import HUB_PREFIX, model_folder, without_hub
 from policies.vision_tower import register
 
 with optional_imports("llm", "A language model"):
     import torch
-    from transformers import (
-        AutoConfig,
-        AutoModelForImageTextToText,
-        AutoProcessor,
-        AutoTokenizer,
-        Qwen2_5_VLProcessor,
-        Qwen2VLImageProcessorPil,
-    )
-    from transformers.processing_utils import ProcessorMixin
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 SETTINGS_FILE = "carm.json"
 """File in the folder of a fine-tuned model: the style of its prompts."""
@@ -78,27 +71,7 @@ def _load_processor(name: str) -> Any:
     except (ImportError, OSError) as error:
         if "video processor" not in str(error) and "VideoProcessor" not in str(error):
             raise
-        tokenizer = AutoTokenizer.from_pretrained(name, **_TRUSTED)
-        image_processor = Qwen2VLImageProcessorPil.from_pretrained(name, **_TRUSTED)
-        return _ImageOnlyQwenProcessor(image_processor, tokenizer, tokenizer.chat_template)
-
-
-class _ImageOnlyQwenProcessor(Qwen2_5_VLProcessor):
-    """Qwen2.5-VL's processor without videos, which would need torchvision."""
-
-    @classmethod
-    def get_attributes(cls) -> list[str]:
-        return ["image_processor", "tokenizer"]
-
-    def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str | None) -> None:
-        self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
-        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
-        self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
-        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
-
-
-# The name is saved with the processor; other programs know only the original class.
-_ImageOnlyQwenProcessor.__name__ = Qwen2_5_VLProcessor.__name__
+        return image_only_processor(Path(name), **_TRUSTED)
 
 
 def _first_line(error: Exception) -> str:

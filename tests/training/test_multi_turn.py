@@ -34,7 +34,10 @@ tiny_models = importlib.util.module_from_spec(_spec)
 sys.modules["tiny_models"] = tiny_models
 _spec.loader.exec_module(tiny_models)
 
-FAMILIES = {"embedded": None, "gemma3": tiny_models.tiny_gemma3, "qwen2_5_vl": tiny_models.tiny_qwen2_5_vl}
+FAMILIES = {
+    "embedded": None, "gemma3": tiny_models.tiny_gemma3, "qwen2_5_vl": tiny_models.tiny_qwen2_5_vl,
+    "qwen3_vl": tiny_models.tiny_qwen3_vl, "gemma4": tiny_models.tiny_gemma4,
+}  # fmt: skip
 SIZE = 56
 STOP = render(Navigation(1, ALIGNED, "because", "because"))
 LEFT, UP = (render(Navigation(4, Move(*steps), "because", "because")) for steps in ((3, 0), (0, 1)))
@@ -187,7 +190,7 @@ def test_log_probabilities_are_those_of_each_prompt_with_its_answer(family, sett
     mask = output["completion_mask"] * output["tool_mask"]
     ids = torch.cat([output["prompt_ids"], output["completion_ids"]], 1)
     attention = torch.cat([output["prompt_mask"], output["completion_mask"]], 1)
-    inputs = {name: output.get(name) for name in ("pixel_values", "image_grid_thw", "num_images")}
+    inputs = {name: output.get(name) for name in ("pixel_values", "image_grid_thw", "image_position_ids", "num_images")}
     with torch.no_grad():
         logps, entropies, _ = trainer._get_per_token_logps_and_entropies(
             trainer.model, ids, attention, output["completion_ids"].shape[1], compute_entropy=True, **inputs

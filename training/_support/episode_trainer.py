@@ -22,7 +22,7 @@ from policies.vision_cache import VisionCache
 from training._support.episode_budget import episode_budget
 from training._support.episode_prompts import IMAGE_INPUTS, Encoded, PromptEncoder, suppressed_tokens, with_tool_turns
 from training._support.multi_turn import OUTCOMES, EpisodeEnvironment, EpisodeSettings, total_reward
-from training._support.trl_models import ResumesWholeModel
+from training._support.trl_models import CopiesReference, ResumesWholeModel
 from training._support.turn_sequences import TurnSequences
 from training.rewards import PARTS
 
@@ -49,7 +49,7 @@ def episode_rows(settings: EpisodeSettings, seeds: Sequence[int]) -> Dataset:
     return Dataset.from_dict({"prompt": [prompt] * len(seeds), "seed": [int(seed) for seed in seeds]})
 
 
-class EpisodeTrainer(ResumesWholeModel, GRPOTrainer):
+class EpisodeTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
     """Trains a language model on whole episodes.
 
     The advantage of an answer is that of its episode, plus `turn_credit` times that of the answer's own reward, both
@@ -106,9 +106,6 @@ class EpisodeTrainer(ResumesWholeModel, GRPOTrainer):
                 model=model, args=args, processing_class=ours, reward_funcs=[total_reward],
                 environment_factory=partial(EpisodeEnvironment, settings), **options,
             )  # fmt: skip
-        if self.ref_model is not None and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-            # TRL reads its files anew, without the names of the embedded model's weights.
-            self.ref_model.load_state_dict(self.accelerator.unwrap_model(self.model).state_dict())
         self._cut_answers = self._failures = 0
         # TRL looks for the names of other models' image tokens.
         self._image_pad_token_id = model.config.image_token_id

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from carm_env.system.extras import optional_imports
 from policies.model_folders import without_hub
@@ -12,6 +14,7 @@ from policies.model_loading import load_model, load_processor
 with optional_imports("llm", "Training a language model"), without_hub():
     import torch
     from trl import ModelConfig, get_quantization_config
+    from trl.trainer import grpo_trainer
 
 
 def load_pretrained(model_arguments: ModelConfig) -> tuple[Any, Any]:
@@ -25,6 +28,19 @@ def load_pretrained(model_arguments: ModelConfig) -> tuple[Any, Any]:
     }
     options = {key: value for key, value in options.items() if value is not None}
     return load_model(name, model_arguments.model_revision, **options), processor
+
+
+class CopiesReference:
+    """Part of a `GRPOTrainer` whose reference model, with ``beta`` above 0, is a copy of the model that it starts from.
+
+    TRL would read the model's files anew, without the names that `load_model` knows: the reference of the embedded model
+    would have untrained weights.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        start = options["model"]
+        with patch.object(grpo_trainer, "create_model_from_path", lambda *others, **names: copy.deepcopy(start)):
+            super().__init__(*arguments, **options)
 
 
 class ResumesWholeModel:

@@ -1,0 +1,88 @@
+"""Processors of models that also take videos, without their video part, which would need torchvision.
+
+The processors of Qwen2.5-VL, Qwen3-VL and Gemma-4 cannot be loaded on a computer without it. X-rays are images.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from carm_env.system.extras import optional_imports
+from carm_env.system.structured_files import read_json_mapping
+
+with optional_imports("llm", "A language model"):
+    from transformers import (
+        AutoTokenizer,
+        Gemma4ImageProcessorPil,
+        Gemma4Processor,
+        Qwen2_5_VLProcessor,
+        Qwen2VLImageProcessorPil,
+        Qwen3VLProcessor,
+    )
+    from transformers.processing_utils import ProcessorMixin
+
+
+class _ImageOnly(ProcessorMixin):
+    """Part of a processor that has images and texts only."""
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        return ["image_processor", "tokenizer"]
+
+    def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str | None) -> None:
+        for name in self._tokens:
+            token = getattr(tokenizer, f"{name}_token", None) or self._tokens[name]
+            setattr(self, f"{name}_token", token)
+            setattr(self, f"{name}_token_id", None if token is None else tokenizer.convert_tokens_to_ids(token))
+        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+    _tokens: dict[str, str | None] = {}
+
+
+_QWEN_TOKENS: dict[str, str | None] = {
+    "image": "<|image_pad|>", "video": "<|video_pad|>", "vision_start": "<|vision_start|>",
+    "vision_end": "<|vision_end|>",
+}  # fmt: skip
+
+
+class _Qwen2_5_VL(_ImageOnly, Qwen2_5_VLProcessor):  # noqa: N801
+    _tokens = _QWEN_TOKENS
+
+
+class _Qwen3VL(_ImageOnly, Qwen3VLProcessor):
+    _tokens = _QWEN_TOKENS
+
+
+class _Gemma4(_ImageOnly, Gemma4Processor):
+    # No audio: a token that is None is never looked for.
+    _tokens = {"image": "<|image|>", "boi": "<|image>", "eoi": "<image|>", "video": "<|video|>", "audio": "<|audio|>",
+               "boa": "<|audio>", "eoa": "<audio|>"}  # fmt: skip
+
+
+_KINDS = {
+    "qwen2_5_vl": (_Qwen2_5_VL, Qwen2_5_VLProcessor, Qwen2VLImageProcessorPil),
+    "qwen3_vl": (_Qwen3VL, Qwen3VLProcessor, Qwen2VLImageProcessorPil),
+    "gemma4": (_Gemma4, Gemma4Processor, Gemma4ImageProcessorPil),
+}
+for _own, _original, _ in _KINDS.values():
+    # The name is saved with the processor; other programs know only the original class.
+    _own.__name__ = _original.__name__
+
+
+def image_only_processor(folder: Path, **options: Any) -> Any:
+    """Loads the processor of a model without its video part.
+
+    Args:
+        folder: folder of the model.
+        **options: arguments of every ``from_pretrained``.
+
+    Raises:
+        ValueError: there is none for the model's kind.
+    """
+    kind = str(read_json_mapping(folder / "config.json").get("model_type"))
+    if kind not in _KINDS:
+        raise ValueError(f"the processor of {kind} needs torchvision")
+    own, _, image_kind = _KINDS[kind]
+    tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    return own(image_kind.from_pretrained(folder, **options), tokenizer, tokenizer.chat_template)
