@@ -22,7 +22,7 @@ from training._support.answering import AnsweringModel, model_for_answers
 from training._support.closed_loop import KIND
 from training._support.grpo_states import StateSource, VisitedState, seed_of
 from training._support.processes import TrainingError
-from training._support.trl_models import ResumesWholeModel
+from training._support.trl_models import CopiesReference, ResumesWholeModel
 
 with optional_imports("llm", "Training a language model"), without_hub():
     import torch
@@ -37,7 +37,7 @@ TOTAL = "total"
 _MAX_EQUAL_GENERATIONS = 8
 
 
-class StepwiseTrainer(ResumesWholeModel, GRPOTrainer):
+class StepwiseTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
     """Trains on groups of answers to states of `StateSource`, and rewards them.
 
     A pool of states serves a few batches of generation; then the current model plays again. Groups

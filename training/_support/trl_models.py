@@ -33,8 +33,8 @@ def load_pretrained(model_arguments: ModelConfig) -> tuple[Any, Any]:
 class CopiesReference:
     """Part of a `GRPOTrainer` whose reference model, with ``beta`` above 0, is a copy of the model that it starts from.
 
-    TRL would read the model's files anew, without the names that `load_model` knows: the reference of the embedded model
-    would have untrained weights.
+    TRL would read the model's files anew, without the names that `load_model` knows, so that the reference of the
+    embedded model would have untrained weights.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
