@@ -13,7 +13,6 @@ from carm_env.system.structured_files import read_json_mapping
 
 with optional_imports("llm", "A language model"):
     from transformers import (
-        AutoTokenizer,
         Gemma4ImageProcessorPil,
         Gemma4Processor,
         Qwen2_5_VLProcessor,
@@ -70,12 +69,8 @@ for _own, _original, _ in _KINDS.values():
     _own.__name__ = _original.__name__
 
 
-def image_only_processor(folder: Path, **options: Any) -> Any:
-    """Loads the processor of a model without its video part.
-
-    Args:
-        folder: folder of the model.
-        **options: arguments of every ``from_pretrained``.
+def image_only_kinds(folder: Path) -> tuple[Any, Any]:
+    """Returns the class of a model's processor without its video part, and the class of its image processor.
 
     Raises:
         ValueError: there is none for the model's kind.
@@ -84,5 +79,4 @@ def image_only_processor(folder: Path, **options: Any) -> Any:
     if kind not in _KINDS:
         raise ValueError(f"the processor of {kind} needs torchvision")
     own, _, image_kind = _KINDS[kind]
-    tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    return own(image_kind.from_pretrained(folder, **options), tokenizer, tokenizer.chat_template)
+    return own, image_kind

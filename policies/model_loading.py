@@ -18,14 +18,14 @@ from carm_env.system.extras import optional_imports, require
 from carm_env.system.structured_files import read_json_mapping
 from policies.chat_templates import check_chat_template
 from policies.checkpoint import LANGUAGE_MODEL_KEYS, CheckpointError
-from policies.image_only_processors import image_only_processor
+from policies.image_only_processors import image_only_kinds
 from policies.model_checks import check_files, check_size, check_weights
 from policies.model_folders import HUB_PREFIX, model_folder, without_hub
 from policies.vision_tower import register
 
 with optional_imports("llm", "A language model"):
     import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 SETTINGS_FILE = "carm.json"
 """File in the folder of a fine-tuned model: the style of its prompts."""
@@ -71,7 +71,9 @@ def _load_processor(name: str) -> Any:
     except (ImportError, OSError) as error:
         if "video processor" not in str(error) and "VideoProcessor" not in str(error):
             raise
-        return image_only_processor(Path(name), **_TRUSTED)
+        kind, image_kind = image_only_kinds(Path(name))
+        tokenizer = AutoTokenizer.from_pretrained(name, **_TRUSTED)
+        return kind(image_kind.from_pretrained(name, **_TRUSTED), tokenizer, tokenizer.chat_template)
 
 
 def _first_line(error: Exception) -> str:
