@@ -23,9 +23,9 @@ from policies.checkpoint import SHIPPED  # noqa: E402
 from policies.embedded_vlm import CHAT_TEMPLATE  # noqa: E402
 from policies.local_model import LocalModel  # noqa: E402
 from policies.model_loading import load_model, load_processor  # noqa: E402
-from training._support.episode_budget import EpisodeBudget  # noqa: E402
-from training._support.episode_prompts import with_tool_turns  # noqa: E402
-from training._support.episode_trainer import EpisodeTrainer, episode_rows, spread  # noqa: E402
+from training._support.episode_budget import EpisodeBudget, episode_budget  # noqa: E402
+from training._support.episode_prompts import PromptEncoder, with_tool_turns  # noqa: E402
+from training._support.episode_trainer import EpisodeTrainer, end_tokens, episode_rows, spread  # noqa: E402
 from training._support.multi_turn import EpisodeEnvironment, EpisodeSettings, total_reward  # noqa: E402
 
 _path = Path(__file__).parent / "tiny_models.py"
@@ -360,6 +360,17 @@ def test_the_trainer_refuses_what_does_not_fit_its_own_images(family, settings, 
         make_trainer(family, settings(), max_completion_length=300, max_answer_tokens=90)
 
 
+def test_the_default_configuration_fits_the_model_that_ships(embedded):
+    from training.grpo import read_arguments
+
+    arguments, training, model = read_arguments(["--mode", "multi_turn"])
+    assert arguments.mode == "multi_turn" and model.model_name_or_path == str(embedded.folder)
+    processor = with_tool_turns(embedded.processor)
+    encoder = PromptEncoder(processor, embedded.model.config.image_token_id, end_tokens(embedded.model, processor))
+    budget = episode_budget(encoder, "compact", arguments.max_answers, arguments.image_size, is_bounded=True)
+    budget.check(training.max_completion_length, embedded.model.config.text_config.max_position_embeddings)
+
+
 def test_an_unknown_history_is_refused(settings):
     with pytest.raises(ValueError, match="Did you mean 'bounded'"):
         settings("bound")
@@ -400,9 +411,8 @@ def test_tool_results_are_rendered_as_user_turns(name):
 
 
 def test_the_script_trains_on_whole_episodes(small_patients, tmp_path, capsys):
-    from training.grpo import MULTI_TURN_CONFIG, main, read_arguments
+    from training.grpo import MULTI_TURN_CONFIG, main
 
-    assert read_arguments(["--mode", "multi_turn"])[1].max_completion_length > 2228
     folder, out = tiny_models.tiny_gemma3(tmp_path / "tiny"), tmp_path / "out"
     words = ["--config", MULTI_TURN_CONFIG, "--model_name_or_path", folder, "--style", "compact", "--max_steps", 1,
              "--train", ",".join(small_patients[:2]), "--image_size", SIZE, "--per_device_train_batch_size", 4,
