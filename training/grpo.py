@@ -51,11 +51,12 @@ from training._support.card import model_card
 from training._support.closed_loop import ClosedLoopSuite
 from training._support.episode_mode import EpisodeArguments, make_episode_trainer
 from training._support.episode_trainer import EpisodeTrainer
-from training._support.grpo_callbacks import Evaluation, Progress
+from training._support.grpo_callbacks import Evaluation, PerceptionAlarm, Progress
 from training._support.grpo_checks import check_answer_length, check_batches, check_images, check_start
 from training._support.grpo_comparison import compare_models
 from training._support.grpo_states import StateSource, uniform_suite
 from training._support.grpo_trainer import StepwiseTrainer
+from training._support.perception import MIN_STATES
 from training._support.processes import explain_out_of_memory, is_main_process, one_training, smaller_batches
 from training._support.script import TrainingResult, print_result
 from training._support.trainer_checkpoints import checkpoint_step, checkpoint_to_resume, files_at_once
@@ -63,7 +64,7 @@ from training._support.trl_arguments import read_trl_arguments
 from training._support.trl_models import load_pretrained
 from training.rewards import RewardWeights, State, step_rewards
 
-with optional_imports("llm", "Reinforcement learning of a language model"), without_hub():
+with optional_imports("grpo", "Reinforcement learning of a language model"), without_hub():
     from accelerate.utils import gather_object
     from transformers import PrinterCallback, ProgressCallback
     from trl import GRPOConfig, GRPOTrainer, ModelConfig, get_peft_config
@@ -98,6 +99,9 @@ class GrpoArguments(EpisodeArguments):
         freeze_vision: do not train the vision tower; its outputs are then computed once
         eval_every: evaluate in closed loop every so many optimizer steps; 0 for never
         eval_episodes: episodes of each evaluation
+        perception_every: check every so many optimizer steps whether the moves depend on the X-ray; 0 for never
+        perception_states: states of each of these checks
+        stop_when_blind: stop with an error if the model no longer looks
         example_episodes: episodes of each evaluation to save as GIF
         test_episodes: episodes of the comparison with the start at the end; 0 for no comparison
         json: file to write the results to
@@ -118,6 +122,9 @@ class GrpoArguments(EpisodeArguments):
     freeze_vision: bool = True
     eval_every: int = 25
     eval_episodes: int = 60
+    perception_every: int = 25
+    perception_states: int = 64
+    stop_when_blind: bool = False
     example_episodes: int = 1
     test_episodes: int = 100
     json: str = ""
@@ -128,12 +135,14 @@ class GrpoArguments(EpisodeArguments):
         if self.style and self.style not in STYLES:
             raise UnknownNameError("style of prompts", self.style, STYLES)
         check_image_size(self.image_size)
-        for name in ("eval_every", "example_episodes", "test_episodes"):
+        for name in ("eval_every", "perception_every", "example_episodes", "test_episodes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more.")
         for name in ("refresh_steps", "eval_episodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1.")
+        if self.perception_states < MIN_STATES:
+            raise ValueError(f"perception_states is {self.perception_states}, expected at least {MIN_STATES}.")
         if not self.min_spread >= 0:
             raise ValueError(f"min_spread is {self.min_spread}, expected 0 or more.")
         for name in ("start_share", "equal_groups_kept"):
@@ -309,23 +318,40 @@ def _train(
 
 
 def add_reports(trainer: GRPOTrainer, arguments: GrpoArguments, training: GRPOConfig, start: Start) -> None:
-    """Adds the progress, and the evaluations in closed loop."""
-    accelerator = trainer.accelerator
+    """Adds the progress, the evaluations in closed loop, and the perception alarm."""
+    accelerator, folder = trainer.accelerator, Path(training.output_dir)
     # Our own lines have the time left.
     for kind in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(kind)
     trainer.add_callback(Progress())
-    if not arguments.eval_every:
+    if not (arguments.eval_every or arguments.perception_every):
         return
     patients = load_patients(arguments.calibration)
     suite = uniform_suite("calibration", patients, arguments.eval_episodes, _CALIBRATION_SEED, arguments.image_size)
     gather = gather_object if accelerator.num_processes > 1 else list
     episodes = ClosedLoopSuite(suite, rank=accelerator.process_index, world=accelerator.num_processes, gather=gather)
     model = AnsweringModel(trainer, start.style, answer_limit(trainer))
-    log = lambda name, value: trainer._metrics["train"][name].append(value)  # noqa: E731
-    trainer.add_callback(
-        Evaluation(model, episodes, arguments.eval_every, Path(training.output_dir), arguments.example_episodes, log)
-    )
+
+    def log(name: str, value: float) -> None:
+        trainer._metrics["train"][name].append(value)
+
+    if arguments.eval_every:
+        trainer.add_callback(Evaluation(model, episodes, arguments.eval_every, folder, arguments.example_episodes, log))
+    if arguments.perception_every:
+        count = arguments.perception_states
+        source = StateSource(State.of_environment, patients, count, 1.0, arguments.image_size, _CALIBRATION_SEED)
+        views = source.starts(count, start.style)
+        trainer.add_callback(
+            PerceptionAlarm(
+                model,
+                [view.messages for view in views],
+                [view.truth for view in views],
+                arguments.perception_every,
+                arguments.stop_when_blind,
+                folder,
+                log,
+            )  # fmt: skip
+        )
 
 
 def answer_limit(trainer: GRPOTrainer) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import reprlib
+import sys
 from collections.abc import Iterable
 from numbers import Real
 from typing import Any
@@ -72,6 +73,22 @@ class MissingExtraError(CArmEnvError, ImportError):
 
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str, str]]:
         # Worker processes send it back to the main process.
+        return type(self), self._arguments
+
+
+class OutdatedPackageError(CArmEnvError, ImportError):
+    """An optional package is installed in a version that is too old; see `carm_env.system.extras.require_versions`."""
+
+    def __init__(self, package: str, found: str, lowest: str, extra: str, purpose: str) -> None:
+        old_python = sys.version_info < (3, 11)
+        python = " It needs Python 3.11 or later, and this is Python 3.10, for which pip takes old versions."
+        super().__init__(
+            f"{purpose} needs {package} {lowest} or later, but {package} {found} is installed. Install it with: "
+            f"pip install --upgrade 'carm-env[{extra}]'.{python if old_python else ''}"
+        )
+        self._arguments = (package, found, lowest, extra, purpose)
+
+    def __reduce__(self) -> tuple[type[OutdatedPackageError], tuple[str, str, str, str, str]]:
         return type(self), self._arguments
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from carm_env.system.errors import MissingExtraError
+from carm_env.system.errors import MissingExtraError, OutdatedPackageError
+from carm_env.system.versions import package_version
 
 
 def require(module: str, extra: str, purpose: str) -> Any:
@@ -46,6 +48,27 @@ def is_installed(package: str) -> bool:
     if package in sys.modules:
         return sys.modules[package] is not None
     return importlib.util.find_spec(package) is not None
+
+
+def require_versions(extra: str, purpose: str, **minimal: str) -> None:
+    """Checks the versions of installed packages before they are imported.
+
+    Args:
+        extra: the extra of carm-env that installs the packages.
+        purpose: what needs the packages; subject of the error message.
+        **minimal: lowest version of each package, as numbers separated by points.
+
+    Raises:
+        OutdatedPackageError: an installed package is older.
+    """
+    for package, lowest in minimal.items():
+        found = package_version(package)
+        if found is not None and _numbers(found) < _numbers(lowest):
+            raise OutdatedPackageError(package, found, lowest, extra, purpose)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3])
 
 
 @contextmanager

@@ -9,11 +9,13 @@ from typing import Any
 from carm_env.chat_models.interface import Generation
 from carm_env.chat_models.specification import ModelSpecification
 from carm_env.language.chat import Message
-from carm_env.system.extras import optional_imports
+from carm_env.system.extras import optional_imports, require_versions
 from policies.local_model import LocalModel
 from policies.model_folders import without_hub
 
-with optional_imports("llm", "Training a language model"), without_hub():
+_PURPOSE = "Reinforcement learning of a language model"
+require_versions("grpo", _PURPOSE, trl="1.16", transformers="5.24")
+with optional_imports("grpo", _PURPOSE), without_hub():
     import torch
     from trl.models.utils import unwrap_model_for_generation
 

@@ -47,7 +47,6 @@ class RunningEpisode:
     observation: Any
     info: dict[str, Any]
     error: str = ""
-    answers: list[str] = field(default_factory=list)
 
     @classmethod
     def begin(cls, task: EpisodeTask, env: CArmNavEnv, style: str) -> RunningEpisode:
@@ -168,7 +167,6 @@ class ClosedLoop:
         return messages
 
     def _answer(self, episode: RunningEpisode, text: str) -> None:
-        episode.answers.append(text)
         try:
             episode.answer(text)
         except (KeyboardInterrupt, MemoryError):

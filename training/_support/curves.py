@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -81,3 +81,27 @@ def _plot_perception(steps: Sequence[int], checks: Sequence[PerceptionCheck], pa
     handles = [*axes.get_legend_handles_labels()[0], *information.get_legend_handles_labels()[0]]
     axes.legend(handles=handles, loc="best", fontsize="x-small")
     save_figure(figure, path)
+
+
+def save_success_curve(points: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Plots success and exposures per success on the calibration patients over the steps of one training.
+
+    A figure never fails a training: an error is printed as a warning.
+
+    Args:
+        points: evaluations with ``step``, ``success`` and ``exposures_per_success``.
+        path: PNG to write.
+    """
+    with drawing(str(path)):
+        figure, axes = new_figure(6, 3.6, dpi=120)
+        steps = [point["step"] for point in points]
+        axes.plot(steps, [100 * point["success"] for point in points], color="tab:blue", marker=".", label="success")
+        axes.set(xlabel="training steps", ylabel="success on calibration patients, %", ylim=(0, 101))
+        exposures = axes.twinx()
+        values = [point["exposures_per_success"] for point in points]
+        exposures.plot(steps, values, color="tab:orange", marker=".", label="exposures per success")
+        exposures.set(ylabel="exposures per success", ylim=(0, 1.1 * max(values)))
+        axes.grid(alpha=0.3)
+        handles = [*axes.get_legend_handles_labels()[0], *exposures.get_legend_handles_labels()[0]]
+        axes.legend(handles=handles, loc="lower right")
+        save_figure(figure, path)

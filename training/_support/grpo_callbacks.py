@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from carm_env.chat_models.interface import ChatModel
 from carm_env.evaluation.episode_images import save_episode_gif
 from carm_env.evaluation.plots import drawing
+from carm_env.language.chat import Message
 from carm_env.system.extras import optional_imports
 from carm_env.system.files import write_json
 from carm_env.system.structured_files import StructuredFileError, read_json_mapping
 from policies.model_folders import without_hub
 from training._support.closed_loop import ClosedLoopSuite
+from training._support.curves import save_perception_curve, save_success_curve
+from training._support.perception import PerceptionCheck, check_perception
 from training._support.processes import TrainingError
+from training.rewards import State
 
-with optional_imports("llm", "Training a language model"), without_hub():
+with optional_imports("grpo", "Reinforcement learning of a language model"), without_hub():
     from transformers import TrainerCallback
 
-CURVE = "calibration.json"
+CURVE, PERCEPTION = "calibration.json", "perception.json"
 _ALARMING_SHARE = 0.9
 _SHOWN = {
     "reward": "reward {:.3f}", "best_move": "best moves {:.0%}", "groups_kept": "groups that differ {:.0%}",
@@ -60,9 +64,10 @@ class Progress(TrainerCallback):
         left_s = (time.perf_counter() - self._started) / max(done, 1) * (state.max_steps - state.global_step)
         shown = [text.format(figures[name]) for name, text in _SHOWN.items() if figures.get(name)]
         print(f"step {state.global_step}/{state.max_steps}: {', '.join(shown)}, {left_s / 60:.0f} min left", flush=True)
-        if figures.get("frac_reward_zero_std", 0.0) > _ALARMING_SHARE:
+        equal = max(figures.get("frac_reward_zero_std", 0.0), 1 - figures.get("groups_kept", 1.0))
+        if equal > _ALARMING_SHARE:
             print(
-                f"WARNING: in {figures['frac_reward_zero_std']:.0%} of the groups all rewards are equal, so they teach "
+                f"WARNING: in {equal:.0%} of the groups all rewards are equal, so they teach "
                 "nothing: raise --temperature or --num_generations, or start from a model that was fine-tuned "
                 "by training/sft.py.",
                 flush=True,
@@ -114,6 +119,7 @@ class Evaluation(TrainerCallback):
             return
         self._curve.append({"step": state.global_step, **figures})
         write_json(self.folder / CURVE, {"points": self._curve})
+        save_success_curve(self._curve, self.folder / "learning_curve.png")
         print(
             f"step {state.global_step}: success {figures['success']:.1%} on {len(results)} episodes of calibration "
             f"patients, {figures['exposures_per_success']:.1f} exposures per success",
@@ -126,8 +132,65 @@ class Evaluation(TrainerCallback):
                 save_episode_gif(path, self.suite.suite, result)
 
 
-def _read_curve(path: Path) -> list[dict[str, float]]:
+def _read_curve(path: Path) -> list[dict[str, Any]]:
     try:
         return list(read_json_mapping(path)["points"])
     except (OSError, KeyError, StructuredFileError):
         return []
+
+
+@dataclass
+class PerceptionAlarm(TrainerCallback):
+    """Checks before training and every few steps whether the model's moves depend on the X-ray.
+
+    Args:
+        model: the model of the trainer.
+        prompts: prompts of a sample of states.
+        states: the states.
+        steps: check every so many optimizer steps.
+        stop: raise an error if the model no longer looks.
+        folder: output folder, for the curve.
+        log: adds figures to those of the next logging step.
+    """
+
+    model: ChatModel
+    prompts: Sequence[list[Message]]
+    states: Sequence[State]
+    steps: int
+    stop: bool
+    folder: Path
+    log: Callable[[str, float], None]
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """Checks the start; a resumed training keeps the curve up to its checkpoint."""
+        known = _read_curve(self.folder / PERCEPTION) if state.global_step else []
+        self._curve = [point for point in known if point["step"] <= state.global_step]
+        if not self._curve:
+            self._check(state)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """Checks the model every few steps.
+
+        Raises:
+            TrainingError: the model no longer looks, and the training is to stop then.
+        """
+        if state.global_step % self.steps == 0 or state.global_step == state.max_steps:
+            self._check(state)
+
+    def _check(self, state: Any) -> None:
+        found = check_perception(self.model, self.prompts, self.states)
+        for name, value in found.metrics().items():
+            self.log(f"perception/{name}", value)
+        self._curve.append({"step": state.global_step, **found.metrics()})
+        if state.is_world_process_zero:
+            write_json(self.folder / PERCEPTION, {"points": self._curve})
+            names = [item.name for item in fields(PerceptionCheck)]
+            checks = [PerceptionCheck(**{name: point[name] for name in names}) for point in self._curve]
+            save_perception_curve([point["step"] for point in self._curve], checks, self.folder / "perception.png")
+            alarm = "" if found.looks else "WARNING: "
+            print(f"step {state.global_step}: {alarm}{found}", flush=True)
+        if self.stop and state.global_step and not found.looks:
+            raise TrainingError(
+                f"step {state.global_step}: {found} The training stops, as --stop_when_blind asks: continue from an "
+                "earlier checkpoint with a lower --learning_rate or a higher --beta."
+            )

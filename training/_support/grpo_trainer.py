@@ -24,7 +24,7 @@ from training._support.grpo_states import StateSource, VisitedState, seed_of
 from training._support.processes import TrainingError
 from training._support.trl_models import CopiesReference, ResumesWholeModel
 
-with optional_imports("llm", "Training a language model"), without_hub():
+with optional_imports("grpo", "Reinforcement learning of a language model"), without_hub():
     import torch
     from accelerate.utils import gather_object
     from datasets import Dataset
@@ -77,6 +77,7 @@ class StepwiseTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
         self._pool_number = -1
         self._numbers: list[int] = []
         self._sampled_logps: Tensor | None = None
+        self._fields: dict[str, Any] = {}
         self._equal_generations = 0
         self.seconds: dict[str, float] = defaultdict(float)
         groups = args.generation_batch_size // args.num_generations
@@ -118,7 +119,22 @@ class StepwiseTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
             output = super()._generate_and_score_completions(rows)
         finally:
             self._sampled_logps = None
-        return self._informative(output)
+        return self._informative(self._with_images(output))
+
+    def _with_images(self, output: dict[str, Any]) -> dict[str, Any]:
+        """Adds the processed images of `_tokenize_prompts`, if TRL has not processed them again."""
+        fields, self._fields = self._fields, {}
+        if not fields or "pixel_values" in output:
+            return output
+        prompts, answers = output["prompt_ids"].shape[1], output["completion_ids"]
+        rows = [[0] * (prompts - len(row)) + list(row) for row in fields["token_type_ids"]]
+        types = torch.tensor(rows, device=answers.device)
+        return {
+            **output,
+            "pixel_values": torch.as_tensor(np.stack(fields["pixel_values"]), device=answers.device),
+            "token_type_ids": torch.cat([types, torch.zeros_like(answers)], 1),
+            "num_images": [1] * len(answers),
+        }
 
     def _refresh_pool(self) -> None:
         number = self._numbers[0] // self.source.size
@@ -132,7 +148,13 @@ class StepwiseTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
         """Returns the rewards of answers, and logs their parts; called by `GRPOTrainer`."""
         with self.timed("reward"):
             texts = self.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
-            rewards = dict(self._rewards(texts, list(state)))
+            # Many answers of a group are equal.
+            keys = [(id(truth), text) for truth, text in zip(state, texts, strict=True)]
+            first = {key: row for row, key in reversed(list(enumerate(keys)))}
+            asked = {key: place for place, key in enumerate(first)}
+            found = self._rewards([texts[row] for row in first.values()], [state[row] for row in first.values()])
+            places = [asked[key] for key in keys]
+            rewards = {name: np.asarray(values)[places] for name, values in found.items()}
         total = rewards.pop(TOTAL)
         for name, values in rewards.items():
             others["log_metric"](f"reward/{name}", float(values.mean()))
@@ -148,7 +170,10 @@ class StepwiseTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
         ids, images, fields = super()._tokenize_prompts(prompts[::copies])
         fields.pop("num_crops", None)
         fields = {name: [row for row in value for _ in range(copies)] for name, value in fields.items()}
-        return [row for row in ids for _ in range(copies)], [row for row in images for _ in range(copies)], fields
+        self._fields = fields
+        # Without images, TRL does not process them a second time for the loss: `_with_images` adds them.
+        images = None if self.beta == 0 else [row for row in images for _ in range(copies)]
+        return [row for row in ids for _ in range(copies)], images, fields
 
     def _shares_prompts(self) -> bool:
         distributed = self.is_deepspeed_enabled or self.is_fsdp_enabled
@@ -221,7 +246,10 @@ class StepwiseTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
         return super()._get_per_token_logps_and_entropies(*arguments, **options)
 
     def _informative(self, output: dict[str, Any]) -> dict[str, Any]:
-        """Returns the batch without the groups whose rewards are all equal, and counts these."""
+        """Returns the batch without the groups whose rewards are all equal, and counts these.
+
+        Equal answers of a group are one row with the sum of their advantages, where this gives the same loss.
+        """
         copies, parts = self.num_generations, self.args.steps_per_generation
         rewards = self._rewards_of_batch.view(-1, copies)
         differ = rewards.amax(1) - rewards.amin(1) > self._min_spread
@@ -229,16 +257,38 @@ class StepwiseTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
         self._count_equal(differ)
         kept = differ.nonzero()[:, 0].tolist() + equal[: round(self._equal_groups_kept * len(equal))]
         rows = [group * copies + copy for group in sorted(kept) for copy in range(copies)]
-        # Every step of the batch needs as many rows, at least one; rows of equal rewards have no effect on the policy.
-        rest = [row for row in range(len(output["advantages"])) if row // copies not in set(kept)]
+        tokens = output["completion_mask"][rows].sum()
+        rows, advantages = self._merged(rows, output) if self._can_merge else (rows, output["advantages"].clone())
+        # Every step of the batch needs as many rows, at least one; the added ones have no effect on the policy.
+        rest = [row for row in range(len(advantages)) if row not in set(rows)]
         missing = max(-len(rows) % parts, parts - len(rows))
+        advantages[rest] = 0.0
         rows += rest[:missing]
-        split = split_pixel_values_by_grid(output)
+        split = split_pixel_values_by_grid({**output, "advantages": advantages})
         chosen = {name: _rows(value, rows) for name, value in split.items()}
-        mask = chosen["completion_mask"]
-        chosen["num_items_in_batch"] = self.accelerator.gather(mask.sum()).sum()
+        chosen["num_items_in_batch"] = self.accelerator.gather(tokens).sum()
         whole: dict[str, Any] = unsplit_pixel_values_by_grid(chosen)
         return whole
+
+    @property
+    def _can_merge(self) -> bool:
+        # A loss that is a sum over tokens, each in proportion to the advantage.
+        return bool(
+            self.loss_type == "dapo" and self.beta == 0 and self.importance_sampling_level == "token"
+            and self.top_entropy_quantile == 1.0 and not self._entropy_bonus_enabled and not self.use_vllm
+            and self.off_policy_mask_threshold is None
+        )  # fmt: skip
+
+    def _merged(self, rows: list[int], output: dict[str, Any]) -> tuple[list[int], Tensor]:
+        """Returns the first row of each answer of each group, and the advantages, those of equal answers added up."""
+        advantages = output["advantages"].clone()
+        answers, masks = output["completion_ids"].tolist(), output["completion_mask"].sum(1).tolist()
+        first: dict[tuple[int, ...], int] = {}
+        for row in rows:
+            key = (row // self.num_generations, *answers[row][: masks[row]])
+            if (known := first.setdefault(key, row)) != row:
+                advantages[known] += advantages[row]
+        return list(first.values()), advantages
 
     def _count_equal(self, differ: Tensor) -> None:
         share = self.accelerator.gather(differ.float().mean()).mean().item()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from carm_env.chat_models.interface import ModelError
 from carm_env.system.extras import optional_imports
 from policies.model_folders import without_hub
 from policies.model_loading import load_model, load_processor
@@ -56,4 +57,10 @@ class ResumesWholeModel:
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
             return
         learning = self.accelerator.unwrap_model(model or self.model)
-        learning.load_state_dict(load_model(folder, dtype=learning.dtype).state_dict())
+        kept, wanted = load_model(folder, dtype=learning.dtype).state_dict(), learning.state_dict()
+        if {name: value.shape for name, value in kept.items()} != {name: value.shape for name, value in wanted.items()}:
+            raise ModelError(
+                f"resume_from_checkpoint: {folder} is a checkpoint of another model than {self.model.name_or_path}, "
+                "expected one of the training that is resumed. Give the same --model_name_or_path, or begin again."
+            )
+        learning.load_state_dict(kept)
