@@ -21,18 +21,19 @@ from carm_env.language.grammar import READINGS, parse
 from carm_env.language.reasons import Situation, reasons_are_relevant, reasons_are_true
 from policies.images import batches
 
-KIND = "mllm"
+KIND, GRPO_KIND = "mllm", "mllm_grpo"
+"""Folders of the models that ship: fine-tuned, and then trained by reinforcement learning."""
 
 
-def make_chat_model(specification: ModelSpecification) -> ChatModel:
-    """Makes a `ServedModel` for a specification with a URL, and a `LocalModel` otherwise."""
+def make_chat_model(specification: ModelSpecification, shipped: str = KIND) -> ChatModel:
+    """Makes a `ServedModel` for a specification with a URL, and a `LocalModel` otherwise; by default one that ships."""
     if specification.is_served:
         return ServedModel(specification)
     # Imported here: a served model needs no torch.
     from policies.checkpoint import SHIPPED
     from policies.local_model import LocalModel
 
-    return LocalModel(specification if specification.name else specification.changed({"name": str(SHIPPED / KIND)}))
+    return LocalModel(specification if specification.name else specification.changed({"name": str(SHIPPED / shipped)}))
 
 
 class MllmPolicy(ChatPolicy):
@@ -56,6 +57,15 @@ class MllmPolicy(ChatPolicy):
     def default_reading(specification: ModelSpecification, model: ChatModel) -> str:
         """Returns strict for a model that was fine-tuned on the formats here, and lenient for any other."""
         return "strict" if is_trained_here(specification) else "lenient"
+
+
+class MllmGrpoPolicy(MllmPolicy):
+    """`MllmPolicy` with the weights that ship from `training/grpo.py` as its default."""
+
+    @staticmethod
+    def make_model(specification: ModelSpecification) -> ChatModel:
+        """Makes the model of a specification."""
+        return make_chat_model(specification, GRPO_KIND)
 
 
 def is_trained_here(specification: ModelSpecification) -> bool:
