@@ -23,23 +23,25 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from carm_env.envs.scene import load_scene
 from carm_env.evaluation.provenance import save_measurement
-from carm_env.geometry import check_image_size
+from carm_env.geometry import CArmGeometry, check_image_size
 from carm_env.language.prompts import PROMPT_VERSIONS, STYLES, prompt_hash
 from carm_env.patient import Patient
 from carm_env.patients.build import default_workers, prepare_patients
-from carm_env.patients.catalogue import expand_patients, load_patient
+from carm_env.patients.catalogue import expand_patients
 from carm_env.system.command_line import INTERRUPTED, exit_status
 from carm_env.system.errors import UnknownNameError
 from carm_env.system.extras import optional_imports
 from carm_env.system.files import explain_full_disk, write_json, write_text
 from carm_env.system.threads import limit_threads
+from carm_env.xray.settings import XRaySettings
 from policies.checkpoint import SHIPPED
 from policies.local_model import LocalModel
 from policies.mllm import KIND
@@ -170,10 +172,18 @@ class Start:
 
 
 def read_arguments(given: Sequence[str]) -> tuple[GrpoArguments, GRPOConfig, ModelConfig]:
-    """Reads our arguments and TRL's, see `read_trl_arguments`."""
+    """Reads our arguments and TRL's, see `read_trl_arguments`; also raises ValueError for groups that are not whole."""
     is_multi_turn = MODES[1] in given or f"--mode={MODES[1]}" in given
     config = MULTI_TURN_CONFIG if is_multi_turn else DEFAULT_CONFIG
-    arguments, training, model = read_trl_arguments(given, GrpoArguments, GRPOConfig, config)
+    try:
+        arguments, training, model = read_trl_arguments(given, GrpoArguments, GRPOConfig, config)
+    except ValueError as error:
+        if "must be divisible by num_generations" not in str(error):
+            raise
+        raise ValueError(
+            f"{error} Change num_generations, the size of a group, or per_device_train_batch_size: the answers that "
+            "are sampled at a time must be whole groups."
+        ) from error
     if model.model_name_or_path == SHIPPED_START:
         model.model_name_or_path = str(SHIPPED / KIND)
     return arguments, training, model
@@ -200,11 +210,28 @@ def load_start(arguments: GrpoArguments, model_arguments: ModelConfig) -> Start:
     return Start(name, settings, style, model, processor)
 
 
-def load_patients(names: str) -> dict[str, Patient]:
-    """Loads patients by name; those that are not built yet are built by the first process."""
-    every = expand_patients(names.split(","))
-    prepare_patients(every, default_workers())
-    return {name: load_patient(name) for name in every}
+class Patients(Mapping[str, Patient]):
+    """Patients by name, each loaded when it is asked for, in memory that environments share.
+
+    Args:
+        names: names separated by commas; patients that are not built yet are built.
+    """
+
+    def __init__(self, names: str) -> None:
+        self._names = expand_patients(names.split(","))
+        prepare_patients(self._names, default_workers())
+
+    def __getitem__(self, name: str) -> Patient:
+        """Returns a patient."""
+        return load_scene(name, CArmGeometry(), XRaySettings()).patient
+
+    def __iter__(self) -> Iterator[str]:
+        """Returns the names, in order."""
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        """Returns the number of patients."""
+        return len(self._names)
 
 
 def make_step_wise_trainer(
@@ -214,7 +241,7 @@ def make_step_wise_trainer(
     generations = check_batches(training, arguments.refresh_steps)
     groups = training.generation_batch_size // training.num_generations
     source = StateSource(
-        State.of_environment, load_patients(arguments.train), groups * generations, arguments.start_share,
+        State.of_environment, Patients(arguments.train), groups * generations, arguments.start_share,
         arguments.image_size, training.seed,
     )  # fmt: skip
     views = source.starts(_VIEWS_FOR_LENGTH, start.style)
@@ -242,7 +269,7 @@ def make_multi_turn_trainer(
     """Makes the trainer of the multi-turn mode."""
     return make_episode_trainer(
         arguments, training, start.model, start.processor,
-        name=start.name, style=start.style, patients=list(load_patients(arguments.train)),
+        name=start.name, style=start.style, patients=list(Patients(arguments.train)),
         image_size=arguments.image_size, weights=reward_weights(arguments), vision=vision_cache(arguments, start),
         peft_config=adapter_config(arguments, model_arguments, start),
     )  # fmt: skip
@@ -326,7 +353,7 @@ def add_reports(trainer: GRPOTrainer, arguments: GrpoArguments, training: GRPOCo
     trainer.add_callback(Progress())
     if not (arguments.eval_every or arguments.perception_every):
         return
-    patients = load_patients(arguments.calibration)
+    patients = Patients(arguments.calibration)
     suite = uniform_suite("calibration", patients, arguments.eval_episodes, _CALIBRATION_SEED, arguments.image_size)
     gather = gather_object if accelerator.num_processes > 1 else list
     episodes = ClosedLoopSuite(suite, rank=accelerator.process_index, world=accelerator.num_processes, gather=gather)
@@ -401,9 +428,7 @@ def compare_with_start(
     arguments: GrpoArguments, model_arguments: ModelConfig, start: Start, folder: Path
 ) -> dict[str, float]:
     """Runs the trained model and its start on the same episodes of the test patients."""
-    suite = uniform_suite(
-        "test", load_patients(arguments.test), arguments.test_episodes, _TEST_SEED, arguments.image_size
-    )
+    suite = uniform_suite("test", Patients(arguments.test), arguments.test_episodes, _TEST_SEED, arguments.image_size)
     models = {"start": LocalModel(start.name), "trained": LocalModel(folder)}
     return compare_models(suite, models, "start", folder / "comparison")
 
