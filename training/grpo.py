@@ -266,7 +266,13 @@ def make_step_wise_trainer(
 def make_multi_turn_trainer(
     arguments: GrpoArguments, training: GRPOConfig, model_arguments: ModelConfig, start: Start
 ) -> GRPOTrainer:
-    """Makes the trainer of the multi-turn mode."""
+    """Makes the trainer of the multi-turn mode.
+
+    Raises:
+        ValueError: an argument that this mode lacks.
+    """
+    if arguments.constrained:
+        raise ValueError("constrained is true, which multi_turn lacks: leave it out, or use --mode step_wise.")
     return make_episode_trainer(
         arguments, training, start.model, start.processor,
         name=start.name, style=start.style, patients=list(Patients(arguments.train)),

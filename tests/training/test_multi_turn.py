@@ -168,8 +168,8 @@ def test_the_loss_covers_exactly_the_tokens_that_the_model_wrote(family, setting
             assert "\n" in plain.tokenizer.decode(ids[spans[1][1] : spans[1][1] + 1]) if len(spans) > 1 else True
 
 
-def test_advantages_are_those_of_the_episode_and_of_each_answer(family, settings, make_trainer):
-    trainer = make_trainer(family, settings())
+def test_advantages_are_those_of_the_episode_and_of_each_answer(embedded, settings, make_trainer):
+    trainer = make_trainer(embedded, settings())
     script(trainer, ANSWERS)
     output, _, _ = roll(trainer)
     advantages, mask = output["advantages"], output["completion_mask"] * output["tool_mask"]
@@ -249,8 +249,8 @@ def test_an_episode_without_a_second_image_is_trained_on(family, settings, make_
     assert all(len(completion) == 1 for completion in completions)
 
 
-def test_an_answer_that_is_cut_is_counted_and_answered(family, settings, make_trainer):
-    trainer = make_trainer(family, settings("whole", max_answers=2))
+def test_an_answer_that_is_cut_is_counted_and_answered(embedded, settings, make_trainer):
+    trainer = make_trainer(embedded, settings("whole", max_answers=2))
     script(trainer, [[BAD, STOP]] * 4, ended=False)
     output, _, _ = roll(trainer)
     assert trainer._metrics["train"]["answers/cut"] == [1.0]
@@ -355,9 +355,9 @@ def test_an_episode_that_cannot_fit_is_refused_with_the_number_needed(limit, pos
         budget.check(limit, positions)
 
 
-def test_the_trainer_refuses_what_does_not_fit_its_own_images(family, settings, make_trainer):
+def test_the_trainer_refuses_what_does_not_fit_its_own_images(embedded, settings, make_trainer):
     with pytest.raises(ValueError, match="with its X-rays: set --max_completion_length"):
-        make_trainer(family, settings(), max_completion_length=300, max_answer_tokens=90)
+        make_trainer(embedded, settings(), max_completion_length=300, max_answer_tokens=90)
 
 
 def test_the_default_configuration_fits_the_model_that_ships(embedded):
@@ -425,3 +425,5 @@ def test_the_script_trains_on_whole_episodes(small_patients, tmp_path, capsys):
     assert load_processor(out).tokenizer.response_template is None
     assert main([*map(str, words), "--max_completion_length", "60"]) == 2
     assert "set --max_completion_length" in capsys.readouterr().err
+    assert main([*map(str, words), "--constrained", "true"]) == 2
+    assert "use --mode step_wise" in capsys.readouterr().err
