@@ -41,7 +41,7 @@ def settings(style="compact"):
 
 def corpus():
     rng = np.random.default_rng(0)
-    for _ in range(40):
+    for _ in range(400):
         situation = Situation(rng.normal(0, 150, (14, 2)), np.ones(14, bool))
         yield render(navigation_answer(situation, int(rng.integers(1, 15)), MoveLattice(), rng))
         yield "Drive to the target.\nTarget: Moved: Before: "
@@ -51,7 +51,7 @@ def corpus():
 def start(tmp_path_factory):
     """The folder of a tiny embedded model, as `training/sft.py` writes it; its answers are random."""
     folder = tmp_path_factory.mktemp("start")
-    model, processor = build_model(build_tokenizer(corpus(), 700), None, "tiny", 32, 1)
+    model, processor = build_model(build_tokenizer(corpus(), 2000), None, "tiny", 32, 1)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     (folder / "carm.json").write_text(json.dumps(settings()))
@@ -71,7 +71,7 @@ def differing_rewards(monkeypatch):
 WORDS = (
     "--max_steps 2 --per_device_train_batch_size 8 --num_generations 4 --refresh_steps 1 --image_size 32 "
     "--max_completion_length 64 --eval_every 0 --perception_every 0 --test_episodes 0 --min_spread 0 --logging_steps 1 "
-    "--save_strategy no --learning_rate 1e-2 --warmup_steps 0"
+    "--save_strategy no --learning_rate 1e-2 --warmup_steps 0 --start_share 1"
 ).split()
 
 
@@ -413,7 +413,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(start, small_patients, 
     words = ["--max_steps", 1, "--save_strategy", "steps", "--save_steps", 1]
     assert run(start, tmp_path / "a", small_patients, *words) == 0
     other = tmp_path / "other"
-    model, processor = build_model(build_tokenizer(corpus(), 700), None, "tiny", 64, 2)
+    model, processor = build_model(build_tokenizer(corpus(), 2000), None, "tiny", 64, 2)
     model.save_pretrained(other)
     processor.save_pretrained(other)
     (other / "carm.json").write_text(json.dumps(settings()))
