@@ -353,8 +353,14 @@ def test_a_loss_that_is_not_a_number_is_named(start, small_patients, tmp_path, c
 
     monkeypatch.setattr(grpo, "step_rewards", nan)
     assert run(start, tmp_path / "a", small_patients) == 2
-    message = capsys.readouterr().err
-    assert "is nan" in message and "lower --learning_rate" in message
+    assert "reward is inf at step 1: lower --learning_rate" in capsys.readouterr().err
+    monkeypatch.setattr(grpo, "step_rewards", by_length)
+    from trl import GRPOTrainer
+
+    loss = GRPOTrainer._compute_loss
+    monkeypatch.setattr(GRPOTrainer, "_compute_loss", lambda self, *given: float("nan") * loss(self, *given))
+    assert run(start, tmp_path / "b", small_patients) == 2
+    assert "the loss of step 1 is nan: lower --learning_rate" in capsys.readouterr().err
 
 
 def test_a_blind_model_stops_the_training_if_asked(start, small_patients, tmp_path, capsys, differing_rewards):

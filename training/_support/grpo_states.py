@@ -22,6 +22,7 @@ from training._support.processes import TrainingError
 POLICY = "mllm_grpo"
 _STATES_PER_EPISODE = 5
 _CHECK_DRAW = 1 << 40
+_NO_EPISODE = "no episode could be run: all of them failed in their environment, see above."
 _MIN_EPISODES, _MAX_WAVES = 8, 6
 
 
@@ -106,8 +107,15 @@ class StateSource:
         self._rank, self._world, self._gather = rank, world, gather
 
     def starts(self, count: int, style: str) -> list[VisitedState]:
-        """Returns uniform starts of episodes, with prompts of a style; no model is asked."""
-        return self._states(seed_of(self.seed, _CHECK_DRAW), count, _Silent(style), starts_only=True)
+        """Returns uniform starts of episodes, with prompts of a style; no model is asked.
+
+        Raises:
+            TrainingError: no episode can be run.
+        """
+        found = self._states(seed_of(self.seed, _CHECK_DRAW), count, _Silent(style), starts_only=True)
+        if not found:
+            raise TrainingError(_NO_EPISODE)
+        return found
 
     def pool(self, number: int, model: ChatModel) -> list[VisitedState]:
         """Returns pool `number`, in random order.
@@ -128,7 +136,7 @@ class StateSource:
         chosen = rng.permutation(len(visited))[: self.size - len(starts)]
         found = [*starts, *(visited[place] for place in chosen)]
         if not found:
-            raise TrainingError("no episode could be run: all of them failed in their environment, see above.")
+            raise TrainingError(_NO_EPISODE)
         # A pool has its size also after failures.
         return [found[place % len(found)] for place in rng.permutation(max(self.size, len(found)))[: self.size]]
 
