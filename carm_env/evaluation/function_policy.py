@@ -18,16 +18,20 @@ class FunctionPolicy(Policy):
     Args:
         function: returns an action of ``Discrete(49)``, a `Move` or a `Decision`. It keeps no state between episodes
             that the evaluation could reset.
+
+    Raises:
+        TypeError: the function takes neither one argument nor two.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
-        try:
-            inspect.signature(function).bind(None, None)
-        except TypeError:
-            self._takes_info = False
-        else:
-            self._takes_info = True
+        self._takes_info = _accepts(function, 2)
+        if not (self._takes_info or _accepts(function, 1)):
+            name = getattr(function, "__name__", type(function).__name__)
+            raise TypeError(
+                f"{name} is {name}{inspect.signature(function)}, expected a function of the observation, or of "
+                "observation and info."
+            )
 
     def reset(self, seed: int | None = None) -> None:
         """Does nothing."""
@@ -35,6 +39,17 @@ class FunctionPolicy(Policy):
     def act(self, observation: Any, info: Mapping[str, Any]) -> Decision:
         """Calls the function."""
         return as_decision(self._function(observation, info) if self._takes_info else self._function(observation))
+
+
+def _accepts(function: Callable[..., Any], count: int) -> bool:
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:
+        # Some compiled functions do not tell their arguments.
+        return count == 1
+    return True
 
 
 def as_decision(action: Any) -> Decision:

@@ -73,7 +73,10 @@ def construct(
             raise PolicyLoadingError(
                 f"policy is {specification.text!r}, but a function takes no arguments: leave them out."
             )
-        return FunctionPolicy(found)
+        try:
+            return FunctionPolicy(found)
+        except TypeError as error:
+            raise PolicyLoadingError(f"policy is {specification.text!r}, but {error}") from error
     positional = (checkpoint,) if checkpoint else ()
     _check_arguments(specification.text, found, positional, arguments)
     try:

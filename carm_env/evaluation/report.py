@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
@@ -139,6 +138,7 @@ def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> st
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _MARKDOWN = re.compile(r"([\\`*|\[\]])")
+_ENTITY = re.compile(r"&(?=#?\w+;)")
 
 
 def plain_text(text: object) -> str:
@@ -146,8 +146,11 @@ def plain_text(text: object) -> str:
 
     >>> plain_text("a|b <script>")
     'a\\|b &lt;script&gt;'
+    >>> plain_text("mllm?a=1&b=2 &amp;")
+    'mllm?a=1&b=2 &amp;amp;'
     """
-    return _MARKDOWN.sub(r"\\\1", html.escape(_CONTROL.sub(" ", str(text)), quote=False))
+    escaped = _ENTITY.sub("&amp;", _CONTROL.sub(" ", str(text))).replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKDOWN.sub(r"\\\1", escaped)
 
 
 def distinct_runs(results: Sequence[EpisodeResult]) -> list[dict[str, Any]]:

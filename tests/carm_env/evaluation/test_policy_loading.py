@@ -196,6 +196,14 @@ def test_function_is_a_policy(file):
     assert make_policy(f"{file}:informed").act({}, {"x": 2}).move == Move(2, 0)
 
 
+def test_function_of_other_arguments_is_refused(file):
+    with file.open("a") as stream:
+        stream.write("\ndef many(a, b, c): return 24\n\ndef none(): return 24\n")
+    for name in ("many", "none"):
+        with pytest.raises(PolicyLoadingError, match=rf"{name}\(.*\), expected a function of the observation, or"):
+            make_policy(f"{file}:{name}")
+
+
 @pytest.mark.parametrize("action", [None, 1.5, "LEFT", {"move": 1}, [1, 2], True])
 def test_other_actions_of_a_function_are_refused(action):
     with pytest.raises(TypeError, match="expected an action of Discrete"):
