@@ -24,7 +24,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,7 @@ class GrpoArguments(EpisodeArguments):
         min_spread: rewards of a group that differ by less count as equal
         equal_groups_kept: share of the groups with equal rewards that stay in the update
         rewards: YAML file with the weights of the reward; by default those of training/configs/rewards.yaml
+        wrong_stop: cost of a wrong "aligned" in exposures; by default that of the weights
         constrained: sample only answers of the wanted form
         freeze_vision: do not train the vision tower; its outputs are then computed once
         eval_every: evaluate in closed loop every so many optimizer steps; 0 for never
@@ -120,6 +121,7 @@ class GrpoArguments(EpisodeArguments):
     min_spread: float = 0.0
     equal_groups_kept: float = 0.0
     rewards: str = ""
+    wrong_stop: int = 0
     constrained: bool = False
     freeze_vision: bool = True
     eval_every: int = 25
@@ -137,7 +139,7 @@ class GrpoArguments(EpisodeArguments):
         if self.style and self.style not in STYLES:
             raise UnknownNameError("style of prompts", self.style, STYLES)
         check_image_size(self.image_size)
-        for name in ("eval_every", "perception_every", "example_episodes", "test_episodes"):
+        for name in ("wrong_stop", "eval_every", "perception_every", "example_episodes", "test_episodes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more.")
         for name in ("refresh_steps", "eval_episodes"):
@@ -283,7 +285,8 @@ def make_multi_turn_trainer(
 
 def reward_weights(arguments: GrpoArguments) -> RewardWeights:
     """Returns the weights of the reward."""
-    return RewardWeights.from_yaml(Path(arguments.rewards)) if arguments.rewards else RewardWeights()
+    weights = RewardWeights.from_yaml(Path(arguments.rewards)) if arguments.rewards else RewardWeights()
+    return replace(weights, wrong_stop=arguments.wrong_stop) if arguments.wrong_stop else weights
 
 
 def vision_cache(arguments: GrpoArguments, start: Start) -> VisionCache | None:
