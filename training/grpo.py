@@ -36,10 +36,9 @@ from carm_env.language.prompts import PROMPT_VERSIONS, STYLES, prompt_hash
 from carm_env.patient import Patient
 from carm_env.patients.build import default_workers, prepare_patients
 from carm_env.patients.catalogue import expand_patients
-from carm_env.system.command_line import INTERRUPTED, exit_status
 from carm_env.system.errors import UnknownNameError
 from carm_env.system.extras import optional_imports
-from carm_env.system.files import explain_full_disk, write_json, write_text
+from carm_env.system.files import write_json, write_text
 from carm_env.system.threads import limit_threads
 from carm_env.xray.settings import XRaySettings
 from policies.checkpoint import SHIPPED
@@ -59,11 +58,12 @@ from training._support.grpo_comparison import compare_models
 from training._support.grpo_states import StateSource, uniform_suite
 from training._support.grpo_trainer import StepwiseTrainer
 from training._support.perception import MIN_STATES
-from training._support.processes import explain_out_of_memory, is_main_process, one_training, smaller_batches
+from training._support.processes import is_main_process, one_training
 from training._support.script import TrainingResult, print_result
-from training._support.trainer_checkpoints import checkpoint_step, checkpoint_to_resume, files_at_once
+from training._support.trainer_checkpoints import checkpoint_to_resume, files_at_once
 from training._support.trl_arguments import read_trl_arguments
 from training._support.trl_models import load_pretrained
+from training._support.trl_training import fit, run_trl_script
 from training.rewards import RewardWeights, State, step_rewards
 
 with optional_imports("grpo", "Reinforcement learning of a language model"), without_hub():
@@ -396,18 +396,6 @@ def answer_limit(trainer: GRPOTrainer) -> int:
     return int(trainer.budget.answer if isinstance(trainer, EpisodeTrainer) else trainer.args.max_completion_length)
 
 
-def fit(trainer: GRPOTrainer, checkpoint: str | None) -> None:
-    """Trains from the checkpoint on, if not all steps are done."""
-    if checkpoint is not None and checkpoint_step(checkpoint) >= trainer.args.max_steps:
-        # The trainer would take one more step before it compares.
-        trainer._load_from_checkpoint(checkpoint)
-        return
-    size = trainer.args.per_device_train_batch_size
-    out_of_memory = explain_out_of_memory(smaller_batches(size, "per_device_train_batch_size"))
-    with out_of_memory, explain_full_disk(Path(trainer.args.output_dir) / "checkpoint"):
-        trainer.train(resume_from_checkpoint=checkpoint)
-
-
 def time_shares(seconds: Mapping[str, float]) -> dict[str, float]:
     """Returns the shares of the parts of a training."""
     total = sum(seconds.values())
@@ -456,14 +444,7 @@ def run(words: Sequence[str]) -> None:
 
 def main(given: Sequence[str] | None = None) -> int:
     """Runs the script and returns the exit status."""
-    words = sys.argv[1:] if given is None else given
-    status = exit_status(lambda: run(words))
-    if status == INTERRUPTED:
-        print(
-            "Run the same command with --resume_from_checkpoint true to continue after the last checkpoint.",
-            file=sys.stderr,
-        )
-    return status
+    return run_trl_script(run, given)
 
 
 if __name__ == "__main__":

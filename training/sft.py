@@ -26,10 +26,9 @@ from typing import Any
 from carm_env.evaluation.provenance import save_measurement
 from carm_env.language.prompts import PROMPT_VERSIONS, STYLES, prompt_hash
 from carm_env.patients.catalogue import expand_patients
-from carm_env.system.command_line import INTERRUPTED, exit_status
 from carm_env.system.errors import UnknownNameError
 from carm_env.system.extras import optional_imports
-from carm_env.system.files import explain_full_disk, write_json, write_text
+from carm_env.system.files import write_json, write_text
 from carm_env.system.threads import limit_threads
 from carm_env.views.read import ViewArrays, read_views
 from policies.checkpoint import SHIPPED, load_checkpoint
@@ -43,12 +42,13 @@ from training._support.arguments import ViewArguments
 from training._support.card import model_card
 from training._support.conversations import DEFAULT_WEIGHTS, TASKS, Conversations, as_iterable_dataset
 from training._support.language_metrics import language_metrics
-from training._support.processes import explain_out_of_memory, is_main_process, one_training, smaller_batches
+from training._support.processes import is_main_process, one_training
 from training._support.script import TrainingResult, print_result
-from training._support.trainer_checkpoints import checkpoint_step, checkpoint_to_resume, files_at_once
+from training._support.trainer_checkpoints import checkpoint_to_resume, files_at_once
 from training._support.transcripts import Examples, MixedExamples, TranscriptExamples
 from training._support.trl_arguments import read_trl_arguments
 from training._support.trl_models import ResumesWholeModel, load_pretrained
+from training._support.trl_training import fit, run_trl_script
 from training._support.views import load_views
 
 # bitsandbytes, which trl imports, would fetch a compiled kernel from the hub for some processors.
@@ -224,7 +224,7 @@ def _train(
     count = sum(value.numel() for value in model.parameters())
     print(f"{name}: {count / 1e6:.1f} M parameters, {total} conversations over {len(views)} views", flush=True)
     started = time.perf_counter()
-    figures = {"train_loss": loss} if (loss := _fit(trainer, checkpoint)) is not None else {}
+    figures = {"train_loss": loss} if (loss := fit(trainer, checkpoint)) is not None else {}
     minutes = (time.perf_counter() - started) / 60
     figures |= {"samples_per_s": total / (60 * minutes), "minutes": minutes}
     if not trainer.accelerator.is_main_process:
@@ -244,20 +244,6 @@ def _train(
     card = model_card(title, description, "training/sft.py", words, config, test, minutes)
     write_text(folder / "README.md", card)
     return TrainingResult(test, figures)
-
-
-def _fit(trainer: SFTTrainer, checkpoint: str | None) -> float | None:
-    """Trains from the checkpoint on; returns the mean loss, None if all steps are done."""
-    if checkpoint is not None and checkpoint_step(checkpoint) >= trainer.args.max_steps:
-        # The trainer would take one more step before it compares.
-        trainer._load_from_checkpoint(checkpoint)
-        return None
-    out_of_memory = explain_out_of_memory(
-        smaller_batches(trainer.args.per_device_train_batch_size, "per_device_train_batch_size")
-    )
-    with out_of_memory, explain_full_disk(Path(trainer.args.output_dir) / "checkpoint"):
-        outcome = trainer.train(resume_from_checkpoint=checkpoint)
-    return float(outcome.training_loss)
 
 
 def save_model(trainer: SFTTrainer, processor: Any, folder: Path, name: str, arguments: SftArguments) -> None:
@@ -290,14 +276,7 @@ def run(words: Sequence[str]) -> None:
 
 def main(given: Sequence[str] | None = None) -> int:
     """Runs the script and returns the exit status."""
-    words = sys.argv[1:] if given is None else given
-    status = exit_status(lambda: run(words))
-    if status == INTERRUPTED:
-        print(
-            "Run the same command with --resume_from_checkpoint true to continue after the last checkpoint.",
-            file=sys.stderr,
-        )
-    return status
+    return run_trl_script(run, given)
 
 
 if __name__ == "__main__":
