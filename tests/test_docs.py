@@ -229,11 +229,11 @@ def test_every_command_is_documented():
     assert not [name for name in cli.COMMANDS if f"`carm-env {name}`" not in page]
 
 
-RESULTS = ROOT / "benchmarks" / "results" / "2026-11-27"
+RESULTS = ROOT / "benchmarks" / "results"
 COLUMNS = (
-    ("leaderboard.json", "paper-routes"),
-    ("leaderboard.json", "uniform"),
-    ("leaderboard_openkbp.json", "uniform-custom"),
+    ("2026-11-29/leaderboard.json", "paper-routes"),
+    ("2026-11-29/leaderboard.json", "uniform"),
+    ("2026-11-27/leaderboard_openkbp.json", "uniform-custom"),
 )
 PRIVILEGED = {"oracle", "atlas"}
 
