@@ -69,14 +69,30 @@ for _own, _original, _ in _KINDS.values():
     _own.__name__ = _original.__name__
 
 
+_NAMES = (
+    ("processor_config.json", "processor_class"),
+    ("preprocessor_config.json", "processor_class"),
+    ("config.json", "model_type"),
+)
+"""Files of a model that may name its processor, or its kind."""
+
+
 def image_only_kinds(folder: Path) -> tuple[Any, Any]:
     """Returns the class of a model's processor without its video part, and the class of its image processor.
+
+    Args:
+        folder: folder of a model, or of an adapter, which has a processor and no ``config.json``.
 
     Raises:
         ValueError: there is none for the model's kind.
     """
-    kind = str(read_json_mapping(folder / "config.json").get("model_type"))
-    if kind not in _KINDS:
-        raise ValueError(f"the processor of {kind} needs torchvision")
-    own, _, image_kind = _KINDS[kind]
-    return own, image_kind
+    named = [_named(folder / name, key) for name, key in _NAMES]
+    for kind, (own, original, image_kind) in _KINDS.items():
+        if kind in named or original.__name__ in named:
+            return own, image_kind
+    raise ValueError(f"the processor {next(filter(None, named), 'of an unknown kind')} needs torchvision")
+
+
+def _named(path: Path, key: str) -> str | None:
+    value = read_json_mapping(path).get(key) if path.is_file() else None
+    return value if isinstance(value, str) else None
