@@ -23,7 +23,7 @@ MAX_TEST_PROCESSES = 8
 NAMES = ("imported:one", "imported:two", "imported:three", "imported:four")
 
 
-# A busy machine is no failure of a property.
+# Property tests have no deadline, because they would fail on a busy machine.
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 network_guard.install()
