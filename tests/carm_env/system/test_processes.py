@@ -55,18 +55,22 @@ def test_ctrl_c_finishes_running_calls_and_starts_no_others(tmp_path, start_proc
     assert started == finished and 2 <= len(started) <= 4
 
 
+# Each worker makes a file of its own: lines of two processes in one pipe can run together.
 SLOW_IMPORT = """
 import carm_env.system.processes
-import multiprocessing, time
+import multiprocessing, os, sys, time
+from pathlib import Path
 if multiprocessing.current_process().name != "MainProcess":
-    print("importing", flush=True)
+    (Path(sys.argv[1]) / f"{os.getpid()}.importing").touch()
     time.sleep(30)
 """
 BUSY = """
-from carm_env.system.processes import WorkerError, children_end_with_parent, run_in_processes
+import os, sys
+from pathlib import Path
+from carm_env.system.processes import run_in_processes
 
 def work(number):
-    print("working", flush=True)
+    (Path(sys.argv[1]) / f"{os.getpid()}.working").touch()
     while True:
         pass
 """
@@ -93,21 +97,25 @@ if __name__ == "__main__":
     ],
     ids=["busy", "started in a thread", "importing"],
 )
-def test_workers_end_with_a_killed_main_process(tmp_path, code, word):
+def test_workers_end_with_a_killed_main_process(tmp_path, start_process, code, word):
     script = tmp_path / "script.py"
     script.write_text(code)
-    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
-    assert [process.stdout.readline() for _ in range(2)] == [word + "\n"] * 2
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    children += [
+    out = tmp_path / "out"
+    out.mkdir()
+    process = start_process([sys.executable, str(script), str(out)])
+    deadline = time.monotonic() + 60
+    while len(list(out.glob(f"*.{word}"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    started = len(list(out.glob(f"*.{word}")))
+    children = {
         child
         for task in Path(f"/proc/{process.pid}/task").iterdir()
         for child in (task / "children").read_text().split()
-    ]
-    assert len(set(children)) == 3, "two workers and the resource tracker"
+    }
     process.kill()
     process.wait()
-    process.stdout.close()
+    assert started == 2
+    assert len(children) == 3, "two workers and the resource tracker"
     deadline = time.monotonic() + 5
     while (left := [child for child in children if is_running(child)]) and time.monotonic() < deadline:
         time.sleep(0.05)
