@@ -4,8 +4,9 @@
     python benchmarks/gpu_evidence.py --dry-run
 
 The parts are the GPU tests, the speed of our renderer next to nanodrr, FlashDRR and DeepDRR (those that are installed),
-and 200 steps of each training. Each part runs in a process of its own with its own time limit, and the failure of one
-does not stop the others. Without a GPU the parts that need one are skipped.
+200 steps of each supervised training and of the agents, and 20 steps of GRPO of a larger embedded model. Each part runs
+in a process of its own with its own time limit, and the failure of one does not stop the others. Without a GPU the
+parts that need one are skipped.
 
 Writes ``gpu_evidence.json`` and ``gpu_evidence.md`` to ``benchmarks/results/DATE/``.
 """
@@ -28,7 +29,7 @@ from carm_env.system.files import write_json, write_text
 
 ROOT = Path(__file__).parents[1]
 TOTAL_S = 540
-STEPS = 200
+STEPS, GRPO_STEPS = 200, 20
 BATCH_SIZE = 64
 # 200 steps are 10 epochs of these views.
 PATIENTS = ("virtual:1000", "virtual:1001")
@@ -80,6 +81,8 @@ def list_parts(work: Path, has_gpu: bool) -> list[Part]:
     network = ("--dataset", views, "--epochs", str(EPOCHS), "--patience", str(EPOCHS), "--batch_size", str(BATCH_SIZE))
     splits = (f"train={','.join(PATIENTS)}", "calibration=virtual:1002", "test=virtual:1003")
     render = (python, "-m", "carm_env.cli", "render-dataset", "--out", views, "--split", *splits)
+    larger = ("--hidden", "512", "--layers", "8")
+    patients = ("--train", ",".join(PATIENTS), "--calibration", "virtual:1002", "--test", "virtual:1003")
     agent = ("--patients", *PATIENTS, "--eval-patients", "virtual:1003", "--evaluations", "1", "--eval-episodes", "4")
     return [
         Part("tests", (python, "-m", "pytest", "-q", "-m", "gpu", str(ROOT / "tests")), 120, None, reason),
@@ -88,8 +91,11 @@ def list_parts(work: Path, has_gpu: bool) -> list[Part]:
         training("cnn", *network, "--output_dir", str(work / "cnn")),
         training("conformal", *network, "--output_dir", str(work / "conformal")),
         training("rl", *agent, "--timesteps", str(STEPS), "--out", str(work / "rl")),
-        training("sft", "--dataset", views, "--max_steps", str(STEPS), "--test_views", "16",
+        training("sft", "--dataset", views, "--max_steps", str(STEPS), "--test_views", "16", *larger,
                  "--output_dir", str(work / "sft"), "--report_to", "none"),
+        training("grpo", "--model_name_or_path", str(work / "sft"), *patients, "--max_steps", str(GRPO_STEPS),
+                 "--eval_every", "0", "--perception_every", "0", "--test_episodes", "0",
+                 "--output_dir", str(work / "grpo"), "--report_to", "none"),
     ]  # fmt: skip
 
 

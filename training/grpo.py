@@ -60,7 +60,7 @@ from training._support.grpo_trainer import StepwiseTrainer
 from training._support.perception import MIN_STATES
 from training._support.processes import is_main_process, one_training
 from training._support.script import TrainingResult, print_result
-from training._support.trainer_checkpoints import checkpoint_to_resume, files_at_once
+from training._support.trainer_checkpoints import checkpoint_step, checkpoint_to_resume, files_at_once
 from training._support.trl_arguments import read_trl_arguments
 from training._support.trl_models import load_pretrained
 from training._support.trl_training import fit, run_trl_script
@@ -336,7 +336,8 @@ def _train(
     started = time.perf_counter()
     fit(trainer, checkpoint)
     minutes = (time.perf_counter() - started) / 60
-    figures = {"minutes": minutes, **time_shares(getattr(trainer, "seconds", {}))}
+    steps = trainer.state.global_step - (checkpoint_step(checkpoint) if checkpoint else 0)
+    figures = {"minutes": minutes, **speed(steps, getattr(trainer, "seconds", {}))}
     if not trainer.accelerator.is_main_process:
         return TrainingResult(training=figures)
     save_model(trainer, start, folder)
@@ -396,10 +397,12 @@ def answer_limit(trainer: GRPOTrainer) -> int:
     return int(trainer.budget.answer if isinstance(trainer, EpisodeTrainer) else trainer.args.max_completion_length)
 
 
-def time_shares(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Returns the shares of the parts of a training."""
+def speed(steps: int, seconds: Mapping[str, float]) -> dict[str, float]:
+    """Returns the optimizer steps per second, without evaluations, and the shares of the parts of a training."""
     total = sum(seconds.values())
-    return {f"share of {name}": value / total for name, value in seconds.items()} if total else {}
+    if not total:
+        return {}
+    return {"steps_per_s": steps / total, **{f"share of {name}": value / total for name, value in seconds.items()}}
 
 
 def save_model(trainer: GRPOTrainer, start: Start, folder: Path) -> None:

@@ -67,6 +67,6 @@ def test_a_failed_part_does_not_stop_the_others(tmp_path, monkeypatch):
 def test_a_dry_run_prints_every_command(tmp_path, capsys):
     assert gpu_evidence.run(gpu_evidence.Arguments(out=tmp_path / "out", work=tmp_path, dry_run=True)) == 0
     printed = capsys.readouterr().out
-    for words in ("pytest -q -m gpu", "gpu_speed.py", "cnn.py", "conformal.py", "rl.py", "sft.py"):
+    for words in ("pytest -q -m gpu", "gpu_speed.py", "cnn.py", "conformal.py", "rl.py", "sft.py", "grpo.py"):
         assert words in printed
     assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -26,9 +27,9 @@ def test_networks_learn_in_mixed_precision(script, small_patients, tmp_path):
     assert figures["closest_exact"] > 0.3 if script == "cnn" else figures["coverage_90"] > 0.5
 
 
-def test_the_embedded_language_model_is_fine_tuned(small_patients, tmp_path):
+def test_the_embedded_language_model_is_fine_tuned_and_reinforced(small_patients, tmp_path, monkeypatch):
     pytest.importorskip("trl")
-    from training import conformal, sft
+    from training import conformal, grpo, sft
 
     patients = ["--train", ",".join(small_patients[:2]), "--test", small_patients[3], "--views_per_patient", "64",
                 "--workers", "1"]  # fmt: skip
@@ -42,6 +43,24 @@ def test_the_embedded_language_model_is_fine_tuned(small_patients, tmp_path):
                  str(tmp_path / "s.json")]  # fmt: skip
     assert sft.main(arguments) == 0
     assert json.loads((tmp_path / "s.json").read_text())["samples_per_s"] > 0
+
+    def by_length(texts, states, weights):
+        """A reward that differs between random answers."""
+        return {"total": np.array([float(len(text) % 7) for text in texts]), "regret": np.zeros(len(texts))}
+
+    monkeypatch.setattr(grpo, "step_rewards", by_length)
+    arguments = [*patients[:4], "--calibration", small_patients[2], "--model_name_or_path", str(tmp_path / "o"),
+                 "--image_size", "32", "--max_steps", "2", "--per_device_train_batch_size", "8",
+                 "--num_generations", "4", "--refresh_steps", "1", "--max_completion_length", "64",
+                 "--start_share", "1", "--eval_every", "0", "--perception_every", "0", "--test_episodes", "0",
+                 "--save_strategy", "no", "--output_dir", str(tmp_path / "g"), "--json",
+                 str(tmp_path / "g.json")]  # fmt: skip
+    assert grpo.main(arguments) == 0
+    figures = json.loads((tmp_path / "g.json").read_text())
+    assert figures["steps_per_s"] > 0
+    assert sum(figures[f"share of {name}"] for name in ("rendering", "generation", "reward", "update")) == (
+        pytest.approx(1)
+    )
 
 
 def test_the_large_network_takes_a_step(small_patients, tmp_path):

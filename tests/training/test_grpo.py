@@ -99,7 +99,9 @@ def test_a_training_shows_what_it_does_and_its_model_drives(start, small_patient
     assert "| trained | start  |" in shown
     assert f"policy: mllm:{out}" in shown
     figures = json.loads((tmp_path / "f.json").read_text())
-    assert figures["trained_success"] == figures["start_success"] == 0 and figures["share of generation"] > 0
+    assert figures["trained_success"] == figures["start_success"] == 0 and figures["steps_per_s"] > 0
+    shares = [figures[f"share of {name}"] for name in ("rendering", "generation", "reward", "update")]
+    assert min(shares) > 0 and sum(shares) == pytest.approx(1)
     assert json.loads((out / "carm.json").read_text()) == {**settings(), "trained_by": "grpo"}
     assert "not a medical device" in (out / "README.md").read_text()
     for name in ("learning_curve.png", "perception.png", "episodes/step-00002-episode-0.gif"):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from carm_env.chat_models.interface import Generation
@@ -49,11 +49,19 @@ class AnsweringModel:
         style: style of the prompts.
         max_tokens: longest answer.
         batch: largest number of answers at the same time.
+        timed: returns a context manager around the answers of a call.
     """
 
-    def __init__(self, trainer: Any, style: str, max_tokens: int, batch: int = 64) -> None:
+    def __init__(
+        self,
+        trainer: Any,
+        style: str,
+        max_tokens: int,
+        batch: int = 64,
+        timed: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self.style = style
-        self._trainer, self._batch = trainer, batch
+        self._trainer, self._batch, self._timed = trainer, batch, timed
         self._specification = ModelSpecification(max_tokens=max_tokens)
 
     def seed(self, value: int) -> None:
@@ -63,7 +71,7 @@ class AnsweringModel:
         """Answers all conversations."""
         trainer = self._trainer
         found: list[Generation] = []
-        with model_for_answers(trainer) as model:
+        with self._timed(), model_for_answers(trainer) as model:
             loaded = LocalModel.of_loaded(model, trainer.processing_class, self._specification, self.style)
             for start in range(0, len(conversations), self._batch):
                 found += loaded.generate(conversations[start : start + self._batch], kind)

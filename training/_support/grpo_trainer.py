@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ class StepwiseTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
         **options: arguments of `GRPOTrainer`.
 
     Attributes:
-        seconds: time spent on parts of the training.
+        seconds: time spent on rendering, generation, rewards and the update; evaluations do not count.
     """
 
     def __init__(
@@ -101,12 +102,13 @@ class StepwiseTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Adds the time of the block to `seconds`."""
-        started = time.perf_counter()
+        """Adds the time of the block to `seconds`, without that of the timed blocks in it."""
+        started, before = time.perf_counter(), sum(self.seconds.values())
         try:
             yield
         finally:
-            self.seconds[name] += time.perf_counter() - started
+            inner = sum(self.seconds.values()) - before
+            self.seconds[name] += time.perf_counter() - started - inner
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._numbers = [int(row["number"]) for row in inputs]
@@ -139,8 +141,11 @@ class StepwiseTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
     def _refresh_pool(self) -> None:
         number = self._numbers[0] // self.source.size
         if number != self._pool_number:
-            with self.timed("visiting states"):
-                self._pool = self.source.pool(number, AnsweringModel(self, self.style, self.max_completion_length))
+            timed_answers = partial(self.timed, "generation")
+            model = AnsweringModel(self, self.style, self.max_completion_length, timed=timed_answers)
+            # Nearly all of the environment's time is rendering.
+            with self.timed("rendering"):
+                self._pool = self.source.pool(number, model)
             self._pool_number = number
         self._metrics["train"]["environment_failures"].append(float(self.source.failures))
 
@@ -303,10 +308,8 @@ class StepwiseTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Takes a step; raises TrainingError if the loss is not finite."""
-        before = sum(self.seconds.values())
-        started = time.perf_counter()
-        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
-        self.seconds["update"] += time.perf_counter() - started - (sum(self.seconds.values()) - before)
+        with self.timed("update"):
+            loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss of step {self.state.global_step + 1} is {loss.item()}: lower --learning_rate or "
