@@ -51,6 +51,7 @@ from training._support.answering import AnsweringModel
 from training._support.card import model_card
 from training._support.closed_loop import ClosedLoopSuite
 from training._support.episode_mode import EpisodeArguments, make_episode_trainer
+from training._support.episode_reports import report_episode
 from training._support.episode_trainer import EpisodeTrainer
 from training._support.grpo_callbacks import Evaluation, PerceptionAlarm, Progress
 from training._support.grpo_checks import check_answer_length, check_batches, check_images, check_start
@@ -105,7 +106,7 @@ class GrpoArguments(EpisodeArguments):
         perception_every: check every so many optimizer steps whether the moves depend on the X-ray; 0 for never
         perception_states: states of each of these checks
         stop_when_blind: stop with an error if the model no longer looks
-        example_episodes: episodes of each evaluation to save as GIF
+        example_episodes: episodes of each evaluation to save as GIF and to show in the tracker of --report_to
         test_episodes: episodes of the comparison with the start at the end; 0 for no comparison
         json: file to write the results to
     """
@@ -373,7 +374,10 @@ def add_reports(trainer: GRPOTrainer, arguments: GrpoArguments, training: GRPOCo
         trainer._metrics["train"][name].append(value)
 
     if arguments.eval_every:
-        trainer.add_callback(Evaluation(model, episodes, arguments.eval_every, folder, arguments.example_episodes, log))
+        report = partial(report_episode, trainer)
+        trainer.add_callback(
+            Evaluation(model, episodes, arguments.eval_every, folder, arguments.example_episodes, log, report)
+        )
     if arguments.perception_every:
         count = arguments.perception_states
         source = StateSource(State.of_environment, patients, count, 1.0, arguments.image_size, _CALIBRATION_SEED)

@@ -85,6 +85,7 @@ class Evaluation(TrainerCallback):
         folder: output folder, for the curve and the example episodes.
         examples: number of episodes to save as GIF at each evaluation.
         log: adds figures to those of the next logging step.
+        report: receives the name, the file and the step of each example episode.
     """
 
     model: ChatModel
@@ -93,6 +94,7 @@ class Evaluation(TrainerCallback):
     folder: Path
     examples: int
     log: Callable[[str, float], None]
+    report: Callable[[str, Path, int], None]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """Evaluates the start; a resumed training keeps the curve up to its checkpoint."""
@@ -130,6 +132,7 @@ class Evaluation(TrainerCallback):
             path.parent.mkdir(parents=True, exist_ok=True)
             with drawing(str(path)):
                 save_episode_gif(path, self.suite.suite, result)
+                self.report(f"episode-{result.episode}", path, state.global_step)
 
 
 def _read_curve(path: Path) -> list[dict[str, Any]]:
