@@ -27,7 +27,7 @@ from carm_env.language.prompts import NEUTRAL_FEEDBACK, WRONG_FEEDBACK, prompt_h
 from carm_env.patients.build import default_workers, prepare_patients
 from carm_env.patients.catalogue import expand_patients
 from carm_env.system.command_line import run_script
-from policies.mllm import KIND, MllmLocalizer
+from policies.mllm import GRPO_KIND, KIND, MllmLocalizer
 
 FEEDBACK = {"neutral": NEUTRAL_FEEDBACK, "incorrect": WRONG_FEEDBACK}
 _UNREADABLE = (1, 10)
@@ -39,7 +39,7 @@ class Arguments:
     """Arguments of this script.
 
     Attributes:
-        policy: mllm, or mllm:MODEL.
+        policy: mllm or mllm_grpo, or mllm:MODEL.
         patients: names of patients, or COHORT/SPLIT.
         seed: seed of the views; training uses 0.
         json: file for the results.
@@ -99,7 +99,8 @@ def report(found: dict[str, Any]) -> str:
 
 def run(arguments: Arguments) -> None:
     """Measures, prints and saves."""
-    localizer = MllmLocalizer(checkpoint_of(arguments.policy, KIND) or "")
+    checkpoint = checkpoint_of(arguments.policy, KIND, GRPO_KIND)
+    localizer = MllmLocalizer(checkpoint or "", shipped=arguments.policy.partition(":")[0])
     names = expand_patients(arguments.patients)
     prepare_patients(names, default_workers())
     found = measure(localizer, names, arguments.seed)

@@ -35,7 +35,8 @@ PAPER_MLLM = {
     "P@1": "0.95-0.96", "P@2": "0.91-0.93", "P@3": "0.82-0.85", "H@1 centred": "0.55-0.74", "H@2 centred": "0.65-0.85",
 }  # fmt: skip
 """The paper's fine-tuned language models."""
-LOCALISERS = ("cnn", "conformal", "mllm")
+LANGUAGE_MODELS = ("mllm", "mllm_grpo")
+LOCALISERS = ("cnn", "conformal", *LANGUAGE_MODELS)
 _JSON_NAMES = {"exact": "closest_exact", "invalid": "invalid_rate", "reasons true": "reasons_true"}
 
 
@@ -44,7 +45,7 @@ class Arguments:
     """Arguments of this script.
 
     Attributes:
-        policy: cnn, conformal or mllm; with :CHECKPOINT for other weights.
+        policy: cnn, conformal, mllm or mllm_grpo; with :CHECKPOINT for other weights.
         patients: names of patients, or COHORT/SPLIT.
         views: views over the workspace per patient; the paper uses 1024.
         seed: seed of the views; training uses 0.
@@ -68,7 +69,8 @@ def make_localizer(name: str, **options: Any) -> Localizer:
     """Constructs a localiser.
 
     Args:
-        name: ``cnn``, ``conformal`` or ``mllm``, with ``:CHECKPOINT`` for other weights than those that ship.
+        name: ``cnn``, ``conformal``, ``mllm`` or ``mllm_grpo``, with ``:CHECKPOINT`` for other weights than those that
+            ship.
         **options: arguments of `policies.mllm.MllmLocalizer`; only for a language model.
 
     Raises:
@@ -79,16 +81,16 @@ def make_localizer(name: str, **options: Any) -> Localizer:
     kind, _, folder = name.partition(":")
     if kind not in LOCALISERS:
         raise UnknownNameError("localiser", kind, LOCALISERS)
-    if options and kind != "mllm":
+    if options and kind not in LANGUAGE_MODELS:
         raise ValueError(f"--policy is {name!r}, but only a language model takes --{' and --'.join(options)}.")
     if kind == "cnn":
         from policies.cnn import LandmarkClassifier
 
         return RankedLocalizer(LandmarkClassifier(folder or None).localize)
-    if kind == "mllm":
+    if kind in LANGUAGE_MODELS:
         from policies.mllm import MllmLocalizer
 
-        return MllmLocalizer(folder, **options)
+        return MllmLocalizer(folder, shipped=kind, **options)
     from policies.conformal import DisplacementRegressor
 
     return RankedLocalizer(DisplacementRegressor(folder or None).localize)

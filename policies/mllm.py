@@ -83,6 +83,7 @@ class MllmLocalizer:
     Args:
         model: see `MllmPolicy`.
         reading: ``strict``, or ``lenient`` to evaluate models that were not trained on this form of answer.
+        shipped: the model that ships to take without a `model`: ``mllm`` or ``mllm_grpo``.
         **settings: settings of `ModelSpecification`; they override the settings in `model`.
 
     Attributes:
@@ -92,11 +93,13 @@ class MllmLocalizer:
         UnknownNameError: an unknown reading or setting.
     """
 
-    def __init__(self, model: str | Path | ChatModel = "", reading: str = READINGS[0], **settings: Any) -> None:
+    def __init__(
+        self, model: str | Path | ChatModel = "", reading: str = READINGS[0], shipped: str = KIND, **settings: Any
+    ) -> None:
         settings = {"reading": reading, **settings}
         if isinstance(model, (str, Path)):
             specification = ModelSpecification.parse(str(model)).changed(settings)
-            self.model = make_chat_model(specification)
+            self.model = make_chat_model(specification, shipped)
         else:
             specification, self.model = ModelSpecification.from_settings(settings), model
         self._reading = specification.reading

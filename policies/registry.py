@@ -17,10 +17,11 @@ POLICIES: dict[str, str] = {
     "dqn": "policies.sb3:DqnPolicy",
     "qrdqn": "policies.sb3:QrDqnPolicy",
     "mllm": "policies.mllm:MllmPolicy",
+    "mllm_grpo": "policies.mllm:MllmGrpoPolicy",
 }
 """Name to ``module:Class``; the module is imported when its policy is constructed."""
 
-LEARNED = ("cnn", "conformal", "ppo", "maskable_ppo", "dqn", "qrdqn", "mllm")
+LEARNED = ("cnn", "conformal", "ppo", "maskable_ppo", "dqn", "qrdqn", "mllm", "mllm_grpo")
 """Policies with weights of this repository. The name alone means the weights that ship; ``cnn:runs/cnn/checkpoint``
 means other ones."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def checkpoint_of(policy: str, kind: str) -> str | None:
+def checkpoint_of(policy: str, *kinds: str) -> str | None:
     """Returns the checkpoint of ``KIND:CHECKPOINT``; None for ``KIND`` alone, which means the weights that ship.
 
     Raises:
@@ -13,6 +13,7 @@ def checkpoint_of(policy: str, kind: str) -> str | None:
     'runs/c'
     """
     found, _, checkpoint = policy.partition(":")
-    if found != kind:
-        raise ValueError(f"--policy is {policy!r}, expected {kind} or {kind}:CHECKPOINT.")
+    if found not in kinds:
+        expected = " or ".join(f"{kind} or {kind}:CHECKPOINT" for kind in kinds)
+        raise ValueError(f"--policy is {policy!r}, expected {expected}.")
     return checkpoint or None
