@@ -17,6 +17,7 @@ from carm_env.evaluation.results import EpisodeResult
 from carm_env.evaluation.suite import Suite
 from carm_env.geometry import ProjectionGeometry
 from carm_env.landmarks import landmark
+from carm_env.language.reasons import with_article
 from carm_env.sheets.overview import Overview, take_overview
 from carm_env.system.files import atomic_write
 
@@ -114,7 +115,7 @@ def save_episode_gif(path: Path, suite: Suite, result: EpisodeResult) -> None:
         isocenters.append(info["isocenter_lps_mm"])
         caption = f"{result.policy}: {describe_move(move)}"
         if move.is_aligned:
-            caption = f"{result.policy}: aligned, {'on' if info['is_success'] else 'but not on'} the {target}"
+            caption = f"{result.policy}: aligned, {'on' if info['is_success'] else 'but not on'} {with_article(target)}"
         frames.append(_frame(env, overview, isocenters, caption, info["distance_mm"]))
     save_gif(path, frames)
 

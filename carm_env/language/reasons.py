@@ -172,11 +172,18 @@ def in_sentence(name: str) -> str:
     return name if name[1:2].isdigit() else name[0].lower() + name[1:]
 
 
-def _phrase(key: int, names: dict[int, str]) -> str:
-    if key == MIDDLE:
-        return MIDDLE_NAME
-    name = in_sentence(names.get(key, landmark(key).name))
+def with_article(name: str) -> str:
+    """Returns the name of a landmark as it stands within a sentence, with its article if it has one.
+
+    >>> with_article("Left elbow"), with_article("T1")
+    ('the left elbow', 'T1')
+    """
+    name = in_sentence(name)
     return name if name in ("T1", "T12") else f"the {name}"
+
+
+def _phrase(key: int, names: dict[int, str]) -> str:
+    return MIDDLE_NAME if key == MIDDLE else with_article(names.get(key, landmark(key).name))
 
 
 def conclusion(axis: int, step: int) -> str:
