@@ -70,7 +70,9 @@ def sample_groups(
         temperature, before tokens were banned.
     """
     device = inputs["input_ids"].device
-    outputs = model(**inputs, use_cache=True, logits_to_keep=1)
+    # Padding on the left has no place of its own: the first token of every prompt is at position 0.
+    places = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    outputs = model(**inputs, position_ids=places, use_cache=True, logits_to_keep=1)
     cache, logits = outputs.cache, outputs.logits[:, -1]
     cache.batch_repeat_interleave(copies)
     logits = logits.repeat_interleave(copies, 0)

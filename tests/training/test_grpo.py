@@ -226,8 +226,27 @@ def loaded(start):
 
 
 def inputs(model, count):
+    """Prompts of different lengths: every second one has an earlier answer."""
     images = np.random.default_rng(1).integers(0, 255, (count, 32, 32), np.uint8)
-    return dict(model._inputs([Conversation(1 + row, "compact").show(image) for row, image in enumerate(images)]))
+    prompts = []
+    for row, image in enumerate(images):
+        conversation = Conversation(1 + row, "compact")
+        prompts.append(conversation.show(image))
+        if row % 2:
+            conversation.answer(next(corpus()))
+            prompts[-1] = conversation.show(image, {"moved_mm": np.array([40.0, 0.0]), "steps_left": 19})
+    found = dict(model._inputs(prompts))
+    assert count < 2 or len(set(found["attention_mask"].sum(1).tolist())) == 2
+    return found
+
+
+def without_padding(asked, row):
+    """The inputs of one prompt alone."""
+    start = asked["input_ids"].shape[1] - int(asked["attention_mask"][row].sum())
+    return {
+        name: value[row : row + 1] if name == "pixel_values" else value[row : row + 1, start:]
+        for name, value in asked.items()
+    }
 
 
 OPTIONS = SamplingOptions(24, 1.0, (1, 5), (0, 2, 3, 4, 6, 7, 8), 0)
@@ -235,9 +254,11 @@ OPTIONS = SamplingOptions(24, 1.0, (1, 5), (0, 2, 3, 4, 6, 7, 8), 0)
 
 def test_an_answer_depends_on_its_seed_alone(loaded):
     whole, logps = sample_groups(loaded._model, inputs(loaded, 3), 2, OPTIONS, range(6))
-    asked = {name: value[1:2] for name, value in inputs(loaded, 3).items()}
-    part, _ = sample_groups(loaded._model, asked, 2, OPTIONS, [2, 3])
-    assert part == whole[2:4] and whole[0] != whole[1]
+    for row in range(3):
+        asked = without_padding(inputs(loaded, 3), row)
+        part, _ = sample_groups(loaded._model, asked, 2, OPTIONS, [2 * row, 2 * row + 1])
+        assert part == whole[2 * row : 2 * row + 2]
+    assert whole[0] != whole[1]
     assert not {token for answer in whole for token in answer} & set(OPTIONS.banned)
     assert [len(row) for row in logps] == [len(row) for row in whole]
     assert all(len(answer) == 24 or answer[-1] in OPTIONS.stops for answer in whole)
@@ -247,7 +268,7 @@ def test_samples_have_the_probabilities_that_the_loss_computes(loaded):
     asked = inputs(loaded, 2)
     answers, logps = sample_groups(loaded._model, asked, 1, OPTIONS, [4, 5])
     for row, answer in enumerate(answers):
-        known = {name: value[row : row + 1] for name, value in asked.items()}
+        known = without_padding(asked, row)
         known["input_ids"] = torch.cat([known["input_ids"], torch.tensor([answer])], 1)
         for name, value in (("attention_mask", 1), ("token_type_ids", 0)):
             known[name] = torch.cat([known[name], torch.full((1, len(answer)), value)], 1)
