@@ -42,14 +42,26 @@ def freeze_vision(model: Any) -> None:
 class VisionCache:
     """Replaces the forward pass of a frozen vision tower by one that looks up images that it has seen.
 
+    A copy of the model shares the cache, because its tower is equal.
+
     Args:
         tower: a tower that maps ``pixel_values`` ``(n, 3, s, s)`` to ``last_hidden_state``.
+        max_bytes: size from which all outputs are forgotten.
     """
 
-    def __init__(self, tower: nn.Module) -> None:
+    def __init__(self, tower: nn.Module, max_bytes: int = 1 << 30) -> None:
         self._compute = tower.forward
         self._known: dict[bytes, Tensor] = {}
+        self._max_bytes = max_bytes
         tower.forward = self._look_up
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> VisionCache:
+        return self
+
+    @property
+    def bytes(self) -> int:
+        """Size of the outputs that are known."""
+        return sum(output.nbytes for output in self._known.values())
 
     def clear(self) -> None:
         """Forgets all images."""
@@ -62,7 +74,10 @@ class VisionCache:
             with torch.no_grad():
                 outputs = self._compute(pixel_values[list(new.values())], **options)
             self._known.update(zip(new, outputs.last_hidden_state, strict=True))
-        return BaseModelOutputWithPooling(last_hidden_state=torch.stack([self._known[key] for key in keys]))
+        found = torch.stack([self._known[key] for key in keys])
+        if self.bytes > self._max_bytes:
+            self.clear()
+        return BaseModelOutputWithPooling(last_hidden_state=found)
 
 
 def _key(image: Tensor) -> bytes:

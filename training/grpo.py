@@ -29,6 +29,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from carm_env.chat_models.specification import ModelSpecification
 from carm_env.envs.scene import load_scene
 from carm_env.evaluation.provenance import save_measurement
 from carm_env.geometry import CArmGeometry, check_image_size
@@ -148,6 +149,15 @@ class GrpoArguments(EpisodeArguments):
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1.")
         if self.perception_states < MIN_STATES:
             raise ValueError(f"perception_states is {self.perception_states}, expected at least {MIN_STATES}.")
+        names = {
+            split: {name.partition("?")[0] for name in expand_patients(getattr(self, split).split(","))}
+            for split in ("train", "calibration", "test")
+        }
+        for one, other in (("train", "calibration"), ("train", "test"), ("calibration", "test")):
+            if shared := sorted(names[one] & names[other]):
+                raise ValueError(
+                    f"{', '.join(shared)} of {other} is also in {one}: choose other patients for one of them."
+                )
         if not self.min_spread >= 0:
             raise ValueError(f"min_spread is {self.min_spread}, expected 0 or more.")
         for name in ("start_share", "equal_groups_kept"):
@@ -176,7 +186,8 @@ class Start:
 
 def read_arguments(given: Sequence[str]) -> tuple[GrpoArguments, GRPOConfig, ModelConfig]:
     """Reads our arguments and TRL's, see `read_trl_arguments`; also raises ValueError for groups that are not whole."""
-    is_multi_turn = MODES[1] in given or f"--mode={MODES[1]}" in given
+    words = [word for text in given for word in text.split("=", 1)]
+    is_multi_turn = ("--mode", MODES[1]) in zip(words, words[1:], strict=False)
     config = MULTI_TURN_CONFIG if is_multi_turn else DEFAULT_CONFIG
     try:
         arguments, training, model = read_trl_arguments(given, GrpoArguments, GRPOConfig, config)
@@ -367,7 +378,10 @@ def add_reports(trainer: GRPOTrainer, arguments: GrpoArguments, training: GRPOCo
     patients = Patients(arguments.calibration)
     suite = uniform_suite("calibration", patients, arguments.eval_episodes, _CALIBRATION_SEED, arguments.image_size)
     gather = gather_object if accelerator.num_processes > 1 else list
-    episodes = ClosedLoopSuite(suite, rank=accelerator.process_index, world=accelerator.num_processes, gather=gather)
+    episodes = ClosedLoopSuite(
+        suite, rank=accelerator.process_index, world=accelerator.num_processes, gather=gather,
+        kept_exchanges=arguments.kept_exchanges if arguments.mode == MODES[1] else 0,
+    )  # fmt: skip
     model = AnsweringModel(trainer, start.style, answer_limit(trainer))
 
     def log(name: str, value: float) -> None:
@@ -433,8 +447,15 @@ def compare_with_start(
 ) -> dict[str, float]:
     """Runs the trained model and its start on the same episodes of the test patients."""
     suite = uniform_suite("test", Patients(arguments.test), arguments.test_episodes, _TEST_SEED, arguments.image_size)
-    models = {"start": LocalModel(start.name), "trained": LocalModel(folder)}
-    return compare_models(suite, models, "start", folder / "comparison")
+    revision = model_arguments.model_revision or ""
+    kept = arguments.kept_exchanges if arguments.mode == MODES[1] else 0
+    bits = "8bit" if model_arguments.load_in_8bit else "4bit" if model_arguments.load_in_4bit else "none"
+    asked = ModelSpecification(style=start.style, quantisation=bits)
+    models = {
+        "start": LocalModel(asked.changed({"name": start.name, "revision": revision})),
+        "trained": LocalModel(asked.changed({"name": str(folder)})),
+    }
+    return compare_models(suite, models, "start", folder / "comparison", kept)
 
 
 def run(words: Sequence[str]) -> None:

@@ -313,18 +313,6 @@ def _excess(text: str, weights: RewardWeights) -> float:
     return float(np.clip((len(text) - free) / (longest - free), 0, 1))
 
 
-def outcome_rewards(successes: ArrayLike) -> NDArray[np.float64]:
-    """Returns the binary rewards of episodes: 1 for a success, 0 for a failure.
-
-    Args:
-        successes: ``(N,)`` whether "aligned" was declared within the tolerance.
-
-    >>> outcome_rewards([True, False]).tolist()
-    [1.0, 0.0]
-    """
-    return np.asarray(successes, bool).astype(float)
-
-
 @dataclass(frozen=True, eq=False)
 class EpisodeReward:
     """Reward of an episode.
@@ -356,3 +344,17 @@ def episode_reward(steps: ArrayLike, success: bool, weights: RewardWeights | Non
     values = np.asarray(steps, float)
     outcome = (weights or RewardWeights()).outcome * float(success)
     return EpisodeReward(float(values.sum() + outcome), values + outcome)
+
+
+def outcome_reward(turns: int, success: bool) -> EpisodeReward:
+    """Returns the binary reward of an episode: 1 for a success and 0 for a failure, credited to every turn.
+
+    Args:
+        turns: number of turns.
+        success: whether "aligned" was declared within the tolerance.
+
+    >>> reward = outcome_reward(2, True)
+    >>> reward.total, reward.turns.tolist()
+    (1.0, [1.0, 1.0])
+    """
+    return EpisodeReward(float(success), np.full(turns, float(success)))

@@ -1,5 +1,6 @@
 """Reinforcement learning of language models step by step, on small patients and a tiny model."""
 
+import copy
 import json
 import os
 import subprocess
@@ -10,14 +11,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from carm_env.actions import Move, MoveLattice
+from carm_env.actions import ALIGNED, Move, MoveLattice
+from carm_env.chat_models.interface import Generation, ModelError
 from carm_env.envs.navigation import CArmNavEnv
+from carm_env.envs.scene import load_scene
+from carm_env.geometry import CArmGeometry
 from carm_env.language import parse
-from carm_env.language.answers import render
+from carm_env.language.answers import Navigation, render
 from carm_env.language.chat import Conversation
 from carm_env.language.patterns import answer_pattern
 from carm_env.language.prompts import PROMPT_VERSIONS, prompt_hash
 from carm_env.language.reasons import Situation, navigation_answer
+from carm_env.xray.settings import XRaySettings
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
@@ -30,7 +35,9 @@ from policies.vision_cache import VisionCache, can_be_cached, freeze_vision, vis
 from training import grpo  # noqa: E402
 from training._support.conversations import without_images  # noqa: E402
 from training._support.grpo_checks import check_answer_length, check_images  # noqa: E402
-from training._support.processes import TrainingError  # noqa: E402
+from training._support.grpo_states import StateSource  # noqa: E402
+from training._support.grpo_trainer import StepwiseTrainer  # noqa: E402
+from training.rewards import State  # noqa: E402
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (32, 32), np.uint8)
 
@@ -125,6 +132,7 @@ def test_an_interrupted_training_resumes_to_the_same_model(
     from transformers import Trainer
 
     words = ["--max_steps", 4, "--refresh_steps", 2, "--save_strategy", "steps", "--save_steps", 2]
+    words += ["--start_share", 0.25]
     assert run(start, tmp_path / "whole", small_patients, *words) == 0
     step = Trainer.training_step
 
@@ -162,7 +170,7 @@ def test_two_processes_have_the_loss_of_one_with_the_doubled_batch(start, small_
         return [
             *WORDS, "--config", str(grpo.DEFAULT_CONFIG), "--model_name_or_path", str(start), "--output_dir", str(out),
             "--train", ",".join(small_patients[:2]), "--max_steps", "1", "--per_device_train_batch_size", str(batch),
-            "--save_strategy", "steps", "--save_steps", "1",
+            "--save_strategy", "steps", "--save_steps", "1", "--start_share", "0.25",
         ]  # fmt: skip
 
     assert grpo.main(words(tmp_path / "one", 16)) == 0
@@ -204,8 +212,6 @@ def test_prompts_have_the_tokens_of_fine_tuning_and_inference(start, small_patie
     )  # fmt: skip
     from trl import GRPOTrainer
 
-    from training._support.grpo_trainer import StepwiseTrainer
-
     plain, _, fields = GRPOTrainer._tokenize_prompts(trainer, prompts)
     inference = model._inputs(prompts)
     collate = DataCollatorForVisionLanguageModeling(processor)
@@ -217,7 +223,12 @@ def test_prompts_have_the_tokens_of_fine_tuning_and_inference(start, small_patie
         tuned = collate([{"prompt": messages, "completion": answer, "images": images}])["input_ids"][0].tolist()
         assert tuned[: len(asked)] == asked
         np.testing.assert_allclose(fields["pixel_values"][row], inference["pixel_values"][row])
-    assert StepwiseTrainer._tokenize_prompts is not GRPOTrainer._tokenize_prompts
+    repeating = StepwiseTrainer.__new__(StepwiseTrainer)
+    repeating.__dict__.update(vars(trainer), num_generations=2, beta=0.1)
+    ids, images, repeated = repeating._tokenize_prompts([prompt for prompt in prompts for _ in range(2)])
+    assert ids == [row for row in plain for _ in range(2)] and len(images) == 4
+    for row in range(4):
+        np.testing.assert_allclose(repeated["pixel_values"][row], fields["pixel_values"][row // 2])
 
 
 @pytest.fixture(scope="module")
@@ -309,6 +320,65 @@ def test_outputs_of_a_frozen_vision_tower_are_computed_once(start):
     cache.clear()
     tower(pixels)
     assert calls == [2, 2]
+    # The reference model of a training is a copy.
+    vision_tower(copy.deepcopy(model))(pixels)
+    assert calls == [2, 2] and cache.bytes == expected[:2].nbytes
+
+
+def test_the_cache_of_a_vision_tower_is_limited(start):
+    model = LocalModel(start)._model
+    freeze_vision(model)
+    tower, pixels = vision_tower(model), torch.rand(3, 3, 32, 32)
+    expected = tower(pixels).last_hidden_state
+    cache = VisionCache(tower, max_bytes=2 * expected[0].nbytes)
+    torch.testing.assert_close(tower(pixels[:2]).last_hidden_state, expected[:2])
+    assert cache.bytes == expected[:2].nbytes
+    torch.testing.assert_close(tower(pixels).last_hidden_state, expected)
+    assert cache.bytes == 0
+
+
+class Fixed:
+    """A chat model that always gives the same answer."""
+
+    style = "compact"
+
+    def __init__(self, move):
+        self.text = render(Navigation(1, move, "because", "because"))
+
+    def generate(self, conversations, kind):
+        return [Generation(self.text, 0, 0.0)] * len(conversations)
+
+
+def test_states_are_those_that_the_model_visits(small_patients):
+    def states(move, number=0):
+        patients = {name: load_scene(name, CArmGeometry(), XRaySettings()).patient for name in small_patients[:2]}
+        source = StateSource(State.of_environment, patients, 12, 0.25, 32, 0)
+        pool = source.pool(number, Fixed(move))
+        assert len(pool) == 12
+        return [(state.truth.answers_left, state.truth.displacement_mm.tolist()) for state in pool]
+
+    stopping, moving = states(ALIGNED), states(Move(1, 0))
+    assert {left for left, _ in stopping} == {20}, "an episode that ends at once has one state"
+    assert len({left for left, _ in moving}) > 3
+    assert states(Move(1, 0)) == moving
+    assert states(Move(1, 0), number=1) != moving and states(Move(0, 1)) != moving
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_a_batch_without_differing_groups_has_a_mean_divergence(beta):
+    """The row that stands in for them counts in the mean over the tokens, if it has a part in the loss."""
+    trainer = StepwiseTrainer.__new__(StepwiseTrainer)
+    trainer.__dict__.update(
+        num_generations=2, beta=beta, loss_type="dapo", args=SimpleNamespace(steps_per_generation=1),
+        _rewards_of_batch=torch.zeros(4), _min_spread=0.0, _equal_groups_kept=0.0, _count_equal=lambda differ: None,
+        accelerator=SimpleNamespace(gather=lambda value: value), importance_sampling_level="token",
+        top_entropy_quantile=1.0, _entropy_bonus_enabled=False, use_vllm=False, off_policy_mask_threshold=None,
+    )  # fmt: skip
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 1]])
+    batch = {"completion_mask": mask, "completion_ids": mask, "advantages": torch.ones(4)}
+    found = trainer._informative(batch)
+    assert found["advantages"].tolist() == [0.0] and found["completion_mask"].tolist() == [[1, 1, 1]]
+    assert found["num_items_in_batch"] == (3 if beta else 0)
 
 
 def test_groups_with_equal_rewards_are_left_out_and_counted(start, small_patients, tmp_path, capsys, monkeypatch):
@@ -429,6 +499,8 @@ def test_a_start_with_other_prompts_is_refused(start, small_patients, tmp_path, 
         (["--perception_states", "3"], "perception_states is 3"),
         (["--rewards", "nowhere.yaml"], "nowhere.yaml"),
         (["--train", "nobody"], "nobody"),
+        (["--train", "standard/test", "--test", "standard/test"], "of test is also in train"),
+        (["--calibration", "virtual:7?arms=sides", "--test", "virtual:7"], "virtual:7 of test is also in calibration"),
         (["--model_name_or_path", "nowhere"], "there is no folder nowhere"),
         (["--resume_from_checkpoint", "nowhere"], "not a complete checkpoint"),
     ],
@@ -436,6 +508,41 @@ def test_a_start_with_other_prompts_is_refused(start, small_patients, tmp_path, 
 def test_bad_arguments_are_one_line(start, small_patients, tmp_path, words, message, capsys):
     assert run(start, tmp_path / "a", small_patients, *words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_another_style_than_that_of_the_start_is_refused(start, small_patients, tmp_path, capsys):
+    assert run(start, tmp_path / "a", small_patients, "--style", "full") == 2
+    assert "Leave out --style, or give --style compact." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "steps"),
+    [
+        (["--mode", "multi_turn"], 150),
+        (["--mode=multi_turn"], 150),
+        (["--output_dir", "multi_turn"], 160),
+        (["--output_dir=multi_turn", "--mode", "step_wise"], 160),
+    ],
+)
+def test_the_mode_chooses_the_default_configuration(words, steps):
+    arguments, training, _ = grpo.read_arguments(words)
+    assert training.max_steps == steps and arguments.mode == ("multi_turn" if steps == 150 else "step_wise")
+
+
+def test_the_start_is_compared_as_it_was_trained(start, tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(grpo, "LocalModel", lambda specification: specification)
+    monkeypatch.setattr(grpo, "uniform_suite", lambda *arguments: "suite")
+    monkeypatch.setattr(
+        grpo, "compare_models", lambda suite, models, baseline, folder, kept: asked.update(models, kept=kept) or {}
+    )
+    arguments = grpo.GrpoArguments(mode="multi_turn", history="whole", max_answers=7, test_episodes=1)
+    model = SimpleNamespace(model_revision="abc", load_in_4bit=True, load_in_8bit=False)
+    grpo.compare_with_start(arguments, model, SimpleNamespace(name="owner/name", style="compact"), tmp_path)
+    found, trained = asked["start"], asked["trained"]
+    assert (found.name, found.revision, found.style, found.quantisation) == ("owner/name", "abc", "compact", "4bit")
+    assert (trained.name, trained.revision, trained.style) == (str(tmp_path), "", "compact")
+    assert asked["kept"] == 7
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(start, small_patients, tmp_path, capsys, differing_rewards):
@@ -458,7 +565,7 @@ def test_a_template_that_drops_images_is_refused(loaded):
     check_images(processor, loaded._model, prompt, "x")
     try:
         processor.chat_template = template.replace("{{- '<start_of_image>' }}", "")
-        with pytest.raises(ValueError if False else Exception, match="chat template") as caught:
+        with pytest.raises(ModelError, match="chat template") as caught:
             check_images(processor, loaded._model, prompt, "x")
         assert "use the template of the original model" in str(caught.value)
     finally:
@@ -470,9 +577,3 @@ def test_the_longest_answer_decides(loaded):
     check_answer_length(loaded._processor, [(situation, 3)], 512)
     with pytest.raises(ValueError, match="max_completion_length is 8"):
         check_answer_length(loaded._processor, [(situation, 3)], 8)
-
-
-def test_training_errors_are_errors_of_ours():
-    from carm_env.system.errors import CArmEnvError
-
-    assert issubclass(TrainingError, CArmEnvError)

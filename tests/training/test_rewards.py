@@ -26,7 +26,7 @@ from training.rewards import (
     State,
     chosen_moves,
     episode_reward,
-    outcome_rewards,
+    outcome_reward,
     regrets,
     step_rewards,
 )
@@ -402,7 +402,13 @@ def test_the_reward_of_an_episode():
     assert failure.total == pytest.approx(-0.2)
     assert failure.turns == pytest.approx([0.4, -0.6])
     assert episode_reward([], False).total == 0
-    assert outcome_rewards([True, False, np.True_]).tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(("success", "value"), [(True, 1.0), (np.False_, 0.0)])
+def test_the_binary_reward_is_credited_to_every_turn(success, value):
+    reward = outcome_reward(3, success)
+    assert reward.total == value and reward.turns.tolist() == [value] * 3
+    assert outcome_reward(0, success).turns.tolist() == []
 
 
 # --- weights ---

@@ -49,11 +49,11 @@ class RunningEpisode:
     error: str = ""
 
     @classmethod
-    def begin(cls, task: EpisodeTask, env: CArmNavEnv, style: str) -> RunningEpisode:
-        """Starts an episode."""
+    def begin(cls, task: EpisodeTask, env: CArmNavEnv, style: str, kept_exchanges: int = 0) -> RunningEpisode:
+        """Starts an episode whose prompts have so many earlier exchanges."""
         observation, info = reset_episode(env, task)
         facts = TaskFacts(env.field_of_view_mm, env.tolerance_mm)
-        conversation = Conversation(info["target_landmark"], style, env.lattice, 0, facts)
+        conversation = Conversation(info["target_landmark"], style, env.lattice, kept_exchanges, facts)
         return cls(task, env, conversation, EpisodeRecord.begin(info), observation, info)
 
     @property
@@ -99,11 +99,13 @@ class ClosedLoop:
         model: answers the prompts, read strictly.
         environment: makes an environment.
         batch: largest number of episodes at the same time.
+        kept_exchanges: earlier exchanges that a prompt has; 0 in the paper.
     """
 
     model: ChatModel
     environment: Callable[[], CArmNavEnv]
     batch: int = 64
+    kept_exchanges: int = 0
     failures: list[str] = field(default_factory=list)
     _idle: list[CArmNavEnv] = field(default_factory=list)
 
@@ -145,7 +147,7 @@ class ClosedLoop:
     def _begin(self, task: EpisodeTask) -> RunningEpisode | None:
         try:
             env = self._idle.pop() if self._idle else self.environment()
-            return RunningEpisode.begin(task, env, self.model.style)
+            return RunningEpisode.begin(task, env, self.model.style, self.kept_exchanges)
         except (KeyboardInterrupt, MemoryError):
             raise
         except Exception as error:
@@ -192,6 +194,7 @@ class ClosedLoopSuite:
         policy: name of the policy in the results.
         rank, world: number of this process, and of all.
         gather: joins the lists of all processes.
+        kept_exchanges: earlier exchanges that a prompt has; 0 in the paper.
     """
 
     suite: Suite
@@ -200,10 +203,11 @@ class ClosedLoopSuite:
     rank: int = 0
     world: int = 1
     gather: Callable[[list[Any]], list[Any]] = list
+    kept_exchanges: int = 0
 
     def results(self, model: ChatModel) -> list[EpisodeResult]:
         """Runs all episodes and returns their results, in order; an episode that cannot begin has none."""
-        loop = ClosedLoop(model, lambda: make_suite_environment(self.suite))
+        loop = ClosedLoop(model, lambda: make_suite_environment(self.suite), kept_exchanges=self.kept_exchanges)
         tasks = [EpisodeTask(self.suite, number, self.policy, self.seed) for number in range(len(self.suite.episodes))]
         own = [episode.result(model.style) for episode in loop.run(tasks[self.rank :: self.world])]
         return sorted(self.gather(own), key=lambda result: result.episode)

@@ -28,12 +28,19 @@ class EpisodeArguments:
         max_answers: largest number of answers of an episode in multi_turn
         max_answer_tokens: limit of an answer in multi_turn; 0 for the longest usual one and a quarter
         turn_credit: weight of the rewards of single answers in multi_turn, besides that of the episode
+        outcome_only: reward episodes of multi_turn by 1 for a success and 0 for a failure
     """
 
     history: str = HISTORIES[0]
     max_answers: int = MAX_EPISODE_STEPS
     max_answer_tokens: int = 0
     turn_credit: float = 1.0
+    outcome_only: bool = False
+
+    @property
+    def kept_exchanges(self) -> int:
+        """Earlier exchanges that a prompt of multi_turn has."""
+        return 0 if self.history == HISTORIES[0] else self.max_answers
 
     def check(self) -> None:
         """Raises ValueError for a wrong value; the settings check the others."""
@@ -80,7 +87,9 @@ def make_episode_trainer(
     per_generation = training.steps_per_generation * training.num_iterations
     check_batches(training, per_generation // math.gcd(per_generation, training.gradient_accumulation_steps))
     make_env = partial(CArmNavEnv, patients=list(patients), image_size=image_size)
-    settings = EpisodeSettings(make_env, weights, style, arguments.history, arguments.max_answers)
+    settings = EpisodeSettings(
+        make_env, weights, style, arguments.history, arguments.max_answers, arguments.outcome_only
+    )
     check_images(processor, model, settings.make_chat().reset(seed=training.seed), name)
     groups = training.generation_batch_size // training.num_generations
     generations = -(-training.max_steps * training.gradient_accumulation_steps // per_generation)

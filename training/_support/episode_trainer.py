@@ -223,7 +223,8 @@ class EpisodeTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
         for outcome in OUTCOMES:
             metrics[f"episodes/{outcome}"].append(outcomes[outcome] / len(ends))
         self._failures += outcomes["failed"]
-        metrics["environment_failures"].append(float(self._failures))
+        # A count, of which the log must not take the mean.
+        metrics["environment_failures"] = [float(self._failures)]
         metrics["episodes/answers"].append(answers / len(ends))
         metrics["answers/invalid"].append(sum(end[2] for end in ends) / answers)
         metrics["answers/cut"].append(cut / answers)

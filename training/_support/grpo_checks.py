@@ -35,11 +35,14 @@ def check_start(name: str, settings: Mapping[str, Any], style: str) -> None:
                "prompts": settings.get("prompts")}  # fmt: skip
     current = {"style": style, "prompt_version": PROMPT_VERSIONS[style], "prompts": prompt_hash(style)}
     for what, value in trained.items():
-        if value != current[what]:
-            raise ModelError(
-                f"{name} was fine-tuned with other prompts: its {what} is {value!r}, here it is {current[what]!r}. "
-                "Fine-tune it again with training/sft.py, or use the version of carm-env that trained it."
-            )
+        if value == current[what]:
+            continue
+        remedy = "Fine-tune it again with training/sft.py, or use the version of carm-env that trained it."
+        if what == "style":
+            remedy = f"Leave out --style, or give --style {value}."
+        raise ModelError(
+            f"{name} was fine-tuned with other prompts: its {what} is {value!r}, here it is {current[what]!r}. {remedy}"
+        )
 
 
 def check_batches(training: Any, refresh_steps: int) -> int:

@@ -18,13 +18,16 @@ METRICS = ("success", "exposures_per_success")
 _RESAMPLES = 20_000
 
 
-def compare_models(suite: Suite, models: Mapping[str, ChatModel], baseline: str, folder: Path) -> dict[str, float]:
+def compare_models(
+    suite: Suite, models: Mapping[str, ChatModel], baseline: str, folder: Path, kept_exchanges: int = 0
+) -> dict[str, float]:
     """Runs models on the same episodes, prints their paired differences and keeps the results.
 
     Args:
         suite: the episodes.
         models: models by the name of their policy.
         baseline: the name with which the others are compared.
+        kept_exchanges: earlier exchanges that a prompt has.
         folder: receives ``NAME/episodes.jsonl`` for each model, for ``carm-env compare``.
 
     Returns:
@@ -33,7 +36,7 @@ def compare_models(suite: Suite, models: Mapping[str, ChatModel], baseline: str,
     for name, model in models.items():
         path = folder / name / "episodes.jsonl"
         path.unlink(missing_ok=True)
-        for result in ClosedLoopSuite(suite, policy=name).results(model):
+        for result in ClosedLoopSuite(suite, policy=name, kept_exchanges=kept_exchanges).results(model):
             append_result(path, result)
     files = read_files([f"{name}={folder / name}" for name in models])
     suites, notes = match_episodes(files, common_only=True)

@@ -147,7 +147,8 @@ class StepwiseTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
             with self.timed("rendering"):
                 self._pool = self.source.pool(number, model)
             self._pool_number = number
-        self._metrics["train"]["environment_failures"].append(float(self.source.failures))
+        # A count, of which the log must not take the mean.
+        self._metrics["train"]["environment_failures"] = [float(self.source.failures)]
 
     def reward(self, completion_ids: list[list[int]], state: Sequence[Any], **others: Any) -> list[float]:
         """Returns the rewards of answers, and logs their parts; called by `GRPOTrainer`."""
@@ -264,11 +265,14 @@ class StepwiseTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
         rows = [group * copies + copy for group in sorted(kept) for copy in range(copies)]
         tokens = output["completion_mask"][rows].sum()
         rows, advantages = self._merged(rows, output) if self._can_merge else (rows, output["advantages"].clone())
-        # Every step of the batch needs as many rows, at least one; the added ones have no effect on the policy.
+        # Every step of the batch needs as many rows, at least one; the added ones have no advantage.
         rest = [row for row in range(len(advantages)) if row not in set(rows)]
-        missing = max(-len(rows) % parts, parts - len(rows))
+        added = rest[: max(-len(rows) % parts, parts - len(rows))]
         advantages[rest] = 0.0
-        rows += rest[:missing]
+        if self.beta:
+            # Their divergence from the reference is a part of the loss, which is a mean over the tokens.
+            tokens = tokens + output["completion_mask"][added].sum()
+        rows += added
         split = split_pixel_values_by_grid({**output, "advantages": advantages})
         chosen = {name: _rows(value, rows) for name, value in split.items()}
         chosen["num_items_in_batch"] = self.accelerator.gather(tokens).sum()

@@ -25,6 +25,7 @@ from training.rewards import (
     RewardWeights,
     State,
     episode_reward,
+    outcome_reward,
     regrets,
     step_rewards,
 )
@@ -46,6 +47,7 @@ class EpisodeSettings:
         style: style of the prompts.
         history: one of `HISTORIES`.
         max_answers: largest number of answers of an episode.
+        outcome_only: the reward is 1 for a success and 0 for a failure.
 
     Raises:
         UnknownNameError: an unknown history.
@@ -57,6 +59,7 @@ class EpisodeSettings:
     style: str = "compact"
     history: str = HISTORIES[0]
     max_answers: int = MAX_EPISODE_STEPS
+    outcome_only: bool = False
 
     def __post_init__(self) -> None:
         if self.history not in HISTORIES:
@@ -184,6 +187,8 @@ class EpisodeEnvironment:
         """Reward of the episode and credit of its answers; None if it failed."""
         if self.outcome == "failed":
             return None
+        if self._settings.outcome_only:
+            return outcome_reward(len(self._steps), self.outcome == "success")
         reward = episode_reward(self._steps, self.outcome == "success", self._settings.weights)
         return replace(reward, total=reward.total - self._forfeit)
 
