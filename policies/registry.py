@@ -18,6 +18,7 @@ POLICIES: dict[str, str] = {
     "qrdqn": "policies.sb3:QrDqnPolicy",
     "mllm": "policies.mllm:MllmPolicy",
     "mllm_grpo": "policies.mllm:MllmGrpoPolicy",
+    "swapped_images": "policies.swapped_images:SwappedImagesPolicy",
 }
 """Name to ``module:Class``; the module is imported when its policy is constructed."""
 
@@ -26,7 +27,8 @@ LEARNED = ("cnn", "conformal", "ppo", "maskable_ppo", "dqn", "qrdqn", "mllm", "m
 means other ones."""
 
 
-CHECKPOINTS = (*LEARNED, *policy_loading.CHECKPOINTS)
+CHECKPOINTS = (*LEARNED, "swapped_images", *policy_loading.CHECKPOINTS)
+"""Policies that take something after a colon: weights, a model, or the policy that ``swapped_images`` is about."""
 
 
 def make_policy(text: str) -> Policy:

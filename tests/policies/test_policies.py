@@ -5,11 +5,13 @@ from carm_env.actions import ALIGNED, N_ACTIONS, MoveLattice
 from carm_env.anatomy.layout import landmark_layout
 from carm_env.envs.navigation import CArmNavEnv
 from carm_env.evaluation.policy import PUBLIC_INFO, TASK_INFO, Policy
+from carm_env.evaluation.reference import RandomPolicy
 from carm_env.landmarks import landmark
-from carm_env.system.errors import UnknownNameError
-from policies import POLICIES, Decision, make_policy
+from carm_env.system.errors import CArmEnvError, UnknownNameError
+from policies import POLICIES, Decision, make_policy, registry
 from policies.checkpoint import SHIPPED
 from policies.registry import CHECKPOINTS, LEARNED
+from policies.swapped_images import SwappedImagesPolicy
 
 SHIPPED_WEIGHTS = {"cnn", "conformal", "ppo", "maskable_ppo"}
 
@@ -55,6 +57,33 @@ def test_shipped_weights_are_small_and_have_a_model_card():
     for path in SHIPPED.glob("*/README.md"):
         card = path.read_text()
         assert "not a medical device" in card and "command: `python training/" in card and "## Limits" in card
+
+
+def test_swapped_images_are_those_of_another_patient(env, monkeypatch):
+    seen = []
+
+    class Watching(RandomPolicy):
+        def act(self, observation, info):
+            seen.append(observation["image"].copy())
+            assert observation["target"] == env_observation["target"] and "distance_mm" not in info
+            return super().act(observation, info)
+
+    monkeypatch.setattr(registry, "make_policy", lambda name: Watching())
+    policy = SwappedImagesPolicy("watching")
+    env_observation, info = env.reset(seed=3)
+    for _ in range(2):
+        policy.reset(7)
+        for _ in range(2):
+            policy.act(env_observation, policy.visible_info(info))
+    assert all(image.shape == env_observation["image"].shape for image in seen)
+    assert all((image != env_observation["image"]).any() for image in seen)
+    assert (seen[0] != seen[1]).any() and (seen[0] == seen[2]).all() and (seen[1] == seen[3]).all()
+
+
+def test_only_a_policy_that_looks_has_its_images_swapped():
+    assert type(make_policy("swapped_images:random")).__name__ == "SwappedImagesPolicy"
+    with pytest.raises(CArmEnvError, match="reads the true state"):
+        make_policy("swapped_images:oracle")
 
 
 def test_a_policy_without_shipped_weights_is_reported():
