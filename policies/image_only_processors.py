@@ -1,6 +1,7 @@
-"""Processors of models that also take videos, without their video part, which would need torchvision.
+"""Processors of models that also take videos or sound, with their images and texts alone.
 
-The processors of Qwen2.5-VL, Qwen3-VL and Gemma-4 cannot be loaded on a computer without it. X-rays are images.
+The video part of the processors of Qwen2.5-VL, Qwen3-VL and Gemma-4 cannot be loaded on a computer without torchvision.
+A processor that was saved without its other parts cannot be loaded by the original class. X-rays are images.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ _NAMES = (
 
 
 def image_only_kinds(folder: Path) -> tuple[Any, Any]:
-    """Returns the class of a model's processor without its video part, and the class of its image processor.
+    """Returns the class of a model's processor of images and texts alone, and the class of its image processor.
 
     Args:
         folder: folder of a model, or of an adapter, which has a processor and no ``config.json``.
@@ -90,7 +91,8 @@ def image_only_kinds(folder: Path) -> tuple[Any, Any]:
     for kind, (own, original, image_kind) in _KINDS.items():
         if kind in named or original.__name__ in named:
             return own, image_kind
-    raise ValueError(f"the processor {next(filter(None, named), 'of an unknown kind')} needs torchvision")
+    name = next(filter(None, named), "of an unknown kind")
+    raise ValueError(f"the processor {name} has parts for videos or sound, which need torchvision or missing files")
 
 
 def _named(path: Path, key: str) -> str | None:

@@ -33,6 +33,8 @@ _LIMITS = (
     (re.compile(r"(layers?|depths?|blocks|experts|heads|stages)$"), 4096),
     (re.compile(r"^(height|width|image_size|patch_size|temporal_patch_size|merge_size|r)$"), 8192),
     (re.compile(r"^(min_pixels|shortest_edge|image_seq_length|mm_tokens_per_image)$"), 1 << 24),
+    # A bound of activations, which allocates nothing: 1e10 in the audio tower of Gemma-4.
+    (re.compile(r"^gradient_clipping$"), float("inf")),
 )
 _LARGEST = 1 << 31
 _FROM_ELSEWHERE = ("attn_implementation", "_attn_implementation", "experts_implementation", "backbone")

@@ -29,6 +29,8 @@ with optional_imports("llm", "A language model"):
 
 SETTINGS_FILE = "carm.json"
 """File in the folder of a fine-tuned model: the style of its prompts."""
+_OTHER_PARTS = ("video processor", "VideoProcessor", "feature extractor")
+"""What transformers calls the parts of a processor for videos and sound, in its errors."""
 _TRUSTED: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 """Arguments of every ``from_pretrained``: no code is run, and nobody is asked whether to."""
 
@@ -69,7 +71,7 @@ def _load_processor(name: str) -> Any:
     try:
         return AutoProcessor.from_pretrained(name, **_TRUSTED)
     except (ImportError, OSError) as error:
-        if "video processor" not in str(error) and "VideoProcessor" not in str(error):
+        if not any(part in str(error) for part in _OTHER_PARTS):
             raise
         kind, image_kind = image_only_kinds(Path(name))
         tokenizer = AutoTokenizer.from_pretrained(name, **_TRUSTED)

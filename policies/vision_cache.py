@@ -29,7 +29,9 @@ def can_be_cached(tower: nn.Module | None) -> bool:
     """Returns whether `VisionCache` fits a tower: it takes one tensor for each image, and is not trained."""
     if tower is None or any(value.requires_grad for value in tower.parameters()):
         return False
-    return next(iter(inspect.signature(tower.forward).parameters), "") == "pixel_values"
+    names = list(inspect.signature(tower.forward).parameters)
+    # Gemma-4's tower takes the positions of patches, too, and returns the patches of all images in one row.
+    return names[:1] == ["pixel_values"] and "pixel_position_ids" not in names
 
 
 def freeze_vision(model: Any) -> None:

@@ -47,7 +47,7 @@ from policies.local_model import LocalModel
 from policies.mllm import KIND
 from policies.model_folders import model_folder, without_hub
 from policies.model_loading import SETTINGS_FILE, check_fit, read_settings
-from policies.vision_cache import VisionCache, can_be_cached, freeze_vision, vision_tower
+from policies.vision_cache import TOWERS, VisionCache, can_be_cached, freeze_vision, vision_tower
 from training._support.answering import AnsweringModel
 from training._support.card import model_card
 from training._support.closed_loop import ClosedLoopSuite
@@ -64,14 +64,14 @@ from training._support.processes import is_main_process, one_training
 from training._support.script import TrainingResult, print_result
 from training._support.trainer_checkpoints import checkpoint_step, checkpoint_to_resume, files_at_once
 from training._support.trl_arguments import read_trl_arguments
-from training._support.trl_models import load_pretrained
+from training._support.trl_models import load_pretrained, new_adapter
 from training._support.trl_training import fit, run_trl_script
 from training.rewards import RewardWeights, State, step_rewards
 
 with optional_imports("grpo", "Reinforcement learning of a language model"), without_hub():
     from accelerate.utils import gather_object
     from transformers import PrinterCallback, ProgressCallback
-    from trl import GRPOConfig, GRPOTrainer, ModelConfig, get_peft_config
+    from trl import GRPOConfig, GRPOTrainer, ModelConfig
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "grpo_embedded.yaml"
 MULTI_TURN_CONFIG = DEFAULT_CONFIG.with_name("grpo_embedded_multi_turn.yaml")
@@ -309,10 +309,9 @@ def vision_cache(arguments: GrpoArguments, start: Start) -> VisionCache | None:
 
 def adapter_config(arguments: GrpoArguments, model_arguments: ModelConfig, start: Start) -> Any:
     """Returns the configuration of a new adapter; None to train the whole model, or the adapter that it has."""
-    config = None if hasattr(start.model, "peft_config") else get_peft_config(model_arguments)
-    if config is not None and arguments.freeze_vision:
-        config.exclude_modules = r".*(vision_tower|visual|vision_model)\..*"
-    return config
+    if hasattr(start.model, "peft_config"):
+        return None
+    return new_adapter(start.model, model_arguments, TOWERS if arguments.freeze_vision else ())
 
 
 def train(

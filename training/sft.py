@@ -47,13 +47,13 @@ from training._support.script import TrainingResult, print_result
 from training._support.trainer_checkpoints import checkpoint_to_resume, files_at_once
 from training._support.transcripts import Examples, MixedExamples, TranscriptExamples
 from training._support.trl_arguments import read_trl_arguments
-from training._support.trl_models import ResumesWholeModel, load_pretrained
+from training._support.trl_models import ResumesWholeModel, load_pretrained, new_adapter
 from training._support.trl_training import fit, run_trl_script
 from training._support.views import load_views
 
 # bitsandbytes, which trl imports, would fetch a compiled kernel from the hub for some processors.
 with optional_imports("llm", "Fine-tuning"), without_hub():
-    from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
+    from trl import ModelConfig, SFTConfig, SFTTrainer
 
 EMBEDDED = "embedded"
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "sft_embedded.yaml"
@@ -218,7 +218,7 @@ def _train(
         args=training,
         train_dataset=as_iterable_dataset(source, total),
         processing_class=processor,
-        peft_config=get_peft_config(model_arguments),
+        peft_config=new_adapter(model, model_arguments),
     )
     check_loss_mask(trainer.data_collator, processor, source)
     count = sum(value.numel() for value in model.parameters())

@@ -152,7 +152,12 @@ def tiny_gemma4(folder: Path) -> Path:
             "num_key_value_heads": 2, "head_dim": 16, "patch_size": 16, "pooling_kernel_size": 3,
             "position_embedding_size": 64,
         },
-        audio_config=None, image_token_id=ids("<|image|>"), boi_token_id=ids("<|image>"), eoi_token_id=ids("<image|>"),
+        # Nothing hears it, but it has layers with the names of the language model's, as in the E2B and E4B.
+        audio_config={
+            "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "subsampling_conv_channels": [8, 4],
+            "output_proj_dims": 32,
+        },
+        image_token_id=ids("<|image|>"), boi_token_id=ids("<|image>"), eoi_token_id=ids("<image|>"),
         video_token_id=ids("<|video|>"), audio_token_id=ids("<|audio|>"), boa_token_id=ids("<|audio>"),
         eoa_token_index=ids("<audio|>"),
     )  # fmt: skip

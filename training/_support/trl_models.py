@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,8 +16,10 @@ from policies.model_loading import load_model, load_processor
 
 with optional_imports("llm", "Training a language model"), without_hub():
     import torch
-    from trl import ModelConfig, get_quantization_config
+    from trl import ModelConfig, get_peft_config, get_quantization_config
     from trl.trainer import grpo_trainer
+
+_AUDIO_TOWER = "audio_tower"
 
 
 def load_pretrained(model_arguments: ModelConfig) -> tuple[Any, Any]:
@@ -29,6 +33,39 @@ def load_pretrained(model_arguments: ModelConfig) -> tuple[Any, Any]:
     }
     options = {key: value for key, value in options.items() if value is not None}
     return load_model(name, model_arguments.model_revision, **options), processor
+
+
+def new_adapter(model: Any, model_arguments: ModelConfig, frozen: Sequence[str] = ()) -> Any:
+    """Returns the configuration of a new adapter of a model; None to train the whole model.
+
+    Towers of audio get no adapter, since there is no sound here.
+
+    Args:
+        model: the model.
+        model_arguments: TRL's arguments of the model.
+        frozen: names of modules that get no adapter, nor any module in them.
+    """
+    config = get_peft_config(model_arguments)
+    if config is None:
+        return None
+    names = [name for name, _ in model.named_modules()]
+    parts = [part for part in (_AUDIO_TOWER, *frozen) if any(part in name.split(".") for name in names)]
+    excluded = [rf"(?:.*\.)?(?:{'|'.join(parts)})\..*"] if parts else []
+    targets = config.target_modules
+    if isinstance(targets, set):
+        wrapped = [name for name in _wrapped_linears(model, targets) if not set(parts) & set(name.split("."))]
+        targets |= {f"{name.rpartition('.')[2]}.linear" for name in wrapped}
+        # One pattern for all layers.
+        excluded += sorted({re.sub(r"\.[0-9]+\\", r".[0-9]+\\", re.escape(name)) for name in wrapped})
+    config.exclude_modules = "|".join(excluded) or None
+    return config
+
+
+def _wrapped_linears(model: Any, targets: Collection[str]) -> Iterator[str]:
+    """Yields the names of targeted modules that only wrap a linear one, as in Gemma-4's towers, which peft refuses."""
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in targets and isinstance(getattr(module, "linear", None), torch.nn.Linear):
+            yield name
 
 
 class CopiesReference:
