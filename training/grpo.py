@@ -51,6 +51,7 @@ from policies.vision_cache import TOWERS, VisionCache, can_be_cached, freeze_vis
 from training._support.answering import AnsweringModel
 from training._support.card import model_card
 from training._support.closed_loop import ClosedLoopSuite
+from training._support.episode_budget import answer_tokens
 from training._support.episode_mode import EpisodeArguments, make_episode_trainer
 from training._support.episode_reports import report_episode
 from training._support.episode_trainer import EpisodeTrainer
@@ -260,6 +261,8 @@ def make_step_wise_trainer(
     )  # fmt: skip
     views = source.starts(_VIEWS_FOR_LENGTH, start.style)
     check_images(start.processor, start.model, views[0].messages, start.name)
+    # 0 stands for the longest usual answer and a quarter.
+    training.max_completion_length = training.max_completion_length or answer_tokens(start.processor.tokenizer)
     situations = [(view.truth.situation, view.truth.target) for view in views]
     check_answer_length(start.processor, situations, training.max_completion_length)
     return StepwiseTrainer(

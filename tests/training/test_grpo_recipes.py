@@ -15,6 +15,7 @@ pytest.importorskip("peft")
 from policies.local_model import LocalModel  # noqa: E402
 from policies.vision_cache import can_be_cached, freeze_vision, vision_tower  # noqa: E402
 from training import grpo  # noqa: E402
+from training._support import grpo_checks  # noqa: E402
 
 _path = Path(__file__).parent / "tiny_models.py"
 _spec = importlib.util.spec_from_file_location("tiny_models", _path)
@@ -87,6 +88,33 @@ def test_an_adapter_covers_a_vision_tower_that_is_trained(name, run, tmp_path, c
     assert any("vision_tower" in name for name in names) and any("language_model" in name for name in names)
     assert not any("audio" in name for name in names)
     LocalModel(out)
+
+
+def test_the_limit_of_an_answer_is_measured_with_the_tokenizer(run, tmp_path, monkeypatch, capsys):
+    check, limits = grpo_checks.check_answer_length, []
+
+    def then_stop(processor, views, limit):
+        check(processor, views, limit)
+        limits.append(limit)
+        raise ValueError("the limit fits")
+
+    monkeypatch.setattr(grpo, "check_answer_length", then_stop)
+    model = RECIPES["qwen2_5_vl_7b"](tmp_path / "tiny")
+    assert run(CONFIGS / "grpo_qwen2_5_vl_7b.yaml", model, "--max_completion_length", "0")[0] == 2
+    assert "the limit fits" in capsys.readouterr().err
+    # This tokenizer has few words.
+    assert 500 < limits[0] < 1000
+
+
+@pytest.mark.parametrize("name", ["gemma3_4b", "qwen2_5_vl_7b"])
+def test_a_recipe_of_whole_episodes_takes_a_step(name, run, tmp_path, capsys):
+    status, out = run(
+        CONFIGS / f"grpo_{name}_multi_turn.yaml", RECIPES[name](tmp_path / "tiny"), "--max_answers", "2",
+        "--max_answer_tokens", "8", "--max_completion_length", "0", "--per_device_train_batch_size", "2",
+    )  # fmt: skip
+    shown = capsys.readouterr()
+    assert status == 0, shown.err
+    assert "step 1/1" in shown.out and adapter_names(out)
 
 
 def test_the_tower_of_gemma_4_is_not_cached(tmp_path):

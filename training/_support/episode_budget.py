@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -78,11 +79,11 @@ class EpisodeBudget:
             )
 
 
-def answer_tokens(encoder: PromptEncoder, lattice: MoveLattice | None = None) -> int:
+def answer_tokens(tokenizer: Any, lattice: MoveLattice | None = None) -> int:
     """Returns the tokens of a long answer with its end, with a margin: the longest of many random ones and a quarter.
 
     Args:
-        encoder: encoder of the model's prompts.
+        tokenizer: the model's tokenizer.
         lattice: the moves of the environment.
     """
     rng, lattice = np.random.default_rng(0), lattice or MoveLattice()
@@ -90,7 +91,7 @@ def answer_tokens(encoder: PromptEncoder, lattice: MoveLattice | None = None) ->
     for _ in range(_SAMPLES):
         situation = Situation(rng.uniform(-_SAMPLED_MM, _SAMPLED_MM, (N_LANDMARKS, 2)), rng.random(N_LANDMARKS) < 0.5)
         text = render(navigation_answer(situation, int(rng.integers(N_LANDMARKS)) + 1, lattice, rng))
-        longest = max(longest, len(encoder.processor.tokenizer(text, add_special_tokens=False)["input_ids"]))
+        longest = max(longest, len(tokenizer(text, add_special_tokens=False)["input_ids"]))
     return math.ceil(_MARGIN * longest) + 1
 
 
@@ -115,7 +116,7 @@ def episode_budget(
         for messages in _later(item.id, style, image, answers):
             ids = encoder.encode([messages]).ids[0] if is_bounded else encoder.turn(messages[-1])
             later = max(later, len(ids))
-    return EpisodeBudget(answer or answer_tokens(encoder), first, later, answers, is_bounded)
+    return EpisodeBudget(answer or answer_tokens(encoder.processor.tokenizer), first, later, answers, is_bounded)
 
 
 def _later(target: int, style: str, image: np.ndarray, answers: int) -> Iterator[list[Message]]:

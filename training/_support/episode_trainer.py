@@ -58,7 +58,8 @@ class EpisodeTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
 
     Args:
         model: the model.
-        args: TRL's arguments; ``generation_kwargs`` are completed.
+        args: TRL's arguments; ``generation_kwargs`` are completed, and a ``max_completion_length`` of 0 becomes that of
+            the longest episode.
         processor: processor of the model.
         settings: what all rollouts have in common.
         image_size: side of the X-rays, pixels.
@@ -94,6 +95,7 @@ class EpisodeTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
         self.budget = episode_budget(
             self._encoder, settings.style, settings.max_answers, image_size, settings.is_bounded, max_answer_tokens
         )
+        args.max_completion_length = args.max_completion_length or self.budget.completion
         self.budget.check(args.max_completion_length, _max_positions(model))
         limits = {"max_tokens": self.budget.answer} if args.use_vllm else {
             "max_new_tokens": self.budget.answer, "suppress_tokens": suppressed_tokens(ours, stops),
