@@ -63,6 +63,7 @@ from training._support.grpo_trainer import StepwiseTrainer
 from training._support.perception import MIN_STATES
 from training._support.processes import is_main_process, one_training
 from training._support.script import TrainingResult, print_result
+from training._support.sharding import is_sharded, whole_weights
 from training._support.trainer_checkpoints import checkpoint_step, checkpoint_to_resume, files_at_once
 from training._support.trl_arguments import read_trl_arguments
 from training._support.trl_models import load_pretrained, new_adapter
@@ -306,6 +307,9 @@ def reward_weights(arguments: GrpoArguments) -> RewardWeights:
 
 def vision_cache(arguments: GrpoArguments, start: Start) -> VisionCache | None:
     """Returns a cache of the outputs of the vision tower, if it is frozen."""
+    if is_sharded():
+        # All processes must ask the tower equally often.
+        return None
     tower = vision_tower(start.model)
     return VisionCache(tower) if arguments.freeze_vision and can_be_cached(tower) else None
 
@@ -352,9 +356,9 @@ def _train(
     minutes = (time.perf_counter() - started) / 60
     steps = trainer.state.global_step - (checkpoint_step(checkpoint) if checkpoint else 0)
     figures = {"minutes": minutes, **speed(steps, getattr(trainer, "seconds", {}))}
+    save_model(trainer, start, folder)
     if not trainer.accelerator.is_main_process:
         return TrainingResult(training=figures)
-    save_model(trainer, start, folder)
     test = compare_with_start(arguments, model_arguments, start, folder) if arguments.test_episodes else {}
     config = {"kind": KIND, "start": Path(start.name).name, "mode": arguments.mode, "style": start.style,
               "steps": training.max_steps, "num_generations": training.num_generations, "beta": training.beta,
@@ -383,6 +387,7 @@ def add_reports(trainer: GRPOTrainer, arguments: GrpoArguments, training: GRPOCo
     episodes = ClosedLoopSuite(
         suite, rank=accelerator.process_index, world=accelerator.num_processes, gather=gather,
         kept_exchanges=arguments.kept_exchanges if arguments.mode == MODES[1] else 0,
+        around=lambda: whole_weights(trainer.model),
     )  # fmt: skip
     model = AnsweringModel(trainer, start.style, answer_limit(trainer))
 
@@ -426,11 +431,15 @@ def speed(steps: int, seconds: Mapping[str, float]) -> dict[str, float]:
 
 
 def save_model(trainer: GRPOTrainer, start: Start, folder: Path) -> None:
-    """Saves the model or its adapter, the processor and the settings."""
+    """Saves the model or its adapter, the processor and the settings; all processes call it, and one writes."""
+    if not trainer.accelerator.is_main_process:
+        # Takes part in gathering the weights, and writes nothing.
+        trainer.save_model(str(folder))
+        return
     model = trainer.accelerator.unwrap_model(trainer.model)
     is_small = sum(value.numel() for value in model.parameters()) < _SMALL_PARAMETERS
     with files_at_once(folder) as temporary:
-        if is_small and not hasattr(model, "peft_config"):
+        if is_small and not hasattr(model, "peft_config") and not is_sharded():
             # Float16, as in the other shipped checkpoints.
             model.half().save_pretrained(temporary)
         else:

@@ -44,6 +44,7 @@ from training._support.conversations import DEFAULT_WEIGHTS, TASKS, Conversation
 from training._support.language_metrics import language_metrics
 from training._support.processes import is_main_process, one_training
 from training._support.script import TrainingResult, print_result
+from training._support.sharding import is_sharded
 from training._support.trainer_checkpoints import checkpoint_to_resume, files_at_once
 from training._support.transcripts import Examples, MixedExamples, TranscriptExamples
 from training._support.trl_arguments import read_trl_arguments
@@ -227,9 +228,9 @@ def _train(
     figures = {"train_loss": loss} if (loss := fit(trainer, checkpoint)) is not None else {}
     minutes = (time.perf_counter() - started) / 60
     figures |= {"samples_per_s": total / (60 * minutes), "minutes": minutes}
+    save_model(trainer, processor, folder, name, arguments)
     if not trainer.accelerator.is_main_process:
         return TrainingResult(training=figures)
-    save_model(trainer, processor, folder, name, arguments)
     test: dict[str, float] = {}
     if arguments.test_views:
         test_views = load_views(arguments, "test", folder, arguments.image_size, max_views)
@@ -247,9 +248,13 @@ def _train(
 
 
 def save_model(trainer: SFTTrainer, processor: Any, folder: Path, name: str, arguments: SftArguments) -> None:
-    """Saves the model or its adapter, the processor and the settings."""
+    """Saves the model or its adapter, the processor and the settings; all processes call it, and one writes."""
+    if not trainer.accelerator.is_main_process:
+        # Takes part in gathering the weights, and writes nothing.
+        trainer.save_model(str(folder))
+        return
     with files_at_once(folder) as temporary:
-        if name == EMBEDDED:
+        if name == EMBEDDED and not is_sharded():
             # Float16, as in the other shipped checkpoints.
             trainer.accelerator.unwrap_model(trainer.model).half().save_pretrained(temporary)
         else:

@@ -289,6 +289,57 @@ def test_samples_have_the_probabilities_that_the_loss_computes(loaded):
         torch.testing.assert_close(torch.tensor(logps[row]), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("words", [["--top_k", 1], ["--generation_kwargs", '{"top_k": 1}'], ["--top_p", 1e-6]])
+def test_options_of_sampling_have_an_effect(start, small_patients, tmp_path, monkeypatch, capsys, words):
+    groups = []
+
+    def by_group(texts, states, weights=None):
+        groups.append(list(texts))
+        return by_length(texts, states)
+
+    monkeypatch.setattr(grpo, "step_rewards", by_group)
+    words = ["--max_steps", 1, "--per_device_train_batch_size", 4, *words]
+    assert run(start, tmp_path / "a", small_patients, *words) == 0, capsys.readouterr().err
+    # The rewards of equal answers are asked for once.
+    assert [len(texts) for texts in groups] == [1]
+
+
+def test_completions_can_be_padded_to_a_multiple(start, small_patients, tmp_path, capsys, differing_rewards):
+    words = ["--num_iterations", 2, "--refresh_steps", 2, "--pad_to_multiple_of", 16, "--max_completion_length", 60]
+    assert run(start, tmp_path / "a", small_patients, *words) == 0, capsys.readouterr().err
+
+
+class FakeVllm:
+    """Stands for TRL's interface of vLLM; gives random tokens of the vocabulary."""
+
+    def __init__(self, **options):
+        FakeVllm.options = options
+
+    def sync_weights(self):
+        pass
+
+    def generate(self, prompts, images, num_generations, **options):
+        rng = np.random.default_rng(0)
+        ids = [rng.integers(10, 200, 5).tolist() for _ in prompts]
+        return prompts, ids, [[[-1.0]] * 5 for _ in prompts], None
+
+
+def test_vllm_is_told_the_form_and_the_banned_tokens(start, small_patients, tmp_path, monkeypatch, capsys):
+    from trl.trainer import grpo_trainer
+
+    monkeypatch.setattr(grpo_trainer, "VLLMGeneration", FakeVllm)
+    monkeypatch.setattr(grpo, "step_rewards", by_length)
+    words = ["--use_vllm", "true", "--constrained", "true", "--max_steps", 1, "--generation_kwargs", '{"seed": 1}']
+    assert run(start, tmp_path / "a", small_patients, *words) == 0, capsys.readouterr().err
+    assert FakeVllm.options["structured_outputs_regex"] == answer_pattern("navigation")
+    told = FakeVllm.options["generation_kwargs"]
+    tokenizer = LocalModel(start)._processor.tokenizer
+    assert told["seed"] == 1 and set(told["logit_bias"].values()) == {-100.0}
+    names = set(tokenizer.convert_ids_to_tokens(list(told["logit_bias"])))
+    assert {"<image_soft_token>", "<start_of_image>", "<start_of_turn>"} <= names
+    assert not {"<end_of_turn>", "<eos>"} & names
+
+
 def test_constrained_sampling_gives_answers_of_the_form(loaded):
     pytest.importorskip("regex")
     from policies.constrained import PatternConstraint
@@ -495,6 +546,7 @@ def test_a_start_with_other_prompts_is_refused(start, small_patients, tmp_path, 
         (["--refresh_steps", "2", "--save_strategy", "steps", "--save_steps", "3"], "save_steps is 3"),
         (["--max_completion_length", "20"], "set --max_completion_length"),
         (["--start_share", "2"], "start_share is 2"),
+        (["--constrained", "true", "--top_k", "5"], "with which top_k has no effect, but it is 5"),
         (["--min_spread", "-1"], "min_spread is -1"),
         (["--perception_states", "3"], "perception_states is 3"),
         (["--rewards", "nowhere.yaml"], "nowhere.yaml"),

@@ -12,6 +12,7 @@ from carm_env.language.chat import Message
 from carm_env.system.extras import optional_imports, require_versions
 from policies.local_model import LocalModel
 from policies.model_folders import without_hub
+from training._support.sharding import whole_weights
 
 _PURPOSE = "Reinforcement learning of a language model"
 require_versions("grpo", _PURPOSE, trl="1.16", transformers="5.24")
@@ -27,6 +28,7 @@ def model_for_answers(trainer: Any) -> Iterator[Any]:
     trainer.model.eval()
     try:
         with (
+            whole_weights(trainer.model),
             unwrap_model_for_generation(
                 trainer.model_wrapped,
                 trainer.accelerator,

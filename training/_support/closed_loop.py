@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -195,6 +196,7 @@ class ClosedLoopSuite:
         rank, world: number of this process, and of all.
         gather: joins the lists of all processes.
         kept_exchanges: earlier exchanges that a prompt has; 0 in the paper.
+        around: makes a context for the episodes, in which the processes may ask the model a different number of times.
     """
 
     suite: Suite
@@ -204,10 +206,12 @@ class ClosedLoopSuite:
     world: int = 1
     gather: Callable[[list[Any]], list[Any]] = list
     kept_exchanges: int = 0
+    around: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def results(self, model: ChatModel) -> list[EpisodeResult]:
         """Runs all episodes and returns their results, in order; an episode that cannot begin has none."""
         loop = ClosedLoop(model, lambda: make_suite_environment(self.suite), kept_exchanges=self.kept_exchanges)
         tasks = [EpisodeTask(self.suite, number, self.policy, self.seed) for number in range(len(self.suite.episodes))]
-        own = [episode.result(model.style) for episode in loop.run(tasks[self.rank :: self.world])]
+        with self.around():
+            own = [episode.result(model.style) for episode in loop.run(tasks[self.rank :: self.world])]
         return sorted(self.gather(own), key=lambda result: result.episode)

@@ -32,6 +32,7 @@ _RESPONSE: dict[str, Any] = {
 """A response is text as a whole: the environment parses it, and an answer that cannot be parsed is answered."""
 _TYPE_IDS = ("token_type_ids", "mm_token_type_ids")
 IMAGE_INPUTS = ("pixel_values", "image_grid_thw", "image_position_ids", "pixel_attention_mask", "image_sizes")
+_LOWEST_BIAS = -100.0
 _DUMMY = [{"role": "user", "content": [{"type": "text", "text": "x"}]},
           {"role": "assistant", "content": [{"type": "text", "text": "x"}]}]  # fmt: skip
 
@@ -150,3 +151,8 @@ def suppressed_tokens(processor: Any, stops: Sequence[int]) -> list[int]:
     TRL suppresses the token of an image only; a marker of a video, for instance, makes Qwen2.5-VL fail.
     """
     return sorted(set(control_tokens(processor)) - set(stops))
+
+
+def suppressed_in_vllm(processor: Any, stops: Sequence[int]) -> dict[str, Any]:
+    """Returns vLLM's sampling parameters that suppress the same tokens: its lowest bias of logits."""
+    return {"logit_bias": dict.fromkeys(suppressed_tokens(processor, stops), _LOWEST_BIAS)}

@@ -20,8 +20,16 @@ from carm_env.system.extras import optional_imports
 from policies.model_folders import without_hub
 from policies.vision_cache import VisionCache
 from training._support.episode_budget import episode_budget
-from training._support.episode_prompts import IMAGE_INPUTS, Encoded, PromptEncoder, suppressed_tokens, with_tool_turns
+from training._support.episode_prompts import (
+    IMAGE_INPUTS,
+    Encoded,
+    PromptEncoder,
+    suppressed_in_vllm,
+    suppressed_tokens,
+    with_tool_turns,
+)
 from training._support.multi_turn import OUTCOMES, EpisodeEnvironment, EpisodeSettings, total_reward
+from training._support.sharding import whole_weights
 from training._support.trl_models import CopiesReference, ResumesWholeModel
 from training._support.turn_sequences import TurnSequences
 from training.rewards import PARTS
@@ -97,7 +105,7 @@ class EpisodeTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
         )
         args.max_completion_length = args.max_completion_length or self.budget.completion
         self.budget.check(args.max_completion_length, _max_positions(model))
-        limits = {"max_tokens": self.budget.answer} if args.use_vllm else {
+        limits = {"max_tokens": self.budget.answer, **suppressed_in_vllm(ours, stops)} if args.use_vllm else {
             "max_new_tokens": self.budget.answer, "suppress_tokens": suppressed_tokens(ours, stops),
         }  # fmt: skip
         args.generation_kwargs = {**limits, **(args.generation_kwargs or {})}
@@ -192,7 +200,8 @@ class EpisodeTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         if self._vision is not None:
             self._vision.clear()
-        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        with whole_weights(self.model, self.ref_model):
+            output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         mode = "train" if self.model.training else "eval"
         written = output["completion_mask"] * output["tool_mask"]
         credits = self._turn_advantages(self.num_generations if mode == "train" else self.num_generations_eval)

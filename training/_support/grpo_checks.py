@@ -60,8 +60,8 @@ def check_batches(training: Any, refresh_steps: int) -> int:
     """
     if training.max_steps < 1:
         raise ValueError(
-            f"max_steps is {training.max_steps}, expected the number of optimizer steps, at least 1. Give --config, such as "
-            "training/configs/grpo_gemma3_4b.yaml (with --model_name_or_path alone, none is read), or --max_steps."
+            f"max_steps is {training.max_steps}, expected the number of optimizer steps, at least 1. Give --max_steps, "
+            "or --config, such as training/configs/grpo_gemma3_4b.yaml: with --model_name_or_path alone, none is read."
         )
     rows = training.per_device_train_batch_size * training.steps_per_generation
     if rows % training.num_generations:

@@ -21,8 +21,11 @@ from policies.prompt_safety import control_tokens
 from policies.vision_cache import VisionCache
 from training._support.answering import AnsweringModel, model_for_answers
 from training._support.closed_loop import KIND
+from training._support.episode_prompts import suppressed_in_vllm
+from training._support.episode_trainer import end_tokens
 from training._support.grpo_states import StateSource, VisitedState, seed_of
 from training._support.processes import TrainingError
+from training._support.sharding import whole_weights
 from training._support.trl_models import CopiesReference, ResumesWholeModel
 
 with optional_imports("grpo", "Reinforcement learning of a language model"), without_hub():
@@ -36,6 +39,10 @@ with optional_imports("grpo", "Reinforcement learning of a language model"), wit
 Rewards = Callable[[Sequence[str], Sequence[Any]], Mapping[str, NDArray[np.float64]]]
 TOTAL = "total"
 _MAX_EQUAL_GENERATIONS = 8
+_PLAIN_SAMPLING: dict[str, tuple[Any, ...]] = {
+    "top_p": (1,), "top_k": (None, 0), "min_p": (None, 0), "repetition_penalty": (1,), "generation_kwargs": (None, {}),
+}  # fmt: skip
+"""Options of sampling besides the temperature, and their values without effect."""
 
 
 class StepwiseTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
@@ -54,6 +61,9 @@ class StepwiseTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
         constrained: sample only answers of the wanted form.
         vision: cache of the frozen vision tower.
         **options: arguments of `GRPOTrainer`.
+
+    Raises:
+        ValueError: options of sampling that have no effect on answers of the wanted form.
 
     Attributes:
         seconds: time spent on rendering, generation, rewards and the update; evaluations do not count.
@@ -74,6 +84,13 @@ class StepwiseTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
         self.source, self.style, self._rewards = source, style, rewards
         self._min_spread, self._equal_groups_kept = min_spread, equal_groups_kept
         self._constrained, self._vision = constrained, vision
+        special = special_sampling(args)
+        self._has_plain_sampling = not special
+        if constrained and not args.use_vllm and (without_effect := [*{*special} - {"repetition_penalty"}]):
+            raise ValueError(
+                f"constrained is true, with which {without_effect[0]} has no effect, but it is "
+                f"{getattr(args, without_effect[0])}: leave out one of them."
+            )
         self._pool: list[VisitedState] = []
         self._pool_number = -1
         self._numbers: list[int] = []
@@ -85,6 +102,12 @@ class StepwiseTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
         per_generation = args.steps_per_generation * args.num_iterations
         generations = -(-args.max_steps * args.gradient_accumulation_steps // per_generation)
         args.shuffle_dataset = False
+        if args.use_vllm:
+            stops = end_tokens(options["model"], options["processing_class"])
+            bans = suppressed_in_vllm(options["processing_class"], stops)
+            args.generation_kwargs = {**bans, **(args.generation_kwargs or {})}
+            if constrained:
+                args.vllm_structured_outputs_regex = answer_pattern(KIND)
         super().__init__(
             reward_funcs=self.reward,
             train_dataset=Dataset.from_dict({"number": list(range(groups * generations))}),
@@ -94,8 +117,8 @@ class StepwiseTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
         self._banned = tuple(sorted(set(control_tokens(self.processing_class)) - set(self._stops)))
         if not self.use_vllm:
             # A sampled token of an image would mismatch the images, one of a turn would end it.
-            self.generation_kwargs["suppress_tokens"] = list(self._banned)
-            self.generation_config.suppress_tokens = list(self._banned)
+            banned = sorted({*self._banned, *self.generation_kwargs["suppress_tokens"]})
+            self.generation_kwargs["suppress_tokens"] = self.generation_config.suppress_tokens = banned
         accelerator = self.accelerator
         gather = gather_object if accelerator.num_processes > 1 else list
         source.distribute(accelerator.process_index, accelerator.num_processes, gather)
@@ -111,6 +134,10 @@ class StepwiseTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
             self.seconds[name] += time.perf_counter() - started - inner
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        with whole_weights(self.model, self.ref_model):
+            return self._score_states(inputs)
+
+    def _score_states(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._numbers = [int(row["number"]) for row in inputs]
         self._refresh_pool()
         states = [self._pool[number % len(self._pool)] for number in self._numbers]
@@ -182,8 +209,9 @@ class StepwiseTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
         return [row for row in ids for _ in range(copies)], images, fields
 
     def _shares_prompts(self) -> bool:
-        distributed = self.is_deepspeed_enabled or self.is_fsdp_enabled
-        return not self.use_vllm and not distributed and shares_prompts(self.accelerator.unwrap_model(self.model))
+        if self.use_vllm or self.is_deepspeed_enabled or self.is_fsdp_enabled or not self._has_plain_sampling:
+            return False
+        return shares_prompts(self.accelerator.unwrap_model(self.model))
 
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: dict[str, Any], *more: Any, **options: Any
@@ -226,7 +254,7 @@ class StepwiseTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
         return SamplingOptions(self.max_completion_length, temperature, self._stops, self._banned, pad)
 
     def _constraint(self, prompt_length: int) -> PatternConstraint | None:
-        if not self._constrained:
+        if not self._constrained or self.use_vllm:
             return None
         return PatternConstraint(self._tokenizer, answer_pattern(KIND), prompt_length, list(self._stops))
 
@@ -245,11 +273,16 @@ class StepwiseTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
         finally:
             del model.generate
 
-    def _get_per_token_logps_and_entropies(self, *arguments: Any, **options: Any) -> Any:
-        if self._sampled_logps is not None and not torch.is_grad_enabled() and arguments[0] is self.model:
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *more: Any, **options: Any
+    ) -> Any:
+        sampled = None if model is not self.model or torch.is_grad_enabled() else self._sampled_logps
+        if sampled is not None:
             # The sampler has computed them, with the same weights.
-            return self._sampled_logps, None, None
-        return super()._get_per_token_logps_and_entropies(*arguments, **options)
+            return torch.nn.functional.pad(sampled, (0, logits_to_keep - sampled.shape[1])), None, None
+        return super()._get_per_token_logps_and_entropies(
+            model, input_ids, attention_mask, logits_to_keep, *more, **options
+        )
 
     def _informative(self, output: dict[str, Any]) -> dict[str, Any]:
         """Returns the batch without the groups whose rewards are all equal, and counts these.
@@ -320,6 +353,11 @@ class StepwiseTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
                 "--max_grad_norm, or raise --beta; with --fp16 use --bf16."
             )
         return loss
+
+
+def special_sampling(args: GRPOConfig) -> list[str]:
+    """Returns the names of the options with which answers are not sampled from the model's own distribution."""
+    return [name for name, plain in _PLAIN_SAMPLING.items() if getattr(args, name) not in plain]
 
 
 class _Noise:
