@@ -104,7 +104,7 @@ class GrpoArguments(EpisodeArguments):
         wrong_stop: cost of a wrong "aligned" in exposures; by default that of the weights
         constrained: sample only answers of the wanted form
         freeze_vision: do not train the vision tower; its outputs are then computed once
-        eval_every: evaluate in closed loop every so many optimizer steps; 0 for never
+        eval_every: evaluate in closed loop at first and every so many optimizer steps; 0 or more than max_steps: never
         eval_episodes: episodes of each evaluation
         perception_every: check every so many optimizer steps whether the moves depend on the X-ray; 0 for never
         perception_states: states of each of these checks

@@ -78,6 +78,8 @@ class Progress(TrainerCallback):
 class Evaluation(TrainerCallback):
     """Evaluates the model in closed loop on the calibration patients, before training and every few steps.
 
+    A training that is shorter than that is not evaluated.
+
     Args:
         model: the model of the trainer.
         suite: the episodes.
@@ -100,12 +102,16 @@ class Evaluation(TrainerCallback):
         """Evaluates the start; a resumed training keeps the curve up to its checkpoint."""
         known = _read_curve(self.folder / CURVE) if state.global_step else []
         self._curve = [point for point in known if point["step"] <= state.global_step]
-        if self.steps and not self._curve:
+        self._is_short = state.max_steps < self.steps
+        if self._is_short and state.is_world_process_zero:
+            print(f"no evaluation: the training is shorter than --eval_every, {self.steps} steps", flush=True)
+        if self.steps and not self._is_short and not self._curve:
             self._evaluate(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """Evaluates the model every few steps."""
-        if self.steps and (state.global_step % self.steps == 0 or state.global_step == state.max_steps):
+        is_due = self.steps and (state.global_step % self.steps == 0 or state.global_step == state.max_steps)
+        if is_due and not self._is_short:
             self._evaluate(state)
 
     def _evaluate(self, state: Any) -> None:
