@@ -49,7 +49,7 @@ class SwappedImagesPolicy(Policy):
         size = len(observation["image"])
         if self._env is None or self._env.image_size != size:
             self._env = CArmNavEnv(patients=self._patient, image_size=size)
-        view, _ = self._env.reset(seed=int(self._rng.integers(_LARGEST_SEED)))
+        view: Any = self._env.reset(seed=int(self._rng.integers(_LARGEST_SEED)))[0]
         return self._policy.act({**observation, "image": view["image"]}, info)
 
     def description(self) -> dict[str, Any]:
