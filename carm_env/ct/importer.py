@@ -283,14 +283,39 @@ def import_ct(
         CTImportError: the CT or the landmarks cannot be used as they are.
         FileExistsError: there is an imported patient of this name and `replace` is false.
     """
+    prepare_import(name, replace=replace)
+    read, points = read_with_landmarks(path, landmarks, options, coordinate_system=coordinate_system)
+    return save_read(read, name or f"ct-{read.case[:8]}", points, replace=replace)
+
+
+def prepare_import(name: str | None, *, replace: bool = False) -> None:
+    """Checks, before a CT is read, that a patient of this name can be saved; creates the key of the case ids.
+
+    Raises:
+        ValueError: no imported patient may have this name.
+        FileExistsError: there is an imported patient of this name and `replace` is false.
+        FolderError: the data folder cannot be written.
+    """
     if name is not None and imported_folder(check_imported_name(name)).exists() and not replace:
         raise FileExistsError(
             f"an imported patient {name!r} exists already: choose another name, or replace it (--replace)."
         )
-    # Before the CT is read: a data folder that cannot be written is found at once.
     create_key()
-    read, points = read_with_landmarks(path, landmarks, options, coordinate_system=coordinate_system)
-    patient = Patient(f"{IMPORTED}:{name or 'ct-' + read.case[:8]}", read.volume, points, _card(read))
+
+
+def save_read(read: ReadCT, name: str, points: Mapping[int, NDArray[np.float64]], *, replace: bool = False) -> Imported:
+    """Saves a CT that has been read as the patient ``imported:NAME``, atomically.
+
+    Args:
+        read: the CT; its facts and assumptions go to the card.
+        name: name of the patient.
+        points: landmarks, from id to ``(3,)`` LPS mm.
+        replace: replace an imported patient of the same name.
+
+    Raises:
+        FileExistsError: there is an imported patient of this name and `replace` is false.
+    """
+    patient = Patient(f"{IMPORTED}:{name}", read.volume, points, _card(read))
     return Imported(patient, save_imported(patient, replace=replace), read.assumptions, read.notes)
 
 
