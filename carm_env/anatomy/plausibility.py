@@ -21,7 +21,8 @@ Severity = Literal["error", "warning"]
 _PAIRS = ((2, 3), (4, 5), (6, 7), (12, 13))
 _MIN_EXTENT_MM, _MAX_EXTENT_MM = 30.0, 2500.0
 _ORDER_SLACK_MM = 15.0
-_MAX_FRONTAL_STANDARD_DEVIATIONS = 4.5
+_MAX_LATERAL_STANDARD_DEVIATIONS = 4.5
+_MAX_HEIGHT_STANDARD_DEVIATIONS = 4.0
 _MAX_DEPTH_MM = 220.0
 _IN_AIR_HU = -900
 _INNER = (1, 10, 14, 2, 3, 4, 5, 6, 7, 8, 9)
@@ -71,7 +72,7 @@ def check_landmarks(points_lps_mm: Mapping[int, NDArray[np.float64]], volume: Vo
         found += _check_position(points, volume)
     # In a wrong unit or frame every distance is wrong; further findings would not help.
     if not any(item.severity == "error" for item in found):
-        found += _check_distances(points)
+        found += [*_check_heights(points), *_check_distances(points)]
     return Report(tuple(found))
 
 
@@ -158,33 +159,79 @@ def _check_position(points: Mapping[int, NDArray[np.float64]], volume: Volume) -
     return found
 
 
+def _trunk(points: Mapping[int, NDArray[np.float64]]) -> list[int]:
+    """Returns the ids of the given landmarks that do not depend on the pose of the forearms."""
+    return [item.id for item in LANDMARKS if item.id in points and item.id not in _ARMS]
+
+
+def _relative(known: list[int], number: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns weights of the flattened frontal coordinates that give positions relative to the mean of the others.
+
+    Returns:
+        Weights ``(2, 2 n)`` for the landmark `known[number]`, and ``(2 n - 2, 2 n)`` for the others.
+    """
+    count = len(known)
+    others = [index for index in range(count) if index != number]
+    mean = np.zeros((2, 2 * count))
+    for axis in range(2):
+        mean[axis, [2 * other + axis for other in others]] = 1.0 / len(others)
+    unit = np.eye(2 * count).reshape(count, 2, 2 * count)
+    return unit[number] - mean, (unit[others] - mean).reshape(-1, 2 * count)
+
+
+def _deviations(points: Mapping[int, NDArray[np.float64]], known: list[int]) -> tuple[NDArray, NDArray]:
+    """Returns the frontal coordinates minus their means in the population ``(2 n,)`` and their covariance."""
+    statistics = landmark_layout()
+    rows = [key - 1 for key in known]
+    flat = np.array([points[key][[0, 2]] for key in known])
+    columns = np.array([[2 * row, 2 * row + 1] for row in rows]).ravel()
+    return (flat - statistics.mean_mm[rows]).ravel(), statistics.covariance_mm2[np.ix_(columns, columns)]
+
+
+def _check_heights(points: Mapping[int, NDArray[np.float64]]) -> list[Finding]:
+    """Compares the height of each landmark with the height that the others let expect (conditional Gaussian)."""
+    known = _trunk(points)
+    if len(known) < 3:
+        return []
+    deviation, covariance = _deviations(points, known)
+    covariance = covariance + _VARIANCE_FLOOR_MM2 * np.eye(len(covariance))
+    found: list[tuple[float, str]] = []
+    for number, key in enumerate(known):
+        own, others = _relative(known, number)
+        weights = np.vstack([own[1:], others])
+        joint = weights @ covariance @ weights.T
+        gain = np.linalg.pinv(joint[1:, 1:], rcond=1e-9, hermitian=True) @ joint[1:, 0]
+        values = weights @ deviation
+        offset = float(values[0] - gain @ values[1:])
+        score = abs(offset) / float(np.sqrt(joint[0, 0] - gain @ joint[1:, 0]))
+        if score > _MAX_HEIGHT_STANDARD_DEVIATIONS:
+            place = "higher" if offset > 0 else "lower"
+            found.append(
+                (
+                    score,
+                    f"{landmark(key).name} is {abs(offset):.0f} mm {place} than the others let expect, {score:.1f} "
+                    "standard deviations.",
+                )
+            )
+    # One wrong landmark makes others look wrong: the worst one is named.
+    return [Finding("error", max(found)[1], "Check its height, and whether two labels are swapped.")] if found else []
+
+
 def _check_distances(points: Mapping[int, NDArray[np.float64]]) -> list[Finding]:
-    known = [item.id for item in LANDMARKS if item.id in points and item.id not in _ARMS]
+    known = _trunk(points)
     if len(known) < 2:
         return []
-    statistics = landmark_layout()
-    flat = np.array([points[key][[0, 2]] for key in known])
+    deviation, covariance = _deviations(points, known)
     found = []
-    rows = [key - 1 for key in known]
-    mean = statistics.mean_mm[rows]
-    columns = np.array([[2 * row, 2 * row + 1] for row in rows]).ravel()
-    covariance = statistics.covariance_mm2[np.ix_(columns, columns)]
     # Each landmark relative to the mean of the others, which does not depend on the position of the patient.
     for number, key in enumerate(known):
-        others = [index for index in range(len(known)) if index != number]
-        weights = np.zeros((2, len(columns)))
-        for axis in range(2):
-            weights[axis, 2 * number + axis] = 1.0
-            for other in others:
-                weights[axis, 2 * other + axis] = -1.0 / len(others)
-        offset = flat[number] - flat[others].mean(0) - (mean[number] - mean[others].mean(0))
-        std = np.sqrt(np.diag(weights @ covariance @ weights.T) + _VARIANCE_FLOOR_MM2)
-        worst = float(np.abs(offset / std).max())
-        if worst > _MAX_FRONTAL_STANDARD_DEVIATIONS:
-            left, cranial = offset
+        across = _relative(known, number)[0][0]
+        offset = float(across @ deviation)
+        score = abs(offset) / float(np.sqrt(across @ covariance @ across + _VARIANCE_FLOOR_MM2))
+        if score > _MAX_LATERAL_STANDARD_DEVIATIONS:
             text = (
-                f"{landmark(key).name} is {left:+.0f} mm (left) and {cranial:+.0f} mm (cranial) from its expected "
-                f"position relative to the others, {worst:.1f} standard deviations."
+                f"{landmark(key).name} is {offset:+.0f} mm (left) from its expected position relative to the others, "
+                f"{score:.1f} standard deviations."
             )
             found.append(Finding("warning", text, "Check its position."))
     depth_mm = np.ptp([points[key][1] for key in known])

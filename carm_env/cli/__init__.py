@@ -15,6 +15,8 @@ COMMANDS = {
     "patients list": Command("carm_env.cli.patients:list_installed", "List cohorts and installed patients."),
     "patients build": Command("carm_env.cli.patients:build", "Build the virtual patients of a cohort."),
     "patients verify": Command("carm_env.cli.patients:verify", "Compare the patients of a cohort with its manifest."),
+    "patients available": Command("carm_env.cli.patients:available", "List real CTs that can be installed by name."),
+    "patients install": Command("carm_env.cli.patients:install", "Install a real CT by name."),
     "patients show": Command("carm_env.cli.patients:show", "Draw an overview of one patient."),
     "patients card": Command("carm_env.cli.patients:card", "Print the data card of a patient."),
     "patients remove": Command("carm_env.cli.patients:remove", "Remove an imported patient."),

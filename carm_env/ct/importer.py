@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from carm_env.ct.images import read_image
 from carm_env.ct.kinds import ARCHIVE_SUFFIXES, is_image
 from carm_env.ct.landmark_files import read_landmarks
 from carm_env.ct.series import Series, Study, choice_assumptions, choose_series, dicom_files, read_series
+from carm_env.landmarks import landmark
 from carm_env.patient import Patient
 from carm_env.patient_store import IMPORTED, check_imported_name, imported_folder, save_imported
 from carm_env.system.errors import finite_number
@@ -69,7 +70,7 @@ class ReadCT:
     Attributes:
         volume: the CT with isotropic voxels along the LPS axes.
         case: keyed hash of the patient id (`carm_env.ct._identity`).
-        facts: technical facts for the card.
+        facts: technical facts for the card; of landmarks from a label map, the standard deviations of their errors.
         assumptions: what the files do not state or contradict, and how the import decided, one line each; without
             personal data. A CT that states everything has none.
         notes: findings, one line each.
@@ -229,9 +230,7 @@ def read_with_landmarks(
     read = read_ct(path, options)
     if landmarks is None:
         return read, {}
-    points, remarks, assumed = _landmarks(Path(landmarks), read.volume, coordinate_system, options.orientation)
-    read.notes.extend(remarks)
-    read.assumptions.extend(assumed)
+    points, read = _with_landmarks(read, Path(landmarks), coordinate_system, options.orientation)
     report = check_landmarks(points, read.volume)
     read.notes.extend(str(finding) for finding in report.findings)
     if report.errors and not options.accept_implausible:
@@ -284,31 +283,70 @@ def import_ct(
         CTImportError: the CT or the landmarks cannot be used as they are.
         FileExistsError: there is an imported patient of this name and `replace` is false.
     """
+    prepare_import(name, replace=replace)
+    read, points = read_with_landmarks(path, landmarks, options, coordinate_system=coordinate_system)
+    return save_read(read, name or f"ct-{read.case[:8]}", points, replace=replace)
+
+
+def prepare_import(name: str | None, *, replace: bool = False) -> None:
+    """Checks, before a CT is read, that a patient of this name can be saved; creates the key of the case ids.
+
+    Raises:
+        ValueError: no imported patient may have this name.
+        FileExistsError: there is an imported patient of this name and `replace` is false.
+        FolderError: the data folder cannot be written.
+    """
     if name is not None and imported_folder(check_imported_name(name)).exists() and not replace:
         raise FileExistsError(
             f"an imported patient {name!r} exists already: choose another name, or replace it (--replace)."
         )
-    # Before the CT is read: a data folder that cannot be written is found at once.
     create_key()
-    read, points = read_with_landmarks(path, landmarks, options, coordinate_system=coordinate_system)
-    patient = Patient(f"{IMPORTED}:{name or 'ct-' + read.case[:8]}", read.volume, points, _card(read))
+
+
+def save_read(read: ReadCT, name: str, points: Mapping[int, NDArray[np.float64]], *, replace: bool = False) -> Imported:
+    """Saves a CT that has been read as the patient ``imported:NAME``, atomically.
+
+    Args:
+        read: the CT; its facts and assumptions go to the card.
+        name: name of the patient.
+        points: landmarks, from id to ``(3,)`` LPS mm.
+        replace: replace an imported patient of the same name.
+
+    Raises:
+        FileExistsError: there is an imported patient of this name and `replace` is false.
+    """
+    patient = Patient(f"{IMPORTED}:{name}", read.volume, points, _card(read))
     return Imported(patient, save_imported(patient, replace=replace), read.assumptions, read.notes)
 
 
-def _landmarks(
-    path: Path, volume: Volume, coordinate_system: str | None, orientation: str | None
-) -> tuple[dict[int, NDArray[np.float64]], list[str], list[str]]:
-    """Returns landmarks, notes and assumptions."""
+def _with_landmarks(
+    read: ReadCT, path: Path, coordinate_system: str | None, orientation: str | None
+) -> tuple[dict[int, NDArray[np.float64]], ReadCT]:
+    """Returns landmarks, and the CT with the facts, assumptions and notes about them."""
     from carm_env.ct.label_maps import is_label_map, landmarks_from_labels
 
-    if is_label_map(path):
-        derived = landmarks_from_labels(path, volume, orientation)
-        absent = [f"no landmark {name}: {reason}" for name, reason in derived.absent.items()]
-        return dict(derived.points_lps_mm), absent, list(derived.assumptions)
-    points = read_landmarks(path, volume=volume, coordinate_system=coordinate_system)
-    if coordinate_system is None:
-        return points, [], []
-    return points, [], [f"landmarks: coordinate system {coordinate_system}, as requested"]
+    if not is_label_map(path):
+        points = read_landmarks(path, volume=read.volume, coordinate_system=coordinate_system)
+        stated = (
+            [] if coordinate_system is None else [f"landmarks: coordinate system {coordinate_system}, as requested"]
+        )
+        return points, replace(read, assumptions=[*read.assumptions, *stated])
+    derived = landmarks_from_labels(path, read.volume, orientation)
+    certainty = {landmark(key).name: std for key, std in derived.std_mm.items()}
+    notes = [
+        *(
+            f"{landmark(key).name}: {basis}; standard deviation {derived.std_mm[key]:g} mm"
+            for key, basis in derived.basis.items()
+        ),
+        *(f"no landmark {name}: {reason}" for name, reason in derived.absent.items()),
+    ]
+    facts = {**read.facts, "landmarks": "from a label map, by rule", "landmark_std_mm": certainty}
+    return dict(derived.points_lps_mm), replace(
+        read,
+        facts=facts,
+        assumptions=[*read.assumptions, *derived.assumptions],
+        notes=[*read.notes, *notes],
+    )
 
 
 def _card(read: ReadCT) -> dict[str, Any]:

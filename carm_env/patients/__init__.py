@@ -1,1 +1,1 @@
-"""Patients by name: the catalogue, cohorts, and building them ahead of their use."""
+"""Patients by name: the catalogue, cohorts, building them ahead of their use, and real CTs that are installed."""

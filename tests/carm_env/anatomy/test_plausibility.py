@@ -60,6 +60,21 @@ def test_a_landmark_far_from_the_others_is_a_warning():
     assert not report.errors and "Carina is" in str(report)
 
 
+@pytest.mark.parametrize(("key", "shift_mm"), [(14, -110.0), (10, 80.0), (12, 95.0), (4, -90.0), (1, 90.0)])
+def test_an_implausible_height_is_an_error(key, shift_mm):
+    points = {name: mean_landmarks()[name] for name in (1, 4, 5, 10, 11, 12, 13, 14)}
+    assert not check_landmarks(points).findings
+    points[key] = points[key] + [0.0, 0.0, shift_mm]
+    report = check_landmarks(points)
+    assert report.errors, str(report)
+
+
+@pytest.mark.parametrize("scale", [0.8, 1.15])
+def test_small_and_tall_people_are_plausible(scale):
+    points = {key: point * [scale, 1.0, scale] for key, point in mean_landmarks().items()}
+    assert not check_landmarks(points).errors
+
+
 def test_points_outside_the_volume_or_in_air_are_reported():
     volume = Volume.from_origin(np.full((60, 40, 80), -1000, np.int16), 10.0, (-300, 0, 1000))
     report = check_landmarks(mean_landmarks(), volume)

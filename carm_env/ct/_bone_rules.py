@@ -1,0 +1,171 @@
+"""Landmarks of bones from their masks: cranium, humeral heads, scapular angles, vertebral bodies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_env.ct._label_masks import AbsentError, LabelMasks, Structure
+
+_VAULT_MM = 90.0
+"""Height of the part of the skull that is cranium only, without face and mandible."""
+_CENTRE_BELOW_VERTEX = 0.5
+"""Depth of the centre of the vault below the vertex, in breadths of the cranium."""
+_BREADTHS_MM = (100.0, 190.0)
+_MOST_MISSING_MM = 30.0
+_HEAD_RADII_MM = (13.0, 34.0)
+"""Radii of the largest ball in a humerus that holds its head; the shaft holds balls of some 11 mm."""
+_HEAD_MM = 46.0
+"""Diameter of the humeral head."""
+_CORE = 0.85
+_BODY_CORE = 0.5
+_LEAST_BODY = 0.75
+"""Least share of a vertebral body, compared with its neighbour, from which its centre is derived."""
+_TIP_MM = 40.0
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A landmark that was derived from a mask.
+
+    Attributes:
+        point_lps_mm: ``(3,)``.
+        std_mm: standard deviation of its error, three-dimensional, mm.
+        basis: what it rests on, in a few words.
+    """
+
+    point_lps_mm: NDArray[np.float64]
+    std_mm: float
+    basis: str
+
+
+def estimate(point: NDArray[np.float64], base_mm: float, structure: Structure, basis: str) -> Estimate:
+    """Returns an estimate whose standard deviation is that of the rule and half of the coarsest voxel edge, added."""
+    return Estimate(point, float(np.hypot(base_mm, structure.spacing_mm.max() / 2)), basis)
+
+
+def cranium(masks: LabelMasks) -> Estimate:
+    """Returns the centre of the cranial vault.
+
+    It lies half of the cranium's breadth below the vertex, in the middle of its breadth and length. A vertex of which
+    up to 30 mm are cut off is completed as a ball.
+    """
+    skull = masks.structure("skull")
+    missing = _missing_vault_mm(skull) if skull.cut[1, 2] else 0.0
+    slices = max(1, round((_VAULT_MM - missing) / skull.spacing_mm[2]))
+    vault = skull.mask[:, :, -slices:]
+    spans = [np.flatnonzero(vault.any(tuple(other for other in range(3) if other != axis))) for axis in (0, 1)]
+    width = float((spans[0][-1] - spans[0][0] + 1) * skull.spacing_mm[0])
+    height = skull.mask.shape[2] * skull.spacing_mm[2] + missing
+    if not _BREADTHS_MM[0] <= width <= _BREADTHS_MM[1] or height < 0.6 * width:
+        raise AbsentError(f"the skull is cut by the border of the volume: {width:.0f} mm wide, {height:.0f} mm high")
+    if skull.cut[:, 0].any():
+        raise AbsentError("the skull is cut by the left or right border of the volume")
+    x, y = (skull.lps(np.full(3, (span[0] + span[-1]) / 2))[axis] for axis, span in enumerate(spans))
+    vertex = skull.lps(np.array(skull.mask.shape) - 1)[2] + skull.spacing_mm[2] / 2 + missing
+    point = np.array([x, y, vertex - _CENTRE_BELOW_VERTEX * width])
+    basis = "half of the cranium's breadth below the vertex"
+    if missing:
+        basis += f", of which about {missing:.0f} mm are cut off"
+    return estimate(point, 5.0 + missing / 3, skull, basis)
+
+
+def _missing_vault_mm(skull: Structure) -> float:
+    """Returns the height of the vault above the volume, from the area of the highest slice of a ball."""
+    from scipy import ndimage
+
+    area = float(skull.spacing_mm[0] * skull.spacing_mm[1])
+    filled = [ndimage.binary_fill_holes(skull.mask[:, :, k]) for k in range(skull.mask.shape[2])]
+    areas = np.array([np.count_nonzero(part) * area for part in filled])
+    largest = areas.max()
+    radius = np.sqrt(largest / np.pi)
+    missing = radius - np.sqrt(max(radius**2 - areas[-1] / np.pi, 0.0))
+    if areas[-1] > 0.6 * largest or missing > _MOST_MISSING_MM:
+        raise AbsentError("the vault of the skull is cut by the border of the volume")
+    return float(missing)
+
+
+def humeral_head(masks: LabelMasks, side: str) -> Estimate:
+    """Returns the centre of the humeral head: of the largest ball in the humerus."""
+    humerus = masks.structure(f"humerus_{side}")
+    depth = humerus.padded_depth()
+    radius = float(depth.max())
+    if not _HEAD_RADII_MM[0] <= radius <= _HEAD_RADII_MM[1]:
+        raise AbsentError(f"humerus_{side} holds no head: its largest ball has a radius of {radius:.0f} mm")
+    core = np.argwhere(depth > _CORE * radius)
+    best = np.array(np.unravel_index(int(depth.argmax()), depth.shape))
+    near = np.linalg.norm((core - best) * humerus.spacing_mm, axis=1) < radius
+    centre = core[near].mean(0)
+    room = _to_border_mm(humerus, centre)
+    if room < max(radius, _HEAD_MM / 2):
+        raise AbsentError(f"humerus_{side} is cut by the border of the volume {room:.0f} mm from its head's centre")
+    return estimate(humerus.lps(centre), 5.0, humerus, "centre of the largest ball in the humerus")
+
+
+def _to_border_mm(structure: Structure, index: NDArray[np.float64]) -> float:
+    """Returns the distance from an index to the nearest border of the volume that cuts the structure."""
+    last = np.array(structure.mask.shape) - 1
+    distances = np.array([index + 0.5, last - index + 0.5]) * structure.spacing_mm
+    return float(np.where(structure.cut, distances, np.inf).min())
+
+
+def scapular_angle(masks: LabelMasks, side: str) -> Estimate:
+    """Returns the inferior angle of a scapula: its lowest point."""
+    scapula = masks.structure(f"scapula_{side}")
+    if scapula.cut[0, 2]:
+        raise AbsentError(f"scapula_{side} is cut by the lower border of the volume")
+    tip = scapula.mask[:, :, : max(1, round(_TIP_MM / scapula.spacing_mm[2]))]
+    for axis in (0, 1):
+        touched = np.asarray(tip.any(tuple(other for other in range(3) if other != axis)))
+        if (scapula.cut[0, axis] and touched[0]) or (scapula.cut[1, axis] and touched[-1]):
+            raise AbsentError(f"scapula_{side} is cut by the border of the volume near its tip")
+    return estimate(lowest_point(scapula), 3.5, scapula, "lowest point of the scapula")
+
+
+def lowest_point(structure: Structure) -> NDArray[np.float64]:
+    """Returns the lowest point ``(3,)`` of a structure, LPS mm."""
+    x, y = np.argwhere(structure.mask[:, :, 0]).mean(0)
+    point = structure.lps(np.array([x, y, 0.0]))
+    point[2] -= structure.spacing_mm[2] / 2
+    return point
+
+
+def vertebral_body(masks: LabelMasks, name: str, neighbours: tuple[str, ...]) -> Estimate:
+    """Returns the centre of a vertebral body: of the core of the vertebra, its thickest part."""
+    vertebra = masks.structure(name)
+    core, body, radius = _body(vertebra)
+    centre = vertebra.lps(np.argwhere(core).mean(0))
+    share = 1.0
+    borders = [body[:, :, 0].any() and vertebra.cut[0, 2], body[:, :, -1].any() and vertebra.cut[1, 2]]
+    if any(borders):
+        sizes = []
+        for neighbour in neighbours:
+            try:
+                other = masks.structure(neighbour)
+            except AbsentError:
+                continue
+            # A neighbour that is cut itself says nothing.
+            if not other.cut[:, 2].any():
+                sizes.append(float(np.count_nonzero(_body(other)[1])))
+        share = float(np.count_nonzero(body)) / float(np.mean(sizes)) if sizes else 0.0
+        if share < _LEAST_BODY:
+            raise AbsentError(f"the body of {name} is cut by the border of the volume")
+    missing = max(0.0, 1.0 - share)
+    basis = "centre of the vertebral body"
+    if any(borders):
+        basis += f", of which {100 * min(share, 1.0):.0f} % are in the volume"
+    return estimate(centre, 4.0 + missing * radius, vertebra, basis)
+
+
+def _body(vertebra: Structure) -> tuple[NDArray[np.bool_], NDArray[np.bool_], float]:
+    """Returns the core of a vertebral body, the body, and the radius of the largest ball in it, mm."""
+    from scipy import ndimage
+
+    depth = vertebra.padded_depth()
+    radius = float(depth.max())
+    labels, _ = ndimage.label(depth > _BODY_CORE * radius)
+    core = labels == labels[np.unravel_index(int(depth.argmax()), depth.shape)]
+    reach = ndimage.distance_transform_edt(~core, sampling=vertebra.spacing_mm)
+    return core, vertebra.mask & (reach <= _BODY_CORE * radius + vertebra.spacing_mm.max()), radius
