@@ -15,7 +15,7 @@ _CENTRE_BELOW_VERTEX = 0.5
 """Depth of the centre of the vault below the vertex, in breadths of the cranium."""
 _BREADTHS_MM = (100.0, 190.0)
 _MOST_MISSING_MM = 30.0
-_HEAD_RADII_MM = (13.0, 34.0)
+_HEAD_RADII_MM = (12.0, 34.0)
 """Radii of the largest ball in a humerus that holds its head; the shaft holds balls of some 11 mm."""
 _HEAD_MM = 46.0
 """Diameter of the humeral head."""

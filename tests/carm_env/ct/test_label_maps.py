@@ -41,7 +41,7 @@ WITHIN_MM = {
 PATIENTS = {
     "average": PatientParameters(),
     "old": PatientParameters(
-        arms="sides", scale=0.95, thorax_depth=1.2, kyphosis_deg=25.0, scoliosis_mm=15.0, degeneration=0.8, heart=1.1
+        arms="raised", scale=0.95, thorax_depth=1.2, kyphosis_deg=25.0, scoliosis_mm=15.0, degeneration=0.8, heart=1.1
     ),
 }
 
