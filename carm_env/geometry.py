@@ -306,7 +306,9 @@ def planar_displacement_mm(pose: CArmPose, points_lps_mm: ArrayLike) -> FloatArr
     (cranial in a frontal view).
     """
     offsets = np.asarray(points_lps_mm, dtype=float) - np.asarray(pose.isocenter_lps_mm)
-    return offsets @ _image_plane_lps(pose.alpha_deg, pose.beta_deg, pose.projection)
+    plane = _image_plane_lps(pose.alpha_deg, pose.beta_deg, pose.projection)
+    # Not a matrix product: on some processors its last bit depends on the number of points.
+    return offsets[..., :1] * plane[0] + offsets[..., 1:2] * plane[1] + offsets[..., 2:] * plane[2]
 
 
 @lru_cache(maxsize=1024)

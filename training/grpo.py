@@ -352,10 +352,11 @@ def _train(
     learning = sum(value.numel() for value in trainer.model.parameters() if value.requires_grad)
     print(f"{start.name}: {count / 1e6:.1f} M parameters, {learning / 1e6:.1f} M of them are trained", flush=True)
     started = time.perf_counter()
+    # Read now: a training can remove the checkpoint from which it goes on.
+    first = checkpoint_step(checkpoint) if checkpoint else 0
     fit(trainer, checkpoint)
     minutes = (time.perf_counter() - started) / 60
-    steps = trainer.state.global_step - (checkpoint_step(checkpoint) if checkpoint else 0)
-    figures = {"minutes": minutes, **speed(steps, getattr(trainer, "seconds", {}))}
+    figures = {"minutes": minutes, **speed(trainer.state.global_step - first, getattr(trainer, "seconds", {}))}
     save_model(trainer, start, folder)
     if not trainer.accelerator.is_main_process:
         return TrainingResult(training=figures)

@@ -193,7 +193,7 @@ def save(folder: Path, model, tokenizer, image_processor, processor_class: str) 
     path = folder / "preprocessor_config.json"
     found = json.loads(path.read_text())
     path.write_text(json.dumps({**found, "processor_class": processor_class}))
-    (folder / "chat_template.jinja").write_text(tokenizer.chat_template)
+    (folder / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")
     return folder
 
 
