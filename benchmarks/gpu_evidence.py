@@ -93,7 +93,8 @@ def list_parts(work: Path, has_gpu: bool) -> list[Part]:
         training("rl", *agent, "--timesteps", str(STEPS), "--out", str(work / "rl")),
         training("sft", "--dataset", views, "--max_steps", str(STEPS), "--test_views", "16", *larger,
                  "--output_dir", str(work / "sft"), "--report_to", "none"),
-        training("grpo", "--model_name_or_path", str(work / "sft"), *patients, "--max_steps", str(GRPO_STEPS),
+        training("grpo", "--config", str(ROOT / "training/configs/grpo_embedded.yaml"),
+                 "--model_name_or_path", str(work / "sft"), *patients, "--max_steps", str(GRPO_STEPS),
                  "--eval_every", "0", "--perception_every", "0", "--test_episodes", "0",
                  "--output_dir", str(work / "grpo"), "--report_to", "none"),
     ]  # fmt: skip

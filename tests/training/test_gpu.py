@@ -49,7 +49,8 @@ def test_the_embedded_language_model_is_fine_tuned_and_reinforced(small_patients
         return {"total": np.array([float(len(text) % 7) for text in texts]), "regret": np.zeros(len(texts))}
 
     monkeypatch.setattr(grpo, "step_rewards", by_length)
-    arguments = [*patients[:4], "--calibration", small_patients[2], "--model_name_or_path", str(tmp_path / "o"),
+    arguments = [*patients[:4], "--config", str(grpo.DEFAULT_CONFIG), "--calibration", small_patients[2],
+                 "--model_name_or_path", str(tmp_path / "o"),
                  "--image_size", "32", "--max_steps", "2", "--per_device_train_batch_size", "8",
                  "--num_generations", "4", "--refresh_steps", "1", "--max_completion_length", "64",
                  "--start_share", "1", "--eval_every", "0", "--perception_every", "0", "--test_episodes", "0",
