@@ -84,8 +84,8 @@ class RewardWeights:
     wrong_stop: int = MAX_EPISODE_STEPS
     form: float = 0.1
     context: float = 0.1
-    reasons_true: float = 0.1
-    reasons_relevant: float = 0.1
+    reasons_true: float = 0.3
+    reasons_relevant: float = 0.3
     length: float = 0.1
     outcome: float = 1.0
     free_characters: int = 900

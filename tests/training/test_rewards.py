@@ -235,7 +235,7 @@ def test_the_parts_of_a_true_answer():
     assert rewards["reasons_true"].tolist() == [1, 0, 0, 0]
     assert rewards["length"].tolist() == [0, 0, 0, 0]
     assert rewards[TOTAL][1:].tolist() == pytest.approx([-1.9, -2, -2])
-    assert rewards[TOTAL][0] == pytest.approx(0.3 + 0.1 * rewards["reasons_relevant"][0])
+    assert rewards[TOTAL][0] == pytest.approx(0.5 + 0.3 * rewards["reasons_relevant"][0])
 
 
 def test_a_lenient_reading_moves_but_lacks_the_form():
@@ -255,7 +255,7 @@ def test_reasons_are_relevant_where_they_imply_the_best_move():
     state = State(displacement, np.arange(N_LANDMARKS) == 10, 11, np.array([[-300, -300], [300, 300]]), 20)
     rewards = step_rewards([true_text(state)], [state])
     assert rewards["reasons_relevant"].tolist() == [1]
-    assert rewards[TOTAL].tolist() == pytest.approx([0.4])
+    assert rewards[TOTAL].tolist() == pytest.approx([0.8])
 
 
 def test_length_is_free_punished_and_bounded():
