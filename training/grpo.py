@@ -24,7 +24,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,17 +32,15 @@ from typing import Any
 from carm_env.chat_models.specification import ModelSpecification
 from carm_env.envs.scene import load_scene
 from carm_env.evaluation.provenance import save_measurement
-from carm_env.geometry import CArmGeometry, check_image_size
+from carm_env.geometry import CArmGeometry
 from carm_env.language.prompts import PROMPT_VERSIONS, STYLES, prompt_hash
 from carm_env.patient import Patient
 from carm_env.patients.build import default_workers, prepare_patients
 from carm_env.patients.catalogue import expand_patients
-from carm_env.system.errors import UnknownNameError
 from carm_env.system.extras import optional_imports
 from carm_env.system.files import write_json, write_text
 from carm_env.system.threads import limit_threads
 from carm_env.xray.settings import XRaySettings
-from policies.checkpoint import SHIPPED
 from policies.local_model import LocalModel
 from policies.mllm import KIND
 from policies.model_folders import model_folder, without_hub
@@ -52,119 +50,31 @@ from training._support.answering import AnsweringModel
 from training._support.card import model_card
 from training._support.closed_loop import ClosedLoopSuite
 from training._support.episode_budget import answer_tokens
-from training._support.episode_mode import EpisodeArguments, make_episode_trainer
+from training._support.episode_mode import make_episode_trainer
 from training._support.episode_reports import report_episode
 from training._support.episode_trainer import EpisodeTrainer
+from training._support.grpo_arguments import MODES, GrpoArguments, read_arguments, reward_weights
 from training._support.grpo_callbacks import Evaluation, PerceptionAlarm, Progress
 from training._support.grpo_checks import check_answer_length, check_batches, check_images, check_start
 from training._support.grpo_comparison import compare_models
 from training._support.grpo_states import StateSource, uniform_suite
 from training._support.grpo_trainer import StepwiseTrainer
-from training._support.perception import MIN_STATES
 from training._support.processes import is_main_process, one_training
 from training._support.script import TrainingResult, print_result
 from training._support.sharding import is_sharded, whole_weights
 from training._support.trainer_checkpoints import checkpoint_step, checkpoint_to_resume, files_at_once
-from training._support.trl_arguments import read_trl_arguments
 from training._support.trl_models import load_pretrained, new_adapter
 from training._support.trl_training import fit, run_trl_script
-from training.rewards import RewardWeights, State, step_rewards
+from training.rewards import State, step_rewards
 
 with optional_imports("grpo", "Reinforcement learning of a language model"), without_hub():
     from accelerate.utils import gather_object
     from transformers import PrinterCallback, ProgressCallback
     from trl import GRPOConfig, GRPOTrainer, ModelConfig
 
-DEFAULT_CONFIG = Path(__file__).parent / "configs" / "grpo_embedded.yaml"
-MULTI_TURN_CONFIG = DEFAULT_CONFIG.with_name("grpo_embedded_multi_turn.yaml")
-MODES = ("step_wise", "multi_turn")
-SHIPPED_START = "shipped"
-"""Name of the start that ships, in place of a folder."""
 _SMALL_PARAMETERS = 20_000_000
 _CALIBRATION_SEED, _TEST_SEED = 101, 12
 _VIEWS_FOR_LENGTH = 32
-
-
-@dataclass(frozen=True)
-class GrpoArguments(EpisodeArguments):
-    """States, rewards and evaluation of the training, besides TRL's own arguments.
-
-    Attributes:
-        mode: step_wise (every state is a prompt) or multi_turn (whole episodes are rollouts)
-        style: style of the prompts; by default the one that the start was fine-tuned with, or full
-        train: patients to visit states of, separated by commas
-        calibration: patients for the evaluations during training
-        test: patients for the comparison with the start, never trained on
-        image_size: side of the X-rays, pixels; the model's processor resizes them
-        refresh_steps: optimizer steps after which the model visits new states
-        start_share: share of uniform starts of episodes among the states
-        min_spread: rewards of a group that differ by less count as equal
-        equal_groups_kept: share of the groups with equal rewards that stay in the update
-        rewards: YAML file with the weights of the reward; by default those of training/configs/rewards.yaml
-        wrong_stop: cost of a wrong "aligned" in exposures; by default that of the weights
-        constrained: sample only answers of the wanted form
-        freeze_vision: do not train the vision tower; its outputs are then computed once
-        eval_every: evaluate in closed loop at first and every so many optimizer steps; 0 or more than max_steps: never
-        eval_episodes: episodes of each evaluation
-        perception_every: check every so many optimizer steps whether the moves depend on the X-ray; 0 for never
-        perception_states: states of each of these checks
-        stop_when_blind: stop with an error if the model no longer looks
-        example_episodes: episodes of each evaluation to save as GIF and to show in the tracker of --report_to
-        test_episodes: episodes of the comparison with the start at the end; 0 for no comparison
-        json: file to write the results to
-    """
-
-    mode: str = "step_wise"
-    style: str = ""
-    train: str = "wide/calibration"
-    calibration: str = "standard/calibration"
-    test: str = "standard/test"
-    image_size: int = 256
-    refresh_steps: int = 4
-    start_share: float = 0.25
-    min_spread: float = 0.0
-    equal_groups_kept: float = 0.0
-    rewards: str = ""
-    wrong_stop: int = 0
-    constrained: bool = False
-    freeze_vision: bool = True
-    eval_every: int = 25
-    eval_episodes: int = 60
-    perception_every: int = 25
-    perception_states: int = 64
-    stop_when_blind: bool = False
-    example_episodes: int = 1
-    test_episodes: int = 100
-    json: str = ""
-
-    def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise UnknownNameError("mode", self.mode, MODES)
-        if self.style and self.style not in STYLES:
-            raise UnknownNameError("style of prompts", self.style, STYLES)
-        check_image_size(self.image_size)
-        for name in ("wrong_stop", "eval_every", "perception_every", "example_episodes", "test_episodes"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more.")
-        for name in ("refresh_steps", "eval_episodes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1.")
-        if self.perception_states < MIN_STATES:
-            raise ValueError(f"perception_states is {self.perception_states}, expected at least {MIN_STATES}.")
-        names = {
-            split: {name.partition("?")[0] for name in expand_patients(getattr(self, split).split(","))}
-            for split in ("train", "calibration", "test")
-        }
-        for one, other in (("train", "calibration"), ("train", "test"), ("calibration", "test")):
-            if shared := sorted(names[one] & names[other]):
-                raise ValueError(
-                    f"{', '.join(shared)} of {other} is also in {one}: choose other patients for one of them."
-                )
-        if not self.min_spread >= 0:
-            raise ValueError(f"min_spread is {self.min_spread}, expected 0 or more.")
-        for name in ("start_share", "equal_groups_kept"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1.")
 
 
 @dataclass(frozen=True)
@@ -184,25 +94,6 @@ class Start:
     style: str
     model: Any
     processor: Any
-
-
-def read_arguments(given: Sequence[str]) -> tuple[GrpoArguments, GRPOConfig, ModelConfig]:
-    """Reads our arguments and TRL's, see `read_trl_arguments`; also raises ValueError for groups that are not whole."""
-    words = [word for text in given for word in text.split("=", 1)]
-    is_multi_turn = ("--mode", MODES[1]) in zip(words, words[1:], strict=False)
-    config = MULTI_TURN_CONFIG if is_multi_turn else DEFAULT_CONFIG
-    try:
-        arguments, training, model = read_trl_arguments(given, GrpoArguments, GRPOConfig, config)
-    except ValueError as error:
-        if "must be divisible by num_generations" not in str(error):
-            raise
-        raise ValueError(
-            f"{error} Change num_generations, the size of a group, or per_device_train_batch_size: the answers that "
-            "are sampled at a time must be whole groups."
-        ) from error
-    if model.model_name_or_path == SHIPPED_START:
-        model.model_name_or_path = str(SHIPPED / KIND)
-    return arguments, training, model
 
 
 def load_start(arguments: GrpoArguments, model_arguments: ModelConfig) -> Start:
@@ -297,12 +188,6 @@ def make_multi_turn_trainer(
         image_size=arguments.image_size, weights=reward_weights(arguments), vision=vision_cache(arguments, start),
         peft_config=adapter_config(arguments, model_arguments, start),
     )  # fmt: skip
-
-
-def reward_weights(arguments: GrpoArguments) -> RewardWeights:
-    """Returns the weights of the reward."""
-    weights = RewardWeights.from_yaml(Path(arguments.rewards)) if arguments.rewards else RewardWeights()
-    return replace(weights, wrong_stop=arguments.wrong_stop) if arguments.wrong_stop else weights
 
 
 def vision_cache(arguments: GrpoArguments, start: Start) -> VisionCache | None:

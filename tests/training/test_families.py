@@ -1,8 +1,6 @@
 """Recipes of all model families of the paper, on tiny models of the real classes with the real chat templates."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +15,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 pytest.importorskip("peft")
 
-_path = Path(__file__).parent / "tiny_models.py"
-_spec = importlib.util.spec_from_file_location("tiny_models", _path)
-tiny_models = importlib.util.module_from_spec(_spec)
-sys.modules["tiny_models"] = tiny_models
-_spec.loader.exec_module(tiny_models)
+import tiny_models  # noqa: E402
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 FAMILIES = list(tiny_models.TINY)

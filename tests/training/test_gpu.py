@@ -30,6 +30,7 @@ def test_networks_learn_in_mixed_precision(script, small_patients, tmp_path):
 def test_the_embedded_language_model_is_fine_tuned_and_reinforced(small_patients, tmp_path, monkeypatch):
     pytest.importorskip("trl")
     from training import conformal, grpo, sft
+    from training._support.grpo_arguments import DEFAULT_CONFIG
 
     patients = ["--train", ",".join(small_patients[:2]), "--test", small_patients[3], "--views_per_patient", "64",
                 "--workers", "1"]  # fmt: skip
@@ -49,7 +50,7 @@ def test_the_embedded_language_model_is_fine_tuned_and_reinforced(small_patients
         return {"total": np.array([float(len(text) % 7) for text in texts]), "regret": np.zeros(len(texts))}
 
     monkeypatch.setattr(grpo, "step_rewards", by_length)
-    arguments = [*patients[:4], "--config", str(grpo.DEFAULT_CONFIG), "--calibration", small_patients[2],
+    arguments = [*patients[:4], "--config", str(DEFAULT_CONFIG), "--calibration", small_patients[2],
                  "--model_name_or_path", str(tmp_path / "o"),
                  "--image_size", "32", "--max_steps", "2", "--per_device_train_batch_size", "8",
                  "--num_generations", "4", "--refresh_steps", "1", "--max_completion_length", "64",

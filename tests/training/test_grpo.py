@@ -34,6 +34,7 @@ from policies.local_model import LocalModel  # noqa: E402
 from policies.vision_cache import VisionCache, can_be_cached, freeze_vision, vision_tower  # noqa: E402
 from training import grpo  # noqa: E402
 from training._support.conversations import without_images  # noqa: E402
+from training._support.grpo_arguments import DEFAULT_CONFIG  # noqa: E402
 from training._support.grpo_checks import check_answer_length, check_images  # noqa: E402
 from training._support.grpo_states import StateSource  # noqa: E402
 from training._support.grpo_trainer import StepwiseTrainer  # noqa: E402
@@ -84,7 +85,7 @@ WORDS = (
 
 def run(start, out, patients, *words):
     return grpo.main(
-        [*WORDS, "--config", str(grpo.DEFAULT_CONFIG), "--model_name_or_path", str(start), "--output_dir", str(out),
+        [*WORDS, "--config", str(DEFAULT_CONFIG), "--model_name_or_path", str(start), "--output_dir", str(out),
          "--train", ",".join(patients[:2]), "--calibration", patients[2], "--test", patients[3], *map(str, words)]
     )  # fmt: skip
 
@@ -168,7 +169,7 @@ sys.exit(grpo.main(sys.argv[1:]))
 def test_two_processes_have_the_loss_of_one_with_the_doubled_batch(start, small_patients, tmp_path, differing_rewards):
     def words(out, batch):
         return [
-            *WORDS, "--config", str(grpo.DEFAULT_CONFIG), "--model_name_or_path", str(start), "--output_dir", str(out),
+            *WORDS, "--config", str(DEFAULT_CONFIG), "--model_name_or_path", str(start), "--output_dir", str(out),
             "--train", ",".join(small_patients[:2]), "--max_steps", "1", "--per_device_train_batch_size", str(batch),
             "--save_strategy", "steps", "--save_steps", "1", "--start_share", "0.25",
         ]  # fmt: skip

@@ -1,8 +1,6 @@
 """Reinforcement learning with the recipes of large models, on tiny models of the real classes."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +10,12 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 pytest.importorskip("peft")
 
+import tiny_models  # noqa: E402
+
 from policies.local_model import LocalModel  # noqa: E402
 from policies.vision_cache import can_be_cached, freeze_vision, vision_tower  # noqa: E402
 from training import grpo  # noqa: E402
 from training._support import grpo_checks  # noqa: E402
-
-_path = Path(__file__).parent / "tiny_models.py"
-_spec = importlib.util.spec_from_file_location("tiny_models", _path)
-tiny_models = importlib.util.module_from_spec(_spec)
-sys.modules["tiny_models"] = tiny_models
-_spec.loader.exec_module(tiny_models)
 
 CONFIGS = Path(grpo.__file__).parent / "configs"
 RECIPES = {

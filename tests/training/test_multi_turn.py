@@ -1,9 +1,6 @@
 """Whole episodes as rollouts, on the embedded model and on tiny models of the real classes."""
 
-import importlib.util
-import sys
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +13,7 @@ from carm_env.language.chat import ChatCArm
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
+import tiny_models  # noqa: E402
 from transformers.utils.chat_template_utils import render_jinja_template  # noqa: E402
 from trl import GRPOConfig  # noqa: E402
 
@@ -27,12 +25,6 @@ from training._support.episode_budget import EpisodeBudget, episode_budget  # no
 from training._support.episode_prompts import PromptEncoder, with_tool_turns  # noqa: E402
 from training._support.episode_trainer import EpisodeTrainer, end_tokens, episode_rows, spread  # noqa: E402
 from training._support.multi_turn import EpisodeEnvironment, EpisodeSettings, total_reward  # noqa: E402
-
-_path = Path(__file__).parent / "tiny_models.py"
-_spec = importlib.util.spec_from_file_location("tiny_models", _path)
-tiny_models = importlib.util.module_from_spec(_spec)
-sys.modules["tiny_models"] = tiny_models
-_spec.loader.exec_module(tiny_models)
 
 FAMILIES = {
     "embedded": None, "gemma3": tiny_models.tiny_gemma3, "qwen2_5_vl": tiny_models.tiny_qwen2_5_vl,
@@ -411,7 +403,8 @@ def test_tool_results_are_rendered_as_user_turns(name):
 
 
 def test_the_script_trains_on_whole_episodes(small_patients, tmp_path, capsys):
-    from training.grpo import MULTI_TURN_CONFIG, main
+    from training._support.grpo_arguments import MULTI_TURN_CONFIG
+    from training.grpo import main
 
     folder, out = tiny_models.tiny_gemma3(tmp_path / "tiny"), tmp_path / "out"
     words = ["--config", MULTI_TURN_CONFIG, "--model_name_or_path", folder, "--style", "compact", "--max_steps", 1,
