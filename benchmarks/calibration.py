@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks._support.policy_argument import checkpoint_of
+from benchmarks._support.region_coverage import predict_views
 from carm_env.evaluation.intervals import estimate
 from carm_env.evaluation.metrics import estimates_by_landmark
 from carm_env.evaluation.plots import drawing
@@ -27,11 +28,9 @@ from carm_env.landmarks import LANDMARKS
 from carm_env.patients.build import default_workers, prepare_patients
 from carm_env.patients.catalogue import expand_patients
 from carm_env.system.command_line import run_script
-from carm_env.views.sample import ViewOptions, render_views
 from policies.conformal import KIND, DisplacementRegressor
 from policies.regions import nonconformity
 
-_IMAGE_SIZE = 256
 _SHARES = (0.25, 0.5, 0.75, 0.9, 1.0)
 
 
@@ -66,15 +65,12 @@ def measure(regressor: DisplacementRegressor, patients: Sequence[str], views: in
         seed: draws the views.
     """
     scores, widths, errors, owners, closest = [], [], [], [], []
-    for name in patients:
-        rendered = list(render_views(name, ViewOptions(views, _IMAGE_SIZE, seed=seed)))
-        prediction = regressor.predict(np.stack([view.image for view in rendered]))
-        truth = np.stack([view.labels.displacement_mm for view in rendered])
-        scores.append(nonconformity(prediction, truth))
-        widths.append(np.sqrt(prediction.std_mm.prod(-1)))
-        errors.append(np.hypot(*np.moveaxis(prediction.mean_mm - truth, -1, 0)))
-        closest += [view.labels.closest_landmarks[0] - 1 for view in rendered]
-        owners += [name] * len(rendered)
+    for found in predict_views(regressor, patients, views, seed):
+        scores.append(nonconformity(found.prediction, found.truth_mm))
+        widths.append(np.sqrt(found.prediction.std_mm.prod(-1)))
+        errors.append(np.hypot(*np.moveaxis(found.prediction.mean_mm - found.truth_mm, -1, 0)))
+        closest += (found.closest - 1).tolist()
+        owners += [found.patient] * len(found.closest)
     score, width, error = np.concatenate(scores), np.concatenate(widths), np.concatenate(errors)
     present = np.isfinite(score)
     rows, columns = np.nonzero(present)

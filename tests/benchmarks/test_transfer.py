@@ -1,0 +1,72 @@
+"""The comparison of policies between groups of patients."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import transfer
+from carm_env.evaluation.results import read_results
+from carm_env.system.command_line import run_script
+from carm_env.views.sample import ViewOptions, render_views
+from policies.conformal import DisplacementRegressor
+from policies.regions import nonconformity
+
+
+def main(*words):
+    return run_script(transfer.run, transfer.Arguments, given=[str(word) for word in words])
+
+
+def test_every_policy_has_a_score_for_every_group(small_patients, tmp_path, capsys):
+    groups = small_patients[:2]
+    words = ["--policies", "oracle", "conformal", "random", "--groups", *groups, "--episodes", 3, "--views", 4,
+             "--workers", 1, "--out", tmp_path / "out", "--json", tmp_path / "t.json"]  # fmt: skip
+    assert main(*words) == 0
+    found = json.loads((tmp_path / "t.json").read_text())
+    assert list(found) == ["oracle", "conformal", "random", "run"]
+    assert all(list(found[policy]) == list(groups) for policy in ("oracle", "conformal", "random"))
+    oracle, random = found["oracle"][groups[0]], found["random"][groups[0]]
+    assert oracle["success"] == 1 and oracle["interval"][1] == 1 and oracle["wrong"] == oracle["handed_back"] == 0
+    assert oracle["coverage_90"] is None and random["coverage_90"] is None
+    assert random["success"] < 1 and random["suite_hash"] == oracle["suite_hash"]
+    table = capsys.readouterr().out.rpartition("\n\n")[2]
+    assert table.count("\n") == 2 + 2 * 3 and groups[1] in table
+
+    # The shares are those of the episodes, and the coverage that of the same views.
+    rows, errors = read_results(tmp_path / "out" / "imported_one" / "episodes.jsonl")
+    outcomes = [row.outcome for row in rows if row.policy == "conformal"]
+    score = found["conformal"][groups[0]]
+    assert not errors and len(outcomes) == 3
+    for name, outcome in (("success", "success"), ("wrong", "misaligned"), ("handed_back", "abstained")):
+        assert score[name] == pytest.approx(outcomes.count(outcome) / 3)
+    views = list(render_views(groups[0], ViewOptions(4, 256, seed=1)))
+    regressor = DisplacementRegressor()
+    prediction = regressor.predict(np.stack([view.image for view in views]))
+    scores = nonconformity(prediction, np.stack([view.labels.displacement_mm for view in views]))
+    assert score["coverage_90"] == pytest.approx((scores <= regressor.radius_at(0.9)).mean())
+
+
+def test_a_run_is_resumed(small_patients, tmp_path, capsys):
+    words = ["--policies", "oracle", "--groups", small_patients[0], "--views", 0, "--workers", 1, "--out",
+             tmp_path / "out", "--resume"]  # fmt: skip
+    assert main(*words, "--episodes", 1) == 0
+    assert main(*words, "--episodes", 2) == 0
+    assert "Episodes: 2 (1 already done)" in capsys.readouterr().out
+
+
+def test_real_cts_that_are_not_installed_are_named(small_patients, capsys):
+    assert transfer.default_groups() == transfer.VIRTUAL_GROUPS
+    assert "install it with `carm-env patients install lidc-0001`" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--views", -1], "--views is -1, expected 0 or more"),
+        (["--groups", "nobody"], "nobody"),
+        (["--groups", "standard/test", "standard/test"], "expected each group once"),
+        (["--policies", "orakel", "--groups", "virtual:0"], "oracle"),
+    ],
+)
+def test_bad_input_is_named(words, message, small_patients, tmp_path, script_error):
+    assert message in script_error(transfer, *words, "--out", tmp_path / "out")
