@@ -433,7 +433,7 @@ def test_weights_are_read_from_a_file(tmp_path):
         ("form: much", "form is 'much', expected a finite number"),
         ("form: true", "form is True, expected a finite number"),
         ("form: .nan", "weights.yaml"),
-        ("form: 0.7", "add up to 1.1, expected less than regret, which is 1"),
+        ("form: 0.7", "add up to 1.5, expected less than regret, which is 1"),
         ("regret: 0", "expected less than regret, which is 0"),
         ("free_characters: 1800", "longest_characters is 1800, expected more than free_characters"),
         ("[1, 2]", "weights.yaml"),
