@@ -14,7 +14,7 @@ angles are a longitude and a latitude of the detector, which is the other order:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -88,9 +88,49 @@ class CArmGeometry:
         """Side of the square at the isocentre that the detector shows."""
         return self.detector_mm / self.magnification
 
+    def field_of_view_at_mm(self, behind_mm: float) -> float:
+        """Returns the side of the square that the detector shows in a plane across the beam, mm.
+
+        Args:
+            behind_mm: distance of the plane from the isocentre towards the detector; negative towards the source.
+
+        >>> round(DEFAULT_GEOMETRY.field_of_view_at_mm(0.0)), round(DEFAULT_GEOMETRY.field_of_view_at_mm(120.0))
+        (155, 190)
+        """
+        return self.field_of_view_mm * (1 + behind_mm / self.source_isocenter_mm)
+
 
 DEFAULT_GEOMETRY = CArmGeometry()
 """The C-arm of the paper, DeepDRR's ``MobileCArm``."""
+
+DEFAULT_ISOCENTER_DEPTH_MM = 0.0
+"""Isocentre in the middle of the body: the detector shows 155 mm of it. The shipped policies learned this view."""
+PAPER_ISOCENTER_DEPTH_MM = 120.0
+"""Isocentre in front of the middle of the body, as in the paper's frames: the detector shows 190 mm of the body.
+
+Measured by ``benchmarks/field_of_view.py``.
+"""
+MAX_ISOCENTER_DEPTH_MM = 250.0
+
+
+def check_isocenter_depth(value: float) -> float:
+    """Returns `value`, the depth of the isocentre in mm, as a float.
+
+    The depth is the distance from the point where the central ray meets the plane at mid-depth of the body
+    (`carm_env.patient.Patient.mid_depth_mm`) to the isocentre, along the central ray. Positive depths are towards the
+    source: the C-arm is shifted so that its detector is nearer to the body and shows more of it. In a frontal ``"AP"``
+    view the isocentre is then in front of the middle of the body, at ``y = mid_depth_mm - depth``; in ``"PA"`` behind.
+
+    Raises:
+        ValueError: `value` is not a number from -250 to 250: source and detector must stay outside the body.
+    """
+    depth = finite_number("isocenter_depth_mm", value)
+    if abs(depth) > MAX_ISOCENTER_DEPTH_MM:
+        raise ValueError(
+            f"isocenter_depth_mm is {value!r}, expected -{MAX_ISOCENTER_DEPTH_MM:g} to {MAX_ISOCENTER_DEPTH_MM:g} mm: "
+            "beyond that the source or the detector would be in the body."
+        )
+    return depth
 
 
 @dataclass(frozen=True)
@@ -137,6 +177,20 @@ class CArmPose:
         Columns are counted to the right, rows downwards; the central ray runs from the source to the detector.
         """
         return _axes_lps(self.alpha_deg, self.beta_deg, self.projection)
+
+    def towards_source(self, distance_mm: float) -> CArmPose:
+        """Returns the pose of the same C-arm, shifted along the central ray by `distance_mm` towards the source.
+
+        The central ray stays the same line, and so do displacements across the beam; the detector comes nearer to the
+        body and shows more of it.
+
+        >>> CArmPose((5.0, 170.0, 1500.0)).towards_source(120.0).isocenter_lps_mm
+        (5.0, 50.0, 1500.0)
+        """
+        if not distance_mm:
+            return self
+        ray = self.axes_lps()[2]
+        return replace(self, isocenter_lps_mm=tuple(np.asarray(self.isocenter_lps_mm) - distance_mm * ray))
 
 
 @lru_cache(maxsize=1024)

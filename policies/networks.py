@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_env.geometry import CArmGeometry
+from carm_env.geometry import DEFAULT_GEOMETRY, DEFAULT_ISOCENTER_DEPTH_MM
 from carm_env.landmarks import N_LANDMARKS
 from carm_env.system.errors import UnknownNameError
 from carm_env.system.extras import optional_imports
@@ -118,8 +118,9 @@ def _resnet(embedding: int, channels: tuple[int, ...], depths: tuple[int, ...], 
 class DisplacementNetwork(nn.Module):
     """Predicts the displacements from the middle of an X-ray to all landmarks.
 
-    Displacements are to the left and cranially, at the depth of the isocentre, for the default C-arm. Each cell of the
-    ResNet's last map predicts them relative to itself; the result is their weighted mean over the map.
+    Displacements are to the left and cranially, at mid-depth of the body, for the default C-arm and the default depth
+    of its isocentre. Each cell of the ResNet's last map predicts them relative to itself; the result is their weighted
+    mean over the map.
 
     Args:
         architecture: name in `ARCHITECTURES`.
@@ -130,9 +131,9 @@ class DisplacementNetwork(nn.Module):
 
     def __init__(self, architecture: str) -> None:
         super().__init__()
-        shape, geometry = find_architecture(architecture), CArmGeometry()
+        shape = find_architecture(architecture)
         self._local_contrast = shape.local_contrast
-        self._field = geometry.detector_mm / geometry.magnification / SCALE_MM
+        self._field = DEFAULT_GEOMETRY.field_of_view_at_mm(DEFAULT_ISOCENTER_DEPTH_MM) / SCALE_MM
         self.resnet = _resnet(shape.embedding, shape.channels, shape.depths, 1 + shape.local_contrast)
         self.n_features = shape.channels[-1]
         self.head = nn.Conv2d(self.n_features, _OUTPUTS_PER_LANDMARK * N_LANDMARKS, 1)

@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from carm_env.envs.episode import landmark_lps_mm
-from carm_env.geometry import CArmPose
+from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM, CArmPose
 from carm_env.patient import Patient
 
 
 @dataclass(frozen=True)
 class View:
-    """A C-arm pose relative to a landmark.
+    """A C-arm pose relative to a landmark, which is on the central ray of the unshifted view.
 
     Attributes:
         caption: name of the view.
-        landmark: name of the landmark at the isocenter.
-        left_mm: shift of the isocenter to the patient's left.
-        cranial_mm: shift of the isocenter towards the head.
+        landmark: name of the landmark.
+        left_mm: shift to the patient's left.
+        cranial_mm: shift towards the head.
         alpha_deg: LAO/RAO angle.
         beta_deg: CRAN/CAUD angle.
     """
@@ -29,11 +29,16 @@ class View:
     alpha_deg: float = 0.0
     beta_deg: float = 0.0
 
-    def pose(self, patient: Patient) -> CArmPose:
-        """Returns the pose of the C-arm for a patient."""
+    def pose(self, patient: Patient, isocenter_depth_mm: float = DEFAULT_ISOCENTER_DEPTH_MM) -> CArmPose:
+        """Returns the pose of the C-arm for a patient.
+
+        Args:
+            patient: the patient.
+            isocenter_depth_mm: depth of the isocentre (`carm_env.geometry.check_isocenter_depth`).
+        """
         x, _, z = landmark_lps_mm(patient, self.landmark)
         isocenter = (x + self.left_mm, patient.mid_depth_mm, z + self.cranial_mm)
-        return CArmPose(isocenter, self.alpha_deg, self.beta_deg)
+        return CArmPose(isocenter, self.alpha_deg, self.beta_deg).towards_source(isocenter_depth_mm)
 
 
 VIEWS = (

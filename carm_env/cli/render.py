@@ -8,6 +8,8 @@ from typing import Annotated
 
 from tyro.conf import arg
 
+from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -21,6 +23,7 @@ class Arguments:
         alpha: angle in degrees, positive to RAO.
         beta: angle in degrees, positive to CAUD.
         projection: AP or PA.
+        isocenter_depth: distance of the isocentre from this point towards the source, mm; 120 as in the paper.
         size: side of the image in pixels, 16 to 2048.
         noise_seed: seed of the noise; by default 0 with --photons, --mas or --exposure-control, and no noise otherwise.
         kvp: tube voltage, 40 to 150 kV.
@@ -44,6 +47,7 @@ class Arguments:
     alpha: float = 0.0
     beta: float = 0.0
     projection: str = "AP"
+    isocenter_depth: float = DEFAULT_ISOCENTER_DEPTH_MM
     size: int = 512
     noise_seed: int | None = None
     kvp: float = 90.0
@@ -67,12 +71,13 @@ def render(arguments: Arguments) -> int:
     from carm_env.cli._image_files import check_image_path, save_image
     from carm_env.envs.episode import landmark_lps_mm, parse_start, start_isocenter_lps_mm
     from carm_env.envs.scene import load_scene
-    from carm_env.geometry import CArmPose, check_image_size
+    from carm_env.geometry import CArmPose, check_image_size, check_isocenter_depth
     from carm_env.patients.reference import PatientRef
     from carm_env.xray.settings import XRaySettings
 
     check_image_path(arguments.out)
     size = check_image_size(arguments.size)
+    depth = check_isocenter_depth(arguments.isocenter_depth)
     if arguments.landmark is not None and arguments.at is not None:
         raise ValueError("--landmark and --at are both given, expected one of them.")
     target = arguments.landmark if arguments.at is None else arguments.at
@@ -84,15 +89,20 @@ def render(arguments: Arguments) -> int:
     if start is None:
         low, high = patient.workspace_mm
         start = tuple((low + high) / 2)
-    # Over a landmark the isocentre is the landmark itself, so that it is in the middle from every angle.
-    isocenter = landmark_lps_mm(patient, start) if isinstance(start, int) else start_isocenter_lps_mm(start, patient)
-    pose = CArmPose(tuple(isocenter), arguments.alpha, arguments.beta, arguments.projection)  # type: ignore[arg-type]
+    # Over a landmark the point is the landmark itself, so that it is in the middle from every angle.
+    point = (
+        landmark_lps_mm(patient, start)
+        if isinstance(start, int)
+        else start_isocenter_lps_mm(start, patient, isocenter_depth_mm=0.0)
+    )
+    pose = CArmPose(tuple(point), arguments.alpha, arguments.beta, arguments.projection)  # type: ignore[arg-type]
+    pose = pose.towards_source(depth)
     # Who asks for an exposure wants to see its noise.
     noisy = arguments.photons or arguments.mas is not None or arguments.exposure_control
     seed = 0 if arguments.noise_seed is None and noisy else arguments.noise_seed
     xray = scene.camera.expose(pose, size, seed)
     save_image(Image.fromarray(xray.image), arguments.out)
-    x, y, z = isocenter
+    x, y, z = pose.isocenter_lps_mm
     exposure = xray.exposure
     print(f"{arguments.out}: {patient.id}, isocentre x {x:.1f}, y {y:.1f}, z {z:.1f} mm (LPS), {size} x {size} pixels")
     noise = "no noise" if seed is None or settings.photons == 0 else f"{exposure.photons:.3g} photons per pixel"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM
 from carm_env.views.sample import PAPER_VIEWS_PER_PATIENT, ViewOptions
 
 
@@ -20,6 +21,8 @@ class Arguments:
         angles: draw both angles of the C-arm up to this many degrees either way; 0 for frontal views.
         augment: any of noise, window, collimation, dose.
         seed: seed of the sampling.
+        isocenter_depth: distance of the isocentre from mid-depth of the body towards the source, mm; 120 as in the
+            paper.
         workers: number of processes; by default one per CPU, as far as memory allows.
     """
 
@@ -30,6 +33,7 @@ class Arguments:
     angles: float = 0.0
     augment: tuple[str, ...] = ("noise",)
     seed: int = 0
+    isocenter_depth: float = DEFAULT_ISOCENTER_DEPTH_MM
     workers: int | None = None
 
 
@@ -39,8 +43,9 @@ def render_dataset(arguments: Arguments) -> int:
 
     splits = dict(_split(text) for text in arguments.split)
     options = ViewOptions(
-        arguments.views_per_patient, arguments.size, arguments.angles, arguments.augment, arguments.seed
-    )
+        arguments.views_per_patient, arguments.size, arguments.angles, arguments.augment, arguments.seed,
+        arguments.isocenter_depth,
+    )  # fmt: skip
     paths = write_view_dataset(arguments.out, splits, options, arguments.workers)
     size = sum(path.stat().st_size for path in paths)
     views = len(paths) * options.views_per_patient

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_env.geometry import CArmPose, planar_displacement_mm
+from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM, CArmPose, planar_displacement_mm
 from carm_env.landmarks import landmark
 from carm_env.patient import Patient
 from carm_env.system.errors import check_keys, shortened
@@ -25,8 +25,8 @@ class EpisodeSpec:
     Attributes:
         patient: name of the patient (`carm_env.patients.reference`).
         target: id of the target landmark, 1-14.
-        start: where the isocentre starts: over a landmark (its id), or at ``(x, z)`` or ``(x, y, z)`` in LPS mm.
-            Without y it is at mid-depth of the body.
+        start: where the C-arm starts: over a landmark (its id); at ``(x, z)`` in LPS mm, where the central ray meets
+            the plane at mid-depth of the body; or with its isocentre at ``(x, y, z)``.
 
     Raises:
         UnknownNameError: an unknown landmark.
@@ -87,19 +87,34 @@ def parse_start(value: Any) -> int | tuple[float, ...]:
     return numbers
 
 
-def start_isocenter_lps_mm(start: int | tuple[float, ...], patient: Patient) -> NDArray[np.float64]:
+def start_isocenter_lps_mm(
+    start: int | tuple[float, ...],
+    patient: Patient,
+    view: CArmPose = FRONTAL,
+    isocenter_depth_mm: float = DEFAULT_ISOCENTER_DEPTH_MM,
+) -> NDArray[np.float64]:
     """Returns the isocentre ``(3,)`` at the start of an episode, LPS mm.
 
+    Args:
+        start: a start as in `EpisodeSpec`.
+        patient: the patient.
+        view: angles and projection of the view; its isocentre is ignored.
+        isocenter_depth_mm: depth of the isocentre (`carm_env.geometry.check_isocenter_depth`). It has no effect on a
+            start ``(x, y, z)``, which is the isocentre.
+
     Raises:
-        ValueError: the patient lacks the landmark, or the point is outside the workspace.
+        ValueError: the patient lacks the landmark, or the central ray at the start passes the workspace.
     """
     if isinstance(start, int):
         x, _, z = landmark_lps_mm(patient, start)
-        point = np.array([x, patient.mid_depth_mm, z])
-    elif len(start) == 2:
+        start = (x, z)
+    if len(start) == 2:
+        # The point of the central ray that lies behind the isocentre by its depth.
         point = np.array([start[0], patient.mid_depth_mm, start[1]])
+        isocenter = _shifted(point, view, isocenter_depth_mm)
     else:
-        point = np.array(start)
+        isocenter = np.array(start)
+        point = _shifted(isocenter, view, -isocenter_depth_mm)
     low, high = patient.workspace_mm
     first, last = patient.volume.corners_lps_mm
     across = point[[0, 2]]
@@ -109,7 +124,12 @@ def start_isocenter_lps_mm(start: int | tuple[float, ...], patient: Patient) -> 
             f"{low[0]:.0f} to {high[0]:.0f}, y from {first[1]:.0f} to {last[1]:.0f} and z from {low[1]:.0f} to "
             f"{high[1]:.0f} (LPS mm)."
         )
-    return point
+    return isocenter
+
+
+def _shifted(point_lps_mm: NDArray[np.float64], view: CArmPose, towards_source_mm: float) -> NDArray[np.float64]:
+    pose = replace(view, isocenter_lps_mm=tuple(point_lps_mm.tolist()))
+    return np.array(pose.towards_source(towards_source_mm).isocenter_lps_mm)
 
 
 def landmark_lps_mm(patient: Patient, key: int | str) -> NDArray[np.float64]:

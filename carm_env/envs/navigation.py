@@ -25,7 +25,14 @@ from carm_env.envs.rewards import RewardSettings, RewardType
 from carm_env.envs.scene import Scene, load_scene
 from carm_env.envs.state import EpisodeState
 from carm_env.envs.transition import Transition
-from carm_env.geometry import CArmGeometry, CArmPose, Projection, check_image_size
+from carm_env.geometry import (
+    DEFAULT_ISOCENTER_DEPTH_MM,
+    CArmGeometry,
+    CArmPose,
+    Projection,
+    check_image_size,
+    check_isocenter_depth,
+)
 from carm_env.landmarks import LANDMARKS, N_LANDMARKS, landmark
 from carm_env.patients.reference import PatientName, PatientRef
 from carm_env.system.errors import UnknownNameError, check_keys, finite_number
@@ -85,8 +92,14 @@ class CArmNavEnv(HasJsonSpec, gym.Env[Any, np.int64]):
         (x', z') = clip((x, z) + m(a), workspace)
 
     ``y`` is constant. The workspace is the box around the patient's landmarks with a margin of 60 mm
-    (`carm_env.patient.Patient.workspace_mm`). After a move the environment takes an X-ray at ``p'`` with new noise. A
-    declaration leaves the C-arm where it is, takes no X-ray and shows the last image again.
+    (`carm_env.patient.Patient.workspace_mm`), for the point where the central ray meets the plane at mid-depth of the
+    body. After a move the environment takes an X-ray at ``p'`` with new noise. A declaration leaves the C-arm where it
+    is, takes no X-ray and shows the last image again.
+
+    The isocentre is at mid-depth of the body, or nearer to the source by `isocenter_depth_mm`, along the central ray.
+    The image then shows 155 mm of the body, or more: 190 mm at 120 mm, as in the paper
+    (`carm_env.geometry.PAPER_ISOCENTER_DEPTH_MM`). Moves and distances do not change: they are across the beam, and a
+    landmark at any depth is in the centre of the image if and only if ``d`` is 0.
 
     The distance to the target is measured in the plane across the central ray with the unit vector ``r``:
 
@@ -108,11 +121,12 @@ class CArmNavEnv(HasJsonSpec, gym.Env[Any, np.int64]):
 
     ``reset`` draws the patient uniformly from `patients`, the target uniformly from the landmarks in `targets`
     that the patient has, and the isocentre uniformly from the workspace, where the central ray of a frontal view
-    meets the body and ``d > tolerance_mm``. The isocentre is at mid-depth of the body.
+    meets the body and ``d > tolerance_mm``.
 
     ``reset(options={"patient": .., "target": .., "start": ..})`` sets any of them: the name of a patient
-    (`carm_env.patients.reference`), the id or name of a landmark, and a landmark, ``(x, z)`` or ``(x, y, z)`` in LPS
-    mm. The first reset with a patient loads it, and builds it if it is a virtual patient that is not yet in the cache.
+    (`carm_env.patients.reference`), the id or name of a landmark, and a landmark, ``(x, z)`` of the central ray at
+    mid-depth of the body or the isocentre ``(x, y, z)``, in LPS mm. The first reset with a patient loads it, and builds
+    it if it is a virtual patient that is not yet in the cache.
 
     ## Episode End
 
@@ -172,6 +186,8 @@ class CArmNavEnv(HasJsonSpec, gym.Env[Any, np.int64]):
         projection: ``"AP"`` (source in front of the patient, as in the paper) or ``"PA"``.
         alpha_deg: angulation of every view, -45 to 45; positive RAO (`carm_env.geometry.CArmPose`).
         beta_deg: angulation of every view, -45 to 45; positive CAUD.
+        isocenter_depth_mm: distance of the isocentre from mid-depth of the body, along the central ray towards the
+            source, -250 to 250 mm (`carm_env.geometry.check_isocenter_depth`).
         geometry: fields of `carm_env.geometry.CArmGeometry`.
         xray: fields of `carm_env.xray.settings.XRaySettings`.
         targets: landmarks to draw the target from, as ids or names; None for all 14.
@@ -202,6 +218,7 @@ class CArmNavEnv(HasJsonSpec, gym.Env[Any, np.int64]):
         projection: Projection = "AP",
         alpha_deg: float = 0.0,
         beta_deg: float = 0.0,
+        isocenter_depth_mm: float = DEFAULT_ISOCENTER_DEPTH_MM,
         geometry: Mapping[str, float] | None = None,
         xray: Mapping[str, Any] | None = None,
         targets: Sequence[int | str] | None = None,
@@ -236,7 +253,8 @@ class CArmNavEnv(HasJsonSpec, gym.Env[Any, np.int64]):
                     f"{name} is {getattr(self._view, name)!r}, expected -{MAX_ANGLE_DEG:g} to {MAX_ANGLE_DEG:g}: moves "
                     "are along the patient, and in a lateral view they would be along the beam."
                 )
-        self._transition = Transition(self._view, self.lattice)
+        self.isocenter_depth_mm = check_isocenter_depth(isocenter_depth_mm)
+        self._transition = Transition(self._view, self.lattice, self.isocenter_depth_mm)
         self._geometry = _settings(CArmGeometry, geometry or {})
         self._xray = _settings(XRaySettings, xray or {})
         self.observation_space: gym.Space[Any] = self._make_observation_space()
@@ -261,8 +279,8 @@ class CArmNavEnv(HasJsonSpec, gym.Env[Any, np.int64]):
 
     @property
     def field_of_view_mm(self) -> float:
-        """Side of the square that the image shows, at the isocentre, mm."""
-        return self._geometry.field_of_view_mm
+        """Side of the square that the image shows, at mid-depth of the body, mm."""
+        return self._geometry.field_of_view_at_mm(self.isocenter_depth_mm)
 
     @property
     def scene(self) -> Scene:
@@ -378,7 +396,7 @@ class CArmNavEnv(HasJsonSpec, gym.Env[Any, np.int64]):
         start: int | tuple[float, ...] = draw_start(patient, target, self.tolerance_mm, self.np_random, self._view)
         if "start" in options:
             start = parse_start(options["start"])
-        isocenter = start_isocenter_lps_mm(start, patient)
+        isocenter = start_isocenter_lps_mm(start, patient, self._view, self.isocenter_depth_mm)
 
         self._episode = EpisodeSpec(str(ref), target, start)
         self._ref, self._scene = ref, scene

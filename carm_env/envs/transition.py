@@ -32,15 +32,23 @@ class Transition:
     Attributes:
         view: angles and projection of every view; its isocentre is the origin.
         lattice: lengths of the moves.
+        isocenter_depth_mm: depth of the isocentre (`carm_env.geometry.check_isocenter_depth`). Moves and distances do
+            not depend on it: both are across the beam.
     """
 
     view: CArmPose
     lattice: MoveLattice
+    isocenter_depth_mm: float = 0.0
 
     @cached_property
     def moves_mm(self) -> NDArray[np.float64]:
         """``(49, 2)`` displacement of each action, to the patient's left and cranially."""
         return self.lattice.table_mm()
+
+    @cached_property
+    def _workspace_shift_mm(self) -> NDArray[np.float64]:
+        """``(2,)`` from the point where the central ray meets the mid-depth plane to the isocentre, x and z."""
+        return np.asarray(self.view.towards_source(self.isocenter_depth_mm).isocenter_lps_mm)[::2]
 
     @cached_property
     def _directions(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -63,7 +71,7 @@ class Transition:
         state.patients[row] = patient.id
         state.targets[row] = target
         state.target_points_lps_mm[row] = patient.landmarks_lps_mm[target]
-        state.workspaces_mm[row] = patient.workspace_mm
+        state.workspaces_mm[row] = patient.workspace_mm + self._workspace_shift_mm
         state.landmark_ids[row] = 0
         state.landmark_ids[row, :n] = list(patient.landmarks_lps_mm)
         state.landmarks_lps_mm[row] = _ABSENT_MM

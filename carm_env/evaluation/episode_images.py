@@ -73,7 +73,10 @@ def _panel(policy: str, patient: str, results: Sequence[EpisodeResult]) -> Image
     draw = ImageDraw.Draw(image)
     for result in results:
         colour = SUCCESS_COLOUR if result.success else FAILURE_COLOUR
-        _draw_path(draw, overview.pixels(np.array(result.trajectory_lps_mm)), colour)
+        path_mm = np.array(result.trajectory_lps_mm)
+        # The isocentre may lie far in front of the body, where the perspective of the overview would move it.
+        path_mm[:, 1] = scene.patient.mid_depth_mm
+        _draw_path(draw, overview.pixels(path_mm), colour)
         target = scene.patient.landmarks_lps_mm[result.target]
         _draw_ring(draw, overview.pixels(target), 6, TARGET_COLOUR)
     successes = sum(result.success for result in results)
@@ -106,17 +109,17 @@ def save_episode_gif(path: Path, suite: Suite, result: EpisodeResult) -> None:
     _, info = env.reset(seed=result.seed, options=options)
     overview = take_overview(env.scene)
     target = landmark(result.target).name
-    isocenters = [info["isocenter_lps_mm"]]
+    path_mm = [_aim_lps_mm(env)]
     caption = f"{result.policy}: target {target}"
-    frames = [_frame(env, overview, isocenters, caption, info["distance_mm"])]
+    frames = [_frame(env, overview, path_mm, caption, info["distance_mm"])]
     for index in result.moves:
         move = Move.from_index(index)
         _, _, _, _, info = env.step(index)
-        isocenters.append(info["isocenter_lps_mm"])
+        path_mm.append(_aim_lps_mm(env))
         caption = f"{result.policy}: {describe_move(move)}"
         if move.is_aligned:
             caption = f"{result.policy}: aligned, {'on' if info['is_success'] else 'but not on'} {with_article(target)}"
-        frames.append(_frame(env, overview, isocenters, caption, info["distance_mm"]))
+        frames.append(_frame(env, overview, path_mm, caption, info["distance_mm"]))
     save_gif(path, frames)
 
 
@@ -151,17 +154,26 @@ def describe_move(move: Move) -> str:
     return ", ".join(parts) or "aligned"
 
 
+def _aim_lps_mm(env: CArmNavEnv) -> tuple[float, float, float]:
+    """Returns the point where the central ray meets the plane at mid-depth of the body."""
+    return env.pose.towards_source(-env.isocenter_depth_mm).isocenter_lps_mm
+
+
 def _frame(
-    env: CArmNavEnv, overview: Overview, isocenters: Sequence[NDArray[np.float64]], caption: str, distance_mm: float
+    env: CArmNavEnv,
+    overview: Overview,
+    path_mm: Sequence[tuple[float, float, float]],
+    caption: str,
+    distance_mm: float,
 ) -> Image.Image:
     image = env.scene.camera.image(env.pose, VIEW_SIZE)
-    step = f"step {len(isocenters) - 1}   {distance_mm:.0f} mm from the target"
+    step = f"step {len(path_mm) - 1}   {distance_mm:.0f} mm from the target"
     left = Image.fromarray(draw_view(image, caption, step))
     right = Image.fromarray(overview.image).convert("RGB")
     draw = ImageDraw.Draw(right)
     _draw_ring(draw, overview.pixels(env.scene.patient.landmarks_lps_mm[env.episode.target]), 8, TARGET_COLOUR)
-    if len(isocenters) > 1:
-        _draw_path(draw, overview.pixels(np.array(isocenters)), SUCCESS_COLOUR)
+    if len(path_mm) > 1:
+        _draw_path(draw, overview.pixels(np.array(path_mm)), SUCCESS_COLOUR)
     draw.polygon(_field_of_view(env, overview), outline=VIEW_COLOUR, width=2)
     right = right.resize((round(right.width * left.height / right.height), left.height), Image.Resampling.LANCZOS)
     frame = Image.new("RGB", (left.width + right.width, left.height))
@@ -171,11 +183,11 @@ def _frame(
 
 
 def _field_of_view(env: CArmNavEnv, overview: Overview) -> list[tuple[float, float]]:
-    """Returns the corners of the field of view at the depth of the isocentre, in pixels of the overview."""
+    """Returns the corners of the field of view at mid-depth of the body, in pixels of the overview."""
     camera = env.scene.camera
     view = ProjectionGeometry.from_pose(env.pose, camera.geometry, VIEW_SIZE)
     edge = VIEW_SIZE - 0.5
     corners = view.pixel_lps_mm([[-0.5, -0.5], [edge, -0.5], [edge, edge], [-0.5, edge]])
-    share = camera.geometry.source_isocenter_mm / camera.geometry.source_detector_mm
-    at_isocenter = view.source_lps_mm + share * (corners - view.source_lps_mm)
-    return [tuple(point) for point in overview.pixels(at_isocenter).tolist()]
+    body_mm = camera.geometry.source_isocenter_mm + env.isocenter_depth_mm
+    in_body = view.source_lps_mm + body_mm / camera.geometry.source_detector_mm * (corners - view.source_lps_mm)
+    return [tuple(point) for point in overview.pixels(in_body).tolist()]

@@ -259,6 +259,7 @@ def episode_result(
         error=record.error,
         prompts=prompts,
         privileged_info=sorted(privileged_info),
+        isocenter_depth_mm=suite.isocenter_depth_mm,
     )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from carm_env.envs.scene import load_scene
 from carm_env.evaluation.intervals import Estimate, estimate
 from carm_env.evaluation.metrics import centred_estimates, confusion_matrix, retrieval_estimates
-from carm_env.geometry import CArmPose
+from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM, CArmPose
 from carm_env.language.reasons import Situation
 from carm_env.views.sample import ViewOptions, render_views
 
@@ -77,6 +77,7 @@ def centred_views(patient: str, seed: int) -> tuple[NDArray[np.uint8], NDArray[n
         for _ in range(_CENTRED_VIEWS):
             offset_mm = rng.uniform(-_CENTRED_WITHIN_MM, _CENTRED_WITHIN_MM, 2)
             pose = CArmPose((point[0] + offset_mm[0], scene.patient.mid_depth_mm, point[2] + offset_mm[1]))
+            pose = pose.towards_source(DEFAULT_ISOCENTER_DEPTH_MM)
             images.append(scene.camera.image(pose, IMAGE_SIZE, int(rng.integers(2**31))))
             targets.append(key)
     return np.stack(images), np.array(targets)

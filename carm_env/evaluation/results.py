@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from carm_env.actions import N_ACTIONS
+from carm_env.geometry import MAX_ISOCENTER_DEPTH_MM
 from carm_env.landmarks import N_LANDMARKS
 from carm_env.system.errors import check_keys, shortened
 from carm_env.system.files import explain_full_disk
@@ -59,6 +60,8 @@ class EpisodeResult:
         prompts: hash of a language model's prompts; otherwise empty.
         privileged_info: keys of the true state that the policy received.
         run: seed, versions, commit, hardware and date of the run.
+        isocenter_depth_mm: depth of the isocentre in the views (`carm_env.geometry.check_isocenter_depth`); 0 in
+            results of earlier commits.
     """
 
     policy: str
@@ -93,6 +96,7 @@ class EpisodeResult:
     tokens: int = 0
     cost: float = 0.0
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    isocenter_depth_mm: float = 0.0
     schema: int = SCHEMA_VERSION
 
     @property
@@ -175,7 +179,10 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 _MAX_NUMBER = 1e9
 """Sums and means of larger numbers could overflow."""
-_LIMITS = {"target": (1, N_LANDMARKS), "path_efficiency": (0, 1), "moves": (0, N_ACTIONS - 1), "seed": (0, math.inf)}
+_LIMITS = {
+    "target": (1, N_LANDMARKS), "path_efficiency": (0, 1), "moves": (0, N_ACTIONS - 1), "seed": (0, math.inf),
+    "isocenter_depth_mm": (-MAX_ISOCENTER_DEPTH_MM, MAX_ISOCENTER_DEPTH_MM),
+}  # fmt: skip
 """Lowest and highest value of a field; by default 0 and `_MAX_NUMBER`."""
 
 

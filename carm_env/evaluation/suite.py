@@ -22,6 +22,7 @@ from typing import Any
 
 from carm_env.envs.episode import EpisodeSpec, landmark_lps_mm, start_isocenter_lps_mm
 from carm_env.envs.navigation import CArmNavEnv
+from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM, CArmPose
 from carm_env.patient import Patient
 from carm_env.system.errors import CArmEnvError, UnknownNameError, check_keys, shortened
 from carm_env.system.files import content_hash
@@ -34,6 +35,7 @@ _KEYS = ("name", "version", "description", "max_steps", "environment", "episodes
 _MAX_NAME_CHARACTERS = 100
 _NOT_OF_SUITES = ("patients", "render_mode")
 """The episodes name their patients; a file opens no window."""
+_VIEW_ARGUMENTS = ("alpha_deg", "beta_deg", "projection")
 _HIGHEST = {"version": 2**31, "max_steps": MAX_STEPS}
 
 
@@ -105,6 +107,16 @@ class Suite:
         """Names of the patients, in order of appearance."""
         return list(dict.fromkeys(episode.patient for episode in self.episodes))
 
+    @property
+    def isocenter_depth_mm(self) -> float:
+        """Depth of the isocentre in the episodes (`carm_env.geometry.check_isocenter_depth`)."""
+        return float(self.environment.get("isocenter_depth_mm", DEFAULT_ISOCENTER_DEPTH_MM))
+
+    @property
+    def _view(self) -> CArmPose:
+        given = {name: self.environment[name] for name in _VIEW_ARGUMENTS if name in self.environment}
+        return CArmPose((0.0, 0.0, 0.0), **given)
+
     def check(self, patients: Mapping[str, Patient]) -> None:
         """Checks the starts and targets of the episodes.
 
@@ -118,7 +130,7 @@ class Suite:
             try:
                 patient = patients[episode.patient]
                 landmark_lps_mm(patient, episode.target)
-                start_isocenter_lps_mm(episode.start, patient)
+                start_isocenter_lps_mm(episode.start, patient, self._view, self.isocenter_depth_mm)
             except ValueError as error:
                 raise SuiteError(f"suite {self.name}, episode {number}: {error}") from error
 

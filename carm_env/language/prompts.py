@@ -18,7 +18,7 @@ from typing import Any
 
 from carm_env.actions import MoveLattice
 from carm_env.envs.registration import DEFAULT_TOLERANCE_MM
-from carm_env.geometry import DEFAULT_GEOMETRY
+from carm_env.geometry import DEFAULT_GEOMETRY, DEFAULT_ISOCENTER_DEPTH_MM
 from carm_env.landmarks import HEAD_TO_FOOT, LANDMARKS, landmark
 from carm_env.system.errors import UnknownNameError
 
@@ -40,11 +40,11 @@ class TaskFacts:
     """What a model must know about a task besides its target.
 
     Attributes:
-        field_of_view_mm: side of the square that the image shows, at the patient.
+        field_of_view_mm: side of the square that the image shows, at mid-depth of the body.
         tolerance_mm: largest distance of the target from the center at which a declared alignment is correct.
     """
 
-    field_of_view_mm: float = DEFAULT_GEOMETRY.field_of_view_mm
+    field_of_view_mm: float = DEFAULT_GEOMETRY.field_of_view_at_mm(DEFAULT_ISOCENTER_DEPTH_MM)
     tolerance_mm: float = DEFAULT_TOLERANCE_MM
 
     @classmethod

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from carm_env.envs.display import CAPTION_COLOUR, MARK_COLOUR, NOTICE
 from carm_env.envs.scene import Scene
-from carm_env.geometry import CArmPose, ProjectionGeometry
+from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM, CArmPose, ProjectionGeometry
 from carm_env.landmarks import LANDMARKS, landmark
 from carm_env.patient import Patient
 from carm_env.sheets.overview import MARGIN_MM, OverviewSide, take_overview
@@ -111,9 +111,13 @@ def _poses(patient: Patient) -> list[tuple[CArmPose, str]]:
     poses = []
     for key in chosen:
         x, _, z = patient.landmarks_lps_mm[key].tolist()
-        poses.append((CArmPose((x, y, z)), f"over {landmark(key).name}"))
+        poses.append((_pose(x, y, z), f"over {landmark(key).name}"))
     first, last = patient.volume.corners_lps_mm
     for share in _HEIGHTS_WITHOUT_LANDMARKS[: _N_XRAYS - len(poses)]:
         x, _, z = first + np.array([0.5, 0.5, share]) * (last - first)
-        poses.append((CArmPose((float(x), y, float(z))), f"x {x:.0f}, z {z:.0f} mm"))
+        poses.append((_pose(float(x), y, float(z)), f"x {x:.0f}, z {z:.0f} mm"))
     return poses
+
+
+def _pose(x: float, y: float, z: float) -> CArmPose:
+    return CArmPose((x, y, z)).towards_source(DEFAULT_ISOCENTER_DEPTH_MM)

@@ -20,6 +20,8 @@ from carm_env.views.sample import ViewOptions
 DATASET_FORMAT = 1
 OPTIONS_FILE = "views.json"
 _IN_MEMORY_PIXELS = 256
+_BEFORE_DEPTHS = {"isocenter_depth_mm": 0.0}
+"""Options of the datasets that were written before the depth of the isocentre could be chosen."""
 
 
 class ViewDatasetError(CArmEnvError, ValueError):
@@ -48,7 +50,8 @@ def read_description(folder: Path) -> dict[str, Any]:
             for name in names if isinstance(names, list) else [names]:
                 if not isinstance(name, str) or Path(name).name != name or names is name:
                     raise ValueError(f"files has {shortened(name)}, expected lists of names without folders")
-        ViewOptions(**{**description["options"], "augment": tuple(description["options"]["augment"])})
+        options = {**_BEFORE_DEPTHS, **description["options"]}
+        description["options"] = ViewOptions(**{**options, "augment": tuple(options["augment"])}).to_json()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ViewDatasetError(
             f"{folder} is not a dataset of views ({error}): write one with `carm-env render-dataset --out {folder}`."

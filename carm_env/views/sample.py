@@ -17,7 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.envs.scene import load_scene
-from carm_env.geometry import CArmPose, ProjectionGeometry, check_image_size, planar_displacement_mm
+from carm_env.geometry import (
+    DEFAULT_ISOCENTER_DEPTH_MM,
+    CArmPose,
+    ProjectionGeometry,
+    check_image_size,
+    check_isocenter_depth,
+    planar_displacement_mm,
+)
 from carm_env.landmarks import N_CLOSEST, N_LANDMARKS, landmark
 from carm_env.patient import Patient
 from carm_env.patients.reference import PatientName, PatientRef
@@ -46,6 +53,7 @@ class ViewOptions:
             ``dose`` draws the mAs, log-uniformly from 0.1 to 2; ``window`` draws the black and white levels and the
             gamma; ``collimation`` closes the shutters to 60-100 % of the side.
         seed: seed of the sampling, 0 or more.
+        isocenter_depth_mm: depth of the isocentre (`carm_env.geometry.check_isocenter_depth`).
 
     Raises:
         ValueError: a number is out of range.
@@ -57,8 +65,10 @@ class ViewOptions:
     angles_deg: float = 0.0
     augment: tuple[str, ...] = ("noise",)
     seed: int = 0
+    isocenter_depth_mm: float = DEFAULT_ISOCENTER_DEPTH_MM
 
     def __post_init__(self) -> None:
+        check_isocenter_depth(self.isocenter_depth_mm)
         if self.views_per_patient < 1:
             raise ValueError(f"views_per_patient is {self.views_per_patient}, expected at least 1.")
         if self.seed < 0:
@@ -114,11 +124,13 @@ class View:
 
 
 def draw_isocenters(patient: Patient, count: int, seed: int) -> NDArray[np.float64]:
-    """Draws isocentres over the body: a scrambled Sobol sequence in the workspace, at mid-depth.
+    """Draws points at mid-depth of the body that central rays meet: a scrambled Sobol sequence in the workspace.
+
+    They are the isocentres of views whose `ViewOptions.isocenter_depth_mm` is 0.
 
     Args:
         patient: the patient.
-        count: number of isocentres.
+        count: number of points.
         seed: seed of the sequence; each patient has a sequence of its own.
 
     Returns:
@@ -190,7 +202,7 @@ def render_views(patient: PatientName, options: ViewOptions) -> Iterator[View]:
         technique = _draw_technique(options.augment, rng)
         if technique:
             camera = camera.with_settings(XRaySettings(**technique))
-        pose = CArmPose(tuple(isocenter.tolist()), alpha, beta)
+        pose = CArmPose(tuple(isocenter.tolist()), alpha, beta).towards_source(options.isocenter_depth_mm)
         image = camera.image(pose, options.size, noise_seed)
         projection = ProjectionGeometry.from_pose(pose, camera.geometry, options.size)
         yield View(image, str(ref), pose, label_view(subject, pose, projection), technique)

@@ -43,6 +43,33 @@ def test_the_isocentre_is_in_the_middle_of_the_image(pose):
     np.testing.assert_allclose(view.project(pose.isocenter_lps_mm), [63.5, 63.5], atol=1e-6)
 
 
+@given(poses, st.floats(-250, 250), st.tuples(*[st.floats(-200, 200)] * 3))
+def test_a_c_arm_shifted_along_the_beam_sees_the_same_displacements(pose, distance, point):
+    shifted = pose.towards_source(distance)
+    np.testing.assert_allclose(
+        planar_displacement_mm(shifted, point), planar_displacement_mm(pose, point), rtol=0, atol=1e-9
+    )
+    step = np.subtract(pose.isocenter_lps_mm, shifted.isocenter_lps_mm)
+    np.testing.assert_allclose(step, distance * pose.axes_lps()[2], atol=1e-9)
+    np.testing.assert_allclose(
+        shifted.towards_source(-distance).isocenter_lps_mm, pose.isocenter_lps_mm, rtol=0, atol=1e-9
+    )
+
+
+@given(poses, st.floats(-250, 250))
+def test_the_field_of_view_at_a_distance_ends_at_the_edges_of_the_image(pose, behind):
+    side = CArmGeometry().field_of_view_at_mm(behind)
+    columns, rows, ray = pose.axes_lps()
+    middle = np.array(pose.isocenter_lps_mm) + behind * ray
+    view = ProjectionGeometry.from_pose(pose, CArmGeometry(), 64)
+    np.testing.assert_allclose(view.project(middle - side / 2 * (columns + rows)), [-0.5, -0.5], atol=1e-6)
+    np.testing.assert_allclose(view.project(middle + side / 2 * (columns + rows)), [63.5, 63.5], atol=1e-6)
+
+
+def test_the_field_of_view_at_the_isocentre_is_that_of_the_c_arm():
+    assert CArmGeometry().field_of_view_at_mm(0.0) == CArmGeometry().field_of_view_mm
+
+
 @pytest.mark.parametrize("projection", ["AP", "PA"])
 def test_patients_right_is_on_the_images_left_and_cranial_is_up(projection):
     view = ProjectionGeometry.from_pose(CArmPose((0, 0, 0), projection=projection), CArmGeometry(), 256)

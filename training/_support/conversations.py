@@ -17,7 +17,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from carm_env.actions import ALIGNED, N_ACTIONS, Move, MoveLattice
-from carm_env.geometry import CArmGeometry
+from carm_env.geometry import DEFAULT_GEOMETRY, DEFAULT_ISOCENTER_DEPTH_MM
 from carm_env.landmarks import landmark
 from carm_env.language.answers import BOX_SCALE, AnswerError, Box, Fault, Navigation, Pair, Ranking, render
 from carm_env.language.chat import Conversation, Message, question, text_part
@@ -195,8 +195,7 @@ def bounding_box(pixel: NDArray[np.floating], size: int) -> tuple[int, int, int,
     (306, 0, 694, 198)
     """
     middle = (np.asarray(pixel, float) + 0.5) / size
-    geometry = CArmGeometry()
-    half = 0.5 * _BOX_MM * geometry.magnification / geometry.detector_mm
+    half = 0.5 * _BOX_MM / DEFAULT_GEOMETRY.field_of_view_at_mm(DEFAULT_ISOCENTER_DEPTH_MM)
     low = np.clip(np.round(BOX_SCALE * (middle - half)), 0, BOX_SCALE - 1).astype(int)
     high = np.clip(np.round(BOX_SCALE * (middle + half)), low + 1, BOX_SCALE).astype(int)
     return int(low[0]), int(low[1]), int(high[0]), int(high[1])

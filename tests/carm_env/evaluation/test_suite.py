@@ -5,6 +5,7 @@ from benchmarks import freeze
 from carm_env.envs.episode import EpisodeSpec
 from carm_env.evaluation.recipes import PAPER_ROUTES, RECIPES, draw_suite, suite_on
 from carm_env.evaluation.suite import SUITE_FOLDER, Suite, load_suite, suite_names
+from carm_env.geometry import PAPER_ISOCENTER_DEPTH_MM
 from carm_env.patient import Patient
 from carm_env.patients.catalogue import load_patient
 from carm_env.system.errors import UnknownNameError
@@ -41,6 +42,13 @@ def test_paper_routes_match_their_recipe():
     recipe = RECIPES["paper-routes"]
     suite, left_out = draw_suite("paper-routes", recipe, dict.fromkeys(recipe.patients, small_patient(1, 4, 5)))
     assert suite == load_suite("paper-routes") and len(suite.episodes) == 40 and left_out == []
+
+
+@pytest.mark.parametrize("name", ["uniform", "paper-routes"])
+def test_suites_with_the_papers_field_of_view_have_the_same_episodes(name):
+    plain, deep = load_suite(name), load_suite(f"{name}-fov")
+    assert deep.episodes == plain.episodes and deep.max_steps == plain.max_steps
+    assert deep.environment == {"isocenter_depth_mm": PAPER_ISOCENTER_DEPTH_MM}
 
 
 def test_yaml_round_trips(tmp_path):
