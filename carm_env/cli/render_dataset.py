@@ -21,7 +21,7 @@ class Arguments:
         angles: draw both angles of the C-arm up to this many degrees either way; 0 for frontal views.
         augment: any of noise, window, collimation, dose.
         seed: seed of the sampling.
-        isocenter_depth: distance of the isocentre from mid-depth of the body towards the source, mm; 120 as in the
+        isocenter_depth: distance of the isocentre from mid-depth of the body towards the source, mm; 140 as in the
             paper.
         workers: number of processes; by default one per CPU, as far as memory allows.
     """

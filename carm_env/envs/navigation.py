@@ -97,7 +97,7 @@ class CArmNavEnv(HasJsonSpec, gym.Env[Any, np.int64]):
     is, takes no X-ray and shows the last image again.
 
     The isocentre is at mid-depth of the body, or nearer to the source by `isocenter_depth_mm`, along the central ray.
-    The image then shows 155 mm of the body, or more: 190 mm at 120 mm, as in the paper
+    The image then shows 155 mm of the body, or more: 196 mm at 140 mm, as in the paper
     (`carm_env.geometry.PAPER_ISOCENTER_DEPTH_MM`). Moves and distances do not change: they are across the beam, and a
     landmark at any depth is in the centre of the image if and only if ``d`` is 0.
 

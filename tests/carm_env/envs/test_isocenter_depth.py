@@ -114,7 +114,7 @@ def test_images_show_more_of_the_body_and_moves_stay_the_same(small_patients):
 
 
 def test_the_prompt_says_how_much_of_the_body_the_image_shows():
-    for keywords, width in (({}, 155), (PAPER, 190)):
+    for keywords, width in (({}, 155), (PAPER, 196)):
         env = CArmNavEnv(**keywords)
         assert env.field_of_view_mm == pytest.approx(width, abs=0.5)
         facts = TaskFacts(env.field_of_view_mm, env.tolerance_mm)
@@ -159,12 +159,13 @@ def test_suites_and_results_tell_depths_apart(small_patients):
     spec = EpisodeSpec(small_patients[0], 1, 4)
     plain, deep = (Suite("s", 1, "d", 5, (spec,), environment) for environment in ({}, PAPER))
     assert plain.hash != deep.hash
-    assert plain.isocenter_depth_mm == DEFAULT_ISOCENTER_DEPTH_MM and deep.isocenter_depth_mm == 120
+    assert plain.isocenter_depth_mm == DEFAULT_ISOCENTER_DEPTH_MM
+    assert deep.isocenter_depth_mm == PAPER_ISOCENTER_DEPTH_MM
     lines = [
         run_episode(OraclePolicy(), suite_environment(suite), EpisodeTask(suite, 0, "oracle", 0))
         for suite in (plain, deep)
     ]
-    assert [line.isocenter_depth_mm for line in lines] == [0, 120]
+    assert [line.isocenter_depth_mm for line in lines] == [0, PAPER_ISOCENTER_DEPTH_MM]
     assert lines[0].moves == lines[1].moves
     # The field has a default, so that lines of earlier commits are read.
     assert EpisodeResult.isocenter_depth_mm == 0
