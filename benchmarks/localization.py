@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from carm_env.evaluation.intervals import Estimate
-from carm_env.evaluation.localization import Localizer, RankedLocalizer, evaluate_localizer
+from carm_env.evaluation.localization import evaluate_localizer
 from carm_env.evaluation.metrics import save_confusion_matrix
 from carm_env.evaluation.plots import drawing
 from carm_env.evaluation.provenance import save_measurement
@@ -27,7 +27,7 @@ from carm_env.language.prompts import prompt_hash
 from carm_env.patients.build import default_workers, prepare_patients
 from carm_env.patients.catalogue import expand_patients
 from carm_env.system.command_line import run_script
-from carm_env.system.errors import UnknownNameError
+from policies.localizers import make_localizer
 
 PAPER = {"P@1": "0.995", "P@2": "0.91", "P@3": "0.76", "H@1 centred": "0.81", "H@2 centred": "0.92"}
 """The paper's conventional network on rendered views of real patients."""
@@ -35,8 +35,6 @@ PAPER_MLLM = {
     "P@1": "0.95-0.96", "P@2": "0.91-0.93", "P@3": "0.82-0.85", "H@1 centred": "0.55-0.74", "H@2 centred": "0.65-0.85",
 }  # fmt: skip
 """The paper's fine-tuned language models."""
-LANGUAGE_MODELS = ("mllm", "mllm_grpo")
-LOCALISERS = ("cnn", "conformal", *LANGUAGE_MODELS)
 _JSON_NAMES = {"exact": "closest_exact", "invalid": "invalid_rate", "reasons true": "reasons_true"}
 
 
@@ -63,37 +61,6 @@ class Arguments:
     constrained: bool = False
     out: Path = Path("runs/localization")
     json: Path | None = None
-
-
-def make_localizer(name: str, **options: Any) -> Localizer:
-    """Constructs a localiser.
-
-    Args:
-        name: ``cnn``, ``conformal``, ``mllm`` or ``mllm_grpo``, with ``:CHECKPOINT`` for other weights than those that
-            ship.
-        **options: arguments of `policies.mllm.MllmLocalizer`; only for a language model.
-
-    Raises:
-        UnknownNameError: unknown localiser.
-        ValueError: options for a localiser that takes none.
-        FileNotFoundError, CheckpointError, MissingExtraError: the localiser cannot be constructed.
-    """
-    kind, _, folder = name.partition(":")
-    if kind not in LOCALISERS:
-        raise UnknownNameError("localiser", kind, LOCALISERS)
-    if options and kind not in LANGUAGE_MODELS:
-        raise ValueError(f"--policy is {name!r}, but only a language model takes --{' and --'.join(options)}.")
-    if kind == "cnn":
-        from policies.cnn import LandmarkClassifier
-
-        return RankedLocalizer(LandmarkClassifier(folder or None).localize)
-    if kind in LANGUAGE_MODELS:
-        from policies.mllm import MllmLocalizer
-
-        return MllmLocalizer(folder, shipped=kind, **options)
-    from policies.conformal import DisplacementRegressor
-
-    return RankedLocalizer(DisplacementRegressor(folder or None).localize)
 
 
 def json_name(metric: str) -> str:

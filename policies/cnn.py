@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.actions import MoveLattice
+from carm_env.evaluation.localization import Localization
 from carm_env.evaluation.policy import Decision
+from carm_env.landmarks import N_CLOSEST
 from carm_env.system.extras import optional_imports
 from policies.atlas import BeliefPolicy
 from policies.checkpoint import SHIPPED, fill_network, load_checkpoint
 from policies.images import batches, image_of
-from policies.networks import as_input, build_classifier
+from policies.networks import SCALE_MM, as_input, build_classifier
 
 with optional_imports("train", "A learned policy"):
     import torch
@@ -56,6 +58,15 @@ class LandmarkClassifier:
     def localize(self, images: NDArray[np.uint8], count: int = 3) -> NDArray[np.int64]:
         """Returns ``(n, count)`` ids of the landmarks that are most likely the closest, the likeliest first."""
         return np.argsort(-self.probabilities(images), axis=1, kind="stable")[:, :count] + 1
+
+    def locate(self, images: NDArray[np.uint8]) -> Localization:
+        """Returns names and probabilities, and positions if the architecture predicts them; `images` as above."""
+        with torch.inference_mode():
+            parts = [self.network(as_input(images[part], self.image_size)) for part in batches(len(images))]
+        logits, *others = (torch.cat(column).double() for column in zip(*parts, strict=True))
+        probabilities = logits.softmax(1).numpy()
+        closest = np.argsort(-probabilities, axis=1, kind="stable")[:, :N_CLOSEST] + 1
+        return Localization(closest, probabilities, others[0].numpy() * SCALE_MM if others else None)
 
 
 class CnnPolicy(BeliefPolicy):

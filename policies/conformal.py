@@ -16,15 +16,23 @@ from numpy.typing import NDArray
 
 from carm_env.actions import ALIGNED, Move, MoveLattice
 from carm_env.envs.navigation import DEFAULT_TOLERANCE_MM
+from carm_env.evaluation.localization import Localization
 from carm_env.evaluation.policy import Decision, Policy, task_lattice
-from carm_env.landmarks import N_LANDMARKS, landmark
+from carm_env.landmarks import N_CLOSEST, N_LANDMARKS, landmark
 from carm_env.system.extras import optional_imports
 from carm_env.views.read import ViewImages
 from policies.checkpoint import SHIPPED, CheckpointError, fill_network, load_checkpoint
 from policies.features import DisplacementTracker
 from policies.images import batches, image_of
 from policies.networks import SCALE_MM, DisplacementNetwork, as_input
-from policies.regions import LEVELS, Prediction, mixture, probability_within, rank_by_distance
+from policies.regions import (
+    LEVELS,
+    Prediction,
+    mixture,
+    probability_closest,
+    probability_within,
+    rank_by_distance,
+)
 
 with optional_imports("train", "A learned policy"):
     import torch
@@ -99,6 +107,17 @@ class DisplacementRegressor:
     def localize(self, images: NDArray[np.uint8], count: int = 3) -> NDArray[np.int64]:
         """Returns ``(n, count)`` ids of the landmarks that seem closest, nearest first; `images` as in `predict`."""
         return rank_by_distance(self.predict(images))[:, :count]
+
+    def locate(self, images: NDArray[np.uint8]) -> Localization:
+        """Returns names, probabilities, positions and regions; `images` as in `predict`."""
+        prediction = self.predict(images)
+        probabilities = probability_closest(prediction)
+        ranked = rank_by_distance(prediction) - 1
+        # Where probabilities are equal, the expected distance decides.
+        order = np.argsort(-np.take_along_axis(probabilities, ranked, 1), axis=1, kind="stable")
+        closest = np.take_along_axis(ranked, order, 1)[:, :N_CLOSEST] + 1
+        region_mm = prediction.std_mm * self.radius_at(LEVELS[0])[:, None]
+        return Localization(closest, probabilities, prediction.mean_mm, region_mm)
 
     def radius_at(self, level: float) -> NDArray[np.float64]:
         """Returns the radii ``(14,)`` of the regions of a level, in standard deviations.

@@ -14,7 +14,8 @@ from carm_env.chat_models.interface import ChatModel
 from carm_env.chat_models.policy import ChatPolicy
 from carm_env.chat_models.served import ServedModel
 from carm_env.chat_models.specification import ModelSpecification
-from carm_env.evaluation.localization import STEP_FLAGS
+from carm_env.evaluation.localization import STEP_FLAGS, Localization
+from carm_env.landmarks import N_CLOSEST, N_LANDMARKS
 from carm_env.language.answers import AnswerError
 from carm_env.language.chat import Conversation, Message, check_feedback, question
 from carm_env.language.grammar import READINGS, parse
@@ -191,3 +192,43 @@ class MllmLocalizer:
             found["reasons_relevant"][row] = reasons_are_relevant(step, situations[row], targets[row], lattice)
             found["best_move"][row] = step.move == lattice.closest_move(situations[row].position_mm(targets[row]))
         return found
+
+
+class SampledLocalizer(MllmLocalizer):
+    """A language model that is asked several times; the shares of its answers are taken for probabilities.
+
+    Args:
+        model: see `MllmPolicy`; a temperature of 0 is replaced by 1.
+        shipped: see `MllmLocalizer`.
+        answers: number of answers for each image.
+
+    Raises:
+        UnknownNameError: an unknown setting.
+    """
+
+    def __init__(self, model: str = "", shipped: str = KIND, answers: int = 10) -> None:
+        specification = ModelSpecification.parse(model)
+        reading = specification.reading or ("strict" if is_trained_here(specification) else "lenient")
+        temperature = 1.0 if specification.temperature == 0 else specification.temperature
+        super().__init__(model, reading, shipped, temperature=temperature)
+        self._answers = answers
+
+    def locate(self, images: NDArray[np.uint8]) -> Localization:
+        """Asks for the three closest landmarks in images ``(n, H, W)``, with the same seed for each call.
+
+        The probability of a landmark is the share of the readable answers that name it first.
+        """
+        self.model.seed(0)
+        answers = self.closest(np.repeat(images, self._answers, 0)).reshape(len(images), self._answers, 3)
+        first, named = np.zeros((2, len(images), N_LANDMARKS + 1))
+        rows = np.arange(len(images))
+        for answer in range(self._answers):
+            for rank in range(3):
+                named[rows, answers[:, answer, rank]] += 1 / (rank + 1)
+            first[rows, answers[:, answer, 0]] += 1
+        readable = first[:, 1:].sum(1, keepdims=True)
+        probabilities = first[:, 1:] / np.maximum(readable, 1)
+        # Landmarks that are named first equally often are ranked by all places in the answers.
+        order = np.lexsort((-named[:, 1:], -probabilities), axis=1)[:, :N_CLOSEST]
+        closest = np.where(np.take_along_axis(named[:, 1:], order, 1) > 0, order + 1, 0)
+        return Localization(closest, probabilities)

@@ -139,7 +139,8 @@ class DisplacementNetwork(nn.Module):
         self.head = nn.Conv2d(self.n_features, _OUTPUTS_PER_LANDMARK * N_LANDMARKS, 1)
         self.to(memory_format=torch.channels_last)
 
-    def _feature_map(self, images: Tensor) -> Tensor:
+    def feature_map(self, images: Tensor) -> Tensor:
+        """Returns the last map of the ResNet, ``(n, n_features, rows, columns)``; see `as_input`."""
         if self._local_contrast:
             both = torch.cat([images, local_contrast(images)], 1)
             images = both.contiguous(memory_format=torch.channels_last)
@@ -147,7 +148,7 @@ class DisplacementNetwork(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Returns the mean over the feature map, ``(n, n_features)``."""
-        return self._feature_map(images).mean((2, 3))
+        return self.feature_map(images).mean((2, 3))
 
     def by_landmark(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the outputs of `forward`, and for each landmark the features that it was found by.
@@ -158,7 +159,7 @@ class DisplacementNetwork(nn.Module):
         Returns:
             Mean and logarithm of the standard deviation, each ``(n, 14, 2)``, and features ``(n, 14, n_features)``.
         """
-        feature_map = self._feature_map(images)
+        feature_map = self.feature_map(images)
         # Positions add up over hundreds of millimetres: half precision would round them to several.
         outputs = self.head(feature_map).float()
         n, _, rows, columns = outputs.shape

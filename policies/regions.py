@@ -127,6 +127,24 @@ def rank_by_distance(prediction: Prediction) -> NDArray[np.int64]:
     return np.argsort(expected, axis=1, kind="stable") + 1
 
 
+def probability_closest(prediction: Prediction, samples: int = 1000, seed: int = 0) -> NDArray[np.float64]:
+    """Returns ``(n, 14)`` probabilities that each landmark is the closest to the middle of the view.
+
+    The positions of the landmarks are drawn from the predicted Gaussians, independently of each other.
+
+    Args:
+        prediction: the prediction.
+        samples: draws of the positions; all views have the same draws.
+        seed: seed of the draws.
+    """
+    draws = np.random.default_rng(seed).standard_normal((samples, N_LANDMARKS, 2))
+    counts = np.empty(prediction.mean_mm.shape[:2])
+    for row, (mean, std) in enumerate(zip(prediction.mean_mm, prediction.std_mm, strict=True)):
+        nearest = ((mean + draws * std) ** 2).sum(-1).argmin(1)
+        counts[row] = np.bincount(nearest, minlength=N_LANDMARKS)
+    return counts / samples
+
+
 def probability_within(mean_mm: ArrayLike, std_mm: ArrayLike, tolerance_mm: float) -> float:
     """Returns the probability that a Gaussian with independent axes is within a distance of the origin."""
     angles = (np.arange(24) + 0.5) * 2 * np.pi / 24

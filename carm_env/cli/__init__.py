@@ -11,6 +11,7 @@ COMMANDS = {
     "doctor": Command("carm_env.cli.doctor:doctor", "Report what works on this machine, and why the rest does not."),
     "evaluate": Command("carm_env.cli.evaluate:evaluate", "Evaluate policies in closed loop on frozen episodes."),
     "import": Command("carm_env.cli.import_ct:import_ct", "Import a CT: DICOM, NIfTI, NRRD or MetaImage (extra: ct)."),
+    "localize": Command("carm_env.cli.localize:localize", "Name and mark the landmarks in X-ray images of your own."),
     "patients": Command("carm_env.cli.patients:list_installed"),
     "patients list": Command("carm_env.cli.patients:list_installed", "List cohorts and installed patients."),
     "patients build": Command("carm_env.cli.patients:build", "Build the virtual patients of a cohort."),

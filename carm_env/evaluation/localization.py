@@ -13,6 +13,7 @@ from carm_env.envs.scene import load_scene
 from carm_env.evaluation.intervals import Estimate, estimate
 from carm_env.evaluation.metrics import centred_estimates, confusion_matrix, retrieval_estimates
 from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM, CArmPose
+from carm_env.landmarks import N_CLOSEST
 from carm_env.language.reasons import Situation
 from carm_env.views.sample import ViewOptions, render_views
 
@@ -49,15 +50,53 @@ class ReasoningLocalizer(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class Localization:
+    """Where the landmarks are in ``n`` images, as far as a localiser says.
+
+    Attributes:
+        closest_landmarks: ``(n, 3)`` ids of the landmarks closest to the centre, the likeliest first; zeros for none.
+        probabilities: ``(n, 14)`` probabilities that each landmark is the closest; None if there are none.
+        displacement_mm: ``(n, 14, 2)`` from the centre to each landmark, to the left and cranially, for the default
+            C-arm; None if the localiser knows no positions.
+        region_mm: ``(n, 14, 2)`` semi-axes of the elliptical regions around them that hold the landmarks in 90 % of
+            views; None if the localiser has no calibrated regions.
+    """
+
+    closest_landmarks: NDArray[np.int64]
+    probabilities: NDArray[np.float64] | None = None
+    displacement_mm: NDArray[np.float64] | None = None
+    region_mm: NDArray[np.float64] | None = None
+
+
+@runtime_checkable
+class LocatingLocalizer(Protocol):
+    """A localiser that gives more than names."""
+
+    def locate(self, images: NDArray[np.uint8]) -> Localization:
+        """Maps images ``(n, H, W)`` to names, probabilities and positions."""
+        ...
+
+
+def locate(localizer: Localizer, images: NDArray[np.uint8]) -> Localization:
+    """Returns what a localiser says of images ``(n, H, W)``: all it knows, or the names alone."""
+    if isinstance(localizer, LocatingLocalizer):
+        return localizer.locate(images)
+    return Localization(np.asarray(localizer.closest(images), np.int64)[:, :N_CLOSEST])
+
+
 class RankedLocalizer:
     """A localiser that ranks the landmarks of every view in the same way.
 
     Args:
         localize: ranks the landmarks.
+        locate: gives more than names, see `LocatingLocalizer`; None if nothing more is known.
     """
 
-    def __init__(self, localize: Localize) -> None:
+    def __init__(self, localize: Localize, locate: Callable[[NDArray[np.uint8]], Localization] | None = None) -> None:
         self.closest = self.centred = localize
+        if locate is not None:
+            self.locate = locate
 
 
 def centred_views(patient: str, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -100,21 +100,14 @@ def load_target(name: str, known: Collection[str] = (*BUILT_IN_POLICIES, *_FORMS
         UnknownNameError: `name` has neither form, or the module has no class of this name.
         PolicyLoadingError: the module cannot be imported, or the object is no usable policy.
     """
-    module_name, separator, attribute = name.rpartition(":")
-    if not (module_name and separator and attribute.isidentifier()):
-        file = module_name or attribute
-        if file.lower().endswith(".py"):
-            raise PolicyLoadingError(f"policy is {name!r}, expected the name of the class as well: {file}:MyPolicy.")
-        raise UnknownNameError("policy", name, known)
-    is_file = module_name.lower().endswith(".py")
-    module = _import_file(module_name, name) if is_file else _import_module(module_name, name)
+    module, attribute = import_module_of(name, known)
     found = getattr(module, attribute, None)
     if found is None:
         valid = [
             key for key, value in vars(module).items() if _is_policy_class(value) and not inspect.isabstract(value)
         ]
-        raise UnknownNameError(f"class of {module_name}", attribute, valid or ["no policy class"])
-    described = f"policy is {name!r}, but {attribute} of {getattr(module, '__file__', module_name)}"
+        raise UnknownNameError(f"class of {name.rpartition(':')[0]}", attribute, valid or ["no policy class"])
+    described = f"policy is {name!r}, but {attribute} of {getattr(module, '__file__', module.__name__)}"
     if inspect.isroutine(found):
         return found
     if not _is_policy_class(found):
@@ -125,6 +118,27 @@ def load_target(name: str, known: Collection[str] = (*BUILT_IN_POLICIES, *_FORMS
         missing = ", ".join(sorted(found.__abstractmethods__))
         raise PolicyLoadingError(f"{described} is abstract: it must implement {missing}.")
     return found
+
+
+def import_module_of(name: str, known: Collection[str]) -> tuple[ModuleType, str]:
+    """Imports the module of ``module:Class`` or ``FILE.py:Class``; returns it and the name of the class.
+
+    Args:
+        name: a module is searched in the working directory first.
+        known: valid names for the error message.
+
+    Raises:
+        UnknownNameError: `name` has neither form.
+        PolicyLoadingError: the module cannot be imported.
+    """
+    module_name, separator, attribute = name.rpartition(":")
+    if not (module_name and separator and attribute.isidentifier()):
+        file = module_name or attribute
+        if file.lower().endswith(".py"):
+            raise PolicyLoadingError(f"policy is {name!r}, expected the name of the class as well: {file}:MyPolicy.")
+        raise UnknownNameError("policy", name, known)
+    is_file = module_name.lower().endswith(".py")
+    return (_import_file if is_file else _import_module)(module_name, name), attribute
 
 
 def _check_arguments(text: str, found: type[Policy], positional: tuple[str, ...], arguments: Mapping[str, Any]) -> None:

@@ -1,0 +1,274 @@
+"""``carm-env localize``."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tyro.conf import Positional
+
+if TYPE_CHECKING:
+    from carm_env.ct.radiographs import Radiograph
+    from carm_env.evaluation.external_images import ImageExaminer, ImageFindings, SquareView
+    from carm_env.evaluation.localization import Localizer
+
+UNREADABLE, NOT_AN_IMAGE = "unreadable", "not_an_image"
+_LOCALIZERS = ("cnn", "conformal", "mllm", "mllm_grpo")
+"""Localisers of the repository; `policies.localizers` constructs them."""
+_FORMS = (*_LOCALIZERS, "module:Class", "FILE.py:Class")
+_DETECTOR = "policies.out_of_distribution:OutOfDistributionDetector"
+_N_CLOSEST = 3
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Arguments of the command.
+
+    Attributes:
+        path: PNG, JPEG or DICOM file, or a folder of them.
+        policy: conformal, cnn, mllm or mllm_grpo, with :CHECKPOINT for other weights; or module:Class or FILE.py:Class
+            with a method closest(images).
+        out: folder of the annotated images and of localization.csv and localization.json.
+        false_alarm_rate: share of familiar views that may be called out of distribution.
+        answer_all: name the landmarks in images that are out of distribution, too.
+        field_of_view: length that the shorter side of the image shows at the depth of the body, mm; by default what the
+            DICOM header states, or the field of view of the default C-arm.
+        invert: invert the grey values of all images: bones have to be bright.
+        frame: number of the image in files that hold several, from 1.
+    """
+
+    path: Positional[Path]
+    policy: str = "conformal"
+    out: Path = Path("runs/localize")
+    false_alarm_rate: float = 0.05
+    answer_all: bool = False
+    field_of_view: float | None = None
+    invert: bool = False
+    frame: int | None = None
+
+
+def localize(arguments: Arguments) -> int:
+    """Name and mark the landmarks in X-ray images: PNG, JPEG or DICOM.
+
+    The exit status is 0 if the landmarks of every file were localised, and 1 if a file could not be read or shows no
+    familiar X-ray.
+    """
+    from tqdm import tqdm
+
+    from carm_env.ct.radiographs import RadiographError
+    from carm_env.evaluation.external_images import FIELD_OF_VIEW_LIMITS_MM, find_images
+    from carm_env.system.output_folders import lock_output
+
+    low, high = FIELD_OF_VIEW_LIMITS_MM
+    if arguments.field_of_view is not None and not low <= arguments.field_of_view <= high:
+        raise ValueError(f"--field-of-view is {arguments.field_of_view:g}, expected {low:g} to {high:g} mm.")
+    images, others = find_images(arguments.path, arguments.out)
+    folder = arguments.path if arguments.path.is_dir() else arguments.path.parent
+    if arguments.out.resolve() == folder.resolve():
+        raise ValueError(f"--out is {arguments.out}, the folder of the images, expected another folder.")
+    examiner = _make_examiner(arguments)
+    records: list[dict[str, Any]] = []
+    with lock_output(arguments.out, "--out"):
+        try:
+            names = _output_names([image.relative_to(folder) for image in images])
+            for image in tqdm(images, unit="image", disable=len(images) < 2):
+                try:
+                    record = _localize_one(image, names[image.relative_to(folder)], examiner, arguments)
+                except RadiographError as error:
+                    if arguments.path.is_file():
+                        raise
+                    record = {"status": UNREADABLE, "reason": str(error)}
+                records.append({"file": image.relative_to(folder).as_posix(), **record})
+        finally:
+            # Ctrl-C keeps what is finished.
+            if records:
+                skipped = [file.relative_to(folder).as_posix() for file in others]
+                _write(arguments, examiner, records, skipped)
+    _print(records, arguments.out, len(others))
+    return int(bool(others) or any(record["status"] != "localized" for record in records))
+
+
+def _make_examiner(arguments: Arguments) -> ImageExaminer:
+    from carm_env.evaluation.external_images import ImageExaminer
+
+    localizer = _make_localizer(arguments.policy)
+    return ImageExaminer(localizer, _load(_DETECTOR)(), arguments.false_alarm_rate, arguments.answer_all)
+
+
+def _make_localizer(policy: str) -> Localizer:
+    from carm_env.evaluation.policy_loading import PolicyLoadingError
+
+    if policy.partition(":")[0] in _LOCALIZERS:
+        made: Localizer = _load("policies.localizers:make_localizer")(policy, sampled=policy.startswith("mllm"))
+        return made
+    found = _load(policy)
+    own: Localizer = found() if isinstance(found, type) else found
+    if not callable(getattr(own, "closest", None)):
+        raise PolicyLoadingError(
+            f"--policy is {policy!r}, expected a class with a method closest(images) that returns ids (n, 3)."
+        )
+    return own
+
+
+def _load(name: str) -> Any:
+    """Imports a class or function of the repository or of the user."""
+    from carm_env.evaluation.policy_loading import PolicyLoadingError, import_module_of
+    from carm_env.system.extras import is_installed
+
+    if name.startswith("policies.") and not is_installed("policies"):
+        raise PolicyLoadingError(
+            "carm-env localize needs the networks of the repository, which the package does not contain: clone the "
+            "repository and run `pip install -e '.[train]'` there."
+        )
+    module, attribute = import_module_of(name, _FORMS)
+    if not hasattr(module, attribute):
+        raise PolicyLoadingError(f"--policy is {name!r}, but {module.__name__} has no {attribute}.")
+    return getattr(module, attribute)
+
+
+def _output_names(files: Sequence[Path]) -> dict[Path, Path]:
+    """Returns the annotated image of each file; files that differ in their suffix alone keep it."""
+    counts = Counter(file.with_suffix("") for file in files)
+    return {file: Path(f"{file if counts[file.with_suffix('')] > 1 else file.with_suffix('')}.png") for file in files}
+
+
+def _localize_one(path: Path, output: Path, examiner: ImageExaminer, arguments: Arguments) -> dict[str, Any]:
+    from carm_env.cli._image_files import save_image
+    from carm_env.ct.radiographs import read_radiograph
+    from carm_env.evaluation.external_images import square_view
+
+    radiograph = read_radiograph(path, arguments.frame)
+    if arguments.invert:
+        radiograph = radiograph.inverted()
+    view = square_view(radiograph, arguments.field_of_view)
+    findings = examiner.examine(view)
+    save_image(_drawing(path.name, radiograph, findings), arguments.out / output)
+    return _record(radiograph, view, findings, examiner, output)
+
+
+def _reason(findings: ImageFindings) -> str:
+    from carm_env.evaluation.external_images import LOCALIZED
+
+    if findings.status == LOCALIZED:
+        return ""
+    if findings.looks_inverted:
+        return "unlike the frontal X-rays that the networks know; its negative is not: try --invert"
+    return "unlike the frontal X-rays that the networks know: another view or body part, or no X-ray"
+
+
+def _record(
+    radiograph: Radiograph, view: SquareView, findings: ImageFindings, examiner: ImageExaminer, output: Path
+) -> dict[str, Any]:
+    height, width = radiograph.image.shape
+    return {
+        "status": findings.status,
+        "reason": _reason(findings),
+        "closest": _closest_json(findings),
+        "out_of_distribution": {
+            "score": round(findings.score, 3),
+            "threshold": round(examiner.threshold, 3),
+            "p_value": round(findings.p_value, 5),
+            "looks_inverted": findings.looks_inverted,
+        },
+        "landmarks": findings.landmarks_json(width, height),
+        "size": [width, height],
+        "pixels_per_mm": round(view.pixels_per_mm, 5),
+        "notes": [*radiograph.notes, *view.notes],
+        "annotated": output.as_posix(),
+    }
+
+
+def _closest_json(findings: ImageFindings) -> list[dict[str, Any]]:
+    from carm_env.landmarks import landmark
+
+    return [{"id": key, "name": landmark(key).name, "probability": value} for key, value in findings.closest]
+
+
+def _percent(probability: float | None) -> str:
+    if probability is None:
+        return ""
+    return f" {100 * probability:.0f} %" if probability >= 0.005 else " < 1 %"
+
+
+def _closest_text(closest: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(f"{item['name']}{_percent(item['probability'])}" for item in closest)
+
+
+def _drawing(title: str, radiograph: Radiograph, findings: ImageFindings) -> Any:
+    from carm_env.sheets.annotated_image import Mark, draw_annotated
+
+    height, width = radiograph.image.shape
+    probabilities = dict(findings.closest)
+    marks = []
+    for position in findings.landmarks_json(width, height):
+        if position["in_image"]:
+            key = position["id"]
+            label = f"{position['name']}{_percent(probabilities.get(key))}"
+            marks.append(Mark(label, position["pixel"], position["region_90_pixels"], key in probabilities))
+    closest = _closest_text(_closest_json(findings))
+    familiarity = f"out-of-distribution score {findings.score:.1f}, p {findings.p_value:.3f}"
+    reason = _reason(findings)
+    captions = [title, *([f"OUT OF DISTRIBUTION: {reason}"] if reason else [])]
+    captions.append(f"closest to the centre: {closest}" if closest else "no landmark is named")
+    return draw_annotated(radiograph.image, marks, [*captions, familiarity], is_warning=bool(reason))
+
+
+def _rows(records: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    for record in records:
+        row: dict[str, Any] = {name: record.get(name, "") for name in ("file", "status", "reason")}
+        for number in range(_N_CLOSEST):
+            found = record.get("closest", [])[number : number + 1]
+            row[f"closest_{number + 1}"] = found[0]["name"] if found else ""
+            probability = found[0]["probability"] if found else None
+            row[f"probability_{number + 1}"] = "" if probability is None else f"{probability:.4f}"
+        scores = record.get("out_of_distribution", {})
+        yield {**row, **{name: scores.get(name, "") for name in ("score", "threshold", "p_value")},
+               "annotated": record.get("annotated", "")}  # fmt: skip
+
+
+def _write(
+    arguments: Arguments, examiner: ImageExaminer, records: Sequence[Mapping[str, Any]], skipped: Sequence[str]
+) -> None:
+    from carm_env.evaluation.provenance import provenance
+    from carm_env.system.files import atomic_write, write_json
+
+    rows = [*_rows(records), *_rows([{"file": name, "status": NOT_AN_IMAGE} for name in skipped])]
+    with atomic_write(arguments.out / "localization.csv") as temporary:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    about = {
+        "policy": arguments.policy,
+        "false_alarm_rate": examiner.false_alarm_rate,
+        "threshold": round(examiner.threshold, 3),
+        "inverted": arguments.invert,
+        "images": list(records),
+        "other_files": list(skipped),
+        "run": provenance(),
+    }
+    write_json(arguments.out / "localization.json", about)
+
+
+def _print(records: Sequence[Mapping[str, Any]], out: Path, n_others: int) -> None:
+    width = max(len(record["file"]) for record in records)
+    for record in records:
+        if record["status"] == UNREADABLE:
+            print(f"{record['file']:{width}}  unreadable: {record['reason']}")
+            continue
+        answer = _closest_text(record["closest"]) or ("no answer" if record["status"] == "localized" else "")
+        doubt = f"OUT OF DISTRIBUTION: {record['reason']}" if record["reason"] else ""
+        p_value = f"p {record['out_of_distribution']['p_value']:.3f}"
+        print(f"{record['file']:{width}}  {p_value}  {'; '.join(filter(None, (doubt, answer)))}")
+    assumed = {note for record in records for note in record.get("notes", []) if note.startswith("field of view")}
+    print("\n".join(sorted(assumed)))
+    counts = {status: sum(record["status"] == status for record in records)
+              for status in ("localized", "out_of_distribution", UNREADABLE)}  # fmt: skip
+    summary = f"{counts['localized']} localised, {counts['out_of_distribution']} out of distribution"
+    summary += f", {counts[UNREADABLE]} unreadable" if counts[UNREADABLE] else ""
+    summary += f", {n_others} file(s) of other kinds skipped" if n_others else ""
+    print(f"{summary}: {out}/localization.csv, localization.json and annotated images")

@@ -1,0 +1,215 @@
+"""Read single X-ray images of others: PNG, JPEG and DICOM, as greyscale images in which bones are bright."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from carm_env.ct._dicom_headers import number_of, numbers_of, pydicom_module, quiet_pydicom, read_header, text_of
+from carm_env.ct.errors import DicomError
+from carm_env.system.errors import CArmEnvError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".ima")
+"""Suffixes of image files; DICOM files may have none."""
+MIN_SIDE, MAX_PIXELS, MAX_ASPECT = 32, 100_000_000, 4.0
+_FORMATS = ("PNG", "JPEG")
+_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+_DARK_PERCENT, _BRIGHT_PERCENT = 0.3, 99.8
+"""Percentiles that become black and white, as in `carm_env.xray.physics.window`."""
+_INVERTED = "MONOCHROME1"
+_GREY = ("MONOCHROME2", _INVERTED)
+
+
+class RadiographError(CArmEnvError, ValueError):
+    """A file is not an image that can be read as an X-ray; the message names it and says what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Radiograph:
+    """An X-ray image.
+
+    Attributes:
+        image: ``(H, W)`` uint8; bones are bright if the file says which grey values are, or has the usual polarity.
+        pixel_mm: size of a pixel at the depth of the isocentre, mm; None if the file does not state it.
+        notes: what was converted, one line each, without personal data.
+    """
+
+    image: NDArray[np.uint8]
+    pixel_mm: float | None = None
+    notes: tuple[str, ...] = ()
+
+    def inverted(self) -> Radiograph:
+        """Returns the image of the other polarity."""
+        return replace(self, image=255 - self.image)
+
+
+def is_image_file(path: Path) -> bool:
+    """Returns whether a file has the suffix or the first bytes of a PNG, JPEG or DICOM file."""
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as file:
+            start = file.read(132)
+    except OSError:
+        return False
+    return start.startswith(_SIGNATURES) or start[128:] == b"DICM"
+
+
+def read_radiograph(path: Path, frame: int | None = None) -> Radiograph:
+    """Reads an X-ray image.
+
+    Colours become grey, transparent pixels black. Grey values of more than 8 bits are stretched between their 0.3 and
+    99.8 percentiles. DICOM images of the photometric interpretation MONOCHROME1 are inverted.
+
+    Args:
+        path: PNG, JPEG or DICOM file, recognised by its content.
+        frame: number of the image in a file of several, from 1.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        RadiographError: the file is of another kind, damaged, too small, too large or too oblong, or holds several
+            images and `frame` does not choose one of them.
+        MissingExtraError: a DICOM file, and pydicom is not installed.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    try:
+        with path.open("rb") as file:
+            start = file.read(132)
+    except OSError as error:
+        raise RadiographError(f"{path} cannot be opened ({error.strerror}): make it readable.") from error
+    if not start:
+        raise RadiographError(f"{path} is empty (0 bytes): copy it again.")
+    return _read_pillow(path, frame) if start.startswith(_SIGNATURES) else _read_dicom(path, frame)
+
+
+def _read_pillow(path: Path, frame: int | None) -> Radiograph:
+    try:
+        with warnings.catch_warnings():
+            # The size is checked below.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=_FORMATS) as opened:
+                _check_size(path, *opened.size)
+                _choose_frame(path, getattr(opened, "n_frames", 1), frame)
+                if frame is not None:
+                    opened.seek(frame - 1)
+                opened.load()
+                image = ImageOps.exif_transpose(opened)
+    except RadiographError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise RadiographError(f"{path} has too many pixels, expected at most {MAX_PIXELS:,}: reduce it.") from error
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        raise RadiographError(f"{path} is damaged ({_reason(error)}): copy or export it again.") from error
+    notes = []
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, np.float64)
+        notes.append(f"grey values of 16 bits ({values.min():.0f} to {values.max():.0f}) were stretched")
+        return Radiograph(_stretched(values), None, tuple(notes))
+    if image.has_transparency_data:
+        # Modes with a palette or a transparent colour, too.
+        coloured = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", coloured.size, (0, 0, 0, 255)), coloured).convert("RGB")
+    if image.mode not in ("1", "L"):
+        colours = np.asarray(image.convert("RGB"), np.int16)
+        if np.ptp(colours, axis=2).max() > 0:
+            notes.append("colours were converted to grey values")
+        image = image.convert("RGB")
+    return Radiograph(np.array(image.convert("L")), None, tuple(notes))
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
+
+
+@quiet_pydicom()
+def _read_dicom(path: Path, frame: int | None) -> Radiograph:
+    header = _dicom_header(path)
+    rows, columns = (int(number_of(header, name) or 0) for name in ("Rows", "Columns"))
+    if not (rows and columns):
+        raise RadiographError(f"{path} is a DICOM file without an image: choose another file of the study.")
+    _check_size(path, columns, rows)
+    photometric = text_of(header, "PhotometricInterpretation") or _GREY[0]
+    if photometric not in _GREY:
+        raise RadiographError(f"{path} is a colour image, expected an X-ray of grey values: export the original image.")
+    frames = int(number_of(header, "NumberOfFrames") or 1)
+    _choose_frame(path, frames, frame)
+    notes = []
+    try:
+        whole = pydicom_module().dcmread(path, force=True)
+        pixels = np.asarray(whole.pixel_array)
+        stored = pixels.reshape(frames, rows, columns)[(frame or 1) - 1]
+        values = np.asarray(_as_displayed(stored, whole), np.float64)
+    except Exception as error:  # pydicom and its decoders raise many kinds, and quote values
+        raise RadiographError(
+            f"{path}: the pixels cannot be read ({type(error).__name__}). If the file is cut short, copy it again. If "
+            "it is compressed, install a decoder (pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg) or "
+            "export it uncompressed."
+        ) from None
+    if photometric == _INVERTED:
+        values = values.max() - values
+        notes.append("MONOCHROME1: the grey values were inverted")
+    if frames > 1:
+        notes.append(f"frame {frame} of {frames}")
+    return Radiograph(_stretched(values), _pixel_mm(header), tuple(notes))
+
+
+def _dicom_header(path: Path) -> Any:
+    """Returns the header of a DICOM file; raises RadiographError for a file of another kind."""
+    try:
+        header = read_header(path)
+    except DicomError as error:
+        raise RadiographError(str(error)) from None
+    if header is None:
+        raise RadiographError(f"{path} is not an image that can be read, expected PNG, JPEG or DICOM: convert it.")
+    return header
+
+
+def _as_displayed(stored: NDArray[Any], header: Any) -> Any:
+    """Applies the rescale slope and the display window that the header states."""
+    pixels = pydicom_module().pixels
+    return pixels.apply_voi_lut(pixels.apply_modality_lut(stored, header), header)
+
+
+def _pixel_mm(header: Any) -> float | None:
+    """Returns the size of a pixel at the isocentre, from its size at the detector and the magnification there."""
+    spacing = numbers_of(header, "ImagerPixelSpacing", 2)
+    if spacing is None or not (spacing > 0).all() or abs(spacing[0] / spacing[1] - 1) > 0.01:
+        return None
+    detector, isocentre = (number_of(header, f"DistanceSourceTo{end}") for end in ("Detector", "Patient"))
+    magnification = number_of(header, "EstimatedRadiographicMagnificationFactor")
+    if detector and isocentre and 0 < isocentre < detector:
+        magnification = detector / isocentre
+    return float(spacing[0] / magnification) if magnification and magnification >= 1 else None
+
+
+def _choose_frame(path: Path, frames: int, frame: int | None) -> None:
+    if frames > 1 and frame is None:
+        raise RadiographError(
+            f"{path} holds {frames} frames, expected one image: choose one with --frame 1 .. {frames}."
+        )
+    if frame is not None and not 1 <= frame <= frames:
+        raise RadiographError(f"{path} holds {frames} frame(s), but --frame is {frame}: expected 1 to {frames}.")
+
+
+def _check_size(path: Path, width: int, height: int) -> None:
+    size = f"{path} has {width} x {height} pixels"
+    if width * height > MAX_PIXELS:
+        raise RadiographError(f"{size}, expected at most {MAX_PIXELS:,} in all: reduce the image.")
+    if min(width, height) < MIN_SIDE:
+        raise RadiographError(f"{size}, expected at least {MIN_SIDE} along each side: export a larger image.")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise RadiographError(f"{size}, expected sides that differ by at most {MAX_ASPECT:g} : 1: crop the image.")
+
+
+def _stretched(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+    values = np.nan_to_num(values)
+    black, white = np.percentile(values, (_DARK_PERCENT, _BRIGHT_PERCENT))
+    scale = 255 / (white - black) if white > black else 0.0
+    return np.rint(np.clip((values - black) * scale, 0, 255)).astype(np.uint8)

@@ -1,0 +1,222 @@
+"""Landmarks in X-ray images of others: images in, names with probabilities, positions and a familiarity check out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from carm_env.ct.radiographs import Radiograph, RadiographError, is_image_file
+from carm_env.evaluation.localization import IMAGE_SIZE, Localizer, locate
+from carm_env.geometry import DEFAULT_GEOMETRY
+from carm_env.landmarks import LANDMARKS, N_LANDMARKS, landmark
+
+FIELD_OF_VIEW_LIMITS_MM = (50.0, 1000.0)
+LOCALIZED, OUT_OF_DISTRIBUTION = "localized", "out_of_distribution"
+_SAME_SIZE = 0.01
+"""Fields of view that differ by less than this share count as equal."""
+
+
+class Detector(Protocol):
+    """Scores how unlike the views that the networks know an image is; see `policies.out_of_distribution`."""
+
+    def score(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Returns scores ``(n,)`` of images ``(n, s, s)``; higher is less familiar."""
+        ...
+
+    def p_value(self, scores: ArrayLike) -> NDArray[np.float64]:
+        """Returns the shares of calibration views that score at least as high."""
+        ...
+
+    def threshold(self, false_alarm_rate: float) -> float:
+        """Returns the lowest score whose p-value is at most the rate."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class SquareView:
+    """The square of an image that a localiser sees.
+
+    Attributes:
+        image: ``(IMAGE_SIZE, IMAGE_SIZE)`` uint8.
+        centre: ``(u, v)`` its centre, pixels of the whole image.
+        pixels_per_mm: pixels of the whole image per millimetre at the depth of the isocentre.
+        notes: how the square was taken, one line each.
+    """
+
+    image: NDArray[np.uint8]
+    centre: tuple[float, float]
+    pixels_per_mm: float
+    notes: tuple[str, ...]
+
+    def pixels(self, displacement_mm: ArrayLike) -> NDArray[np.float64]:
+        """Returns the pixels ``(..., 2)`` ``(u, v)`` of displacements ``(..., 2)`` to the left and cranially, mm."""
+        displacement = np.asarray(displacement_mm, float)
+        return np.array(self.centre) + displacement * [self.pixels_per_mm, -self.pixels_per_mm]
+
+
+def square_view(radiograph: Radiograph, field_of_view_mm: float | None = None) -> SquareView:
+    """Takes the square about the middle of an image that shows the field of view of the default C-arm.
+
+    Args:
+        radiograph: the image.
+        field_of_view_mm: length at the depth of the isocentre that the shorter side of the image shows; by default what
+            the file states, or else the field of view of the default C-arm.
+
+    Raises:
+        RadiographError: the field of view is not between 50 and 1000 mm.
+    """
+    expected_mm = DEFAULT_GEOMETRY.field_of_view_mm
+    height, width = radiograph.image.shape
+    side = min(height, width)
+    notes = [] if height == width else [f"of {width} x {height} pixels the middle {side} x {side} were used"]
+    if field_of_view_mm is not None:
+        shown_mm, origin = field_of_view_mm, "as given"
+    elif radiograph.pixel_mm is not None:
+        shown_mm, origin = radiograph.pixel_mm * side, "as the file states"
+    else:
+        shown_mm, origin = expected_mm, "assumed"
+    low, high = FIELD_OF_VIEW_LIMITS_MM
+    if not low <= shown_mm <= high:
+        raise RadiographError(
+            f"the field of view is {shown_mm:g} mm ({origin}), expected {low:g} to {high:g} mm: set --field-of-view."
+        )
+    notes.append(f"field of view {shown_mm:.0f} mm, {origin}")
+    wanted = side * expected_mm / shown_mm
+    if abs(wanted / side - 1) < _SAME_SIZE:
+        wanted = float(side)
+    elif wanted < side:
+        notes.append(f"cropped to the middle {expected_mm:.0f} mm")
+    else:
+        notes.append(f"extended to {expected_mm:.0f} mm by repeating the border")
+    left, top = (width - wanted) / 2, (height - wanted) / 2
+    image = _resampled(radiograph.image, left, top, wanted)
+    return SquareView(image, ((width - 1) / 2, (height - 1) / 2), wanted / expected_mm, tuple(notes))
+
+
+def _resampled(image: NDArray[np.uint8], left: float, top: float, side: float) -> NDArray[np.uint8]:
+    margin = max(0, int(np.ceil(max(-left, -top))))
+    source = Image.fromarray(np.pad(image, margin, mode="edge") if margin else image)
+    box = (left + margin, top + margin, left + margin + side, top + margin + side)
+    # Averages over the area of a pixel, as networks shrink their images.
+    method = Image.Resampling.BOX if side >= IMAGE_SIZE else Image.Resampling.BILINEAR
+    return np.array(source.resize((IMAGE_SIZE, IMAGE_SIZE), method, box=box))
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFindings:
+    """What is found in one image.
+
+    Attributes:
+        status: `LOCALIZED` or `OUT_OF_DISTRIBUTION`.
+        closest: id and probability of the landmarks closest to the centre, likeliest first; the probability is None if
+            the localiser has none.
+        score: out-of-distribution score.
+        p_value: share of calibration views that score at least as high.
+        looks_inverted: the image is out of distribution, and its negative is not.
+        pixels: ``(14, 2)`` pixels ``(u, v)`` of the landmarks in the whole image; None if the localiser has none.
+        region_pixels: ``(14, 2)`` semi-axes of their regions along u and v; None if the localiser has none.
+    """
+
+    status: str
+    closest: tuple[tuple[int, float | None], ...]
+    score: float
+    p_value: float
+    looks_inverted: bool
+    pixels: NDArray[np.float64] | None
+    region_pixels: NDArray[np.float64] | None
+
+    def landmarks_json(self, width: int, height: int) -> list[dict[str, Any]]:
+        """Returns the positions of the landmarks as JSON, for an image of a size in pixels."""
+        if self.pixels is None:
+            return []
+        inside = np.all((self.pixels > -0.5) & (self.pixels < np.array([width, height]) - 0.5), axis=1)
+        pixels = self.pixels.round(1).tolist()
+        regions = [None] * N_LANDMARKS if self.region_pixels is None else self.region_pixels.round(1).tolist()
+        return [
+            {
+                "id": item.id,
+                "name": item.name,
+                "pixel": pixels[item.index],
+                "region_90_pixels": regions[item.index],
+                "in_image": bool(inside[item.index]),
+            }
+            for item in LANDMARKS
+        ]
+
+
+class ImageExaminer:
+    """Localises landmarks in images, and says which images it should not be asked about.
+
+    Args:
+        localizer: names the landmarks.
+        detector: scores the images.
+        false_alarm_rate: share of familiar views that may count as out of distribution.
+        answer_all: name the landmarks in images that are out of distribution, too.
+    """
+
+    def __init__(
+        self, localizer: Localizer, detector: Detector, false_alarm_rate: float, answer_all: bool = False
+    ) -> None:
+        self._localizer, self._detector, self._answer_all = localizer, detector, answer_all
+        self.false_alarm_rate = false_alarm_rate
+        self.threshold = detector.threshold(false_alarm_rate)
+
+    def examine(self, view: SquareView) -> ImageFindings:
+        """Returns what is found in the square view of an image."""
+        score, of_negative = self._detector.score(np.stack([view.image, 255 - view.image])).tolist()
+        is_unfamiliar = score >= self.threshold
+        p_value = float(self._detector.p_value([score])[0])
+        status = OUT_OF_DISTRIBUTION if is_unfamiliar else LOCALIZED
+        looks_inverted = is_unfamiliar and of_negative < self.threshold
+        if is_unfamiliar and not self._answer_all:
+            return ImageFindings(status, (), score, p_value, looks_inverted, None, None)
+        found = locate(self._localizer, view.image[None])
+        closest = tuple(
+            (int(key), None if found.probabilities is None else float(found.probabilities[0, landmark(int(key)).index]))
+            for key in found.closest_landmarks[0]
+            if key
+        )
+        pixels = None if found.displacement_mm is None else view.pixels(found.displacement_mm[0])
+        regions = None if found.region_mm is None else found.region_mm[0] * view.pixels_per_mm
+        return ImageFindings(status, closest, score, p_value, looks_inverted, pixels, regions)
+
+
+def find_images(path: Path, leave_out: Path) -> tuple[list[Path], list[Path]]:
+    """Returns the image files of a folder and its subfolders, and its other files; hidden ones are passed over.
+
+    Args:
+        path: an image file, which is returned alone, or a folder.
+        leave_out: a folder within it that is not searched, the output.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+        RadiographError: the folder holds no image.
+    """
+    if path.is_file():
+        return [path], []
+    if not path.is_dir():
+        raise FileNotFoundError(f"no such file or folder: {path}")
+    images: list[Path] = []
+    others: list[Path] = []
+    for file in _files(path, leave_out.resolve()):
+        (images if is_image_file(file) else others).append(file)
+    if not images:
+        found = f"only {len(others)} file(s) of other kinds" if others else "no file"
+        raise RadiographError(f"{path} holds {found}, expected PNG, JPEG or DICOM images: choose another folder.")
+    return images, others
+
+
+def _files(folder: Path, leave_out: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        here = Path(parent)
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and (here / name).resolve() != leave_out
+        )
+        yield from (here / name for name in sorted(names) if not name.startswith("."))

@@ -1,0 +1,48 @@
+"""Localisers by name: networks and language models that name the landmarks in single X-rays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from carm_env.evaluation.localization import Localizer, RankedLocalizer
+from carm_env.system.errors import UnknownNameError
+
+LANGUAGE_MODELS = ("mllm", "mllm_grpo")
+LOCALIZERS = ("cnn", "conformal", *LANGUAGE_MODELS)
+
+
+def make_localizer(name: str, *, sampled: bool = False, **options: Any) -> Localizer:
+    """Constructs a localiser.
+
+    Args:
+        name: ``cnn``, ``conformal``, ``mllm`` or ``mllm_grpo``, with ``:CHECKPOINT`` for other weights than those that
+            ship.
+        sampled: a language model is asked several times, so that it has probabilities
+            (`policies.mllm.SampledLocalizer`).
+        **options: arguments of `policies.mllm.MllmLocalizer`; only for a language model.
+
+    Raises:
+        UnknownNameError: unknown localiser.
+        ValueError: options for a localiser that takes none.
+        FileNotFoundError, CheckpointError, MissingExtraError: the localiser cannot be constructed.
+    """
+    kind, _, folder = name.partition(":")
+    if kind not in LOCALIZERS:
+        raise UnknownNameError("localiser", kind, LOCALIZERS)
+    if options and kind not in LANGUAGE_MODELS:
+        raise ValueError(f"--policy is {name!r}, but only a language model takes --{' and --'.join(options)}.")
+    if kind == "cnn":
+        from policies.cnn import LandmarkClassifier
+
+        classifier = LandmarkClassifier(folder or None)
+        return RankedLocalizer(classifier.localize, classifier.locate)
+    if kind in LANGUAGE_MODELS:
+        from policies.mllm import MllmLocalizer, SampledLocalizer
+
+        if sampled:
+            return SampledLocalizer(folder, shipped=kind, **options)
+        return MllmLocalizer(folder, shipped=kind, **options)
+    from policies.conformal import DisplacementRegressor
+
+    regressor = DisplacementRegressor(folder or None)
+    return RankedLocalizer(regressor.localize, regressor.locate)
