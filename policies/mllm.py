@@ -198,7 +198,7 @@ class SampledLocalizer(MllmLocalizer):
     """A language model that is asked several times; the shares of its answers are taken for probabilities.
 
     Args:
-        model: see `MllmPolicy`; a temperature of 0 is replaced by 1.
+        model: see `MllmPolicy`; a temperature of 0 is replaced by 1, unless a `ChatModel` is given.
         shipped: see `MllmLocalizer`.
         answers: number of answers for each image.
 
@@ -206,11 +206,14 @@ class SampledLocalizer(MllmLocalizer):
         UnknownNameError: an unknown setting.
     """
 
-    def __init__(self, model: str = "", shipped: str = KIND, answers: int = 10) -> None:
-        specification = ModelSpecification.parse(model)
-        reading = specification.reading or ("strict" if is_trained_here(specification) else "lenient")
-        temperature = 1.0 if specification.temperature == 0 else specification.temperature
-        super().__init__(model, reading, shipped, temperature=temperature)
+    def __init__(self, model: str | Path | ChatModel = "", shipped: str = KIND, answers: int = 10) -> None:
+        if isinstance(model, (str, Path)):
+            specification = ModelSpecification.parse(str(model))
+            reading = specification.reading or ("strict" if is_trained_here(specification) else "lenient")
+            temperature = 1.0 if specification.temperature == 0 else specification.temperature
+            super().__init__(model, reading, shipped, temperature=temperature)
+        else:
+            super().__init__(model)
         self._answers = answers
 
     def locate(self, images: NDArray[np.uint8]) -> Localization:

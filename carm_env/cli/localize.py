@@ -34,7 +34,6 @@ class Arguments:
             with a method closest(images).
         out: folder of the annotated images and of localization.csv and localization.json.
         false_alarm_rate: share of familiar views that may be called out of distribution.
-        answer_all: name the landmarks in images that are out of distribution, too.
         field_of_view: length that the shorter side of the image shows at the depth of the body, mm; by default what the
             DICOM header states, or the field of view of the default C-arm.
         invert: invert the grey values of all images: bones have to be bright.
@@ -45,7 +44,6 @@ class Arguments:
     policy: str = "conformal"
     out: Path = Path("runs/localize")
     false_alarm_rate: float = 0.05
-    answer_all: bool = False
     field_of_view: float | None = None
     invert: bool = False
     frame: int | None = None
@@ -96,7 +94,7 @@ def _make_examiner(arguments: Arguments) -> ImageExaminer:
     from carm_env.evaluation.external_images import ImageExaminer
 
     localizer = _make_localizer(arguments.policy)
-    return ImageExaminer(localizer, _load(_DETECTOR)(), arguments.false_alarm_rate, arguments.answer_all)
+    return ImageExaminer(localizer, _load(_DETECTOR)(), arguments.false_alarm_rate)
 
 
 def _make_localizer(policy: str) -> Localizer:
@@ -168,6 +166,7 @@ def _record(
         "status": findings.status,
         "reason": _reason(findings),
         "closest": _closest_json(findings),
+        "guess": _guess(findings),
         "out_of_distribution": {
             "score": round(findings.score, 3),
             "threshold": round(examiner.threshold, 3),
@@ -186,6 +185,12 @@ def _closest_json(findings: ImageFindings) -> list[dict[str, Any]]:
     from carm_env.landmarks import landmark
 
     return [{"id": key, "name": landmark(key).name, "probability": value} for key, value in findings.closest]
+
+
+def _guess(findings: ImageFindings) -> list[str]:
+    from carm_env.landmarks import landmark
+
+    return [landmark(key).name for key in findings.guess]
 
 
 def _percent(probability: float | None) -> str:
@@ -213,6 +218,8 @@ def _drawing(title: str, radiograph: Radiograph, findings: ImageFindings) -> Any
     familiarity = f"out-of-distribution score {findings.score:.1f}, p {findings.p_value:.3f}"
     reason = _reason(findings)
     captions = [title, *([f"OUT OF DISTRIBUTION: {reason}"] if reason else [])]
+    if findings.guess:
+        closest = f"{', '.join(_guess(findings))} (a guess; do not rely on it)"
     captions.append(f"closest to the centre: {closest}" if closest else "no landmark is named")
     return draw_annotated(radiograph.image, marks, [*captions, familiarity], is_warning=bool(reason))
 
@@ -225,6 +232,7 @@ def _rows(records: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
             row[f"closest_{number + 1}"] = found[0]["name"] if found else ""
             probability = found[0]["probability"] if found else None
             row[f"probability_{number + 1}"] = "" if probability is None else f"{probability:.4f}"
+        row["guess"] = ", ".join(record.get("guess", []))
         scores = record.get("out_of_distribution", {})
         yield {**row, **{name: scores.get(name, "") for name in ("score", "threshold", "p_value")},
                "annotated": record.get("annotated", "")}  # fmt: skip
@@ -262,6 +270,8 @@ def _print(records: Sequence[Mapping[str, Any]], out: Path, n_others: int) -> No
             continue
         answer = _closest_text(record["closest"]) or ("no answer" if record["status"] == "localized" else "")
         doubt = f"OUT OF DISTRIBUTION: {record['reason']}" if record["reason"] else ""
+        if record["guess"]:
+            answer = f"guess: {', '.join(record['guess'])}"
         p_value = f"p {record['out_of_distribution']['p_value']:.3f}"
         print(f"{record['file']:{width}}  {p_value}  {'; '.join(filter(None, (doubt, answer)))}")
     assumed = {note for record in records for note in record.get("notes", []) if note.startswith("field of view")}

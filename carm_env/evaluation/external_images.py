@@ -19,6 +19,8 @@ from carm_env.landmarks import LANDMARKS, N_LANDMARKS, landmark
 
 FIELD_OF_VIEW_LIMITS_MM = (50.0, 1000.0)
 LOCALIZED, OUT_OF_DISTRIBUTION = "localized", "out_of_distribution"
+NO_GUESS_P_VALUE = 0.001
+"""An image with a p-value of at most this gets no guess: one frontal view in a thousand is as unfamiliar."""
 _SAME_SIZE = 0.01
 """Fields of view that differ by less than this share count as equal."""
 
@@ -116,7 +118,9 @@ class ImageFindings:
     Attributes:
         status: `LOCALIZED` or `OUT_OF_DISTRIBUTION`.
         closest: id and probability of the landmarks closest to the centre, likeliest first; the probability is None if
-            the localiser has none.
+            the localiser has none. Empty for an image that is out of distribution.
+        guess: ids for an image that is out of distribution, without confidence; empty if it is far out, see
+            `NO_GUESS_P_VALUE`.
         score: out-of-distribution score.
         p_value: share of calibration views that score at least as high.
         looks_inverted: the image is out of distribution, and its negative is not.
@@ -126,6 +130,7 @@ class ImageFindings:
 
     status: str
     closest: tuple[tuple[int, float | None], ...]
+    guess: tuple[int, ...]
     score: float
     p_value: float
     looks_inverted: bool
@@ -158,13 +163,13 @@ class ImageExaminer:
         localizer: names the landmarks.
         detector: scores the images.
         false_alarm_rate: share of familiar views that may count as out of distribution.
-        answer_all: name the landmarks in images that are out of distribution, too.
+
+    Raises:
+        ValueError: the detector is not calibrated for such a rate.
     """
 
-    def __init__(
-        self, localizer: Localizer, detector: Detector, false_alarm_rate: float, answer_all: bool = False
-    ) -> None:
-        self._localizer, self._detector, self._answer_all = localizer, detector, answer_all
+    def __init__(self, localizer: Localizer, detector: Detector, false_alarm_rate: float) -> None:
+        self._localizer, self._detector = localizer, detector
         self.false_alarm_rate = false_alarm_rate
         self.threshold = detector.threshold(false_alarm_rate)
 
@@ -175,17 +180,19 @@ class ImageExaminer:
         p_value = float(self._detector.p_value([score])[0])
         status = OUT_OF_DISTRIBUTION if is_unfamiliar else LOCALIZED
         looks_inverted = is_unfamiliar and of_negative < self.threshold
-        if is_unfamiliar and not self._answer_all:
-            return ImageFindings(status, (), score, p_value, looks_inverted, None, None)
+        if is_unfamiliar and p_value <= NO_GUESS_P_VALUE:
+            return ImageFindings(status, (), (), score, p_value, looks_inverted, None, None)
         found = locate(self._localizer, view.image[None])
+        names = tuple(int(key) for key in found.closest_landmarks[0] if key)
+        if is_unfamiliar:
+            return ImageFindings(status, (), names, score, p_value, looks_inverted, None, None)
+        probabilities = found.probabilities
         closest = tuple(
-            (int(key), None if found.probabilities is None else float(found.probabilities[0, landmark(int(key)).index]))
-            for key in found.closest_landmarks[0]
-            if key
+            (key, None if probabilities is None else float(probabilities[0, landmark(key).index])) for key in names
         )
         pixels = None if found.displacement_mm is None else view.pixels(found.displacement_mm[0])
         regions = None if found.region_mm is None else found.region_mm[0] * view.pixels_per_mm
-        return ImageFindings(status, closest, score, p_value, looks_inverted, pixels, regions)
+        return ImageFindings(status, closest, (), score, p_value, looks_inverted, pixels, regions)
 
 
 def find_images(path: Path, leave_out: Path) -> tuple[list[Path], list[Path]]:

@@ -23,6 +23,7 @@ from policies.regions import (
     levels_for_new_patients,
     mixture,
     nonconformity,
+    probability_closest,
     probability_within,
 )
 
@@ -443,3 +444,26 @@ def test_a_hostile_agent_is_refused_before_it_is_built(tmp_path, values):
     config_with(**values)(folder)
     with pytest.raises(CheckpointError, match=next(iter(values))):
         make_policy(f"ppo:{folder}")
+
+
+def test_the_closest_landmark_has_the_probability_of_being_closest():
+    mean = np.full((3, 14, 2), 200.0)
+    mean[0, 4], mean[1, 4], mean[1, 9] = 5.0, (10.0, 0.0), (-10.0, 0.0)
+    mean[2, 4], mean[2, 9] = (30.0, 0.0), (-40.0, 0.0)
+    found = probability_closest(Prediction(mean, np.full((3, 14, 2), 10.0)), samples=4000)
+    assert found.sum(1) == pytest.approx(1) and found[0, 4] == 1
+    assert found[1, 4] == pytest.approx(0.5, abs=0.03) == found[1, 9]
+    assert 0.6 < found[2, 4] < 0.9
+
+
+@pytest.mark.parametrize("kind", ["cnn", "conformal"])
+def test_localisers_agree_with_their_ranking(kind, classifier, ensemble):
+    from carm_env.evaluation.localization import locate
+    from policies.localizers import make_localizer
+
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32), np.uint8)
+    found = locate(make_localizer(f"{kind}:{classifier if kind == 'cnn' else ensemble}"), images)
+    chosen = np.take_along_axis(found.probabilities, found.closest_landmarks - 1, 1)
+    assert found.closest_landmarks.shape == (5, 3) and (np.diff(chosen) <= 0).all()
+    assert chosen[:, 0] == pytest.approx(found.probabilities.max(1))
+    assert found.displacement_mm.shape == (5, 14, 2) and (found.region_mm is None) == (kind == "cnn")

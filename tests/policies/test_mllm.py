@@ -16,7 +16,7 @@ from carm_env.language.reasons import Situation
 from carm_env.system.errors import UnknownNameError
 from policies import make_policy
 from policies.local_model import LocalModel
-from policies.mllm import MllmLocalizer, MllmPolicy
+from policies.mllm import MllmLocalizer, MllmPolicy, SampledLocalizer
 from policies.model_loading import check_fit, load_model, load_processor
 
 torch = pytest.importorskip("torch")
@@ -275,3 +275,16 @@ def test_the_shipped_models_give_valid_answers(name):
     assert decision.usage.tokens > 20
     ranked = MllmLocalizer(shipped=name).closest(np.full((2, 128, 128), 110, np.uint8))
     assert ranked.shape == (2, 3) and ranked.all()
+
+
+def test_shares_of_sampled_answers_are_probabilities():
+    def ranking(*ids):
+        return render(Ranking(ids))
+
+    answers = [ranking(11, 10, 4), ranking(11, 4, 10), ranking(4, 11, 10), "somewhere in the chest"]
+    model = ScriptedModel(*answers, *["no idea"] * 4)
+    found = SampledLocalizer(model, answers=4).locate(np.zeros((2, 32, 32), np.uint8))
+    assert model.seeded == 0 and len(model.asked) == 8
+    assert found.closest_landmarks.tolist() == [[11, 4, 10], [0, 0, 0]]
+    assert found.probabilities[0, [10, 3, 9]] == pytest.approx([2 / 3, 1 / 3, 0])
+    assert found.probabilities[1].sum() == 0 and found.displacement_mm is None

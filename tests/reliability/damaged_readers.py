@@ -14,6 +14,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from carm_env.landmarks import LANDMARKS
 from carm_env.patient import Patient, load_saved_patient, read_description, save_patient
@@ -71,6 +72,7 @@ def write_files(folder: Path) -> None:
     _write_landmark_files(folder)
     _write_saved_patient(folder)
     _write_texts(folder)
+    _write_images(folder)
     if _reads_cts():
         _write_cts(folder)
     if _reads_checkpoints():
@@ -81,7 +83,7 @@ def write_files(folder: Path) -> None:
 
 def make_readers(folder: Path) -> list[Reader]:
     """Returns the readers of the files that `write_files` has written."""
-    readers = [*_landmark_readers(folder), *_patient_readers(folder), *_text_readers(folder)]
+    readers = [*_landmark_readers(folder), *_patient_readers(folder), *_text_readers(folder), *_image_readers(folder)]
     if _reads_cts():
         readers += _ct_readers(folder)
     if _reads_checkpoints():
@@ -306,6 +308,33 @@ def _write_cts(folder: Path) -> None:
         for path in slices:
             archive.write(path, path.name)
         archive.writestr("report.txt", "x" * 2000)
+
+
+def _write_images(folder: Path) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (36, 40), np.uint8)
+    Image.fromarray(grey).save(folder / "xray.png")
+    Image.fromarray(grey).save(folder / "xray.jpg")
+    if _reads_cts():
+        from tests.carm_env.ct import dicom_series
+
+        size, dicom_series.SHAPE = dicom_series.SHAPE, (36, 40)
+        try:
+            dicom_series.write_series(folder / "xray", count=1)
+        finally:
+            dicom_series.SHAPE = size
+
+
+def _image_readers(folder: Path) -> list[Reader]:
+    from carm_env.ct.radiographs import read_radiograph
+
+    readers = [
+        _reader(f"X-ray image, {name}", 20, folder / file, (in_bytes,), read_radiograph)
+        for name, file in (("PNG", "xray.png"), ("JPEG", "xray.jpg"))
+    ]
+    if _reads_cts():
+        (dicom,) = (folder / "xray").iterdir()
+        readers.append(_reader("X-ray image, DICOM", 6, dicom, (in_bytes, in_elements), read_radiograph))
+    return readers
 
 
 def _ct_readers(folder: Path) -> list[Reader]:
