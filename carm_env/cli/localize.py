@@ -199,6 +199,10 @@ def _percent(probability: float | None) -> str:
     return f" {100 * probability:.0f} %" if probability >= 0.005 else " < 1 %"
 
 
+def _p_text(p_value: float) -> str:
+    return f"p {p_value:.3f}" if p_value >= 0.001 else "p < 0.001"
+
+
 def _closest_text(closest: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(f"{item['name']}{_percent(item['probability'])}" for item in closest)
 
@@ -215,7 +219,7 @@ def _drawing(title: str, radiograph: Radiograph, findings: ImageFindings) -> Any
             label = f"{position['name']}{_percent(probabilities.get(key))}"
             marks.append(Mark(label, position["pixel"], position["region_90_pixels"], key in probabilities))
     closest = _closest_text(_closest_json(findings))
-    familiarity = f"out-of-distribution score {findings.score:.1f}, p {findings.p_value:.3f}"
+    familiarity = f"out-of-distribution score {findings.score:.1f}, {_p_text(findings.p_value)}"
     reason = _reason(findings)
     captions = [title, *([f"OUT OF DISTRIBUTION: {reason}"] if reason else [])]
     if findings.guess:
@@ -272,7 +276,7 @@ def _print(records: Sequence[Mapping[str, Any]], out: Path, n_others: int) -> No
         doubt = f"OUT OF DISTRIBUTION: {record['reason']}" if record["reason"] else ""
         if record["guess"]:
             answer = f"guess: {', '.join(record['guess'])}"
-        p_value = f"p {record['out_of_distribution']['p_value']:.3f}"
+        p_value = _p_text(record["out_of_distribution"]["p_value"])
         print(f"{record['file']:{width}}  {p_value}  {'; '.join(filter(None, (doubt, answer)))}")
     assumed = {note for record in records for note in record.get("notes", []) if note.startswith("field of view")}
     print("\n".join(sorted(assumed)))

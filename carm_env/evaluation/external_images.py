@@ -119,8 +119,8 @@ class ImageFindings:
         status: `LOCALIZED` or `OUT_OF_DISTRIBUTION`.
         closest: id and probability of the landmarks closest to the centre, likeliest first; the probability is None if
             the localiser has none. Empty for an image that is out of distribution.
-        guess: ids for an image that is out of distribution, without confidence; empty if it is far out, see
-            `NO_GUESS_P_VALUE`.
+        guess: ids for an image that is out of distribution, without confidence; empty if it looks inverted or is far
+            out, see `NO_GUESS_P_VALUE`.
         score: out-of-distribution score.
         p_value: share of calibration views that score at least as high.
         looks_inverted: the image is out of distribution, and its negative is not.
@@ -180,7 +180,7 @@ class ImageExaminer:
         p_value = float(self._detector.p_value([score])[0])
         status = OUT_OF_DISTRIBUTION if is_unfamiliar else LOCALIZED
         looks_inverted = is_unfamiliar and of_negative < self.threshold
-        if is_unfamiliar and p_value <= NO_GUESS_P_VALUE:
+        if is_unfamiliar and (looks_inverted or p_value <= NO_GUESS_P_VALUE):
             return ImageFindings(status, (), (), score, p_value, looks_inverted, None, None)
         found = locate(self._localizer, view.image[None])
         names = tuple(int(key) for key in found.closest_landmarks[0] if key)
