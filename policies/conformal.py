@@ -111,13 +111,9 @@ class DisplacementRegressor:
     def locate(self, images: NDArray[np.uint8]) -> Localization:
         """Returns names, probabilities, positions and regions; `images` as in `predict`."""
         prediction = self.predict(images)
-        probabilities = probability_closest(prediction)
-        ranked = rank_by_distance(prediction) - 1
-        # Where probabilities are equal, the expected distance decides.
-        order = np.argsort(-np.take_along_axis(probabilities, ranked, 1), axis=1, kind="stable")
-        closest = np.take_along_axis(ranked, order, 1)[:, :N_CLOSEST] + 1
+        closest = rank_by_distance(prediction)[:, :N_CLOSEST]
         region_mm = prediction.std_mm * self.radius_at(LEVELS[0])[:, None]
-        return Localization(closest, probabilities, prediction.mean_mm, region_mm)
+        return Localization(closest, probability_closest(prediction), prediction.mean_mm, region_mm)
 
     def radius_at(self, level: float) -> NDArray[np.float64]:
         """Returns the radii ``(14,)`` of the regions of a level, in standard deviations.

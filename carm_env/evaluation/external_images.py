@@ -117,7 +117,7 @@ class ImageFindings:
 
     Attributes:
         status: `LOCALIZED` or `OUT_OF_DISTRIBUTION`.
-        closest: id and probability of the landmarks closest to the centre, likeliest first; the probability is None if
+        closest: id and probability of the landmarks closest to the centre, nearest first; the probability is None if
             the localiser has none. Empty for an image that is out of distribution.
         guess: ids for an image that is out of distribution, without confidence; empty if it looks inverted or is far
             out, see `NO_GUESS_P_VALUE`.

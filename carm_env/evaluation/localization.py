@@ -55,7 +55,7 @@ class Localization:
     """Where the landmarks are in ``n`` images, as far as a localiser says.
 
     Attributes:
-        closest_landmarks: ``(n, 3)`` ids of the landmarks closest to the centre, the likeliest first; zeros for none.
+        closest_landmarks: ``(n, 3)`` ids of the landmarks closest to the centre, nearest first; zeros for none.
         probabilities: ``(n, 14)`` probabilities that each landmark is the closest; None if there are none.
         displacement_mm: ``(n, 14, 2)`` from the centre to each landmark, to the left and cranially, for the default
             C-arm; None if the localiser knows no positions.
