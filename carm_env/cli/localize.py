@@ -115,14 +115,16 @@ def _make_localizer(policy: str) -> Localizer:
 def _load(name: str) -> Any:
     """Imports a class or function of the repository or of the user."""
     from carm_env.evaluation.policy_loading import PolicyLoadingError, import_module_of
-    from carm_env.system.extras import is_installed
 
-    if name.startswith("policies.") and not is_installed("policies"):
+    try:
+        module, attribute = import_module_of(name, _FORMS)
+    except PolicyLoadingError as error:
+        if not (name.startswith("policies.") and isinstance(error.__cause__, ModuleNotFoundError)):
+            raise
         raise PolicyLoadingError(
             "carm-env localize needs the networks of the repository, which the package does not contain: clone the "
             "repository and run `pip install -e '.[train]'` there."
-        )
-    module, attribute = import_module_of(name, _FORMS)
+        ) from error
     if not hasattr(module, attribute):
         raise PolicyLoadingError(f"--policy is {name!r}, but {module.__name__} has no {attribute}.")
     return getattr(module, attribute)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -153,6 +154,14 @@ def test_a_localiser_of_ones_own_gives_names_alone(views, tmp_path, monkeypatch)
     record = results(tmp_path / "out")[0]["carina.png"]
     assert [item["name"] for item in record["closest"]] == ["T12", "Right hemidiaphragm", "Left hemidiaphragm"]
     assert record["closest"][0]["probability"] is None and record["landmarks"] == []
+
+
+def test_without_the_repository_the_message_says_where_the_networks_are(tmp_path, monkeypatch, capsys):
+    # A wheel holds carm_env alone.
+    monkeypatch.setitem(sys.modules, "policies.localizers", None)
+    image = saved(tmp_path / "in", a=np.zeros((64, 64), np.uint8)) / "a.png"
+    assert main(["localize", str(image), "--out", str(tmp_path / "out")]) == 2
+    assert "clone the repository and run `pip install -e" in capsys.readouterr().err
 
 
 FIELD_MM = DEFAULT_GEOMETRY.field_of_view_mm
