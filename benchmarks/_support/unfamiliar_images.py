@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from carm_env.envs.scene import load_scene
-from carm_env.geometry import CArmPose
+from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM, CArmPose
 from carm_env.volume import AIR_HU, Volume
 from carm_env.xray.camera import XRayCamera
 
@@ -39,6 +39,7 @@ def lateral_views(patients: Sequence[str], count: int, seed: int) -> Images:
         for _ in range(count):
             point = points[rng.integers(len(points))] + rng.uniform(-_NEAR_MM, _NEAR_MM, 3)
             pose = CArmPose(tuple(point.tolist()), float(rng.choice([-90.0, 90.0])))
+            pose = pose.towards_source(DEFAULT_ISOCENTER_DEPTH_MM)
             images.append(scene.camera.image(pose, SIZE, int(rng.integers(2**31))))
     return np.stack(images)
 
@@ -59,6 +60,7 @@ def hands(patients: Sequence[str], count: int, seed: int) -> Images:
             for _ in range(count):
                 centre = wrist + [*rng.uniform(-20, 20, 2), rng.uniform(20, 100)]
                 pose = CArmPose(tuple(centre.tolist()), float(rng.uniform(-40, 40)))
+                pose = pose.towards_source(DEFAULT_ISOCENTER_DEPTH_MM)
                 images.append(camera.image(pose, SIZE, int(rng.integers(2**31))))
     return np.stack(images)
 

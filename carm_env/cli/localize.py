@@ -34,8 +34,8 @@ class Arguments:
             with a method closest(images).
         out: folder of the annotated images and of localization.csv and localization.json.
         false_alarm_rate: share of familiar views that may be called out of distribution.
-        field_of_view: length that the shorter side of the image shows at the depth of the body, mm; by default what the
-            DICOM header states, or the field of view of the default C-arm.
+        field_of_view: length that the shorter side of the image shows in the middle of the body, mm; by default what
+            the DICOM header states, or the field of view of the default C-arm.
         invert: invert the grey values of all images: bones have to be bright.
         frame: number of the image in files that hold several, from 1.
     """

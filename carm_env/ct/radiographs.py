@@ -36,7 +36,7 @@ class Radiograph:
 
     Attributes:
         image: ``(H, W)`` uint8; bones are bright if the file says which grey values are, or has the usual polarity.
-        pixel_mm: size of a pixel at the depth of the isocentre, mm; None if the file does not state it.
+        pixel_mm: size of a pixel in the middle of the body, mm; None if the file does not state it.
         notes: what was converted, one line each, without personal data.
     """
 
@@ -178,14 +178,14 @@ def _as_displayed(stored: NDArray[Any], header: Any) -> Any:
 
 
 def _pixel_mm(header: Any) -> float | None:
-    """Returns the size of a pixel at the isocentre, from its size at the detector and the magnification there."""
+    """Returns the size of a pixel in the body, from its size at the detector and the magnification there."""
     spacing = numbers_of(header, "ImagerPixelSpacing", 2)
     if spacing is None or not (spacing > 0).all() or abs(spacing[0] / spacing[1] - 1) > 0.01:
         return None
-    detector, isocentre = (number_of(header, f"DistanceSourceTo{end}") for end in ("Detector", "Patient"))
+    detector, patient = (number_of(header, f"DistanceSourceTo{end}") for end in ("Detector", "Patient"))
     magnification = number_of(header, "EstimatedRadiographicMagnificationFactor")
-    if detector and isocentre and 0 < isocentre < detector:
-        magnification = detector / isocentre
+    if detector and patient and 0 < patient < detector:
+        magnification = detector / patient
     return float(spacing[0] / magnification) if magnification and magnification >= 1 else None
 
 

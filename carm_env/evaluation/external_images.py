@@ -14,9 +14,11 @@ from PIL import Image
 
 from carm_env.ct.radiographs import Radiograph, RadiographError, is_image_file
 from carm_env.evaluation.localization import IMAGE_SIZE, Localizer, locate
-from carm_env.geometry import DEFAULT_GEOMETRY
+from carm_env.geometry import DEFAULT_GEOMETRY, DEFAULT_ISOCENTER_DEPTH_MM
 from carm_env.landmarks import LANDMARKS, N_LANDMARKS, landmark
 
+DEFAULT_FIELD_OF_VIEW_MM = DEFAULT_GEOMETRY.field_of_view_at_mm(DEFAULT_ISOCENTER_DEPTH_MM)
+"""What the views of the shipped networks show in the middle of the body."""
 FIELD_OF_VIEW_LIMITS_MM = (50.0, 1000.0)
 LOCALIZED, OUT_OF_DISTRIBUTION = "localized", "out_of_distribution"
 NO_GUESS_P_VALUE = 0.001
@@ -48,7 +50,7 @@ class SquareView:
     Attributes:
         image: ``(IMAGE_SIZE, IMAGE_SIZE)`` uint8.
         centre: ``(u, v)`` its centre, pixels of the whole image.
-        pixels_per_mm: pixels of the whole image per millimetre at the depth of the isocentre.
+        pixels_per_mm: pixels of the whole image per millimetre in the middle of the body.
         notes: how the square was taken, one line each.
     """
 
@@ -68,13 +70,13 @@ def square_view(radiograph: Radiograph, field_of_view_mm: float | None = None) -
 
     Args:
         radiograph: the image.
-        field_of_view_mm: length at the depth of the isocentre that the shorter side of the image shows; by default what
+        field_of_view_mm: length in the middle of the body that the shorter side of the image shows; by default what
             the file states, or else the field of view of the default C-arm.
 
     Raises:
         RadiographError: the field of view is not between 50 and 1000 mm.
     """
-    expected_mm = DEFAULT_GEOMETRY.field_of_view_mm
+    expected_mm = DEFAULT_FIELD_OF_VIEW_MM
     height, width = radiograph.image.shape
     side = min(height, width)
     notes = [] if height == width else [f"of {width} x {height} pixels the middle {side} x {side} were used"]

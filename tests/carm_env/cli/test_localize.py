@@ -12,8 +12,8 @@ from carm_env.cli import main
 from carm_env.ct.radiographs import Radiograph, RadiographError
 from carm_env.envs.episode import landmark_lps_mm
 from carm_env.envs.scene import load_scene
-from carm_env.evaluation.external_images import square_view
-from carm_env.geometry import DEFAULT_GEOMETRY, CArmPose, ProjectionGeometry
+from carm_env.evaluation.external_images import DEFAULT_FIELD_OF_VIEW_MM, square_view
+from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM, CArmPose, ProjectionGeometry
 
 SIZE = 300
 
@@ -28,6 +28,7 @@ def views():
     for name, landmark, alpha in (("carina", "carina", 0), ("skull", "skull", 0), ("lateral", "T12", 90)):
         x, y, z = landmark_lps_mm(scene.patient, landmark)
         pose = CArmPose((x, scene.patient.mid_depth_mm if alpha == 0 else y, z), alpha)
+        pose = pose.towards_source(DEFAULT_ISOCENTER_DEPTH_MM)
         images[name] = scene.camera.image(pose, SIZE, 0)
         geometries[name] = ProjectionGeometry.from_pose(pose, scene.camera.geometry, SIZE)
     return images, geometries, scene.patient
@@ -164,7 +165,7 @@ def test_without_the_repository_the_message_says_where_the_networks_are(tmp_path
     assert "clone the repository and run `pip install -e" in capsys.readouterr().err
 
 
-FIELD_MM = DEFAULT_GEOMETRY.field_of_view_mm
+FIELD_MM = DEFAULT_FIELD_OF_VIEW_MM
 
 
 @pytest.mark.parametrize(
