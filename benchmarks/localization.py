@@ -2,11 +2,13 @@
 
     python benchmarks/localization.py --policy cnn --json l.json
     python benchmarks/localization.py --policy cnn:runs/cnn/checkpoint --patients my-ct --out runs/static
+    python benchmarks/localization.py --policy mllm_grpo --baseline mllm
 
 Views over the whole workspace give P@K, R@K, H@K and the share of exact closest landmarks; views with a landmark within
 5 mm of the centre give the centred H@1 and H@2. For a language model also: the share of answers that cannot be parsed
 (they count as misses), and the share of true reasons for a move towards a drawn target. Intervals are clustered by
-patient. Writes ``confusion.png`` (the paper's Fig. 3a) to the folder of ``--out``.
+patient. With ``--baseline``, another localiser sees the same views, and the paired differences have intervals, too.
+Writes ``confusion.png`` (the paper's Fig. 3a) to the folder of ``--out``.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ class Arguments:
 
     Attributes:
         policy: cnn, conformal, mllm or mllm_grpo; with :CHECKPOINT for other weights.
+        baseline: another localiser, to which it is compared on the same views.
         patients: names of patients, or COHORT/SPLIT.
         views: views over the workspace per patient; the paper uses 1024.
         seed: seed of the views; training uses 0.
@@ -54,6 +57,7 @@ class Arguments:
     """
 
     policy: str = "cnn"
+    baseline: str = ""
     patients: tuple[str, ...] = ("standard/test",)
     views: int = 256
     seed: int = 1
@@ -85,24 +89,43 @@ def table(estimates: Mapping[str, Estimate], paper: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
+def difference_table(differences: Mapping[str, Estimate], policy: str, baseline: str) -> str:
+    """Formats paired differences in percentage points."""
+    width = max(map(len, differences))
+    lines = [f"{policy} - {baseline} on the same views, percentage points"]
+    for name, found in differences.items():
+        value, low, high = (100 * number for number in (found.value, found.low, found.high))
+        lines.append(f"{name:{width}} {value:+6.1f}  {low:+.1f} to {high:+.1f}")
+    return "\n".join(lines)
+
+
 def run(arguments: Arguments) -> None:
     """Evaluates, prints and saves."""
     options: dict[str, Any] = {"reading": arguments.reading} if arguments.reading != READINGS[0] else {}
     if arguments.constrained:
         options["constrained"] = True
     localizer = make_localizer(arguments.policy, **options)
+    # A wrong name is reported before the first image.
+    baseline = make_localizer(arguments.baseline) if arguments.baseline else None
     names = expand_patients(arguments.patients)
     prepare_patients(names, default_workers())
-    estimates, confusion = evaluate_localizer(localizer, names, arguments.views, arguments.seed)
+    found = evaluate_localizer(localizer, names, arguments.views, arguments.seed)
+    estimates = found.estimates
     style = getattr(getattr(localizer, "model", None), "style", None)
     print(table(estimates, PAPER_MLLM if style else PAPER))
     about: dict[str, Any] = {"policy": arguments.policy, "patients": names, **options}
     if style:
         about |= {"style": style, "prompts": prompt_hash(style)}
-    values = {json_name(name): value._asdict() for name, value in estimates.items()}
-    save_measurement(arguments.json, {**about, **values, "confusion": confusion.tolist()}, arguments.seed)
+    values: dict[str, Any] = {json_name(name): value._asdict() for name, value in estimates.items()}
+    if baseline is not None:
+        other = evaluate_localizer(baseline, names, arguments.views, arguments.seed)
+        differences = found.differences(other)
+        print(f"\n{difference_table(differences, arguments.policy, arguments.baseline)}")
+        values["differences"] = {json_name(name): value._asdict() for name, value in differences.items()}
+        about["baseline"] = arguments.baseline
+    save_measurement(arguments.json, {**about, **values, "confusion": found.confusion.tolist()}, arguments.seed)
     with drawing("confusion.png"):
-        print(save_confusion_matrix(arguments.out / "confusion.png", confusion, arguments.policy))
+        print(save_confusion_matrix(arguments.out / "confusion.png", found.confusion, arguments.policy))
 
 
 if __name__ == "__main__":

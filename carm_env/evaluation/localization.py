@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.envs.scene import load_scene
-from carm_env.evaluation.intervals import Estimate, estimate
-from carm_env.evaluation.metrics import centred_estimates, confusion_matrix, retrieval_estimates
+from carm_env.evaluation.intervals import Estimate, mean_interval
+from carm_env.evaluation.metrics import centred_values, confusion_matrix, retrieval_values, share_estimate
 from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM, CArmPose
 from carm_env.landmarks import N_CLOSEST
 from carm_env.language.reasons import Situation
@@ -147,37 +147,103 @@ class _Steps:
     situations: list[Situation]
 
 
-def _step_estimates(
-    localizer: ReasoningLocalizer, views: Sequence[_Steps]
-) -> tuple[dict[str, Estimate], NDArray[np.bool_]]:
-    """Returns the shares of steps on the views, and on images that do not show them: what a blind model reaches.
+@dataclass(frozen=True, eq=False)
+class ViewValues:
+    """A metric of every view.
+
+    Attributes:
+        values: ``(n,)``; NaN for a view without a value, such as a reason of an answer that cannot be read.
+        patients: ``(n,)`` name of the patient of each view.
+    """
+
+    values: NDArray[np.float64]
+    patients: Sequence[str]
+
+    def estimate(self) -> Estimate | None:
+        """Returns the mean with its interval; None if no view has a value."""
+        return _of_known(self.values, self.patients, share_estimate)
+
+
+@dataclass(frozen=True, eq=False)
+class LocalizerEvaluation:
+    """Metrics of a localiser.
+
+    Attributes:
+        values: `ViewValues` by metric, such as ``P@1``, ``H@1 centred``, ``invalid`` or ``reasons relevant``.
+        confusion: the confusion matrix ``(14, 14)``.
+    """
+
+    values: Mapping[str, ViewValues]
+    confusion: NDArray[np.int64]
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """The mean of each metric with its interval; metrics without a value are left out."""
+        found = {name: values.estimate() for name, values in self.values.items()}
+        return {name: one for name, one in found.items() if one is not None}
+
+    def differences(self, baseline: LocalizerEvaluation) -> dict[str, Estimate]:
+        """Returns the mean difference from another localiser on the same views, with its interval.
+
+        Args:
+            baseline: evaluation on the same patients with the same views and seed.
+
+        Raises:
+            ValueError: the views are others.
+        """
+        found: dict[str, Estimate] = {}
+        for name in [name for name in self.values if name in baseline.values]:
+            own, other = self.values[name], baseline.values[name]
+            if list(own.patients) != list(other.patients):
+                raise ValueError(
+                    f"the views of {name} are not those of the baseline: evaluate both on the same patients and views."
+                )
+            difference = _of_known(own.values - other.values, own.patients, _mean)
+            if difference is not None:
+                found[name] = difference
+        return found
+
+
+def _of_known(
+    values: NDArray[np.float64],
+    patients: Sequence[str],
+    summary: Callable[[NDArray[np.float64], Sequence[str]], Estimate],
+) -> Estimate | None:
+    known = np.isfinite(values)
+    return summary(values[known], np.asarray(patients)[known].tolist()) if known.any() else None
+
+
+def _mean(values: NDArray[np.float64], patients: Sequence[str]) -> Estimate:
+    return Estimate(float(values.mean()), *mean_interval(values, patients), len(values))
+
+
+def _step_values(localizer: ReasoningLocalizer, views: Sequence[_Steps]) -> dict[str, ViewValues]:
+    """Returns flags of steps on the views, and on images that do not show them: what a blind model reaches.
 
     Another image is one of the next patient, or of the same patient elsewhere if there is no other. A true or relevant
-    reason that is as frequent there says nothing about the image. The second result is which answers about the views
-    themselves can be read, patient by patient.
+    reason that is as frequent there says nothing about the image. ``readable`` is about the views themselves.
     """
     following = [*views[1:], views[0]]
     seen = [own.images for own in views]
     others = [np.roll(own.images, len(own.images) // 2, 0) if own is other else _resized(other.images, len(own.images))
               for own, other in zip(views, following, strict=True)]  # fmt: skip
     blank = [np.full_like(own.images, _GREY) for own in views]
-    estimates: dict[str, Estimate] = {}
+    values: dict[str, ViewValues] = {}
     for label, images in (("", seen), (" on another image", others), (" without an image", blank)):
         answers = {flag: _Answers() for flag in STEP_FLAGS}
         for own, shown in zip(views, images, strict=True):
             found = localizer.steps(shown, own.targets, own.situations)
             for flag, collected in answers.items():
                 collected.add(own.patient, found[flag])
-        readable = answers["readable"].array().astype(bool)
-        patients = np.array(answers["readable"].patients)
+        flags = {flag: collected.array().astype(float) for flag, collected in answers.items()}
+        patients = answers["readable"].patients
         if not label:
-            readable_on_views = readable
-        estimates[f"best move{label}"] = estimate(answers["best_move"].array().astype(float), patients.tolist())
+            values["readable"] = ViewValues(flags["readable"], patients)
+        values[f"best move{label}"] = ViewValues(flags["best_move"], patients)
         for flag in ("reasons_true", "reasons_relevant"):
-            if readable.any():
-                values = answers[flag].array()[readable].astype(float)
-                estimates[flag.replace("_", " ") + label] = estimate(values, patients[readable].tolist())
-    return estimates, readable_on_views
+            of_readable = np.where(flags["readable"] == 1, flags[flag], np.nan)
+            values[flag.replace("_", " ") + label] = ViewValues(of_readable, patients)
+    return values
 
 
 def _resized(images: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
@@ -185,9 +251,7 @@ def _resized(images: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
     return images[np.arange(count) % len(images)]
 
 
-def evaluate_localizer(
-    localizer: Localizer, patients: Sequence[str], views: int, seed: int
-) -> tuple[dict[str, Estimate], NDArray[np.int64]]:
+def evaluate_localizer(localizer: Localizer, patients: Sequence[str], views: int, seed: int) -> LocalizerEvaluation:
     """Evaluates a localiser on views over the whole workspace and on views with a landmark at the centre.
 
     Args:
@@ -196,10 +260,6 @@ def evaluate_localizer(
         patients: names of the patients.
         views: views over the workspace per patient.
         seed: draws views and targets.
-
-    Returns:
-        The estimates by metric, such as ``P@1``, ``H@1 centred``, ``invalid`` or ``reasons relevant``, and the
-        confusion matrix ``(14, 14)``.
     """
     ranked, centred, relevant, targets = (_Answers() for _ in range(4))
     stepped: list[_Steps] = []
@@ -218,13 +278,15 @@ def evaluate_localizer(
             drawn = [int(rng.choice(situation.closest())) for situation in situations]
             stepped.append(_Steps(name, images, drawn, situations))
     first_answers, closest_ids = ranked.array()[:, 0], relevant.array()[:, 0]
-    estimates = retrieval_estimates(ranked.array(), relevant.array(), ranked.patients)
-    on_centred = centred_estimates(centred.array(), targets.array(), centred.patients)
-    estimates |= {f"{key} centred": value for key, value in on_centred.items()}
+    retrieved = retrieval_values(ranked.array(), relevant.array())
+    on_centred = centred_values(centred.array(), targets.array())
+    values = {name: ViewValues(array, ranked.patients) for name, array in retrieved.items()}
+    values |= {f"{name} centred": ViewValues(array, centred.patients) for name, array in on_centred.items()}
     if isinstance(localizer, ReasoningLocalizer):
-        steps, readable = _step_estimates(localizer, stepped)
-        invalid = np.concatenate([(ranked.array() == 0).all(1), (centred.array() == 0).all(1), ~readable])
-        names = [*ranked.patients, *centred.patients, *(own.patient for own in stepped for _ in own.targets)]
-        estimates["invalid"] = estimate(invalid.astype(float), names)
-        estimates |= steps
-    return estimates, confusion_matrix(first_answers, closest_ids)
+        steps = _step_values(localizer, stepped)
+        readable = steps.pop("readable")
+        invalid = [(ranked.array() == 0).all(1), (centred.array() == 0).all(1), readable.values == 0]
+        names = [*ranked.patients, *centred.patients, *readable.patients]
+        values["invalid"] = ViewValues(np.concatenate(invalid).astype(float), names)
+        values |= steps
+    return LocalizerEvaluation(values, confusion_matrix(first_answers, closest_ids))

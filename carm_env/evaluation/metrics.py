@@ -78,20 +78,20 @@ def complete(answers: ArrayLike) -> Flags:
     return given
 
 
-def retrieval_estimates(answers: ArrayLike, relevant: ArrayLike, patients: Sequence[str]) -> dict[str, Estimate]:
-    """Returns ``P@1`` to ``H@3`` and ``exact``, each with its interval within 0 to 1."""
+def retrieval_values(answers: ArrayLike, relevant: ArrayLike) -> dict[str, Floats]:
+    """Returns ``P@1`` to ``H@3`` and ``exact`` of every view, ``(n,)`` each."""
     metrics = {"P": precision_at, "R": recall_at, "H": hit_at}
     values = {f"{name}@{k}": metric(answers, relevant, k) for name, metric in metrics.items() for k in (1, 2, 3)}
-    values["exact"] = exact_closest(answers, relevant)
-    return {name: _share(value, patients) for name, value in values.items()}
+    return {**values, "exact": exact_closest(answers, relevant)}
 
 
-def centred_estimates(answers: ArrayLike, target: ArrayLike, patients: Sequence[str]) -> dict[str, Estimate]:
-    """Returns ``H@1`` and ``H@2`` of views with a landmark at their centre, each with its interval."""
-    return {f"H@{k}": _share(centred_hit_at(answers, target, k), patients) for k in (1, 2)}
+def centred_values(answers: ArrayLike, target: ArrayLike) -> dict[str, Floats]:
+    """Returns ``H@1`` and ``H@2`` of every view with a landmark at its centre, ``(n,)`` each."""
+    return {f"H@{k}": centred_hit_at(answers, target, k) for k in (1, 2)}
 
 
-def _share(values: Floats, patients: Sequence[str]) -> Estimate:
+def share_estimate(values: ArrayLike, patients: Sequence[str]) -> Estimate:
+    """Returns the `estimate` of a share ``(n,)``, with its interval within 0 to 1."""
     whole = estimate(values, patients)
     return whole._replace(low=max(whole.low, 0.0), high=min(whole.high, 1.0))
 

@@ -43,6 +43,21 @@ def test_the_script_writes_every_metric(small_patients, checkpoints, tmp_path, n
     assert "0.995" in capsys.readouterr().out
 
 
+def test_a_localiser_is_compared_with_a_baseline(small_patients, checkpoints, tmp_path, capsys):
+    path = tmp_path / "l.json"
+    names = [f"{kind}:{checkpoints / kind}" for kind in ("cnn", "conformal")]
+    words = ["--policy", names[0], "--patients", *small_patients[:2], "--views", "12", "--out", str(tmp_path / "o")]
+    assert run(localization, [*words, "--baseline", names[1], "--json", str(path)]) == 0
+    figures = json.loads(path.read_text())
+    assert run(localization, ["--policy", names[1], *words[2:], "--json", str(path)]) == 0
+    baseline = json.loads(path.read_text())
+    difference = figures["differences"]["p_at_2"]
+    assert difference["value"] == pytest.approx(figures["p_at_2"]["value"] - baseline["p_at_2"]["value"])
+    assert difference["low"] <= difference["value"] <= difference["high"]
+    assert figures["baseline"] == names[1] and "differences" not in baseline
+    assert "on the same views, percentage points" in capsys.readouterr().out
+
+
 def test_calibration_reports_coverage_and_size(small_patients, checkpoints, tmp_path, capsys):
     path = tmp_path / "c.json"
     arguments = ["--policy", f"conformal:{checkpoints / 'conformal'}", "--patients", *small_patients[:2]]

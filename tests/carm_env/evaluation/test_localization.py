@@ -19,12 +19,12 @@ def true_answers(small_patients):
 def test_true_answers_get_the_best_scores(small_patients, true_answers):
     queue = iter(true_answers)
     localizer = RankedLocalizer(lambda images: np.array([next(queue) for _ in images]))
-    estimates, confusion = evaluate_localizer(localizer, small_patients[:2], 8, 1)
-    assert {key: value.value for key, value in estimates.items() if "R@" not in key} == {
+    found = evaluate_localizer(localizer, small_patients[:2], 8, 1)
+    assert {key: value.value for key, value in found.estimates.items() if "R@" not in key} == {
         "P@1": 1.0, "P@2": 1.0, "P@3": 1.0, "H@1": 1.0, "H@2": 1.0, "H@3": 1.0, "exact": 1.0,
         "H@1 centred": 1.0, "H@2 centred": 1.0,
     }  # fmt: skip
-    assert confusion.trace() == confusion.sum() == 16
+    assert found.confusion.trace() == found.confusion.sum() == 16
 
 
 class Reasoning:
@@ -60,7 +60,7 @@ def test_a_language_model_is_also_scored_by_readable_answers_and_true_reasons(sm
     found = []
     for _ in range(2):
         localizer = Reasoning(true_answers)
-        estimates, _ = evaluate_localizer(localizer, small_patients[:2], 8, 1)
+        estimates = evaluate_localizer(localizer, small_patients[:2], 8, 1).estimates
         found.append(localizer.targets)
     assert estimates["H@1 centred"].value == 0
     # Of 16 views, 112 centred views and 16 moves, the centred views and half of the moves are invalid.
@@ -73,6 +73,27 @@ def test_a_language_model_is_also_scored_by_readable_answers_and_true_reasons(sm
     assert values["best move"] == 0.25 and values["best move on another image"] == 0
     first, second, other, _, blank, _ = localizer.shown
     assert np.array_equal(other, second) and not np.array_equal(first, second) and np.ptp(blank) == 0
+
+
+def test_localisers_are_compared_on_the_same_views(small_patients, true_answers):
+    patients = small_patients[:2]
+    full = evaluate_localizer(Reasoning(true_answers), patients, 8, 1)
+    wrong = iter(true_answers)
+    # The first landmark is wrong in every second view.
+    half = RankedLocalizer(
+        lambda images: np.array([ids if n % 2 else ids[::-1] for n, ids in enumerate(next(wrong) for _ in images)])
+    )
+    other = evaluate_localizer(half, patients, 8, 1)
+    found = full.differences(other)
+    assert set(found) == set(other.values)
+    assert found["exact"].value == 0.5 and found["exact"].low < 0.5 < found["exact"].high or found["exact"].low == 0.5
+    assert found["P@1"].value == 0 and found["H@1 centred"].value == -1 + 0.5
+    same = full.differences(full)
+    assert all(one == (0, 0, 0, one.views) for one in same.values())
+    # Of 16 moves, 8 can be read.
+    assert same["reasons true"].views == 8
+    with pytest.raises(ValueError, match="not those of the baseline"):
+        full.differences(evaluate_localizer(Reasoning(true_answers), patients[:1], 8, 1))
 
 
 def test_centred_views_show_every_landmark(small_patients):

@@ -90,12 +90,12 @@ def test_invalid_input_is_refused(answers, relevant, k, message):
 def test_estimates_contain_the_mean_and_stay_within_0_and_1(rows, data):
     answers, relevant = ([row[i] for row in rows] for i in (0, 1))
     patients = data.draw(st.lists(st.sampled_from("abc"), min_size=len(rows), max_size=len(rows)))
-    found = metrics.retrieval_estimates(answers, relevant, patients)
+    values = metrics.retrieval_values(answers, relevant)
+    found = {name: metrics.share_estimate(one, patients) for name, one in values.items()}
     assert set(found) == {f"{name}@{k}" for name in "PRH" for k in (1, 2, 3)} | {"exact"}
     assert found["R@2"].value == pytest.approx(metrics.recall_at(answers, relevant, 2).mean())
-    found |= {
-        f"centred {k}": v for k, v in metrics.centred_estimates(answers, [r[0] for r in relevant], patients).items()
-    }
+    centred = metrics.centred_values(answers, [row[0] for row in relevant])
+    found |= {f"{name} centred": metrics.share_estimate(one, patients) for name, one in centred.items()}
     for value, low, high, n in found.values():
         assert 0 <= low <= value + 1e-9 and value <= high + 1e-9 and high <= 1 and n == len(rows)
 
