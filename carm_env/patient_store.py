@@ -17,7 +17,7 @@ from carm_env.system.leftovers import restore, settle
 
 IMPORTED, VIRTUAL = "imported", "virtual"
 """Kinds of patients: an id is ``imported:NAME``, ``virtual:SEED`` or ``virtual:SEED?OPTIONS``."""
-RESERVED_NAMES = frozenset({IMPORTED, VIRTUAL, "standard", "wide", "broad"})
+RESERVED_NAMES = frozenset({IMPORTED, VIRTUAL, "standard", "wide", "broad", "diverse", "poses", "bodies", "bones"})
 """Names that no imported patient may have: the kinds above and the cohorts (`carm_env.patients.cohorts`)."""
 
 _DEVICES = frozenset(("CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))))

@@ -12,6 +12,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 import carm_env  # noqa: F401  registers CArmNav-v0
+from carm_env.patients.catalogue import expand_patients
+from carm_env.patients.separation import check_trainable
 
 
 def main() -> None:
@@ -26,6 +28,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/sb3_ppo/agent.zip"))
     options = parser.parse_args()
 
+    check_trainable(expand_patients(options.patients), "--patients")
     kwargs = {"patients": options.patients, "image_size": 64}
     envs = make_vec_env("CArmNav-v0", n_envs=options.envs, seed=options.seed, env_kwargs=kwargs)
     # MultiInputPolicy sees {"image": ..., "target": ...}. With obs_type="image" and one target, use "CnnPolicy".

@@ -35,6 +35,7 @@ from carm_env.evaluation.provenance import save_measurement
 from carm_env.landmarks import N_LANDMARKS
 from carm_env.patients.build import default_workers, prepare_patients
 from carm_env.patients.catalogue import expand_patients
+from carm_env.patients.separation import check_trainable
 from carm_env.system.command_line import INTERRUPTED, run_script
 from carm_env.system.errors import UnknownNameError
 from carm_env.system.extras import optional_imports
@@ -122,6 +123,8 @@ class RlArguments:
                 raise ValueError(f"{name} is {value}, expected at least 1.")
         if not self.seeds or min(self.seeds) < 0:
             raise ValueError(f"seeds are {self.seeds}, expected at least one, all 0 or more.")
+        for flag, names in (("--patients", self.patients), ("--eval-patients", self.eval_patients)):
+            check_trainable(expand_patients(names), flag)
 
     @property
     def folder(self) -> Path:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from carm_env.anatomy.coverage import imaged_part
 from carm_env.anatomy.findings.material import Site
 from carm_env.anatomy.findings.paint import fractures, paint_foreign_bodies, paint_pleural_findings, resolve
 from carm_env.anatomy.organs.abdomen import paint_abdomen, visceral_cavity
@@ -27,8 +28,9 @@ from carm_env.anatomy.painting.lattice import Lattice, lattice_pair
 from carm_env.anatomy.painting.meshes import joint_bounds
 from carm_env.anatomy.painting.shapes import Field
 from carm_env.anatomy.parameters import PatientParameters
-from carm_env.anatomy.skeleton.body import BOTTOM_MM, Body, pose_body
+from carm_env.anatomy.skeleton.body import Body, bottom_mm, pose_body
 from carm_env.anatomy.table_pose import add_table, apply_table_pose, make_table_pose
+from carm_env.anatomy.warp import body_warp, warp_to_table
 from carm_env.system.memory import check_memory
 from carm_env.volume import Volume
 
@@ -46,7 +48,7 @@ _STREAMS = ("texture", "bones", "skull", "face", "bowel", "lungs", "noise", "deg
 
 @dataclass(frozen=True, eq=False)
 class Anatomy:
-    """A built patient and its structures. All points are LPS mm; all but volume and landmarks precede the table pose.
+    """A built patient and its structures. All points are LPS mm; volume and landmarks are warped and on the table.
 
     Attributes:
         volume: the CT volume.
@@ -109,13 +111,19 @@ def build_anatomy(parameters: PatientParameters) -> Anatomy:
     paint_foreign_bodies(site, findings)
 
     table_pose = make_table_pose(body, parameters)
-    finished = canvas.finish(envelope.skin, streams["noise"], blur=not table_pose.rotates)
-    hu, lattice = apply_table_pose(*_cropped(finished, fine), table_pose)
+    warp = body_warp(body, parameters.warp)
+    finished = canvas.finish(envelope.skin, streams["noise"], blur=warp is None and not table_pose.rotates)
+    if warp is None:
+        hu, lattice = apply_table_pose(*_cropped(finished, fine), table_pose)
+        points = landmark_points(body, thorax)
+    else:
+        hu, lattice = _cropped(*warp_to_table(*_cropped(finished, fine), warp, table_pose))
+        points = landmark_points(body, thorax, warp.apply)
+    landmarks = {key: np.round(table_pose.apply(point), 3) for key, point in points.items()}
+    hu, lattice, landmarks = imaged_part(hu, lattice, landmarks, parameters)
     if parameters.table:
         hu, lattice = add_table(hu, lattice)
     volume = Volume.from_origin(np.ascontiguousarray(hu), lattice.spacing_mm, lattice.origin_mm)
-    points = landmark_points(body, thorax)
-    landmarks = {key: np.round(table_pose.apply(point), 3) for key, point in points.items()}
     return Anatomy(volume, landmarks, body, thorax, envelope, chest, airways, brain, coarse)
 
 
@@ -130,7 +138,7 @@ def lattices(body: Body, parameters: PatientParameters) -> tuple[Lattice, Lattic
     back = float(body.frame.to_patient([0.0, 330.0, 1330.0])[1]) + 1.3 * fat
     low = np.minimum(low - reach, [-half_width, front, np.inf])
     high = np.maximum(high + reach, [half_width, back, -np.inf])
-    low[2] = body.frame.height(BOTTOM_MM)
+    low[2] = body.frame.height(bottom_mm(parameters))
     high[2] -= fat + 16.0
     return lattice_pair(low, high, parameters.voxel_mm)
 

@@ -15,6 +15,7 @@ from carm_env.system.errors import UnknownNameError
 
 Arms = Literal["crossed", "sides", "one_up", "raised"]
 Side = Literal["right", "left"]
+Coverage = Literal["whole", "thighs", "head_neck", "chest", "abdomen"]
 
 LIMITS: dict[str, tuple[float, float]] = {
     "scale": (0.85, 1.2),
@@ -43,6 +44,9 @@ LIMITS: dict[str, tuple[float, float]] = {
 
 VOXEL_SIZES_MM = (2.0, 1.5, 1.0)
 """Valid voxel sizes; docs/reference/patients.md lists build time and memory."""
+
+_OMITTED_DEFAULTS: dict[str, Any] = {"covers": "whole", "warp": 0}
+"""Later parameters, left out of the JSON at their default: patients that do not use them keep hash and cache folder."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +84,14 @@ class PatientParameters:
         findings: implants, tubes and disease, as names or as one text with plus signs; see
             `carm_env.anatomy.finding_names`.
         voxel_mm: edge length of the voxels, one of `VOXEL_SIZES_MM`.
+        covers: part of the body in the volume: ``"whole"``, from the vertex to the hips; ``"thighs"``, from the vertex
+            to the middle of the thighs; ``"head_neck"``, ``"chest"`` or ``"abdomen"`` as of scans of these regions. Cut
+            levels vary with the seed; landmarks outside the volume are absent.
+        warp: seed of another family of bones, see `carm_env.anatomy.warp`; 0 for the bones of myo-sim.
 
     Raises:
         ValueError: a value is not finite or outside `LIMITS`, or a finding is given twice.
-        UnknownNameError: the arm pose, a finding or the voxel size does not exist.
+        UnknownNameError: the arm pose, the coverage, a finding or the voxel size does not exist.
     """
 
     seed: int = 0
@@ -114,15 +122,21 @@ class PatientParameters:
     table: bool = False
     findings: tuple[str, ...] = ()
     voxel_mm: float = 2.0
+    covers: Coverage = "whole"
+    warp: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int | np.integer) or self.seed < 0:
-            raise ValueError(f"seed is {self.seed!r}, expected an integer from 0.")
-        object.__setattr__(self, "seed", int(self.seed))
+        for name in ("seed", "warp"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+                raise ValueError(f"{name} is {value!r}, expected an integer from 0.")
+            object.__setattr__(self, name, int(value))
         if self.arms not in get_args(Arms):
             raise UnknownNameError("arm pose", self.arms, get_args(Arms))
         if self.side not in get_args(Side):
             raise UnknownNameError("side", self.side, get_args(Side))
+        if self.covers not in get_args(Coverage):
+            raise UnknownNameError("coverage", self.covers, get_args(Coverage))
         if not isinstance(self.table, bool):
             raise ValueError(f"table is {self.table!r}, expected True or False.")
         object.__setattr__(self, "layout_mm", _checked_layout(self.layout_mm))
@@ -134,8 +148,9 @@ class PatientParameters:
         object.__setattr__(self, "voxel_mm", float(self.voxel_mm))
 
     def to_json(self) -> dict[str, Any]:
-        """Returns all parameters as JSON values."""
-        return asdict(self)
+        """Returns the parameters as JSON values, without `covers` and `warp` at their defaults."""
+        values = asdict(self)
+        return {key: value for key, value in values.items() if _OMITTED_DEFAULTS.get(key, self) != value}
 
 
 def checked_number(name: str, value: Any, limits: tuple[float, float]) -> float:

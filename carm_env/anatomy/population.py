@@ -311,10 +311,12 @@ def posed_layout_mm(patient: VirtualPatient, skeleton: Any = None) -> NDArray[np
     from carm_env.anatomy.organs.thorax import landmark_points, make_thorax
     from carm_env.anatomy.skeleton.body import pose_body
     from carm_env.anatomy.table_pose import make_table_pose
+    from carm_env.anatomy.warp import body_warp
 
     parameters = patient.parameters
     body = pose_body(parameters, skeleton)
-    points = landmark_points(body, make_thorax(body, parameters))
+    warp = body_warp(body, parameters.warp)
+    points = landmark_points(body, make_thorax(body, parameters), None if warp is None else warp.apply)
     table_pose = make_table_pose(body, parameters)
     flat = np.array([table_pose.apply(point)[[0, 2]] for point in points.values()])
     return flat - flat.mean(axis=0)

@@ -78,7 +78,7 @@ class VerifyArguments:
     """Arguments of ``carm-env patients verify``.
 
     Attributes:
-        cohort: standard, wide or broad.
+        cohort: standard, wide, broad, diverse, poses, bodies or bones.
         voxel_mm: edge of the voxels: 2, 1.5 or 1 mm.
         out: folder of manifest and dataset card; by default in the cache.
     """

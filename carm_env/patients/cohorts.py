@@ -1,7 +1,10 @@
 """Cohorts: the virtual patients for training, for calibration and for tests.
 
-A cohort is only a definition: ``standard/test`` names the same patients whether or not they have been built. Seeds are
-never reused, so no patient belongs to two splits or two cohorts.
+A cohort is only a definition: ``standard/test`` names the same patients whether or not they have been built. No person
+belongs to two splits or two cohorts, but for ``poses``, which shows the people of ``standard/test`` in other poses.
+
+The families ``poses``, ``bodies`` and ``bones`` have a test split only. `carm_env.patients.separation` refuses them,
+and the people of every other test split, as training patients.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ class Cohort:
         description: one sentence.
         seeds: seeds of the patients of each split.
         options: options of every patient, as in ``virtual:SEED?option=value``.
+        variants: further options, which alternate from patient to patient of a split.
+        purpose: what the cohort is for, and what it is not for, in sentences.
     """
 
     name: str
@@ -36,10 +41,17 @@ class Cohort:
     description: str
     seeds: Mapping[Split, Sequence[int]]
     options: Mapping[str, str] = field(default_factory=dict)
+    variants: Sequence[Mapping[str, str]] = ({},)
+    purpose: str = ""
 
     def __post_init__(self) -> None:
         if self.name not in RESERVED_NAMES:
             raise ValueError(f"cohort {self.name!r} is not in carm_env.patient_store.RESERVED_NAMES: add it there.")
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that have patients."""
+        return tuple(split for split in SPLITS if self.seeds.get(split))
 
     def names(self, split: str | None = None, more_options: str = "") -> tuple[str, ...]:
         """Returns the names of the patients of one split, or of all splits in order.
@@ -51,12 +63,34 @@ class Cohort:
         Raises:
             UnknownNameError: unknown split; the message names the nearest one.
         """
-        if split is not None and split not in SPLITS:
-            raise UnknownNameError(f"split of the cohort {self.name}", split, SPLITS)
-        options = "&".join([*(f"{key}={value}" for key, value in self.options.items()), *filter(None, [more_options])])
-        query = f"?{options}" if options else ""
-        splits = SPLITS if split is None else (split,)
-        return tuple(f"{VIRTUAL}:{seed}{query}" for one in splits for seed in self.seeds[one])
+        if split is not None and split not in self.splits:
+            raise UnknownNameError(f"split of the cohort {self.name}", split, self.splits)
+        splits = self.splits if split is None else (split,)
+        return tuple(
+            self._name(seed, number, more_options) for one in splits for number, seed in enumerate(self.seeds[one])
+        )
+
+    def _name(self, seed: int, number: int, more_options: str) -> str:
+        given = {**self.options, **self.variants[number % len(self.variants)]}
+        options = "&".join([*(f"{key}={value}" for key, value in given.items()), *filter(None, [more_options])])
+        return f"{VIRTUAL}:{seed}?{options}" if options else f"{VIRTUAL}:{seed}"
+
+
+_ARMS = ("sides", "raised", "one_up", "crossed")
+_COVERS = ("whole", "thighs", "chest", "whole", "thighs", "head_neck", "thighs", "abdomen")
+_BODIES: tuple[Mapping[str, str], ...] = (
+    {"weight_kg": "125"},
+    {"weight_kg": "41"},
+    {"age": "90"},
+    {"kyphosis_deg": "34", "scoliosis_mm": "26"},
+    {"age": "18", "stature_cm": "136", "weight_kg": "34"},
+)
+_TEST_ONLY = "Never train on it, never tune on it: it has a test split only, and the training scripts refuse it."
+
+
+def _as_options(**values: str) -> Mapping[str, str]:
+    """Returns options without those at their default, so that each patient has its shortest name."""
+    return {key: value for key, value in values.items() if value not in ("crossed", "whole")}
 
 
 COHORTS: Mapping[str, Cohort] = {
@@ -80,6 +114,45 @@ COHORTS: Mapping[str, Cohort] = {
             "Further adults of the same population, for a second network of an ensemble",
             {"train": range(1150, 1350), "calibration": range(2030, 2050), "test": range(3030, 3050)},
         ),
+        Cohort(
+            "diverse",
+            1,
+            "Further adults of the same population: arms at the sides, raised, one up and crossed in equal numbers, "
+            "bodies imaged to the hips or to the thighs, or only head and neck, chest or abdomen",
+            {"train": range(1400, 1592), "calibration": range(2100, 2132), "test": range(3100, 3132)},
+            variants=[_as_options(arms=arms, covers=covers) for covers in _COVERS for arms in _ARMS],
+            purpose="For training networks that should not take crossed arms and whole bodies for granted. Of every 32 "
+            "patients, 8 have each pose; 8 are imaged from the vertex to the hips, 12 to the thighs, and 4 each in a "
+            "scan of head and neck, chest or abdomen.",
+        ),
+        Cohort(
+            "poses",
+            1,
+            "The ten people of standard/test with other arms: at the sides, raised, and one up",
+            {"test": [seed for seed in range(3000, 3010) for _ in _ARMS[:3]]},
+            variants=[{"arms": arms} for arms in _ARMS[:3]],
+            purpose="For measuring what the pose of the arms alone changes: people, bones and tissue are those of "
+            f"standard/test. {_TEST_ONLY}",
+        ),
+        Cohort(
+            "bodies",
+            1,
+            "Twenty adults with arms crossed and unusual bodies: obese, thin, old, bent and child-sized, four of each",
+            {"test": range(4000, 4020)},
+            variants=_BODIES,
+            purpose="For measuring what habitus, age and posture of the spine change. The child-sized are small "
+            f"adults, with adult proportions and without growth plates. {_TEST_ONLY}",
+        ),
+        Cohort(
+            "bones",
+            1,
+            "Twenty adults with arms crossed and bones of another family: warped by smooth fields, with other ribs, "
+            "vertebrae, scapulae, humeral heads and cortical thickness",
+            {"test": range(4100, 4120)},
+            variants=[{"warp": str(number + 1)} for number in range(20)],
+            purpose="For measuring how far a policy depends on the one skeleton that it was trained on: a step from it "
+            f"towards people. It is no sample of people: only real CT is. {_TEST_ONLY}",
+        ),
     )
 }
 
@@ -97,7 +170,9 @@ def find_cohort(name: str) -> Cohort:
 
 def cohort_references() -> list[str]:
     """Returns every name of a cohort or of one split: ``standard``, ``standard/train`` and so on."""
-    return [text for name in COHORTS for text in (name, *(f"{name}/{split}" for split in SPLITS))]
+    return [
+        text for name, cohort in COHORTS.items() for text in (name, *(f"{name}/{split}" for split in cohort.splits))
+    ]
 
 
 def is_cohort_reference(text: str) -> bool:
@@ -135,13 +210,14 @@ def some_of_each_split(cohort: Cohort, patients: int, more_options: str = "") ->
     >>> some_of_each_split(COHORTS["standard"], 4)
     ('virtual:1000', 'virtual:1001', 'virtual:2000', 'virtual:3000')
     """
-    total = sum(len(seeds) for seeds in cohort.seeds.values())
+    sizes = {split: len(cohort.seeds[split]) for split in cohort.splits}
+    total = sum(sizes.values())
     if not 1 <= patients <= total:
         raise ValueError(f"patients is {patients!r}, expected 1 to {total}: the size of the cohort {cohort.name}.")
-    counts = dict.fromkeys(SPLITS, 0)
+    counts = dict.fromkeys(cohort.splits, 0)
     for _ in range(patients):
-        open_splits = [split for split in SPLITS if counts[split] < len(cohort.seeds[split])]
+        open_splits = [split for split in cohort.splits if counts[split] < sizes[split]]
         # One of each first; then the split that is farthest behind its share.
-        behind = min(open_splits, key=lambda split: (counts[split] > 0, counts[split] / len(cohort.seeds[split])))
+        behind = min(open_splits, key=lambda split: (counts[split] > 0, counts[split] / sizes[split]))
         counts[behind] += 1
-    return tuple(name for split in SPLITS for name in cohort.names(split, more_options)[: counts[split]])
+    return tuple(name for split in cohort.splits for name in cohort.names(split, more_options)[: counts[split]])

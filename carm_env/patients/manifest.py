@@ -40,7 +40,7 @@ def make_manifest(cohort: Cohort, options: str = "") -> dict[str, Any]:
         cohort: the cohort.
         options: options of every patient, as in its name, e.g. ``"voxel_mm=1.5"``.
     """
-    members = [(ref, split) for split in SPLITS for ref in PatientRef.expand(cohort.names(split, options))]
+    members = [(ref, split) for split in cohort.splits for ref in PatientRef.expand(cohort.names(split, options))]
     settle(cache_dir() / "patients")
     patients = []
     for ref, split in members:
@@ -55,11 +55,12 @@ def make_manifest(cohort: Cohort, options: str = "") -> dict[str, Any]:
         "cohort": cohort.name,
         "version": cohort.version,
         "description": cohort.description,
+        "purpose": cohort.purpose,
         "options": options,
         "anatomy_version": sorted({str(entry["anatomy_version"]) for entry in patients}),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "packages": package_versions(_PACKAGES),
-        "sizes": {split: len(cohort.seeds[split]) for split in SPLITS},
+        "sizes": {split: len(cohort.seeds.get(split, ())) for split in SPLITS},
         "built": {split: sum(entry["split"] == split for entry in patients) for split in SPLITS},
         "patients": patients,
     }

@@ -12,7 +12,7 @@ from carm_env.landmarks import LANDMARKS, N_LANDMARKS, landmark
 from carm_env.patient import CorruptPatientError, PatientDescription, read_description
 from carm_env.patient_store import IMPORTED, VIRTUAL, imported_folder, imported_names
 from carm_env.patients.catalogue import load_patient
-from carm_env.patients.cohorts import COHORTS, SPLITS
+from carm_env.patients.cohorts import COHORTS
 from carm_env.patients.reference import PatientName, PatientRef
 from carm_env.system.files import cache_dir
 from carm_env.system.leftovers import settle
@@ -60,7 +60,7 @@ def cohort_lines() -> list[str]:
     lines = []
     for cohort in COHORTS.values():
         counts = []
-        for split in SPLITS:
+        for split in cohort.splits:
             refs = PatientRef.expand(cohort.names(split))
             counts.append(f"{split} {sum(ref.folder.is_dir() for ref in refs)}/{len(refs)}")
         lines.append(f"{cohort.name} (version {cohort.version}): {', '.join(counts)} built. {cohort.description}.")

@@ -24,6 +24,7 @@ from carm_env.geometry import CArmGeometry
 from carm_env.landmarks import LANDMARKS, N_LANDMARKS
 from carm_env.patients.build import default_workers, prepare_patients
 from carm_env.patients.reference import PatientName, PatientRef
+from carm_env.patients.separation import TRAINED_ON, check_trainable
 from carm_env.system.files import atomic_write, content_hash, write_json, write_text
 from carm_env.system.leftovers import settle
 from carm_env.system.messages import announce
@@ -67,6 +68,7 @@ def write_view_dataset(
     Raises:
         UnknownNameError: unknown patient.
         ViewDatasetError: the folder holds a dataset with other options, or a patient is in two splits.
+        HeldOutPatientError: a patient of the split ``train`` or ``calibration`` is reserved for tests.
         ValueError: a number in `max_views` is not positive.
         MissingExtraError: pyarrow is not installed.
         BusyError: another process writes to the folder.
@@ -126,6 +128,8 @@ def _existing(folder: Path) -> dict[str, Any] | None:
 
 def _checked(splits: Mapping[str, Sequence[PatientName]]) -> dict[str, tuple[PatientRef, ...]]:
     patients = {split: PatientRef.expand(names) for split, names in splits.items()}
+    for split in TRAINED_ON:
+        check_trainable(patients.get(split, ()), f"the split {split}")
     everyone = [ref for refs in patients.values() for ref in refs]
     twice = sorted({str(ref) for ref in everyone if everyone.count(ref) > 1})
     if twice:

@@ -9,6 +9,7 @@ from pathlib import Path
 from carm_env.geometry import check_image_size
 from carm_env.language.prompts import STYLES
 from carm_env.patients.catalogue import expand_patients
+from carm_env.patients.separation import TRAINED_ON, check_trainable
 from carm_env.system.errors import UnknownNameError
 from carm_env.system.extras import optional_imports
 from policies.checkpoint import SHIPPED
@@ -104,6 +105,8 @@ class GrpoArguments(EpisodeArguments):
                 raise ValueError(
                     f"{', '.join(shared)} of {other} is also in {one}: choose other patients for one of them."
                 )
+        for split in TRAINED_ON:
+            check_trainable(expand_patients(getattr(self, split).split(",")), f"--{split}")
         if not self.min_spread >= 0:
             raise ValueError(f"min_spread is {self.min_spread}, expected 0 or more.")
         for name in ("start_share", "equal_groups_kept"):

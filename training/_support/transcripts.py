@@ -14,6 +14,7 @@ from carm_env.language.answers import AnswerError, render
 from carm_env.language.chat import image_part, text_part
 from carm_env.language.grammar import parse
 from carm_env.language.prompts import prompt_hash
+from carm_env.patients.separation import check_trainable
 from carm_env.transcripts.read import Transcript, find_transcripts, read_transcript
 from carm_env.transcripts.records import AnswerLine, TranscriptError
 
@@ -55,6 +56,7 @@ class TranscriptExamples:
     Raises:
         TranscriptError: no transcript can be read, a transcript has other prompts than those of the style or a patient
             that is held out, or no answer can be used.
+        HeldOutPatientError: a transcript has a patient that is reserved for tests.
     """
 
     def __init__(
@@ -133,6 +135,7 @@ def _check(transcript: Transcript, style: str, prompts: str, held_out: Collectio
             f"{transcript.folder} is an episode of {start.patient}, on which the training is evaluated: write "
             "transcripts of the training patients, with --patients standard/train."
         )
+    check_trainable([start.patient], str(transcript.folder))
 
 
 def _without_options(patient: str) -> str:

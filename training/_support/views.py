@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from carm_env.patients.catalogue import expand_patients
+from carm_env.patients.separation import TRAINED_ON, check_trainable
 from carm_env.views.read import ViewArrays, read_views
 from carm_env.views.sample import ViewOptions
 from carm_env.views.write import write_view_dataset
@@ -32,13 +33,19 @@ def load_views(
 
     Raises:
         ValueError: a patient is in two splits.
+        HeldOutPatientError: a patient that is reserved for tests is trained or calibrated on.
     """
     if arguments.dataset:
-        return read_views(Path(arguments.dataset), split)
+        views = read_views(Path(arguments.dataset), split)
+        if split in TRAINED_ON:
+            check_trainable(views.names, f"the split {split} of {arguments.dataset}")
+        return views
     splits = {key: expand_patients(getattr(arguments, key).split(",")) for key in _SPLITS if hasattr(arguments, key)}
     others = {name for key, names in splits.items() if key != split for name in names}
     if shared := sorted(others & set(splits[split])):
         raise ValueError(f"{', '.join(shared)} would be in two splits, expected each patient in one.")
+    for key in TRAINED_ON:
+        check_trainable(splits.get(key, ()), f"--{key}")
     options = ViewOptions(views_per_patient=arguments.views_per_patient, size=size)
     if max_views and split != "train":
         max_views = min(max_views, arguments.views_per_patient)

@@ -52,6 +52,10 @@ class BoneStyle:
     threshold: float = 0.5
     depth_mm: float = 1.3
 
+    def with_cortex(self, factor: float) -> BoneStyle:
+        """Returns the style with a cortex of another thickness."""
+        return self if factor == 1 else replace(self, cortex_mm=factor * self.cortex_mm)
+
 
 RIB = BoneStyle(1.3, tissue.hu("cortical_bone"), 120.0, 40.0, threshold=0.36)
 SHAFT = BoneStyle(3.0, tissue.hu("cortical_bone"), tissue.hu("trabecular_bone"), smoothing_mm=1.0, depth_mm=2.0)
@@ -247,6 +251,7 @@ def paint_bones(
     """Builds all bones but skull and mandible, and paints the discs between the vertebrae."""
     _paint_discs(canvas, body)
     density, degeneration = parameters.bone_density, parameters.degeneration
+    cortex = 1.0 if body.shapes is None else body.shapes.cortex
     vertebrae = vertebral_bodies(body)
 
     def build(mesh: Mesh, style: BoneStyle, hu: Callable[[BoneSamples], NDArray[np.float32]]) -> None:
@@ -257,9 +262,9 @@ def paint_bones(
     broken = {fracture.rib: fracture for fracture in fractures}
     for number, rib in enumerate(body.ribs):
         if number in broken:
-            _add_broken_rib(canvas, rib, broken[number], density, rng)
+            _add_broken_rib(canvas, rib, broken[number], density, rng, RIB.with_cortex(cortex))
         else:
-            build(rib, RIB, lambda samples: shell_hu(samples, RIB, density))
+            build(rib, RIB, lambda samples: shell_hu(samples, RIB.with_cortex(cortex), density))
     top_mm = body.frame.height(1440.0, 110.0)
     build(body.sternum, CLAVICLE, lambda samples: _sternum(samples, body.scale, top_mm, density, degeneration))
     for name, mesh in body.meshes.items():
@@ -267,18 +272,22 @@ def paint_bones(
             continue
         style = bone_style(name)
         if style in _SHAFTS.values():
-            build(mesh, style, lambda samples, m=mesh, s=style: _shaft(samples, m, s, density))  # type: ignore[misc]
+            thick = style.with_cortex(cortex)
+            build(mesh, style, lambda samples, m=mesh, s=thick: _shaft(samples, m, s, density))  # type: ignore[misc]
             continue
         if style is VERTEBRAL_BODY:
             build(mesh, style, lambda samples, v=vertebrae[name]: _vertebra(samples, v, density, degeneration))  # type: ignore[misc]
             continue
         pieces = mesh.shells() if name == CERVICAL_SPINE else [mesh]
+        thick = style.with_cortex(cortex)
         for piece in pieces:
             if len(piece.faces) > _SMALLEST_SHELL_FACES or len(pieces) == 1:
-                build(piece, style, lambda samples, s=style: shell_hu(samples, s, density))  # type: ignore[misc]
+                build(piece, style, lambda samples, s=thick: shell_hu(samples, s, density))  # type: ignore[misc]
 
 
-def _add_broken_rib(canvas: Canvas, rib: Mesh, fracture: Fracture, density: float, rng: np.random.Generator) -> None:
+def _add_broken_rib(
+    canvas: Canvas, rib: Mesh, fracture: Fracture, density: float, rng: np.random.Generator, style: BoneStyle
+) -> None:
     state = rng.bit_generator.state
     for mesh, part in ((fracture.displaced(rib), fracture.in_displaced_part), (rib, fracture.in_fixed_part)):
         # Both parts draw the same numbers, so that the texture of later bones does not change.
@@ -286,7 +295,7 @@ def _add_broken_rib(canvas: Canvas, rib: Mesh, fracture: Fracture, density: floa
         samples = sample_bone(canvas, mesh, RIB, rng)
         if samples is not None:
             kept = samples.only(part(samples.points_mm()))
-            add_bone(canvas, kept, shell_hu(kept, RIB, density))
+            add_bone(canvas, kept, shell_hu(kept, style, density))
 
 
 def _paint_discs(canvas: Canvas, body: Body) -> None:

@@ -30,6 +30,12 @@ _COVER_MM = 2.5
 _BONE_FAT_FRACTION = 0.25
 _HUMERUS = SEGMENTS.index("humerus")
 """The soft tissue of the arm covers the bones from this segment on, the trunk covers clavicle and scapula."""
+_CROTCH_MM = 848.0
+"""Height in skeleton coordinates at which the trunk ends between the thighs."""
+_THIGH_MM = ((90.0, 168.0, 880.0), (84.0, 160.0, 560.0))
+"""Axis of a thigh from the hip to above the knee: |x|, y, z in skeleton coordinates."""
+_THIGH_RADII_MM = (74.0, 56.0)
+"""Radius of the muscle of a thigh at both ends."""
 _TABLE_MM = 316.0
 """y in skeleton coordinates at which the table flattens the back of a supine patient."""
 
@@ -57,6 +63,13 @@ def _trunk_muscle(body: Body, parameters: PatientParameters, lattice: Lattice, w
     top = (z - body.frame.height(_TRUNK_TOP_MM)).astype(np.float32)
     field = Field(lattice, smooth_intersection(wall - np.float32(MUSCLE_MM * muscle), top, 40.0))
     scale = body.scale
+    if parameters.covers == "thighs":
+        crotch = (body.frame.height(_CROTCH_MM) - z).astype(np.float32)
+        field = Field(lattice, smooth_intersection(field.values, np.broadcast_to(crotch, lattice.shape), 40.0))
+        hip, knee = (_THIGH_RADII_MM[end] * muscle * scale for end in (0, 1))
+        for side in SIDES:
+            upper, lower = (body.at(SIDE_SIGN[side] * x, y, level) for x, y, level in _THIGH_MM)
+            field.add(Capsule(upper, lower, hip, knee), 30.0)
     field.add(
         Capsule(body.at(0, 226, 1496), body.at(0, 228, 1590), 47 * scale * (0.9 + 0.1 * muscle), 46 * scale), 40.0
     )

@@ -6,6 +6,7 @@ patient.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,9 @@ _RECESS_DEPTH_MM = {"front": 38.0, "back": 98.0}
 _RECESS_CURVE = 0.0065
 _CENTRAL_TENDON_MM = (12.0, 150.0, -24.0)
 """Centre of the flat part below the heart: x, y, height relative to the right dome."""
+
+
+Move = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,11 +96,19 @@ class Diaphragm:
         tendon = self.apex_z_mm["r"] + drop * scale - 0.006 / scale * from_centre
         return _smooth_maximum(surface, tendon, 12.0)
 
-    def apex_mm(self, side: str) -> NDArray[np.float64]:
-        """Returns the highest point ``(3,)`` of a dome, LPS mm."""
+    def apex_mm(self, side: str, move: Move | None = None) -> NDArray[np.float64]:
+        """Returns the highest point ``(3,)`` of a dome, LPS mm.
+
+        Args:
+            side: ``"r"`` or ``"l"``.
+            move: deformation of the body, which maps points ``(..., 3)``.
+        """
         x = self.apex_x_mm[side] + np.arange(-25, 25.5, 0.5)[:, None]
         y = self.middle_mm[1] + np.arange(-25, 25.5, 0.5)[None, :]
         heights = self.height_mm(x, y)
+        if move is not None:
+            surface = move(np.stack(np.broadcast_arrays(x, y, heights), axis=-1)).reshape(-1, 3)
+            return surface[surface[:, 2].argmax()]
         i, j = np.unravel_index(int(np.argmax(heights)), heights.shape)
         return np.array([x[i, 0], y[0, j], heights[i, j]])
 
@@ -167,13 +179,20 @@ def make_thorax(body: Body, parameters: PatientParameters) -> Thorax:
     return Thorax(frame, shift, carina, spine, diaphragm, parameters.heart)
 
 
-def landmark_points(body: Body, thorax: Thorax) -> dict[int, NDArray[np.float64]]:
-    """Returns all landmarks of the upright body by id, LPS mm."""
+def landmark_points(body: Body, thorax: Thorax, move: Move | None = None) -> dict[int, NDArray[np.float64]]:
+    """Returns all landmarks of the upright body by id, LPS mm.
+
+    Args:
+        body: the posed skeleton.
+        thorax: the chest.
+        move: deformation of the body, which maps points ``(..., 3)``; the landmarks are found by the same rules on the
+            deformed anatomy.
+    """
     points = {
-        **body.landmarks_mm,
-        "Carina": thorax.carina_mm,
-        "Right hemidiaphragm": thorax.diaphragm.apex_mm("r"),
-        "Left hemidiaphragm": thorax.diaphragm.apex_mm("l"),
+        **(body.landmarks_mm if move is None else body.moved_landmarks_mm(move)),
+        "Carina": thorax.carina_mm if move is None else move(thorax.carina_mm),
+        "Right hemidiaphragm": thorax.diaphragm.apex_mm("r", move),
+        "Left hemidiaphragm": thorax.diaphragm.apex_mm("l", move),
     }
     return {item.id: points[item.name] for item in LANDMARKS}
 

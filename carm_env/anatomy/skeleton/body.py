@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ from carm_env.anatomy.skeleton.arms import (
     FittedArm,
     arm_segment,
 )
+from carm_env.anatomy.skeleton.bone_shapes import BoneShapes, make_bone_shapes
 from carm_env.anatomy.skeleton.frame import Frame, Spine, make_frame, with_head
 from carm_env.anatomy.skeleton.model import (
     CERVICAL_SPINE,
@@ -48,6 +50,8 @@ _HEAD_TILT_FRACTION = 0.6
 
 BOTTOM_MM = 884.0
 """Lower end of the patient, at the height of the hip joints, in skeleton coordinates."""
+THIGHS_BOTTOM_MM = 690.0
+"""Lower end of a patient that is imaged to the middle of the thighs, in skeleton coordinates."""
 
 SKIN_MM, MUSCLE_MM = 2.5, 9.0
 """Thickness of the skin and of the muscle on the ribs."""
@@ -88,6 +92,9 @@ _LATERAL_FAT_MM = 14.0
 """Above this thickness of fat the arms at the sides are displaced laterally."""
 
 
+Vectors = dict[str, NDArray[np.float64]]
+
+
 @dataclass(frozen=True, eq=False)
 class Body:
     """The posed skeleton of a patient; all points LPS mm.
@@ -102,6 +109,7 @@ class Body:
         arms: fitted arms by side (``r``, ``l``), in skeleton size.
         landmarks_mm: bony landmarks by name.
         layout_mm: ``(14, 2)`` target positions of the landmarks, left and cranial.
+        shapes: shapes of the bones of another family; None for the bones of myo-sim.
     """
 
     frame: Frame
@@ -113,6 +121,7 @@ class Body:
     arms: dict[str, FittedArm]
     landmarks_mm: dict[str, NDArray[np.float64]]
     layout_mm: NDArray[np.float64]
+    shapes: BoneShapes | None = None
 
     @property
     def scale(self) -> float:
@@ -138,6 +147,16 @@ class Body:
     def spine_mm(self) -> NDArray[np.float64]:
         """Returns the centres of the vertebral bodies from L5 up to T1 ``(17, 3)``."""
         return np.array([vertebral_body_centre(self.meshes[name]) for name in THORACOLUMBAR])
+
+    def moved_landmarks_mm(self, move: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Vectors:
+        """Returns the bony landmarks after a deformation, found by the same rules on the deformed bones.
+
+        Args:
+            move: maps points ``(..., 3)`` of the body.
+        """
+        meshes = {name: mesh.moved(move(mesh.vertices_mm)) for name, mesh in self.meshes.items()}
+        fixed = {name: move(point) for name, point in _fixed_points(self.frame, self.arms, self.scale).items()}
+        return _bony_landmarks(meshes, fixed, self.scale)
 
     def head_point(self, x: float, y: float, z: float) -> NDArray[np.float64]:
         """Maps a point of the head from skeleton coordinates to ``(3,)`` in the patient."""
@@ -170,6 +189,7 @@ class _ArmTargetBuilder:
     layout_mm: NDArray[np.float64]
     t1_mm: NDArray[np.float64]
     wall: walls.Wall
+    chest_to_patient: Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
     def in_plane(self, name: str) -> tuple[float, float]:
         """Returns the target ``(x, z)`` of a landmark in the patient, mm."""
@@ -209,7 +229,7 @@ class _ArmTargetBuilder:
         else:
             weights, tip = self._hang(side, points)
         border = self.frame.to_patient([*_MEDIAL_BORDER_MM, _SCAPULA_LEVEL_MM]) / size
-        root = self.frame.to_patient(root_mm) / size
+        root = self.chest_to_patient(root_mm[None])[0] / size
         scaled = {name: point / size for name, point in points.items()}
         return ArmTargets(scaled, weights, tip / size, root, (float(border[0]), float(border[1])))
 
@@ -247,6 +267,11 @@ class _ArmTargetBuilder:
 
 
 _TITLES = {"r": "Right", "l": "Left"}
+
+
+def bottom_mm(parameters: PatientParameters) -> float:
+    """Returns the lower end of a patient, in skeleton coordinates."""
+    return THIGHS_BOTTOM_MM if parameters.covers == "thighs" else BOTTOM_MM
 
 
 def _pose_of(parameters: PatientParameters, side: str) -> ArmPose:
@@ -328,11 +353,17 @@ def pose_body(parameters: PatientParameters, skeleton: Skeleton | None = None) -
     layout = np.array(parameters.layout_mm).reshape(-1, 2) if parameters.layout_mm else mean_layout_mm(scale)
     frame = _frame(parameters, spine, layout)
 
+    shapes = make_bone_shapes(parameters.warp)
+
+    def chest_to_patient(points_mm: NDArray[np.float64]) -> NDArray[np.float64]:
+        reshaped = points_mm if shapes is None else shapes.chest(points_mm, spine.depth_mm(points_mm[:, 2]))
+        return frame.to_patient(reshaped)
+
     ribs, sternum = rib_cage_shells(rest[RIB_CAGE])
-    ribs = [rib.moved(frame.to_patient(rib.vertices_mm)) for rib in ribs]
-    sternum = sternum.moved(frame.to_patient(sternum.vertices_mm))
+    ribs = [rib.moved(chest_to_patient(rib.vertices_mm)) for rib in ribs]
+    sternum = sternum.moved(chest_to_patient(sternum.vertices_mm))
     rib_points = np.concatenate([shell.surface_points() for shell in [*ribs, sternum]])
-    heights = walls.ring_heights(frame.height(BOTTOM_MM), frame.height(walls.TOP_MM))
+    heights = walls.ring_heights(frame.height(bottom_mm(parameters)), frame.height(walls.TOP_MM))
     abdomen = frame.to_patient(walls.abdomen_points(parameters.belly_mm / scale))
     on_wall = rib_points[frame.level(rib_points[:, 2]) > walls.LOWEST_RIB_ON_WALL_MM]
     axis = frame.to_patient(walls.AXIS_MM)
@@ -340,7 +371,7 @@ def pose_body(parameters: PatientParameters, skeleton: Skeleton | None = None) -
     cavity = walls.fit_wall(rib_points, heights, axis, _CAVITY_ANGLE_WIDTH, _CAVITY_HEIGHT_WIDTH_MM)
 
     t1 = frame.to_patient(spine.points_mm[-1])
-    builder = _ArmTargetBuilder(parameters, frame, layout, t1, wall)
+    builder = _ArmTargetBuilder(parameters, frame, layout, t1, wall, chest_to_patient)
     meshes: dict[str, Mesh] = {}
     arms = _fitted_arms(fitter, skeleton, builder, rib_points)
     for mesh in skeleton.meshes():
@@ -356,18 +387,47 @@ def pose_body(parameters: PatientParameters, skeleton: Skeleton | None = None) -
         else:
             vertices = frame.to_patient(mesh.vertices_mm)
         meshes[mesh.name] = mesh.moved(vertices)
+    if shapes is not None:
+        meshes = _reshaped(meshes, shapes, arms, scale)
 
-    landmarks = {"Skull": frame.head_to_patient(_CRANIUM_CENTRE_MM)}
+    landmarks = _bony_landmarks(meshes, _fixed_points(frame, arms, scale), scale)
+    return Body(frame, meshes, ribs, sternum, wall, cavity, arms, landmarks, layout + t1[[0, 2]], shapes)
+
+
+def _reshaped(meshes: dict[str, Mesh], shapes: BoneShapes, arms: dict[str, FittedArm], scale: float) -> dict[str, Mesh]:
+    """Returns the posed bones in the shapes of another family."""
+    centres = np.array([vertebral_body_centre(meshes[name]) for name in THORACOLUMBAR])
+    tangents = np.gradient(centres, axis=0)
+    found = dict(meshes)
+    for name, tangent in zip(THORACOLUMBAR, tangents, strict=True):
+        found[name] = meshes[name].moved(shapes.vertebra(meshes[name], tangent / np.linalg.norm(tangent)))
+    for name, mesh in meshes.items():
+        segment = arm_segment(mesh.body)
+        if segment is not None:
+            found[name] = mesh.moved(shapes.arm_bone(mesh, arms[segment[0]], scale))
+    return found
+
+
+def _fixed_points(frame: Frame, arms: dict[str, FittedArm], scale: float) -> Vectors:
+    """Returns the points that landmarks refer to and that are no points of a mesh."""
+    points = {"Skull": frame.head_to_patient(_CRANIUM_CENTRE_MM)}
+    for side in _TITLES:
+        for name in ("head", "elbow"):
+            points[f"{name}_{side}"] = arms[side].landmarks_mm[name] * scale
+    return points
+
+
+def _bony_landmarks(meshes: dict[str, Mesh], fixed: Vectors, scale: float) -> Vectors:
+    landmarks = {"Skull": fixed["Skull"]}
     for side, title in _TITLES.items():
-        points = arms[side].landmarks_mm
-        humerus, joint = meshes[f"humerus_{side}"], points["head"] * scale
+        humerus, joint = meshes[f"humerus_{side}"], fixed[f"head_{side}"]
         landmarks[f"{title} humeral head"] = _humeral_head_centre(humerus, joint, scale)
         landmarks[f"{title} scapular inferior angle"] = _lowest_point(meshes[f"scapula_{side}"])
-        landmarks[f"{title} elbow"] = points["elbow"] * scale
+        landmarks[f"{title} elbow"] = fixed[f"elbow_{side}"]
         landmarks[f"{title} wrist"] = _wrist_joint(meshes, side)
     landmarks["T1"] = vertebral_body_centre(meshes[thoracic(1)])
     landmarks["T12"] = vertebral_body_centre(meshes[thoracic(12)])
-    return Body(frame, meshes, ribs, sternum, wall, cavity, arms, landmarks, layout + t1[[0, 2]])
+    return landmarks
 
 
 def _lowest_point(mesh: Mesh) -> NDArray[np.float64]:

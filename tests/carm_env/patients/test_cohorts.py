@@ -1,5 +1,6 @@
 import dataclasses
 import re
+from collections import Counter
 from itertools import chain
 
 import pytest
@@ -7,16 +8,77 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carm_env.patient_store import check_imported_name
-from carm_env.patients.cohorts import COHORTS, N_DEMO_SEEDS, SPLITS, cohort_patients, some_of_each_split
+from carm_env.patients.cohorts import (
+    COHORTS,
+    N_DEMO_SEEDS,
+    SPLITS,
+    cohort_patients,
+    cohort_references,
+    some_of_each_split,
+)
+from carm_env.patients.reference import PatientRef
 from carm_env.system.errors import UnknownNameError
+from carm_env.system.files import content_hash
 
 STANDARD = COHORTS["standard"]
 
 
-def test_no_patient_is_in_two_splits_or_cohorts_or_among_the_demo_patients():
-    seeds = list(chain.from_iterable(cohort.seeds[split] for cohort in COHORTS.values() for split in SPLITS))
-    assert len(set(seeds)) == len(seeds)
-    assert min(seeds) >= N_DEMO_SEEDS
+def people(name: str, split: str) -> set[int]:
+    return set(COHORTS[name].seeds.get(split, ()))  # type: ignore[call-overload]
+
+
+def test_no_person_is_in_two_splits_or_cohorts_or_among_the_demo_patients():
+    groups = [people(name, split) for name in COHORTS if name != "poses" for split in SPLITS]
+    assert len(set().union(*groups)) == sum(map(len, groups))
+    assert min(set().union(*groups)) >= N_DEMO_SEEDS
+
+
+def test_poses_shows_the_people_of_standard_test_and_of_no_other_split():
+    assert people("poses", "test") == people("standard", "test")
+    names = cohort_patients("poses/test")
+    assert len(set(names)) == 30
+    assert names[:3] == ("virtual:3000?arms=sides", "virtual:3000?arms=raised", "virtual:3000?arms=one_up")
+
+
+def test_the_families_have_test_patients_only():
+    for name in ("poses", "bodies", "bones"):
+        assert COHORTS[name].splits == ("test",)
+        with pytest.raises(UnknownNameError, match="Valid: test"):
+            cohort_patients(f"{name}/train")
+        assert f"{name}/train" not in cohort_references()
+
+
+def test_every_patient_of_bones_has_a_warp_of_its_own_and_no_other_cohort_has_one():
+    warps = {name: [PatientRef.parse(patient).virtual.parameters.warp for patient in cohort_patients(name)]
+             for name in COHORTS}  # fmt: skip
+    assert sorted(warps.pop("bones")) == list(range(1, 21))
+    assert not any(chain.from_iterable(warps.values()))
+
+
+def test_every_pose_is_as_frequent_in_each_split_of_diverse():
+    for split in SPLITS:
+        parameters = [PatientRef.parse(patient).virtual.parameters for patient in cohort_patients(f"diverse/{split}")]
+        assert set(Counter(item.arms for item in parameters).values()) == {len(parameters) // 4}
+        covers = Counter(item.covers for item in parameters)
+        assert {key: 32 * count // len(parameters) for key, count in covers.items()} == {
+            "whole": 8, "thighs": 12, "chest": 4, "head_neck": 4, "abdomen": 4
+        }  # fmt: skip
+        pairs = {(item.arms, item.covers) for item in parameters[:32]}
+        assert len(pairs) == 20
+
+
+@pytest.mark.parametrize(
+    ("reference", "digest"),
+    [
+        ("standard", "ba6364f1fe37f69d"), ("wide", "1c1fc6f2b1c64af6"), ("broad", "e33e32284b6e9529"),
+        ("diverse", "02f07243d71def38"), ("poses", "371a07f95e5c4b10"), ("bodies", "fa162027c10798a5"),
+        ("bones", "b63ec8f08d9dfb8b"),
+    ],
+)  # fmt: skip
+def test_names_and_parameters_of_a_cohort_are_frozen(reference, digest):
+    patients = [[name, PatientRef.parse(name).virtual.parameters.to_json()] for name in cohort_patients(reference)]
+    found = content_hash(patients)[:16]
+    assert found == digest, f"the patients of {reference} changed: raise its version and say so in the CHANGELOG"
 
 
 def test_the_standard_cohort_has_the_papers_sizes():
