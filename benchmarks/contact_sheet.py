@@ -3,11 +3,12 @@
     python benchmarks/contact_sheet.py --out docs/images/frames.png
     python benchmarks/contact_sheet.py --findings --out docs/images/findings.png
     python benchmarks/contact_sheet.py --population --out docs/images/population.png
+    python benchmarks/contact_sheet.py --families --out docs/images/families.png
 
 By default: the views of the published episodes (skull, both scapular angles and the positions between them) and those
 in which anatomy is hardest to model. With ``--findings``: each finding, next to the same view of the patient without
 it. With ``--population``: whole patients from the front and from the left at the same scale, to show how much they
-differ.
+differ. With ``--families``: patients of the families beside one of ``standard``, from the front at the same scale.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 from benchmarks._support.sample_views import VIEWS, View
 from carm_env.envs.scene import Scene, load_scene
 from carm_env.landmarks import landmark
+from carm_env.patients.cohorts import cohort_patients
 from carm_env.sheets.overview import OverviewSide, take_overview
 from carm_env.system.command_line import run_script
 from carm_env.system.files import atomic_write
@@ -59,6 +61,13 @@ POPULATION = (
 """Two patients drawn at random, then six chosen for their age, habitus, arms, spine and table."""
 POPULATION_HEIGHT, POPULATION_PIXEL_MM = 440, 2.4
 
+FAMILIES = {
+    "standard/test": (0,), "poses/test": (0, 1, 2), "bodies/test": (0, 1, 2, 3, 4), "bones/test": (0, 1, 2),
+    "diverse/train": (4, 5, 8, 20),
+}  # fmt: skip
+"""Numbers of the shown patients of each split: all poses, all kinds of bodies, and four kinds of coverage."""
+FAMILY_TILE, FAMILY_PIXEL_MM = (250, 530), 3.0
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -70,6 +79,7 @@ class Arguments:
         size: pixels along each side of a view.
         findings: show every finding next to the patient without it.
         population: show eight different patients; --patient and --size have no effect.
+        families: show patients of the families; --patient and --size have no effect.
     """
 
     out: Path
@@ -77,10 +87,13 @@ class Arguments:
     size: int = 320
     findings: bool = False
     population: bool = False
+    families: bool = False
 
     def __post_init__(self) -> None:
-        if self.findings and self.population:
-            raise ValueError("--findings and --population were both given, expected one of them.")
+        given = [name for name in ("findings", "population", "families") if getattr(self, name)]
+        if len(given) > 1:
+            flags = " and ".join(f"--{name}" for name in given)
+            raise ValueError(f"{flags} were both given, expected one of them.")
 
 
 def render_tile(scene: Scene, view: View, size: int) -> Image.Image:
@@ -137,6 +150,23 @@ def _render_patient(name: str) -> Image.Image:
     return tile
 
 
+def families_sheet() -> Image.Image:
+    """Renders each patient of `FAMILIES` from the front."""
+    names = [(split, cohort_patients(split)[number]) for split, numbers in FAMILIES.items() for number in numbers]
+    return arrange([_render_front(split, name) for split, name in names])
+
+
+def _render_front(split: str, name: str) -> Image.Image:
+    image = Image.fromarray(take_overview(load_scene(name), FAMILY_PIXEL_MM).image)
+    width, height = FAMILY_TILE
+    tile = Image.new("L", (width, height + CAPTION_HEIGHT))
+    tile.paste(image, ((width - image.width) // 2, CAPTION_HEIGHT))
+    draw, font = ImageDraw.Draw(tile), ImageFont.load_default(size=11)
+    for row, text in enumerate((split, name)):
+        draw.text((5, 11 * row), text, fill=CAPTION_GREY, font=font)
+    return tile
+
+
 def arrange(tiles: Sequence[Image.Image]) -> Image.Image:
     """Arranges tiles of the same height in rows of `COLUMNS`."""
     width, height = max(tile.width for tile in tiles), tiles[0].height
@@ -150,6 +180,8 @@ def run(arguments: Arguments) -> None:
     """Renders the sheet and saves it."""
     if arguments.population:
         sheet, content = population_sheet(), f"{len(POPULATION)} patients"
+    elif arguments.families:
+        sheet, content = families_sheet(), f"{sum(map(len, FAMILIES.values()))} patients"
     elif arguments.findings:
         sheet = findings_sheet(arguments.patient, arguments.size)
         content = f"{len(FINDING_VIEWS)} findings of {arguments.patient}"

@@ -15,7 +15,7 @@ _PURPOSE = 0x636F7665
 _Cut = tuple[str, float, float]
 
 _CUTS: Mapping[str, tuple[_Cut | None, _Cut | None]] = {
-    "whole": (None, None),
+    "hips": (None, None),
     "thighs": (None, None),
     "head_neck": (None, ("T1", -120.0, -40.0)),
     "chest": (("T1", 10.0, 70.0), ("T12", -90.0, -20.0)),
@@ -38,6 +38,9 @@ def imaged_part(
         landmarks_mm: landmark positions ``(3,)`` by id, LPS mm.
         parameters: parameters of the patient: `covers`, and the seed that draws the levels.
     """
+    if parameters.covers == "whole":
+        # The patients of existing cohorts keep their landmarks.
+        return hu, lattice, dict(landmarks_mm)
     rng = np.random.default_rng([parameters.seed, _PURPOSE])
     heights = lattice.axis(2)
     limits = [float(heights[-1]) + 1.0, float(heights[0]) - 1.0]

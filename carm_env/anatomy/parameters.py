@@ -15,7 +15,7 @@ from carm_env.system.errors import UnknownNameError
 
 Arms = Literal["crossed", "sides", "one_up", "raised"]
 Side = Literal["right", "left"]
-Coverage = Literal["whole", "thighs", "head_neck", "chest", "abdomen"]
+Coverage = Literal["whole", "hips", "thighs", "head_neck", "chest", "abdomen"]
 
 LIMITS: dict[str, tuple[float, float]] = {
     "scale": (0.85, 1.2),
@@ -84,9 +84,10 @@ class PatientParameters:
         findings: implants, tubes and disease, as names or as one text with plus signs; see
             `carm_env.anatomy.finding_names`.
         voxel_mm: edge length of the voxels, one of `VOXEL_SIZES_MM`.
-        covers: part of the body in the volume: ``"whole"``, from the vertex to the hips; ``"thighs"``, from the vertex
-            to the middle of the thighs; ``"head_neck"``, ``"chest"`` or ``"abdomen"`` as of scans of these regions. Cut
-            levels vary with the seed; landmarks outside the volume are absent.
+        covers: part of the body in the volume: ``"hips"`` or ``"thighs"``, from the vertex to the hips or to the middle
+            of the thighs; ``"head_neck"``, ``"chest"`` or ``"abdomen"`` as of scans of these regions, whose ends vary
+            with the seed. Landmarks outside the volume are absent. ``"whole"`` is ``"hips"`` with all landmarks, even
+            of a hanging hand that is cut.
         warp: seed of another family of bones, see `carm_env.anatomy.warp`; 0 for the bones of myo-sim.
 
     Raises:

@@ -34,8 +34,8 @@ _PURPOSE = 0x77617270
 _REACH_MM = np.array([330.0, 220.0, 700.0])
 """Half the size of the box, centred on the pivot, in which the bounds are checked."""
 _STEP_MM = 30.0
-_GRID_MM = 8.0
-_ITERATIONS = 24
+_GRID_MM = 12.0
+_ITERATIONS = 16
 _ROUNDED_MM = 3
 """Decimals of the inverse displacement, which removes the last bits that differ between processors."""
 

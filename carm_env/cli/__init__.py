@@ -19,7 +19,7 @@ COMMANDS = {
     "patients available": Command("carm_env.cli.patients:available", "List real CTs that can be installed by name."),
     "patients install": Command("carm_env.cli.patients:install", "Install a real CT by name."),
     "patients show": Command("carm_env.cli.patients:show", "Draw an overview of one patient."),
-    "patients card": Command("carm_env.cli.patients:card", "Print the data card of a patient."),
+    "patients card": Command("carm_env.cli.patients:card", "Print the data card of a patient or a cohort."),
     "patients remove": Command("carm_env.cli.patients:remove", "Remove an imported patient."),
     "render": Command("carm_env.cli.render:render", "Take an X-ray and save it."),
     "render-dataset": Command("carm_env.cli.render_dataset:render_dataset", "Render a dataset of labelled views."),

@@ -179,20 +179,22 @@ class PatientArguments:
     """Arguments of ``carm-env patients card``.
 
     Attributes:
-        patient: virtual:SEED, the name of an imported patient, or a CT file.
+        patient: virtual:SEED, the name of an imported patient, a CT file, or a cohort.
     """
 
     patient: Positional[str]
 
 
 @dataclass(frozen=True)
-class ShowArguments(PatientArguments):
+class ShowArguments:
     """Arguments of ``carm-env patients show``.
 
     Attributes:
+        patient: virtual:SEED, the name of an imported patient, or a CT file.
         out: image file to write.
     """
 
+    patient: Positional[str]
     out: Path
 
 
@@ -210,10 +212,13 @@ def show(arguments: ShowArguments) -> int:
 
 
 def card(arguments: PatientArguments) -> int:
-    """Print the data card of a patient."""
+    """Print the data card of a patient, or of a cohort."""
+    from carm_env.patients.cohorts import COHORTS
+    from carm_env.patients.dataset_card import cohort_card
     from carm_env.patients.report import patient_card
 
-    print(patient_card(arguments.patient), end="")
+    cohort = COHORTS.get(arguments.patient)
+    print(patient_card(arguments.patient) if cohort is None else cohort_card(cohort), end="")
     return 0
 
 

@@ -77,7 +77,7 @@ class Cohort:
 
 
 _ARMS = ("sides", "raised", "one_up", "crossed")
-_COVERS = ("whole", "thighs", "chest", "whole", "thighs", "head_neck", "thighs", "abdomen")
+_COVERS = ("hips", "thighs", "chest", "hips", "thighs", "head_neck", "thighs", "abdomen")
 _BODIES: tuple[Mapping[str, str], ...] = (
     {"weight_kg": "125"},
     {"weight_kg": "41"},
@@ -88,9 +88,14 @@ _BODIES: tuple[Mapping[str, str], ...] = (
 _TEST_ONLY = "Never train on it, never tune on it: it has a test split only, and the training scripts refuse it."
 
 
-def _as_options(**values: str) -> Mapping[str, str]:
-    """Returns options without those at their default, so that each patient has its shortest name."""
-    return {key: value for key, value in values.items() if value not in ("crossed", "whole")}
+def _in_full(arms: str) -> Mapping[str, str]:
+    """Returns options with which the hands of a pose are in the volume."""
+    return {"arms": arms} if arms == "raised" else {"arms": arms, "covers": "thighs"}
+
+
+def _posed(arms: str, covers: str) -> Mapping[str, str]:
+    """Returns the options of a pose and a coverage; crossed arms are the default and not named."""
+    return {"covers": covers} if arms == "crossed" else {"arms": arms, "covers": covers}
 
 
 COHORTS: Mapping[str, Cohort] = {
@@ -101,18 +106,21 @@ COHORTS: Mapping[str, Cohort] = {
             1,
             "Adults of both sexes as the population draws them; 50 to train and 10 to test, as in the paper",
             {"train": range(1000, 1050), "calibration": range(2000, 2010), "test": range(3000, 3010)},
+            purpose="Training, calibration and tests in the paper's pose. The suites of the package use its tests.",
         ),
         Cohort(
             "wide",
             1,
             "Further adults of the same population, for networks that should not memorise the patients of standard",
             {"train": range(1050, 1150), "calibration": range(2010, 2030), "test": range(3010, 3030)},
+            purpose="For training networks that should not memorise the 50 training patients of standard.",
         ),
         Cohort(
             "broad",
             1,
             "Further adults of the same population, for a second network of an ensemble",
             {"train": range(1150, 1350), "calibration": range(2030, 2050), "test": range(3030, 3050)},
+            purpose="For training with still more patients.",
         ),
         Cohort(
             "diverse",
@@ -120,7 +128,7 @@ COHORTS: Mapping[str, Cohort] = {
             "Further adults of the same population: arms at the sides, raised, one up and crossed in equal numbers, "
             "bodies imaged to the hips or to the thighs, or only head and neck, chest or abdomen",
             {"train": range(1400, 1592), "calibration": range(2100, 2132), "test": range(3100, 3132)},
-            variants=[_as_options(arms=arms, covers=covers) for covers in _COVERS for arms in _ARMS],
+            variants=[_posed(arms, covers) for covers in _COVERS for arms in _ARMS],
             purpose="For training networks that should not take crossed arms and whole bodies for granted. Of every 32 "
             "patients, 8 have each pose; 8 are imaged from the vertex to the hips, 12 to the thighs, and 4 each in a "
             "scan of head and neck, chest or abdomen.",
@@ -128,9 +136,10 @@ COHORTS: Mapping[str, Cohort] = {
         Cohort(
             "poses",
             1,
-            "The ten people of standard/test with other arms: at the sides, raised, and one up",
+            "The ten people of standard/test with other arms: at the sides, raised, and one up; where a hand hangs, "
+            "the volume extends to the thighs",
             {"test": [seed for seed in range(3000, 3010) for _ in _ARMS[:3]]},
-            variants=[{"arms": arms} for arms in _ARMS[:3]],
+            variants=[_in_full(arms) for arms in _ARMS[:3]],
             purpose="For measuring what the pose of the arms alone changes: people, bones and tissue are those of "
             f"standard/test. {_TEST_ONLY}",
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -11,16 +11,40 @@ from typing import Any
 import numpy as np
 
 from carm_env.landmarks import LANDMARKS
-from carm_env.patients.cohorts import SPLITS
+from carm_env.patients.cohorts import SPLITS, Cohort
+from carm_env.patients.manifest import make_manifest
+from carm_env.patients.reference import PatientRef
 from carm_env.system.structured_files import dump_yaml
 
 _TEMPLATE = Path(__file__).with_suffix(".md")
+Described = tuple[str, Mapping[str, Any]]
+"""A split, and the person and parameters of one of its patients."""
+_UNWARPED = "Every patient has the same skeleton, scaled, bent and posed, and synthetic tissue."
+_WARPED = "Every patient has the same skeleton, scaled, bent, posed and smoothly deformed, and synthetic tissue."
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"))
 
 
-def dataset_card(manifest: dict[str, Any]) -> str:
-    """Returns the card of a manifest (`carm_env.patients.manifest.make_manifest`): Markdown with YAML front matter."""
+def cohort_card(cohort: Cohort) -> str:
+    """Returns the card of a cohort with the parameters of all its patients, of which none need be built."""
+    described = []
+    for split in cohort.splits:
+        for ref in PatientRef.expand(cohort.names(split)):
+            assert ref.virtual is not None
+            described.append((split, {**ref.virtual.person, **ref.virtual.parameters.to_json()}))
+    return dataset_card(make_manifest(cohort), described)
+
+
+def dataset_card(manifest: dict[str, Any], described: Sequence[Described] | None = None) -> str:
+    """Returns the card of a manifest (`carm_env.patients.manifest.make_manifest`): Markdown with YAML front matter.
+
+    Args:
+        manifest: the manifest.
+        described: split and parameters of each patient of the table; by default the patients that have been built.
+    """
     patients = manifest["patients"]
+    if described is None:
+        # The person first; the parameters of the model repeat some of the values.
+        described = [(entry["split"], {**entry["person"], **entry["parameters"]}) for entry in patients]
     name = f"carm-env {manifest['cohort']}"
     header = {
         "pretty_name": name,
@@ -31,7 +55,8 @@ def dataset_card(manifest: dict[str, Any]) -> str:
         "language": ["en"],
         "annotations_creators": ["machine-generated"],
     }
-    counts = ", ".join(f"{manifest['built'][split]} of {manifest['sizes'][split]} {split}" for split in SPLITS)
+    splits = [split for split in SPLITS if manifest["sizes"][split]]
+    counts = ", ".join(f"{manifest['built'][split]} of {manifest['sizes'][split]} {split}" for split in splits)
     options = f" Options of every patient: `{manifest['options']}`." if manifest["options"] else ""
     query = f"?{manifest['options']}" if manifest["options"] else ""
     voxels = sorted({f"{entry['spacing_mm'][0]:g}" for entry in patients})
@@ -48,22 +73,23 @@ def dataset_card(manifest: dict[str, Any]) -> str:
         "options": options,
         "query": query,
         "landmarks": ", ".join(item.name for item in LANDMARKS),
-        "statistics": _statistics(patients),
+        "statistics": _statistics(described, splits),
+        "purpose": manifest["purpose"],
+        "split": splits[0],
+        "skeleton": _WARPED if any("warp" in values for _, values in described) else _UNWARPED,
     }
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(values)
 
 
-def _statistics(patients: Sequence[dict[str, Any]]) -> str:
+def _statistics(described: Sequence[Described], splits: Sequence[str]) -> str:
     lines = [
         "Numbers: mean ± standard deviation (minimum to maximum). Categories: number of patients.",
         "",
-        f"| parameter | {' | '.join(SPLITS)} |",
-        f"|---|{'---|' * len(SPLITS)}",
+        f"| parameter | {' | '.join(splits)} |",
+        f"|---|{'---|' * len(splits)}",
     ]
-    # The person first; the parameters of the model repeat some of the values.
-    described = [(entry["split"], {**entry["person"], **entry["parameters"]}) for entry in patients]
     for key in dict.fromkeys(key for _, values in described for key in values if key != "seed"):
-        cells = [_summary(values[key] for at, values in described if at == split and key in values) for split in SPLITS]
+        cells = [_summary(values[key] for at, values in described if at == split and key in values) for split in splits]
         if any(cells):
             lines.append(f"| {key} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

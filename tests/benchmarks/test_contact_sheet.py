@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from PIL import Image
 
 from benchmarks import contact_sheet
@@ -33,3 +34,16 @@ def test_views_of_absent_landmarks_are_omitted(small_patients, tmp_path, capsys)
     assert np.asarray(Image.open(out)).shape == (32 + 22, 4 * 32)
     assert script("--patient", "bare", "--size", 32, "--out", out) == 2
     assert "none of the landmarks" in capsys.readouterr().err
+
+
+def test_the_sheet_of_families_shows_a_patient_of_each_split(small_patients, tmp_path, monkeypatch):
+    for split, numbers in contact_sheet.FAMILIES.items():
+        assert max(numbers) < len(contact_sheet.cohort_patients(split))
+    monkeypatch.setattr(contact_sheet, "FAMILIES", {"standard/test": (0,), "poses/test": (0, 1)})
+    monkeypatch.setattr(contact_sheet, "cohort_patients", lambda split: small_patients)
+    out = tmp_path / "sheet.png"
+    assert script("--families", "--out", out) == 0
+    width, height = contact_sheet.FAMILY_TILE
+    assert np.asarray(Image.open(out)).shape == (height + 22, 4 * width)
+    with pytest.raises(ValueError, match="--findings and --families were both given"):
+        contact_sheet.Arguments(out, findings=True, families=True)

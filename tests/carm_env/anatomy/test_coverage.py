@@ -21,7 +21,7 @@ def cut(covers: str, seed: int = 0):
     return imaged_part(hu, lattice, points, PatientParameters(seed=seed, covers=covers))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("covers", ["whole", "thighs"])
+@pytest.mark.parametrize("covers", ["whole", "hips", "thighs"])
 def test_a_whole_body_is_not_cut(covers):
     hu, lattice, points = cut(covers)
     assert lattice.shape == (11, 11, 200)
@@ -42,6 +42,12 @@ def test_a_scan_of_a_region_keeps_its_landmarks_and_voxels_in_place(covers, kept
         low, high = lattice.origin_mm[2], lattice.end_mm[2]
         assert all(low <= HEIGHTS[name] <= high for name in names)
         assert hu[0, 0, 0] == round((low + 300.0) / 4.0)
+
+
+def test_a_whole_body_keeps_a_landmark_below_its_end_and_a_body_to_the_hips_does_not(monkeypatch):
+    monkeypatch.setitem(HEIGHTS, "Right wrist", -310.0)
+    assert landmark("Right wrist").id in cut("whole")[2]
+    assert landmark("Right wrist").id not in cut("hips")[2]
 
 
 def test_the_cut_level_varies_with_the_seed_and_is_repeatable():

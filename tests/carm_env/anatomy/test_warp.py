@@ -38,8 +38,8 @@ def test_a_warp_of_the_family_is_a_diffeomorphism_of_bounded_size(seed):
 
 def test_undo_is_the_inverse_of_apply():
     warp, points = make_warp(5, PIVOT), box(6)
-    assert np.abs(warp.apply(warp.undo(points)) - points).max() < 1e-6
-    assert np.abs(warp.undo(warp.apply(points)) - points).max() < 1e-6
+    assert np.abs(warp.apply(warp.undo(points)) - points).max() < 1e-4
+    assert np.abs(warp.undo(warp.apply(points)) - points).max() < 1e-4
 
 
 def test_equal_seeds_give_equal_warps_and_others_do_not():

@@ -257,6 +257,22 @@ def test_a_sheet_is_drawn_for_any_number_of_landmarks(builds, tmp_path, landmark
     assert (yellow.sum() > 50) == bool(landmarks)
 
 
+def test_the_card_of_a_cohort_says_what_it_is_for_and_builds_nothing(builds, capsys):
+    assert main(["patients", "card", "bones"]) == 0
+    text = capsys.readouterr().out
+    assert builds == []
+    assert "Never train on it" in text and "0 of 20 test" in text and "0 train" not in text
+    assert "| warp | 10.5 " in text and "| test |" in text
+    assert 'patients="bones/test"' in text and "smoothly deformed" in text
+
+
+def test_the_card_of_a_cohort_to_train_on_shows_its_poses(builds, capsys):
+    assert main(["patients", "card", "diverse"]) == 0
+    text = capsys.readouterr().out
+    assert "| arms | crossed 48, one_up 48, raised 48, sides 48 |" in text
+    assert 'patients="diverse/train"' in text and "Never train" not in text
+
+
 def test_the_card_shows_the_patients_data(builds, capsys):
     store.save_imported(Patient("imported:p", tiny_volume(), {11: np.ones(3)}, {"origin": "DICOM", "table": False}))
     assert main(["patients", "card", "p"]) == 0

@@ -37,7 +37,8 @@ def test_poses_shows_the_people_of_standard_test_and_of_no_other_split():
     assert people("poses", "test") == people("standard", "test")
     names = cohort_patients("poses/test")
     assert len(set(names)) == 30
-    assert names[:3] == ("virtual:3000?arms=sides", "virtual:3000?arms=raised", "virtual:3000?arms=one_up")
+    assert names[0] == "virtual:3000?arms=sides&covers=thighs"
+    assert names[1:3] == ("virtual:3000?arms=raised", "virtual:3000?arms=one_up&covers=thighs")
 
 
 def test_the_families_have_test_patients_only():
@@ -61,7 +62,7 @@ def test_every_pose_is_as_frequent_in_each_split_of_diverse():
         assert set(Counter(item.arms for item in parameters).values()) == {len(parameters) // 4}
         covers = Counter(item.covers for item in parameters)
         assert {key: 32 * count // len(parameters) for key, count in covers.items()} == {
-            "whole": 8, "thighs": 12, "chest": 4, "head_neck": 4, "abdomen": 4
+            "hips": 8, "thighs": 12, "chest": 4, "head_neck": 4, "abdomen": 4
         }  # fmt: skip
         pairs = {(item.arms, item.covers) for item in parameters[:32]}
         assert len(pairs) == 20
@@ -71,7 +72,7 @@ def test_every_pose_is_as_frequent_in_each_split_of_diverse():
     ("reference", "digest"),
     [
         ("standard", "ba6364f1fe37f69d"), ("wide", "1c1fc6f2b1c64af6"), ("broad", "e33e32284b6e9529"),
-        ("diverse", "02f07243d71def38"), ("poses", "371a07f95e5c4b10"), ("bodies", "fa162027c10798a5"),
+        ("diverse", "a64f524b225c8f0a"), ("poses", "a184ff0c58b89747"), ("bodies", "fa162027c10798a5"),
         ("bones", "b63ec8f08d9dfb8b"),
     ],
 )  # fmt: skip
