@@ -3,9 +3,10 @@
     python benchmarks/transfer.py --json t.json
     python benchmarks/transfer.py --policies conformal ppo --groups standard/test lidc-0001 --episodes 40
 
-Every group is a name of a cohort's split or of a patient. By default the groups are the virtual test patients and the
-real CTs of the registry that are installed; those that are not are named. Each policy runs the same episodes of a
-group. Writes a folder of results for each group to ``--out``; ``--resume`` continues after an interruption.
+Every group is a name of a cohort's split or of a patient. By default the groups are the virtual test patients, the
+families of test patients, and the real CTs of the registry that are installed; those that are not are named. Each
+policy runs the same episodes of a group. Writes a folder of results for each group to ``--out``; ``--resume`` continues
+after an interruption.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from carm_env.system.threads import usable_cpus
 from policies.conformal import KIND, DisplacementRegressor
 from policies.registry import POLICIES, make_policy
 
-VIRTUAL_GROUPS = ("standard/test",)
+VIRTUAL_GROUPS = ("standard/test", "poses/test", "bodies/test", "bones/test")
 LEVEL = 0.9
 """Nominal coverage of the regions."""
 
@@ -45,7 +46,7 @@ class Arguments:
 
     Attributes:
         policies: as in benchmarks/leaderboard.py.
-        groups: COHORT/SPLIT or patients, each a group; by default virtual test patients and the installed real CTs.
+        groups: COHORT/SPLIT or patients, each a group; by default virtual patients and the installed real CTs.
         suite: recipe of the episodes: uniform or paper-routes.
         episodes: run only the first N episodes of each group.
         views: views per patient for the coverage of the regions of `conformal`; 0 for none.
