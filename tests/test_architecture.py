@@ -25,6 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("carm_env.anatomy.findings",),
     ("carm_env.anatomy",),
     ("carm_env.ct",),
+    ("carm_env.randomization",),
     ("carm_env.patients",),
     ("carm_env.envs",),
     ("carm_env.transcripts",),

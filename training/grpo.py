@@ -24,12 +24,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from carm_env.chat_models.specification import ModelSpecification
+from carm_env.envs.navigation import CArmNavEnv
 from carm_env.envs.scene import load_scene
 from carm_env.evaluation.provenance import save_measurement
 from carm_env.geometry import CArmGeometry
@@ -37,6 +38,8 @@ from carm_env.language.prompts import PROMPT_VERSIONS, STYLES, prompt_hash
 from carm_env.patient import Patient
 from carm_env.patients.build import default_workers, prepare_patients
 from carm_env.patients.catalogue import expand_patients
+from carm_env.randomization.draw import DomainRandomization
+from carm_env.randomization.naming import with_scans
 from carm_env.system.extras import optional_imports
 from carm_env.system.files import write_json, write_text
 from carm_env.system.threads import limit_threads
@@ -122,10 +125,11 @@ class Patients(Mapping[str, Patient]):
 
     Args:
         names: names separated by commas; patients that are not built yet are built.
+        domain: if given, the patients are scanned by other CT scanners.
     """
 
-    def __init__(self, names: str) -> None:
-        self._names = expand_patients(names.split(","))
+    def __init__(self, names: str, domain: DomainRandomization | None = None) -> None:
+        self._names = with_scans(expand_patients(names.split(",")), domain or DomainRandomization())
         prepare_patients(self._names, default_workers())
 
     def __getitem__(self, name: str) -> Patient:
@@ -148,8 +152,9 @@ def make_step_wise_trainer(
     generations = check_batches(training, arguments.refresh_steps)
     groups = training.generation_batch_size // training.num_generations
     source = StateSource(
-        State.of_environment, Patients(arguments.train), groups * generations, arguments.start_share,
+        State.of_environment, Patients(arguments.train, arguments.domain), groups * generations, arguments.start_share,
         arguments.image_size, training.seed,
+        environment=partial(CArmNavEnv, domain_randomization=asdict(arguments.domain)),
     )  # fmt: skip
     views = source.starts(_VIEWS_FOR_LENGTH, start.style)
     check_images(start.processor, start.model, views[0].messages, start.name)
@@ -184,7 +189,7 @@ def make_multi_turn_trainer(
         raise ValueError("constrained is true, which multi_turn lacks: leave it out, or use --mode step_wise.")
     return make_episode_trainer(
         arguments, training, start.model, start.processor,
-        name=start.name, style=start.style, patients=list(Patients(arguments.train)),
+        name=start.name, style=start.style, patients=list(Patients(arguments.train, arguments.domain)),
         image_size=arguments.image_size, weights=reward_weights(arguments), vision=vision_cache(arguments, start),
         peft_config=adapter_config(arguments, model_arguments, start),
     )  # fmt: skip

@@ -39,14 +39,13 @@ from numpy.typing import ArrayLike, NDArray
 from carm_env.actions import ALIGNED, N_ACTIONS, MoveLattice
 from carm_env.envs.navigation import CArmNavEnv
 from carm_env.envs.registration import DEFAULT_TOLERANCE_MM, MAX_EPISODE_STEPS
-from carm_env.geometry import ProjectionGeometry
 from carm_env.landmarks import N_LANDMARKS, landmark
 from carm_env.language.answers import AnswerError, Navigation
 from carm_env.language.grammar import is_valid, parse
 from carm_env.language.reasons import Situation, reasons_are_relevant, reasons_are_true
 from carm_env.system.errors import check_keys, finite_number, shortened
 from carm_env.system.structured_files import read_yaml_mapping
-from carm_env.views.sample import label_view
+from carm_env.views.sample import label_camera_view
 from training._support.exposures import action_regrets
 
 PARTS = ("regret", "form", "context", "reasons_true", "reasons_relevant", "length")
@@ -204,8 +203,7 @@ class State:
                 f"the views of env are at {pose.alpha_deg:g} and {pose.beta_deg:g} degrees, expected frontal views "
                 "(alpha_deg=0, beta_deg=0): in others a move does not shift the view by its length."
             )
-        projection = ProjectionGeometry.from_pose(pose, base.scene.camera.geometry, base.image_size)
-        labels = label_view(patient, pose, projection)
+        labels = label_camera_view(patient, base.scene.camera, pose, base.image_size)
         isocenter = np.asarray(pose.isocenter_lps_mm)[[0, 2]]
         limits = patient.workspace_mm - isocenter
         return cls(

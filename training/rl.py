@@ -19,6 +19,7 @@ and the buffer are pickles of stable-baselines3: never load them from a source t
 from __future__ import annotations
 
 import copy
+import dataclasses
 import shutil
 import sys
 import time
@@ -36,6 +37,7 @@ from carm_env.landmarks import N_LANDMARKS
 from carm_env.patients.build import default_workers, prepare_patients
 from carm_env.patients.catalogue import expand_patients
 from carm_env.patients.separation import check_trainable
+from carm_env.randomization.naming import with_scans
 from carm_env.system.command_line import INTERRUPTED, run_script
 from carm_env.system.errors import UnknownNameError
 from carm_env.system.extras import optional_imports
@@ -49,6 +51,7 @@ from policies.conformal import DisplacementRegressor
 from policies.networks import DisplacementNetwork, as_input
 from policies.sb3 import ACTIVATIONS, FEATURES, SHIPPED_BACKBONE, shipped_backbone
 from training._support.agent_training import DAMAGED, EVALUATIONS, check_clock, learn, load, restore_evaluations
+from training._support.arguments import DomainArguments
 from training._support.card import model_card
 from training._support.curves import save_learning_curve
 from training._support.target_env import TargetVecEnv
@@ -73,7 +76,7 @@ _STEPS_PER_PATIENT = 100
 
 
 @dataclass(frozen=True)
-class RlArguments:
+class RlArguments(DomainArguments):
     """Training of agents.
 
     Attributes:
@@ -121,6 +124,7 @@ class RlArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}, expected at least 1.")
+        _ = self.domain
         if not self.seeds or min(self.seeds) < 0:
             raise ValueError(f"seeds are {self.seeds}, expected at least one, all 0 or more.")
         for flag, names in (("--patients", self.patients), ("--eval-patients", self.eval_patients)):
@@ -298,6 +302,10 @@ def _train(arguments: RlArguments, seed: int, words: Sequence[str], folder: Path
     options = hyperparameters.pop("env_kwargs", {})
     observer = regressor if arguments.features == "target" else None
     patients, eval_patients = (needed_patients(names, steps) for names in (arguments.patients, arguments.eval_patients))
+    domain = arguments.domain
+    if domain.severity:
+        patients = with_scans(patients, domain)
+        options = {**options, "domain_randomization": dataclasses.asdict(domain)}
     prepare_patients([*patients, *(eval_patients if arguments.evaluate else ())], default_workers())
     venv = make_environments(patients, count, seed, regressor.image_size, observer, options)
     segment = max(steps // arguments.evaluations // count, 1)

@@ -97,7 +97,7 @@ class SftArguments(ViewArguments):
         for name in ("examples", "test_views"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more.")
-
+        _ = self.domain
         if not 0 <= self.transcript_share <= 1:
             raise ValueError(f"transcript_share is {self.transcript_share}, expected 0 to 1.")
 

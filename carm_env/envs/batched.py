@@ -72,6 +72,11 @@ class BatchedEpisodes:
         self._obs_type, self._target_encoding = first.obs_type, first.target_encoding
         self._max_episode_steps = max_episode_steps
         self._same_step = autoreset_mode is AutoresetMode.SAME_STEP
+        if device is not None and first.domain_randomization.severity:
+            raise ValueError(
+                "device and domain_randomization are both given, and a batch on a device has one X-ray system: leave "
+                "out device, so that threads take the X-rays."
+            )
         self.state = EpisodeState.allocate(num_envs)
         self.frames: Frames = (
             CpuFrames(num_envs, first._view, first.image_size, threads)

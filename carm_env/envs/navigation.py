@@ -35,6 +35,8 @@ from carm_env.geometry import (
 )
 from carm_env.landmarks import LANDMARKS, N_LANDMARKS, landmark
 from carm_env.patients.reference import PatientName, PatientRef
+from carm_env.randomization.chain import ChainCamera, ImageChain
+from carm_env.randomization.draw import DomainRandomization, draw_domain
 from carm_env.system.errors import UnknownNameError, check_keys, finite_number
 from carm_env.xray.settings import XRaySettings
 
@@ -128,6 +130,10 @@ class CArmNavEnv(HasJsonSpec, gym.Env[Any, np.int64]):
     mid-depth of the body or the isocentre ``(x, y, z)``, in LPS mm. The first reset with a patient loads it, and builds
     it if it is a virtual patient that is not yet in the cache.
 
+    With `domain_randomization`, ``reset`` then draws the X-ray system of the episode: how the image is exposed, shown,
+    shuttered, slightly rotated and cropped (`carm_env.randomization`). Patient, target, start, moves and distances stay
+    the same; patients with a scan in their name vary the CT as well.
+
     ## Episode End
 
     - Termination: the agent declares the view aligned.
@@ -152,6 +158,7 @@ class CArmNavEnv(HasJsonSpec, gym.Env[Any, np.int64]):
     | ``move_effective`` | the last action moved the C-arm: ``moved_mm`` is not zero |
     | ``move_clipped`` | the workspace shortened the last move: ``moved_mm`` differs from ``m(a)`` |
     | ``patient`` | id of the patient |
+    | ``domain`` | with `domain_randomization` only: the X-ray system of the episode, as JSON text |
 
     The first four and ``is_success`` are ground truth for rewards, oracles and benchmarks; a fair policy does not use
     them. After ``reset`` and after a declaration, ``moved_mm`` is zero and the two flags are False.
@@ -193,6 +200,8 @@ class CArmNavEnv(HasJsonSpec, gym.Env[Any, np.int64]):
         targets: landmarks to draw the target from, as ids or names; None for all 14.
         target_encoding: ``"index"`` or ``"one_hot"``.
         show_distance: whether rendered frames show the distance to the target.
+        domain_randomization: severity from 0 (none) to 1, or a mapping with ``severity`` and ``groups``
+            (`carm_env.randomization.draw.CHAIN_GROUPS`).
 
     Raises:
         ValueError: an argument is out of range.
@@ -224,6 +233,7 @@ class CArmNavEnv(HasJsonSpec, gym.Env[Any, np.int64]):
         targets: Sequence[int | str] | None = None,
         target_encoding: TargetEncoding = "index",
         show_distance: bool = False,
+        domain_randomization: float | Mapping[str, Any] = 0.0,
     ) -> None:
         for name, value, valid in (
             ("render_mode", render_mode, (None, *self.metadata["render_modes"])),
@@ -257,6 +267,8 @@ class CArmNavEnv(HasJsonSpec, gym.Env[Any, np.int64]):
         self._transition = Transition(self._view, self.lattice, self.isocenter_depth_mm)
         self._geometry = _settings(CArmGeometry, geometry or {})
         self._xray = _settings(XRaySettings, xray or {})
+        self.domain_randomization = DomainRandomization.of(domain_randomization)
+        self._chain: ImageChain | None = None
         self.observation_space: gym.Space[Any] = self._make_observation_space()
         self.action_space = gym.spaces.Discrete(N_ACTIONS)
         self._episode: EpisodeSpec | None = None
@@ -286,8 +298,12 @@ class CArmNavEnv(HasJsonSpec, gym.Env[Any, np.int64]):
     def scene(self) -> Scene:
         """Patient and camera of the running episode."""
         if self._scene is None:
-            self._scene = load_scene(self._ref or self.episode.patient, self._geometry, self._xray)
+            scene = load_scene(self._ref or self.episode.patient, self._geometry, self._xray)
+            self._scene = self._behind_chain(scene)
         return self._scene
+
+    def _behind_chain(self, scene: Scene) -> Scene:
+        return scene if self._chain is None else replace(scene, camera=ChainCamera(scene.camera, self._chain))
 
     @property
     def tolerance_mm(self) -> float:
@@ -398,8 +414,13 @@ class CArmNavEnv(HasJsonSpec, gym.Env[Any, np.int64]):
             start = parse_start(options["start"])
         isocenter = start_isocenter_lps_mm(start, patient, self._view, self.isocenter_depth_mm)
 
+        if self.domain_randomization.severity:
+            # Drawn last, so that the episode is the one without randomisation.
+            seed, domain = int(self.np_random.integers(2**31)), self.domain_randomization
+            self._chain = draw_domain(seed, domain.severity, domain.groups).chain
         self._episode = EpisodeSpec(str(ref), target, start)
-        self._ref, self._scene = ref, scene
+        self._ref, self._scene = ref, self._behind_chain(scene)
+        self._state.domains[0] = None if self._chain is None else self._chain.to_text()
         self._transition.begin(self._state, 0, patient, target, isocenter)
 
     def _expose(self) -> None:

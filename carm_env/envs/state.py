@@ -41,6 +41,7 @@ class EpisodeState:
         dose_mgy: ``(N,)`` reference air kerma of all X-rays, mGy.
         dap_mgy_cm2: ``(N,)`` air kerma-area product of all X-rays, mGy cm^2.
         view_quality: ``(N,)`` `carm_env.xray.physics.quality.ViewQuality` of the last X-ray (object).
+        domains: ``(N,)`` X-ray systems as JSON texts (object), None without domain randomisation.
     """
 
     patients: NDArray[np.object_]
@@ -61,6 +62,7 @@ class EpisodeState:
     dose_mgy: NDArray[np.float64]
     dap_mgy_cm2: NDArray[np.float64]
     view_quality: NDArray[np.object_]
+    domains: NDArray[np.object_]
 
     @classmethod
     def allocate(cls, n: int) -> EpisodeState:
@@ -84,6 +86,7 @@ class EpisodeState:
             dose_mgy=np.zeros(n),
             dap_mgy_cm2=np.zeros(n),
             view_quality=np.full(n, None, dtype=object),
+            domains=np.full(n, None, dtype=object),
         )
 
     def row(self, i: int) -> EpisodeState:

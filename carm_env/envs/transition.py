@@ -151,6 +151,7 @@ class Transition:
             "move_clipped": state.clipped.copy(),
             "moved_mm": state.moved_mm.copy(),
             "patient": state.patients.copy(),
+            **({} if state.domains[0] is None else {"domain": state.domains.copy()}),
         }
 
     def _measure(self, state: EpisodeState, rows: Rows) -> None:

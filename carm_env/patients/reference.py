@@ -7,6 +7,7 @@
 | ``virtual:SEED?findings=pacemaker+pneumothorax:right`` | the same with findings, joined by plus signs |
 | ``imported:NAME`` or ``NAME`` | a CT that was imported under that name |
 | ``path/to/ct.nii.gz`` | a CT file; it has no landmarks, so it can be rendered but not navigated |
+| any of these with ``?scan=7`` | the same, scanned by another CT scanner (`carm_env.randomization.naming`) |
 | ``standard``, ``standard/test`` | all patients of a cohort, or of one split (`PatientRef.expand` only) |
 | ``standard/test?voxel_mm=1.5`` | the same with options |
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -30,6 +31,7 @@ from carm_env.system.errors import UnknownNameError, check_keys
 
 if TYPE_CHECKING:
     from carm_env.anatomy.population import VirtualPatient
+    from carm_env.randomization.naming import ScanName
 
 CT_KINDS = "a DICOM folder or zip, or a .nii, .nii.gz, .nrrd or .mha file"
 
@@ -43,6 +45,7 @@ class PatientRef:
         name: the name within its kind: ``"0?arms=sides"``, ``"thorax"``, or the path of the CT file.
         virtual: seed and options of a virtual patient; None for other kinds.
         path: absolute path of the CT file, which stays right if the working folder changes; None for other kinds.
+        scan: the scan by another CT scanner; None for the patient as it is. It is not part of `name`.
 
     >>> ref = PatientRef.parse("virtual:0?arms=sides")
     >>> ref.kind, ref.name, ref.virtual.arms, str(ref)
@@ -53,6 +56,7 @@ class PatientRef:
     name: str
     virtual: VirtualPatient | None = field(default=None, compare=False, repr=False)
     path: Path | None = field(default=None, repr=False)
+    scan: ScanName | None = None
 
     @classmethod
     def parse(cls, patient: PatientName) -> PatientRef:
@@ -68,6 +72,12 @@ class PatientRef:
         if not isinstance(patient, (str, os.PathLike)) or not os.fspath(patient):
             raise ValueError(f"patient is {patient!r}, expected a name such as 'virtual:0'.")
         text = os.fspath(patient)
+        if "?" in text and "scan" in text:
+            from carm_env.randomization.naming import split_scan
+
+            base, scan = split_scan(text)
+            if scan is not None:
+                return replace(cls.parse(base), scan=scan)
         kind, colon, name = text.partition(":")
         if kind == VIRTUAL:
             return _parse_virtual(text, name)
@@ -105,11 +115,15 @@ class PatientRef:
         return tuple(dict.fromkeys(refs))
 
     def __str__(self) -> str:
-        return self.name if self.kind == "file" else f"{self.kind}:{self.name}"
+        text = self.name if self.kind == "file" else f"{self.kind}:{self.name}"
+        return text if self.scan is None else f"{text}{'&' if '?' in text else '?'}scan={self.scan}"
 
     @property
     def folder(self) -> Path:
-        """Folder of the saved patient, whether or not it exists yet; raises ValueError for a CT file."""
+        """Folder of the saved patient, whether or not it exists yet; raises ValueError for a CT file.
+
+        A scan is not saved: the folder is that of the patient as it is.
+        """
         if self.kind == "file":
             raise ValueError(f"{self} is a CT file, expected a virtual or an imported patient: import it first.")
         if self.virtual is None:
@@ -126,7 +140,7 @@ class PatientRef:
         return edition(self.folder) if self.kind == "imported" else None
 
     def load(self, *, quiet: bool = False) -> Patient:
-        """Loads the patient; a virtual patient that is not in the cache is built.
+        """Loads the patient; a virtual patient that is not in the cache is built, and a scan takes about a second.
 
         Args:
             quiet: do not announce a build on the standard error.
@@ -135,7 +149,12 @@ class PatientRef:
             UnknownNameError: the imported patient has been removed.
             CorruptPatientError: the saved imported patient is damaged.
             CTImportError: the CT file cannot be read.
+            ValueError: the scan leaves nothing of the patient.
         """
+        patient = self._load_unscanned(quiet)
+        return patient if self.scan is None else self.scan.scan(patient)
+
+    def _load_unscanned(self, quiet: bool) -> Patient:
         if self.virtual is not None:
             from carm_env.anatomy.build import virtual_patient
 
@@ -164,7 +183,7 @@ def _parse_virtual(text: str, name: str) -> PatientRef:
     options: dict[str, Any] = {}
     # A plus sign joins findings; in a query it would stand for a blank.
     for key, value in parse_qsl(query.replace("+", "%2B"), keep_blank_values=True):
-        check_keys("patient option", [key], defaults)
+        check_keys("patient option", [key], (*defaults, "scan"))
         if key in options:
             raise ValueError(f"patient {text!r}: {key} is given twice, expected once.")
         options[key] = _convert(text, key, value, defaults[key])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,15 @@ from carm_env.geometry import (
 from carm_env.landmarks import N_CLOSEST, N_LANDMARKS, landmark
 from carm_env.patient import Patient
 from carm_env.patients.reference import PatientName, PatientRef
+from carm_env.randomization.chain import ChainCamera
+from carm_env.randomization.draw import CHAIN_GROUPS, DomainRandomization, draw_domain
 from carm_env.system.errors import UnknownNameError, finite_number
 from carm_env.system.files import content_hash
+from carm_env.xray.camera import XRayCamera
 from carm_env.xray.settings import XRaySettings
 
 PAPER_VIEWS_PER_PATIENT = 1024
-AUGMENTATIONS = ("noise", "window", "collimation", "dose")
+AUGMENTATIONS = ("noise", "window", "collimation", "dose", "domain")
 _MAX_ROUNDS = 60
 _MAS = (0.1, 2.0)
 _COLLIMATION = (0.6, 1.0)
@@ -51,9 +54,12 @@ class ViewOptions:
         angles_deg: both angles are drawn uniformly from ``[-angles_deg, angles_deg]``, 0 to 45; 0 for frontal views.
         augment: any of `AUGMENTATIONS`. ``noise`` draws quantum noise for each view (without it views have no noise);
             ``dose`` draws the mAs, log-uniformly from 0.1 to 2; ``window`` draws the black and white levels and the
-            gamma; ``collimation`` closes the shutters to 60-100 % of the side.
+            gamma; ``collimation`` closes the shutters to 60-100 % of the side; ``domain`` draws an X-ray system
+            (`carm_env.randomization.draw`), with noise, and replaces what the others set.
         seed: seed of the sampling, 0 or more.
         isocenter_depth_mm: depth of the isocentre (`carm_env.geometry.check_isocenter_depth`).
+        domain_severity: severity of ``domain``, 0 to 1.
+        domain_groups: groups of ``domain``, of `carm_env.randomization.draw.CHAIN_GROUPS`.
 
     Raises:
         ValueError: a number is out of range.
@@ -66,9 +72,16 @@ class ViewOptions:
     augment: tuple[str, ...] = ("noise",)
     seed: int = 0
     isocenter_depth_mm: float = DEFAULT_ISOCENTER_DEPTH_MM
+    domain_severity: float = 1.0
+    domain_groups: tuple[str, ...] = CHAIN_GROUPS
 
     def __post_init__(self) -> None:
         check_isocenter_depth(self.isocenter_depth_mm)
+        for name in self.domain_groups:
+            if name not in CHAIN_GROUPS:
+                raise UnknownNameError("group of domain", name, CHAIN_GROUPS)
+        domain = DomainRandomization(self.domain_severity, tuple(self.domain_groups))
+        object.__setattr__(self, "domain_groups", domain.groups)
         if self.views_per_patient < 1:
             raise ValueError(f"views_per_patient is {self.views_per_patient}, expected at least 1.")
         if self.seed < 0:
@@ -82,8 +95,10 @@ class ViewOptions:
         object.__setattr__(self, "augment", tuple(name for name in AUGMENTATIONS if name in self.augment))
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the options as JSON values."""
-        return {**asdict(self), "augment": list(self.augment)}
+        """Returns the options as JSON values, without those of ``domain`` unless it is drawn."""
+        values = {**asdict(self), "augment": list(self.augment), "domain_groups": list(self.domain_groups)}
+        is_drawn = "domain" in self.augment
+        return {name: value for name, value in values.items() if is_drawn or not name.startswith("domain_")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,14 +128,15 @@ class View:
         patient: the patient's name.
         pose: pose of the C-arm.
         labels: positions of the landmarks.
-        technique: fields of `XRaySettings` that were drawn for this view.
+        technique: fields of `XRaySettings` that were drawn for this view; ``domain`` has those of
+            `carm_env.randomization.chain.ImageChain`.
     """
 
     image: NDArray[np.uint8]
     patient: str
     pose: CArmPose
     labels: ViewLabels
-    technique: Mapping[str, float] = field(default_factory=dict)
+    technique: Mapping[str, Any] = field(default_factory=dict)
 
 
 def draw_isocenters(patient: Patient, count: int, seed: int) -> NDArray[np.float64]:
@@ -182,6 +198,19 @@ def label_view(patient: Patient, pose: CArmPose, projection: ProjectionGeometry)
     return ViewLabels(tuple(int(index) + 1 for index in order), displacement, pixels, visible)
 
 
+def label_camera_view(patient: Patient, camera: XRayCamera, pose: CArmPose, size: int) -> ViewLabels:
+    """Labels a view of a camera, which may rotate, crop or cover it (`carm_env.randomization.chain.ChainCamera`).
+
+    Args:
+        patient: the patient.
+        camera: the camera.
+        pose: pose of the C-arm.
+        size: side of the image in pixels.
+    """
+    labels = label_view(patient, pose, camera.projection(pose, size))
+    return replace(labels, visible=labels.visible & ~camera.covered(labels.pixels, size))
+
+
 def render_views(patient: PatientName, options: ViewOptions) -> Iterator[View]:
     """Renders the views of a patient one by one; equal options give equal views.
 
@@ -192,20 +221,25 @@ def render_views(patient: PatientName, options: ViewOptions) -> Iterator[View]:
     ref = PatientRef.parse(patient)
     scene = load_scene(ref)
     subject, camera = scene.patient, scene.camera
+    domain_seeds = np.random.default_rng([options.seed, _name_seed(subject.id), 2])
     if not subject.landmarks_lps_mm:
         raise ValueError(f"patient {subject.id} has no landmarks, so its views cannot be labelled.")
     isocenters = draw_isocenters(subject, options.views_per_patient, options.seed)
     rng = np.random.default_rng([options.seed, _name_seed(subject.id), 1])
     for isocenter in isocenters:
         alpha, beta = rng.uniform(-options.angles_deg, options.angles_deg, 2).tolist()
-        noise_seed = int(rng.integers(2**31)) if {"noise", "dose"} & set(options.augment) else None
+        noise_seed = int(rng.integers(2**31)) if {"noise", "dose", "domain"} & set(options.augment) else None
         technique = _draw_technique(options.augment, rng)
         if technique:
             camera = camera.with_settings(XRaySettings(**technique))
         pose = CArmPose(tuple(isocenter.tolist()), alpha, beta).towards_source(options.isocenter_depth_mm)
-        image = camera.image(pose, options.size, noise_seed)
-        projection = ProjectionGeometry.from_pose(pose, camera.geometry, options.size)
-        yield View(image, str(ref), pose, label_view(subject, pose, projection), technique)
+        taking = camera
+        if "domain" in options.augment:
+            seed = int(domain_seeds.integers(2**31))
+            chain = draw_domain(seed, options.domain_severity, options.domain_groups).chain
+            taking, technique = ChainCamera(camera, chain), {**technique, "domain": chain.to_json()}
+        image = taking.image(pose, options.size, noise_seed)
+        yield View(image, str(ref), pose, label_camera_view(subject, taking, pose, options.size), technique)
 
 
 def _draw_technique(augment: Sequence[str], rng: np.random.Generator) -> dict[str, Any]:

@@ -71,17 +71,21 @@ class XRayCamera:
         renderer = make_renderer(self.volume, settings, [self.renderer])
         return XRayCamera(self.volume, self.geometry, settings, renderer)
 
+    def projection(self, pose: CArmPose, size: int) -> ProjectionGeometry:
+        """Returns the projection of points in the patient onto the pixels of an image."""
+        return ProjectionGeometry.from_pose(pose, self.geometry, size)
+
     def path_masses(self, pose: CArmPose, size: int = 256) -> NDArray[np.float32]:
         """Returns areal densities ``(2, size, size)`` of soft tissue and bone along each ray, g/cm^2.
 
         Raises:
             TypeError: the renderer integrates no path masses.
         """
-        return self.renderer.path_masses(ProjectionGeometry.from_pose(pose, self.geometry, size))
+        return self.renderer.path_masses(self.projection(pose, size))
 
     def log_image(self, pose: CArmPose, size: int = 256) -> NDArray[np.float32]:
         """Returns ``-ln I``, ``(size, size)`` float32, of the primary beam at the detector; 0 is the open field."""
-        return self.log_image_of(ProjectionGeometry.from_pose(pose, self.geometry, size))
+        return self.log_image_of(self.projection(pose, size))
 
     def log_image_of(self, geometry: ProjectionGeometry) -> NDArray[np.float32]:
         """Returns `log_image` of any projection, also of one that this C-arm cannot take.
@@ -114,7 +118,7 @@ class XRayCamera:
         if noise_seed is not None and not isinstance(noise_seed, Integral):
             raise ValueError(f"noise_seed is {noise_seed!r}, expected an integer, or None for no noise.")
         log_image = self.log_image(pose, size)
-        pixel_mm = self.geometry.detector_mm / size
+        pixel_mm = self.pixel_mm(size)
         exposure = self._exposure(log_image, pixel_mm)
         photons = 0.0 if settings.photons == 0 else exposure.photons
         margin = round((1 - settings.collimation) / 2 * size)
@@ -127,6 +131,18 @@ class XRayCamera:
         if margin:
             image = np.pad(image, margin)
         return XRay(image, exposure, quality)
+
+    def pixel_mm(self, size: int) -> float:
+        """Returns the side of a pixel on the detector, mm."""
+        return self.geometry.detector_mm / size
+
+    def covered(self, pixels: NDArray[np.float64], size: int) -> NDArray[np.bool_]:
+        """Returns which pixels ``(..., 2)`` as ``(u, v)`` show nothing because of the shutters of an X-ray system.
+
+        None for this camera: the field of `XRaySettings.collimation` does not count. See
+        `carm_env.randomization.chain.ChainCamera`.
+        """
+        return np.zeros(np.shape(pixels)[:-1], bool)
 
     def _exposure(self, log_image: NDArray[np.float32], pixel_mm: float) -> Exposure:
         settings = self.settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from carm_env.randomization.draw import DomainRandomization
 from carm_env.system.errors import UnknownNameError
 from policies.networks import ARCHITECTURES
 
@@ -12,7 +13,26 @@ PRECISIONS = ("no", "fp16", "bf16")
 
 
 @dataclass(frozen=True)
-class ViewArguments:
+class DomainArguments:
+    """Domain randomisation of the training patients.
+
+    Attributes:
+        domain_randomization: severity of the domain randomisation of the training patients, 0 (none) to 1
+        domain_groups: groups of randomisations, separated by commas; by default all (`carm_env.randomization.draw`)
+    """
+
+    domain_randomization: float = 0.0
+    domain_groups: str = ""
+
+    @property
+    def domain(self) -> DomainRandomization:
+        """The domain randomisation; raises ValueError for a wrong severity or group."""
+        given = {"groups": tuple(self.domain_groups.split(","))} if self.domain_groups else {}
+        return DomainRandomization(self.domain_randomization, **given)
+
+
+@dataclass(frozen=True)
+class ViewArguments(DomainArguments):
     """Labelled views to train and test on.
 
     Attributes:
@@ -74,6 +94,7 @@ class NetworkArguments(ViewArguments):
 
     def check(self) -> None:
         """Raises ValueError for a wrong value."""
+        _ = self.domain
         if self.architecture not in ARCHITECTURES:
             raise UnknownNameError("architecture", self.architecture, ARCHITECTURES)
         if self.report_to not in REPORTS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from carm_env.envs.navigation import CArmNavEnv
 from carm_env.envs.registration import MAX_EPISODE_STEPS
 from policies.vision_cache import VisionCache
+from training._support.arguments import DomainArguments
 from training._support.episode_trainer import EpisodeTrainer, episode_rows
 from training._support.grpo_checks import check_batches, check_images
 from training._support.multi_turn import HISTORIES, EpisodeSettings
@@ -20,7 +21,7 @@ from training.rewards import RewardWeights
 
 
 @dataclass(frozen=True)
-class EpisodeArguments:
+class EpisodeArguments(DomainArguments):
     """Arguments of the multi-turn mode.
 
     Attributes:
@@ -86,7 +87,9 @@ def make_episode_trainer(
     arguments.check()
     per_generation = training.steps_per_generation * training.num_iterations
     check_batches(training, per_generation // math.gcd(per_generation, training.gradient_accumulation_steps))
-    make_env = partial(CArmNavEnv, patients=list(patients), image_size=image_size)
+    make_env = partial(
+        CArmNavEnv, patients=list(patients), image_size=image_size, domain_randomization=asdict(arguments.domain)
+    )
     settings = EpisodeSettings(
         make_env, weights, style, arguments.history, arguments.max_answers, arguments.outcome_only
     )

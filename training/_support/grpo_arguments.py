@@ -88,6 +88,7 @@ class GrpoArguments(EpisodeArguments):
         if self.style and self.style not in STYLES:
             raise UnknownNameError("style of prompts", self.style, STYLES)
         check_image_size(self.image_size)
+        _ = self.domain
         for name in ("wrong_stop", "eval_every", "perception_every", "example_episodes", "test_episodes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more.")

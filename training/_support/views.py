@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from carm_env.patients.catalogue import expand_patients
 from carm_env.patients.separation import TRAINED_ON, check_trainable
+from carm_env.randomization.naming import with_scans
 from carm_env.views.read import ViewArrays, read_views
 from carm_env.views.sample import ViewOptions
 from carm_env.views.write import write_view_dataset
@@ -23,6 +25,9 @@ def load_views(
 ) -> ViewArrays:
     """Loads the views of a split: from the given dataset, or rendered into the output folder.
 
+    With domain randomisation, the views of the training patients have other X-ray systems and show scans of them by
+    other CT scanners; the other splits stay as they are.
+
     Args:
         arguments: which views.
         split: ``train``, ``calibration`` or ``test``.
@@ -32,10 +37,17 @@ def load_views(
             the other splits.
 
     Raises:
-        ValueError: a patient is in two splits.
+        ValueError: a patient is in two splits, or the views of a dataset are to be randomised.
         HeldOutPatientError: a patient that is reserved for tests is trained or calibrated on.
     """
+    domain = arguments.domain
     if arguments.dataset:
+        if domain.severity:
+            raise ValueError(
+                f"dataset is {arguments.dataset} and domain_randomization is {domain.severity:g}: views that are "
+                "rendered cannot be randomised. Render them with `carm-env render-dataset --augment domain`, or leave "
+                "one out."
+            )
         views = read_views(Path(arguments.dataset), split)
         if split in TRAINED_ON:
             check_trainable(views.names, f"the split {split} of {arguments.dataset}")
@@ -46,13 +58,18 @@ def load_views(
         raise ValueError(f"{', '.join(shared)} would be in two splits, expected each patient in one.")
     for key in TRAINED_ON:
         check_trainable(splits.get(key, ()), f"--{key}")
-    options = ViewOptions(views_per_patient=arguments.views_per_patient, size=size)
+    options, name = ViewOptions(views_per_patient=arguments.views_per_patient, size=size), "views"
+    if split == "train" and domain.severity:
+        splits[split] = tuple(with_scans(splits[split], domain))
+        augment = ("noise", "domain") if domain.chain_groups else ("noise",)
+        options = replace(options, augment=augment, domain_severity=domain.severity, domain_groups=domain.chain_groups)
+        name = "views-domain"
     if max_views and split != "train":
         max_views = min(max_views, arguments.views_per_patient)
     needed = {split: max_views} if max_views else None
     # Of several processes of a training one renders; the others wait for it.
-    write_view_dataset(folder / "views", {split: splits[split]}, options, arguments.workers or None, needed, wait=True)
-    return read_views(folder / "views", split, max_views=max_views)
+    write_view_dataset(folder / name, {split: splits[split]}, options, arguments.workers or None, needed, wait=True)
+    return read_views(folder / name, split, max_views=max_views)
 
 
 def load_split(arguments: NetworkArguments, split: str) -> ViewArrays:

@@ -125,6 +125,34 @@ def test_augmentations_change_images_but_not_poses(small_patients, name):
     assert any((one.image != two.image).any() for one, two in zip(plain, changed, strict=True))
 
 
+def test_domain_randomisation_moves_pixels_and_keeps_displacements(small_patients):
+    plain = list(render_views(small_patients[0], ViewOptions(16, 48)))
+    views = list(render_views(small_patients[0], ViewOptions(16, 48, augment=("domain",))))
+    assert [view.image.tobytes() for view in views] == [
+        view.image.tobytes() for view in render_views(small_patients[0], ViewOptions(16, 48, augment=("domain",)))
+    ]
+    for one, two in zip(plain, views, strict=True):
+        np.testing.assert_array_equal(one.labels.displacement_mm, two.labels.displacement_mm)
+        assert one.labels.closest_landmarks == two.labels.closest_landmarks
+        assert (one.labels.pixels != two.labels.pixels).any() and set(two.technique["domain"]) >= {"rotation_deg"}
+    none = render_views(small_patients[0], ViewOptions(16, 48, augment=("domain",), domain_severity=0.0))
+    for one, two in zip(plain, none, strict=True):
+        np.testing.assert_array_equal(one.image, two.image)
+        np.testing.assert_array_equal(one.labels.pixels, two.labels.pixels)
+        np.testing.assert_array_equal(one.labels.visible, two.labels.visible)
+        assert two.technique == {"domain": {}}
+
+
+def test_options_name_the_domain_only_if_it_is_drawn(small_patients, tmp_path):
+    assert not any(name.startswith("domain") for name in FEW.to_json())
+    options = ViewOptions(4, 32, augment=("noise", "domain"), domain_severity=0.5, domain_groups=("window",))
+    assert options.to_json()["domain_groups"] == ["window"]
+    write_view_dataset(tmp_path, {"train": [f"{small_patients[0]}?scan=1"]}, options, 1)
+    assert read_views(tmp_path, "train").names == (f"{small_patients[0]}?scan=1",)
+    with pytest.raises(UnknownNameError, match="geometry"):
+        ViewOptions(domain_groups=("kernel",))
+
+
 def test_angles_are_drawn_within_their_limit(small_patients):
     views = list(render_views(small_patients[0], ViewOptions(24, 32, angles_deg=30.0)))
     angles = np.array([(view.pose.alpha_deg, view.pose.beta_deg) for view in views])
