@@ -4,11 +4,14 @@
     python benchmarks/contact_sheet.py --findings --out docs/images/findings.png
     python benchmarks/contact_sheet.py --population --out docs/images/population.png
     python benchmarks/contact_sheet.py --families --out docs/images/families.png
+    python benchmarks/contact_sheet.py --domain --out docs/images/randomization.png
 
 By default: the views of the published episodes (skull, both scapular angles and the positions between them) and those
 in which anatomy is hardest to model. With ``--findings``: each finding, next to the same view of the patient without
 it. With ``--population``: whole patients from the front and from the left at the same scale, to show how much they
-differ. With ``--families``: patients of the families beside one of ``standard``, from the front at the same scale.
+differ. With ``--families``: patients of the families beside one of ``standard``, from the front at the same scale. With
+``--domain``: sixteen views under domain randomisation, each of another scan of one of four patients and by another
+X-ray system, with a circle at every visible landmark.
 """
 
 from __future__ import annotations
@@ -18,15 +21,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks._support.sample_views import VIEWS, View
 from carm_env.envs.scene import Scene, load_scene
-from carm_env.landmarks import landmark
+from carm_env.landmarks import LANDMARKS, landmark
 from carm_env.patients.cohorts import cohort_patients
 from carm_env.sheets.overview import OverviewSide, take_overview
 from carm_env.system.command_line import run_script
 from carm_env.system.files import atomic_write
+from carm_env.views.sample import ViewOptions, render_views
 
 COLUMNS = 4
 CAPTION_HEIGHT = 22
@@ -59,6 +64,7 @@ POPULATION = (
     "virtual:3007?table=true&sex=female&weight_kg=95",
 )
 """Two patients drawn at random, then six chosen for their age, habitus, arms, spine and table."""
+DOMAIN_PATIENTS = ("virtual:0", "virtual:1", "virtual:2", "virtual:3")
 POPULATION_HEIGHT, POPULATION_PIXEL_MM = 440, 2.4
 
 FAMILIES = {
@@ -80,6 +86,7 @@ class Arguments:
         findings: show every finding next to the patient without it.
         population: show eight different patients; --patient and --size have no effect.
         families: show patients of the families; --patient and --size have no effect.
+        domain: show views under domain randomisation; --patient has no effect.
     """
 
     out: Path
@@ -88,9 +95,10 @@ class Arguments:
     findings: bool = False
     population: bool = False
     families: bool = False
+    domain: bool = False
 
     def __post_init__(self) -> None:
-        given = [name for name in ("findings", "population", "families") if getattr(self, name)]
+        given = [name for name in ("findings", "population", "families", "domain") if getattr(self, name)]
         if len(given) > 1:
             flags = " and ".join(f"--{name}" for name in given)
             raise ValueError(f"{flags} were both given, expected one of them.")
@@ -167,6 +175,27 @@ def _render_front(split: str, name: str) -> Image.Image:
     return tile
 
 
+def domain_sheet(size: int) -> Image.Image:
+    """Renders a view of each of four scans of each patient of `DOMAIN_PATIENTS`, with the visible landmarks."""
+    tiles = []
+    for patient in DOMAIN_PATIENTS:
+        for number in range(COLUMNS):
+            name = f"{patient}?scan={number}"
+            view = next(render_views(name, ViewOptions(1, size, augment=("domain",), seed=number)))
+            tile = Image.new("L", (size, size + CAPTION_HEIGHT))
+            tile.paste(Image.fromarray(view.image), (0, CAPTION_HEIGHT))
+            draw, font = ImageDraw.Draw(tile), ImageFont.load_default(size=11)
+            seen = [LANDMARKS[index] for index in np.flatnonzero(view.labels.visible)]
+            draw.text((5, 5), f"{name}: {', '.join(item.name for item in seen)}", fill=CAPTION_GREY, font=font)
+            for item in seen:
+                u, v = view.labels.pixels[item.index]
+                for reach, grey in ((6, 255), (5, 0)):
+                    box = [u - reach, v - reach + CAPTION_HEIGHT, u + reach, v + reach + CAPTION_HEIGHT]
+                    draw.ellipse(box, outline=grey)
+            tiles.append(tile)
+    return arrange(tiles)
+
+
 def arrange(tiles: Sequence[Image.Image]) -> Image.Image:
     """Arranges tiles of the same height in rows of `COLUMNS`."""
     width, height = max(tile.width for tile in tiles), tiles[0].height
@@ -178,7 +207,9 @@ def arrange(tiles: Sequence[Image.Image]) -> Image.Image:
 
 def run(arguments: Arguments) -> None:
     """Renders the sheet and saves it."""
-    if arguments.population:
+    if arguments.domain:
+        sheet, content = domain_sheet(arguments.size), f"{COLUMNS * len(DOMAIN_PATIENTS)} randomised views"
+    elif arguments.population:
         sheet, content = population_sheet(), f"{len(POPULATION)} patients"
     elif arguments.families:
         sheet, content = families_sheet(), f"{sum(map(len, FAMILIES.values()))} patients"

@@ -19,10 +19,11 @@ class Arguments:
         views_per_patient: number of views of each patient; the paper has 1024.
         size: side of the images in pixels.
         angles: draw both angles of the C-arm up to this many degrees either way; 0 for frontal views.
-        augment: any of noise, window, collimation, dose.
+        augment: any of noise, window, collimation, dose, domain.
         seed: seed of the sampling.
         isocenter_depth: distance of the isocentre from mid-depth of the body towards the source, mm; 140 as in the
             paper.
+        domain_severity: severity of the augmentation domain, 0 to 1.
         workers: number of processes; by default one per CPU, as far as memory allows.
     """
 
@@ -34,6 +35,7 @@ class Arguments:
     augment: tuple[str, ...] = ("noise",)
     seed: int = 0
     isocenter_depth: float = DEFAULT_ISOCENTER_DEPTH_MM
+    domain_severity: float = 1.0
     workers: int | None = None
 
 
@@ -44,7 +46,7 @@ def render_dataset(arguments: Arguments) -> int:
     splits = dict(_split(text) for text in arguments.split)
     options = ViewOptions(
         arguments.views_per_patient, arguments.size, arguments.angles, arguments.augment, arguments.seed,
-        arguments.isocenter_depth,
+        arguments.isocenter_depth, arguments.domain_severity,
     )  # fmt: skip
     paths = write_view_dataset(arguments.out, splits, options, arguments.workers)
     size = sum(path.stat().st_size for path in paths)

@@ -21,6 +21,17 @@ def test_the_sheet_holds_every_view(tmp_path):
     assert all(tile.std() > 10 for tile in tiles[: len(VIEWS)])
 
 
+def test_the_sheet_of_randomised_views(small_patients, tmp_path, monkeypatch):
+    monkeypatch.setattr(contact_sheet, "DOMAIN_PATIENTS", small_patients[:2])
+    out = tmp_path / "sheet.png"
+    assert script("--domain", "--size", 48, "--out", out) == 0
+    sheet = np.asarray(Image.open(out))
+    assert sheet.shape == (2 * (48 + 22), 4 * 48)
+    assert len({sheet[22:70, c * 48 : (c + 1) * 48].tobytes() for c in range(4)}) == 4
+    with pytest.raises(SystemExit):
+        script("--domain", "--findings", "--out", out)
+
+
 def test_views_of_absent_landmarks_are_omitted(small_patients, tmp_path, capsys):
     from carm_env import patient_store as store
     from carm_env.envs.scene import load_scene

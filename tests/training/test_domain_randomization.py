@@ -74,3 +74,45 @@ def test_agents_train_on_scans_with_other_x_ray_systems(small_patients, tmp_path
     patients, given = made[0]
     assert patients == [f"{small_patients[0]}?scan=0"]
     assert given[-1]["domain_randomization"]["severity"] == 1.0
+
+
+def test_language_models_visit_states_of_scans_with_other_x_ray_systems(small_patients):
+    pytest.importorskip("trl")
+    from dataclasses import asdict
+    from functools import partial
+
+    from carm_env.envs.navigation import CArmNavEnv
+    from carm_env.randomization.draw import DomainRandomization
+    from training._support.grpo_states import StateSource
+    from training.grpo import Patients
+    from training.rewards import State
+
+    domain = DomainRandomization(1.0)
+    patients = Patients(",".join(small_patients[:2]), domain)
+    assert list(patients) == [f"{name}?scan=0" for name in small_patients[:2]]
+    environment = partial(CArmNavEnv, domain_randomization=asdict(domain))
+    sources = [
+        StateSource(State.of_environment, patients, 6, 1.0, 32, 0, environment=one) for one in (environment, CArmNavEnv)
+    ]
+    randomised, again, plain = (source.starts(6, "compact") for source in (sources[0], *sources))
+    assert len(randomised) == 6
+    for one, two, three in zip(randomised, again, plain, strict=True):
+        np.testing.assert_array_equal(one.truth.target_mm, three.truth.target_mm)
+        assert one.truth.target == two.truth.target == three.truth.target
+
+    def images(states):
+        return [state.messages[-1]["content"][0]["image"].tobytes() for state in states]
+
+    assert images(randomised) == images(again) != images(plain)
+
+
+@pytest.mark.parametrize("name", ["sft_base", "sft_embedded", "grpo_base", "grpo_embedded"])
+def test_the_configurations_have_the_flag_and_leave_it_off(name):
+    from pathlib import Path
+
+    from carm_env.system.structured_files import read_yaml_mapping
+
+    assert (
+        read_yaml_mapping(Path(__file__).parents[2] / "training" / "configs" / f"{name}.yaml")["domain_randomization"]
+        == 0
+    )
