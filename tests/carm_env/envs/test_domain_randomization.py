@@ -15,7 +15,12 @@ from carm_env.randomization.draw import CHAIN_GROUPS
 from carm_env.system.errors import UnknownNameError
 
 SIZE = 48
-SCANS = ("", "?scan=2", "?scan=slice_mm:8+pixel_mm:8+hu_offset:20")
+SCANS = (
+    "",
+    *(f"?scan={seed}" for seed in range(4)),
+    "?scan=slice_mm:8+pixel_mm:8+hu_offset:20+kernel:sharp",
+    "?scan=above_t1_mm:20+below_t12_mm:20+field_of_view_mm:450+couch:true+metal:3",
+)
 
 
 def make(patient, **options):
