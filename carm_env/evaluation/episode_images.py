@@ -15,7 +15,6 @@ from carm_env.envs.navigation import CArmNavEnv
 from carm_env.envs.scene import load_scene
 from carm_env.evaluation.results import EpisodeResult
 from carm_env.evaluation.suite import Suite
-from carm_env.geometry import ProjectionGeometry
 from carm_env.landmarks import landmark
 from carm_env.language.reasons import with_article
 from carm_env.sheets.overview import Overview, take_overview
@@ -185,7 +184,7 @@ def _frame(
 def _field_of_view(env: CArmNavEnv, overview: Overview) -> list[tuple[float, float]]:
     """Returns the corners of the field of view at mid-depth of the body, in pixels of the overview."""
     camera = env.scene.camera
-    view = ProjectionGeometry.from_pose(env.pose, camera.geometry, VIEW_SIZE)
+    view = camera.projection(env.pose, VIEW_SIZE)
     edge = VIEW_SIZE - 0.5
     corners = view.pixel_lps_mm([[-0.5, -0.5], [edge, -0.5], [edge, edge], [-0.5, edge]])
     body_mm = camera.geometry.source_isocenter_mm + env.isocenter_depth_mm
