@@ -9,6 +9,7 @@ from carm_env.envs.scene import load_scene
 from carm_env.patient_store import save_imported
 from carm_env.patients.catalogue import expand_patients, load_patient
 from carm_env.patients.reference import PatientRef
+from carm_env.patients.separation import held_out_reason
 from carm_env.randomization.draw import DomainRandomization
 from carm_env.randomization.naming import ScanName, split_scan, with_scans
 from carm_env.randomization.scan import Scan, acquire
@@ -162,6 +163,11 @@ def test_a_scan_belongs_to_names_of_every_kind(tmp_path, phantom, monkeypatch):
     assert PatientRef.parse("virtual:4?scan=3").folder == PatientRef.parse("virtual:4").folder
     with pytest.raises(UnknownNameError, match="scan"):
         PatientRef.parse("virtual:4?scn=3")
+
+
+def test_a_scan_of_a_test_patient_is_a_test_patient():
+    assert held_out_reason("virtual:3000?scan=1") == held_out_reason("virtual:3000") is not None
+    assert held_out_reason("virtual:1000?scan=1") is None
 
 
 def test_a_scanned_patient_is_loaded_by_name(tmp_path, phantom, monkeypatch):
