@@ -6,6 +6,7 @@ interpolation, the largest error is 2.5e-4 of the intensity and the mean error 9
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,11 +36,8 @@ class AttenuationTable:
 
     @classmethod
     def of_beam(cls, beam: Beam) -> AttenuationTable:
-        """Tabulates the attenuation of a beam."""
-        soft = np.linspace(0, 1, SOFT_NODES)[:, None] ** 2 * MAX_SOFT_G_CM2
-        bone = np.linspace(0, 1, BONE_NODES)[None, :] ** 2 * MAX_BONE_G_CM2
-        masses = np.stack(np.broadcast_arrays(soft, bone))
-        return cls(-np.log(beam.transmission(masses)).astype(np.float32))
+        """Returns the table of a beam; the tables of the beams used last are kept."""
+        return _tabulate(beam)
 
     def log_image(self, masses_g_cm2: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns ``-ln I``, ``(H, W)`` float32, for areal densities ``(2, H, W)`` of soft tissue and bone in g/cm^2.
@@ -54,6 +52,14 @@ class AttenuationTable:
         out = np.empty(masses_g_cm2.shape[1:], np.float32)
         _look_up(np.ascontiguousarray(masses_g_cm2, dtype=np.float32), self.values, out)
         return out
+
+
+@functools.lru_cache(maxsize=16)
+def _tabulate(beam: Beam) -> AttenuationTable:
+    soft = np.linspace(0, 1, SOFT_NODES)[:, None] ** 2 * MAX_SOFT_G_CM2
+    bone = np.linspace(0, 1, BONE_NODES)[None, :] ** 2 * MAX_BONE_G_CM2
+    masses = np.stack(np.broadcast_arrays(soft, bone))
+    return AttenuationTable(-np.log(beam.transmission(masses)).astype(np.float32))
 
 
 @compiled_fast

@@ -148,3 +148,7 @@ def test_air_kerma_is_plausible_and_follows_inverse_square_law():
     assert beam.air_kerma_mgy(3.0, 700.0) == pytest.approx(3 * beam.air_kerma_mgy(1.0, 700.0))
     assert load_beam(110.0, 3.0).air_kerma_mgy_per_mas > 1.5 * beam.air_kerma_mgy_per_mas
     assert load_beam(80.0, 6.0).air_kerma_mgy_per_mas < 0.8 * beam.air_kerma_mgy_per_mas
+
+
+def test_the_table_of_a_beam_is_computed_once(beam):
+    assert AttenuationTable.of_beam(beam) is AttenuationTable.of_beam(beam)
