@@ -1,12 +1,13 @@
 """Draw a CT scanner and an X-ray system from a seed.
 
 The ranges, at severity 1. Those without a source are chosen by hand, from real CTs and X-rays seen during development:
-they are meant to be wider than what occurs, not to follow its distribution.
+they are meant to be wider than what occurs, not to follow its distribution. The numbers of LIDC-IDRI and of the ACR are
+quoted from memory and were not compared with the documents.
 
 | group | what is drawn | range | source |
 |---|---|---|---|
 | ``resolution`` | slice thickness, with probability 0.6 | 1-5 mm | LIDC-IDRI has 0.6 to 5 mm (Armato et al., Medical Physics 38:915-931, 2011) |
-| | pixels of slices, a third of these | 3.5-5 mm, with slices of 4-5 mm | OpenKBP, reduced to about 4 mm; the upper end by hand |
+| | pixels of slices, a third of these | 3.5-5 mm, with slices of 4-5 mm | the OpenKBP CTs of `carm_env.patients.registry` have 4.6 to 4.9 mm; the lower end by hand |
 | ``kernel`` | soft or sharp, with probability 0.6 | | by hand, see `carm_env.randomization.scan` |
 | ``calibration`` | error at water, with probability 0.7 | -20 to 20 HU | ACR accredits -7 to 7 HU (Computed Tomography Quality Control Manual, 2017); wider by hand |
 | | factor of positive HU | 0.93-1.07 | ACR accepts 850 to 970 HU for the bone insert, 910 +- 6.6 % |
