@@ -29,6 +29,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from carm_env.chat_models.specification import ModelSpecification
 from carm_env.envs.navigation import CArmNavEnv
 from carm_env.envs.scene import load_scene
@@ -52,6 +54,7 @@ from policies.vision_cache import TOWERS, VisionCache, can_be_cached, freeze_vis
 from training._support.answering import AnsweringModel
 from training._support.card import model_card
 from training._support.closed_loop import ClosedLoopSuite
+from training._support.conversations import without_images
 from training._support.episode_budget import answer_tokens
 from training._support.episode_mode import make_episode_trainer
 from training._support.episode_reports import report_episode
@@ -62,6 +65,7 @@ from training._support.grpo_checks import check_answer_length, check_batches, ch
 from training._support.grpo_comparison import compare_models
 from training._support.grpo_states import StateSource, uniform_suite
 from training._support.grpo_trainer import StepwiseTrainer
+from training._support.other_answers import OtherAnswers
 from training._support.processes import is_main_process, one_training
 from training._support.script import TrainingResult, print_result
 from training._support.sharding import is_sharded, whole_weights
@@ -78,6 +82,7 @@ with optional_imports("grpo", "Reinforcement learning of a language model"), wit
 _SMALL_PARAMETERS = 20_000_000
 _CALIBRATION_SEED, _TEST_SEED = 101, 12
 _VIEWS_FOR_LENGTH = 32
+_VIEWS_FOR_OTHER_ANSWERS = 16
 
 
 @dataclass(frozen=True)
@@ -264,7 +269,7 @@ def _train(
 
 
 def add_reports(trainer: GRPOTrainer, arguments: GrpoArguments, training: GRPOConfig, start: Start) -> None:
-    """Adds the progress, the evaluations in closed loop, and the perception alarm."""
+    """Adds the progress, the evaluations in closed loop, the perception alarm and the check of other answers."""
     accelerator, folder = trainer.accelerator, Path(training.output_dir)
     # Our own lines have the time left.
     for kind in (ProgressCallback, PrinterCallback):
@@ -294,6 +299,9 @@ def add_reports(trainer: GRPOTrainer, arguments: GrpoArguments, training: GRPOCo
         count = arguments.perception_states
         source = StateSource(State.of_environment, patients, count, 1.0, arguments.image_size, _CALIBRATION_SEED)
         views = source.starts(count, start.style)
+        # Grey images, with three equal channels in prompts.
+        images = [np.asarray(without_images(view.messages)[1][-1])[..., 0] for view in views[:_VIEWS_FOR_OTHER_ANSWERS]]
+        trainer.add_callback(OtherAnswers(model, images, arguments.perception_every, log))
         trainer.add_callback(
             PerceptionAlarm(
                 model,
