@@ -24,9 +24,11 @@ from carm_env.evaluation.intervals import proportion_interval
 from carm_env.evaluation.leaderboard import EvaluationArguments, PolicyNames, evaluate
 from carm_env.evaluation.policy_specification import parse_policy
 from carm_env.evaluation.provenance import save_measurement
+from carm_env.evaluation.recipes import find_recipe, suite_on
 from carm_env.evaluation.report import markdown_table, plain_text
 from carm_env.evaluation.results import EpisodeResult, read_results
 from carm_env.patient_store import imported_names
+from carm_env.patients.build import default_workers, prepare_patients
 from carm_env.patients.catalogue import expand_patients, load_patient
 from carm_env.patients.registry import real_cts
 from carm_env.system.command_line import run_script
@@ -47,7 +49,7 @@ class Arguments:
     Attributes:
         policies: as in benchmarks/leaderboard.py.
         groups: COHORT/SPLIT or patients, each a group; by default virtual patients and the installed real CTs.
-        suite: recipe of the episodes: uniform or paper-routes.
+        suite: recipe of the episodes, such as uniform or paper-routes.
         episodes: run only the first N episodes of each group.
         views: views per patient for the coverage of the regions of `conformal`; 0 for none.
         workers: number of processes; by default one per CPU.
@@ -71,8 +73,12 @@ class Arguments:
     def __post_init__(self) -> None:
         if self.views < 0:
             raise ValueError(f"--views is {self.views}, expected 0 or more.")
-        if len(set(map(_folder_name, self.groups))) < len(self.groups):
-            raise ValueError(f"--groups is {' '.join(self.groups)}, expected each group once.")
+        folders = [_folder_name(group) for group in self.groups]
+        if len(set(folders)) < len(folders):
+            raise ValueError(
+                f"--groups is {' '.join(self.groups)}, of which two have the same folder of results: name each group "
+                "once, and run groups whose names differ in punctuation alone with another --out."
+            )
 
 
 def default_groups() -> tuple[str, ...]:
@@ -186,18 +192,39 @@ def _folder_name(group: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in group)
 
 
+def check(arguments: Arguments, groups: Sequence[str]) -> None:
+    """Constructs the policies, builds the patients and draws the episodes of every group, before the first episode.
+
+    Raises:
+        ValueError: an unknown name, or a group whose patients allow no episode.
+        FileNotFoundError: the weights of a policy do not exist.
+        MissingExtraError: a policy needs a package that is not installed.
+    """
+    for text in EvaluationArguments(policies=arguments.policies).policy_texts().values():
+        make_policy(text)
+    find_recipe(arguments.suite)
+    names = {group: expand_patients([group]) for group in groups}
+    prepare_patients([name for own in names.values() for name in own], min(arguments.workers, default_workers()))
+    for own in names.values():
+        suite_on(arguments.suite, {name: load_patient(name) for name in own})
+
+
 def run(arguments: Arguments) -> int:
     """Runs every group, prints the table and saves it."""
+    groups = arguments.groups or default_groups()
+    check(arguments, groups)
     scores: dict[str, dict[str, dict[str, Any]]] = {}
     status = 0
-    for group in arguments.groups or default_groups():
-        print(f"\n{group}", flush=True)
-        status, found = run_group(arguments, group)
-        for policy, score in found.items():
-            scores.setdefault(policy, {})[group] = score
-        if status:
-            break
-    print(f"\n{report(scores)}")
+    try:
+        for group in groups:
+            print(f"\n{group}", flush=True)
+            status, found = run_group(arguments, group)
+            for policy, score in found.items():
+                scores.setdefault(policy, {})[group] = score
+            if status:
+                break
+    finally:
+        print(f"\n{report(scores)}")
     if status == 0:
         save_measurement(arguments.json, scores, arguments.seed)
     return status

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from benchmarks import transfer
+from carm_env import patient_store as store
 from carm_env.evaluation.results import read_results
+from carm_env.patient import Patient
+from carm_env.patients.catalogue import load_patient
 from carm_env.system.command_line import run_script
 from carm_env.views.sample import ViewOptions, render_views
 from policies.conformal import DisplacementRegressor
@@ -64,9 +67,19 @@ def test_real_cts_that_are_not_installed_are_named(small_patients, capsys):
     [
         (["--views", -1], "--views is -1, expected 0 or more"),
         (["--groups", "nobody"], "nobody"),
-        (["--groups", "standard/test", "standard/test"], "expected each group once"),
+        (["--groups", "standard/test", "standard/test"], "name each group once"),
         (["--policies", "orakel", "--groups", "virtual:0"], "oracle"),
     ],
 )
 def test_bad_input_is_named(words, message, small_patients, tmp_path, script_error):
     assert message in script_error(transfer, *words, "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize("group", ["nobody", "imported:bare"])
+def test_a_group_that_cannot_run_is_named_before_the_first_episode(group, small_patients, tmp_path, script_error):
+    with_landmarks = load_patient(small_patients[0])
+    store.save_imported(Patient("imported:bare", with_landmarks.volume, {}, {}))
+    words = ["--policies", "oracle", "--groups", small_patients[0], group, "--views", 0, "--workers", 1]
+    error = script_error(transfer, *words, "--out", tmp_path / "out")
+    assert group.partition(":")[2] in error or group in error
+    assert not (tmp_path / "out").exists()
