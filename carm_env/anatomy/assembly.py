@@ -17,7 +17,9 @@ from carm_env.anatomy.organs.bones import paint_bones
 from carm_env.anatomy.organs.degeneration import paint_degeneration
 from carm_env.anatomy.organs.envelope import Envelope, build_envelope
 from carm_env.anatomy.organs.face import paint_face
+from carm_env.anatomy.organs.graded_bones import paint_graded_bones
 from carm_env.anatomy.organs.head import head_surface
+from carm_env.anatomy.organs.jaw import paint_jaw
 from carm_env.anatomy.organs.lung_vessels import paint_lung_vessels
 from carm_env.anatomy.organs.mediastinum import paint_mediastinum
 from carm_env.anatomy.organs.skull import paint_skull
@@ -105,7 +107,10 @@ def build_anatomy(parameters: PatientParameters) -> Anatomy:
 
     brain = paint_skull(canvas, body, parameters.bone_density, streams["skull"])
     paint_face(canvas, body, parameters.bone_density, streams["face"])
-    paint_bones(canvas, body, parameters, streams["bones"], fractures(findings, body, thorax))
+    if parameters.anatomy == "5":
+        paint_jaw(canvas, body, parameters.bone_density, np.random.default_rng([parameters.seed, *b"jaw"]))
+    paint_skeleton = paint_bones if parameters.anatomy == "4" else paint_graded_bones
+    paint_skeleton(canvas, body, parameters, streams["bones"], fractures(findings, body, thorax))
     paint_degeneration(canvas, body, thorax, parameters, streams["degeneration"])
     canvas.merge_bone()
     paint_foreign_bodies(site, findings)

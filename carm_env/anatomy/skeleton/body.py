@@ -24,6 +24,7 @@ from carm_env.anatomy.skeleton.arms import (
     arm_segment,
 )
 from carm_env.anatomy.skeleton.bone_shapes import BoneShapes, make_bone_shapes
+from carm_env.anatomy.skeleton.bone_variation import BoneVariation
 from carm_env.anatomy.skeleton.frame import Frame, Spine, make_frame, with_head
 from carm_env.anatomy.skeleton.model import (
     CERVICAL_SPINE,
@@ -109,7 +110,8 @@ class Body:
         arms: fitted arms by side (``r``, ``l``), in skeleton size.
         landmarks_mm: bony landmarks by name.
         layout_mm: ``(14, 2)`` target positions of the landmarks, left and cranial.
-        shapes: shapes of the bones of another family; None for the bones of myo-sim.
+        shapes: shapes of the bones of another family or, in anatomy 5, of the person; None for the bones of myo-sim.
+        variation: draws the person's own bones in anatomy 5; None in anatomy 4.
     """
 
     frame: Frame
@@ -122,6 +124,7 @@ class Body:
     landmarks_mm: dict[str, NDArray[np.float64]]
     layout_mm: NDArray[np.float64]
     shapes: BoneShapes | None = None
+    variation: BoneVariation | None = None
 
     @property
     def scale(self) -> float:
@@ -354,6 +357,9 @@ def pose_body(parameters: PatientParameters, skeleton: Skeleton | None = None) -
     frame = _frame(parameters, spine, layout)
 
     shapes = make_bone_shapes(parameters.warp)
+    variation = BoneVariation(parameters.seed) if parameters.anatomy == "5" else None
+    if variation is not None and shapes is None:
+        shapes = variation.arm_and_chest_shapes()
 
     def chest_to_patient(points_mm: NDArray[np.float64]) -> NDArray[np.float64]:
         reshaped = points_mm if shapes is None else shapes.chest(points_mm, spine.depth_mm(points_mm[:, 2]))
@@ -362,6 +368,9 @@ def pose_body(parameters: PatientParameters, skeleton: Skeleton | None = None) -
     ribs, sternum = rib_cage_shells(rest[RIB_CAGE])
     ribs = [rib.moved(chest_to_patient(rib.vertices_mm)) for rib in ribs]
     sternum = sternum.moved(chest_to_patient(sternum.vertices_mm))
+    if variation is not None:
+        ribs = [variation.shaped(rib, f"rib {number}") for number, rib in enumerate(ribs)]
+        sternum = variation.shaped(sternum, "sternum")
     rib_points = np.concatenate([shell.surface_points() for shell in [*ribs, sternum]])
     heights = walls.ring_heights(frame.height(bottom_mm(parameters)), frame.height(walls.TOP_MM))
     abdomen = frame.to_patient(walls.abdomen_points(parameters.belly_mm / scale))
@@ -389,9 +398,13 @@ def pose_body(parameters: PatientParameters, skeleton: Skeleton | None = None) -
         meshes[mesh.name] = mesh.moved(vertices)
     if shapes is not None:
         meshes = _reshaped(meshes, shapes, arms, scale)
+    if variation is not None:
+        # The vertebrae are modelled by `carm_env.anatomy.skeleton.vertebral_shapes`, each with its own shape.
+        axial = (*THORACOLUMBAR, CERVICAL_SPINE)
+        meshes = {name: mesh if name in axial else variation.shaped(mesh) for name, mesh in meshes.items()}
 
     landmarks = _bony_landmarks(meshes, _fixed_points(frame, arms, scale), scale)
-    return Body(frame, meshes, ribs, sternum, wall, cavity, arms, landmarks, layout + t1[[0, 2]], shapes)
+    return Body(frame, meshes, ribs, sternum, wall, cavity, arms, landmarks, layout + t1[[0, 2]], shapes, variation)
 
 
 def _reshaped(meshes: dict[str, Mesh], shapes: BoneShapes, arms: dict[str, FittedArm], scale: float) -> dict[str, Mesh]:
