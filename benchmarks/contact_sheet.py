@@ -5,13 +5,15 @@
     python benchmarks/contact_sheet.py --population --out docs/images/population.png
     python benchmarks/contact_sheet.py --families --out docs/images/families.png
     python benchmarks/contact_sheet.py --domain --out docs/images/randomization.png
+    python benchmarks/contact_sheet.py --bones --patient virtual:3000 --size 220 --out docs/images/anatomy_5_bones.png
 
 By default: the views of the published episodes (skull, both scapular angles and the positions between them) and those
 in which anatomy is hardest to model. With ``--findings``: each finding, next to the same view of the patient without
 it. With ``--population``: whole patients from the front and from the left at the same scale, to show how much they
 differ. With ``--families``: patients of the families beside one of ``standard``, from the front at the same scale. With
 ``--domain``: sixteen views under domain randomisation, each of another scan of one of four patients and by another
-X-ray system, with a circle at every visible landmark.
+X-ray system, with a circle at every visible landmark. With ``--bones``: the bones of a virtual patient of anatomy 4,
+each beside the same view of the same person in anatomy 5.
 """
 
 from __future__ import annotations
@@ -53,6 +55,15 @@ FINDING_VIEWS = {
 }
 """The view that shows each finding; the caption is the finding's name."""
 
+BONE_VIEWS = (
+    View("neck and upper chest", "T1"), View("thoracic spine", "carina"), View("lumbar spine", "T12", 0, -95),
+    View("T12, 90 deg", "T12", alpha_deg=90), View("right shoulder", "right humeral head", 10, -10),
+    View("left shoulder", "left humeral head", -20, -20), View("left flank", "left scapular inferior angle", 0, 20),
+    View("right flank", "right hemidiaphragm", -40, -20), View("right elbow", "right elbow"),
+    View("right wrist", "right wrist"), View("face", "skull", 0, -55), View("jaw", "skull", 0, -100),
+)  # fmt: skip
+"""Views that show bones of each region."""
+
 POPULATION = (
     "virtual:3000",
     "virtual:3001",
@@ -87,6 +98,7 @@ class Arguments:
         population: show eight different patients; --patient and --size have no effect.
         families: show patients of the families; --patient and --size have no effect.
         domain: show views under domain randomisation; --patient has no effect.
+        bones: show the bones of a virtual patient in anatomy 4 and 5.
     """
 
     out: Path
@@ -96,9 +108,10 @@ class Arguments:
     population: bool = False
     families: bool = False
     domain: bool = False
+    bones: bool = False
 
     def __post_init__(self) -> None:
-        given = [name for name in ("findings", "population", "families", "domain") if getattr(self, name)]
+        given = [name for name in ("findings", "population", "families", "domain", "bones") if getattr(self, name)]
         if len(given) > 1:
             flags = " and ".join(f"--{name}" for name in given)
             raise ValueError(f"{flags} were both given, expected one of them.")
@@ -133,6 +146,16 @@ def findings_sheet(patient: str, size: int) -> Image.Image:
     for findings, view in FINDING_VIEWS.items():
         tiles.append(render_tile(plain, replace(view, caption="without"), size))
         tiles.append(render_tile(load_scene(f"{patient}?findings={findings}"), replace(view, caption=findings), size))
+    return arrange(tiles)
+
+
+def bones_sheet(patient: str, size: int) -> Image.Image:
+    """Renders each view of `BONE_VIEWS` of a virtual patient in anatomy 4 and in anatomy 5."""
+    scenes = [load_scene(patient), load_scene(f"{patient}{'&' if '?' in patient else '?'}anatomy=5")]
+    tiles = []
+    for view in BONE_VIEWS:
+        for scene, caption in zip(scenes, (f"{view.caption}: 4", "5"), strict=True):
+            tiles.append(render_tile(scene, replace(view, caption=caption), size))
     return arrange(tiles)
 
 
@@ -213,6 +236,9 @@ def run(arguments: Arguments) -> None:
         sheet, content = population_sheet(), f"{len(POPULATION)} patients"
     elif arguments.families:
         sheet, content = families_sheet(), f"{sum(map(len, FAMILIES.values()))} patients"
+    elif arguments.bones:
+        sheet = bones_sheet(arguments.patient, arguments.size)
+        content = f"{len(BONE_VIEWS)} views of {arguments.patient} in anatomy 4 and 5"
     elif arguments.findings:
         sheet = findings_sheet(arguments.patient, arguments.size)
         content = f"{len(FINDING_VIEWS)} findings of {arguments.patient}"

@@ -58,3 +58,20 @@ def test_the_sheet_of_families_shows_a_patient_of_each_split(small_patients, tmp
     assert np.asarray(Image.open(out)).shape == (height + 22, 4 * width)
     with pytest.raises(ValueError, match="--findings and --families were both given"):
         contact_sheet.Arguments(out, findings=True, families=True)
+
+
+def test_the_sheet_of_bones_shows_each_view_in_both_anatomies(small_patients, tmp_path, monkeypatch):
+    from carm_env.envs.scene import load_scene
+
+    loaded = []
+
+    def load(name):
+        loaded.append(name)
+        return load_scene(small_patients[0])
+
+    monkeypatch.setattr(contact_sheet, "load_scene", load)
+    monkeypatch.setattr(contact_sheet, "BONE_VIEWS", VIEWS[4:5])
+    out = tmp_path / "sheet.png"
+    assert script("--bones", "--patient", "virtual:3000?age=70", "--size", 32, "--out", out) == 0
+    assert loaded == ["virtual:3000?age=70", "virtual:3000?age=70&anatomy=5"]
+    assert np.asarray(Image.open(out)).shape == (32 + 22, 4 * 32)

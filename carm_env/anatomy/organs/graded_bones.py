@@ -32,67 +32,62 @@ class GradedStyle(BoneStyle):
     """Tissue parameters of a kind of bone.
 
     Attributes:
-        end_cortex_mm: thickness of the cortex at the joints; `cortex_mm` is that of the middle of a shaft.
-        end_cortex_hu: HU of the cortex at the joints.
+        ends_mm: thickness of the cortex at the proximal and at the distal joint; `cortex_mm` is that of the middle of a
+            shaft. None for a cortex of one thickness.
+        ends_hu: HU of the cortex at both joints.
+        distal_core_hu: mean HU of trabecular bone at the distal joint; `core_hu` is that at the proximal one.
         subchondral_hu: HU that trabecular bone has in excess below its surface.
         gradient_mm: depth at which that excess has fallen to 37 %.
         canal_hu: HU of the medullary canal in the middle of a shaft; None for a bone without one.
         taper: ends over which the cortex thins and the canal closes, as fractions of the length.
     """
 
-    end_cortex_mm: float = 0.6
-    end_cortex_hu: float = 850.0
+    ends_mm: tuple[float, float] | None = None
+    ends_hu: tuple[float, float] = (850.0, 850.0)
+    distal_core_hu: float | None = None
     subchondral_hu: float = 180.0
     gradient_mm: float = 3.0
     canal_hu: float | None = None
     taper: tuple[float, float] = (0.08, 0.32)
 
-    @property
-    def is_shaft(self) -> bool:
-        """Whether the cortex is thicker in the middle of the bone than at its ends."""
-        return self.end_cortex_mm < self.cortex_mm
+    def with_cortex(self, factor: float) -> GradedStyle:
+        """Returns the style with a cortex of another thickness."""
+        ends = None if self.ends_mm is None else (factor * self.ends_mm[0], factor * self.ends_mm[1])
+        return replace(self, cortex_mm=factor * self.cortex_mm, ends_mm=ends)
 
 
 _MARROW = tissue.hu("marrow")
 HUMERUS = GradedStyle(
-    4.3, 1400.0, 200.0, 95.0, smoothing_mm=1.1, depth_mm=2.4, subchondral_hu=200.0, gradient_mm=4.0, canal_hu=_MARROW
-)
-FEMUR = replace(HUMERUS, cortex_mm=6.0, core_hu=230.0)
-FOREARM = replace(
-    HUMERUS,
-    cortex_mm=3.0,
-    core_hu=370.0,
-    smoothing_mm=0.8,
-    depth_mm=1.8,
-    subchondral_hu=260.0,
-    gradient_mm=2.5,
-    end_cortex_mm=0.8,
-    end_cortex_hu=1050.0,
-)
+    4.3, 1400.0, 200.0, 95.0, smoothing_mm=1.1, depth_mm=2.4, subchondral_hu=200.0, gradient_mm=4.0, canal_hu=_MARROW,
+    ends_mm=(0.6, 1.1), ends_hu=(850.0, 1150.0), distal_core_hu=330.0,
+)  # fmt: skip
+FEMUR = replace(HUMERUS, cortex_mm=6.0, core_hu=230.0, ends_mm=(0.8, 0.8), ends_hu=(900.0, 900.0), distal_core_hu=None)
+ULNA = GradedStyle(
+    3.0, 1400.0, 420.0, 95.0, smoothing_mm=0.8, depth_mm=1.8, subchondral_hu=260.0, gradient_mm=2.5, canal_hu=_MARROW,
+    ends_mm=(1.4, 0.9), ends_hu=(1200.0, 1050.0), distal_core_hu=370.0,
+)  # fmt: skip
+RADIUS = replace(ULNA, core_hu=370.0, ends_mm=(0.9, 1.0), ends_hu=(1050.0, 1150.0), distal_core_hu=420.0)
 CLAVICLE = replace(
-    HUMERUS,
-    cortex_mm=2.1,
-    cortex_hu=1150.0,
-    core_hu=300.0,
-    smoothing_mm=0.8,
-    depth_mm=1.8,
-    gradient_mm=3.0,
-    canal_hu=190.0,
-    end_cortex_mm=0.7,
-    taper=(0.05, 0.4),
-)
-SCAPULA = GradedStyle(0.8, 900.0, 330.0, 80.0, smoothing_mm=0.6, end_cortex_mm=0.8, end_cortex_hu=900.0)
-HIP = GradedStyle(1.3, 1050.0, 170.0, 80.0, smoothing_mm=2.0, end_cortex_mm=1.3, end_cortex_hu=1050.0)
-SACRAL = GradedStyle(0.9, 850.0, 140.0, 80.0, smoothing_mm=1.8, end_cortex_mm=0.9, end_cortex_hu=850.0)
-RIB = GradedStyle(0.9, 1050.0, 260.0, 70.0, threshold=0.38, end_cortex_mm=0.9, end_cortex_hu=1050.0, subchondral_hu=0.0)
-STERNAL = GradedStyle(0.8, 750.0, 130.0, 60.0, smoothing_mm=0.9, end_cortex_mm=0.8, end_cortex_hu=750.0)
-CERVICAL = GradedStyle(1.0, 1050.0, 300.0, 80.0, smoothing_mm=0.7, end_cortex_mm=1.0, end_cortex_hu=1050.0)
-HAND = GradedStyle(1.1, 1200.0, 430.0, 90.0, smoothing_mm=0.4, subchondral_hu=160.0, gradient_mm=2.0, canal_hu=120.0)
-CARPAL = replace(HAND, cortex_mm=0.8, end_cortex_mm=0.8, canal_hu=None, core_hu=540.0, subchondral_hu=260.0)
+    HUMERUS, cortex_mm=2.1, cortex_hu=1150.0, core_hu=300.0, smoothing_mm=0.8, depth_mm=1.8, gradient_mm=3.0,
+    canal_hu=190.0, ends_mm=(0.7, 0.7), ends_hu=(850.0, 850.0), distal_core_hu=None, taper=(0.05, 0.4),
+)  # fmt: skip
+SCAPULA = GradedStyle(0.8, 900.0, 330.0, 80.0, smoothing_mm=0.6)
+HIP = GradedStyle(1.3, 1050.0, 170.0, 80.0, smoothing_mm=2.0)
+SACRAL = GradedStyle(0.9, 850.0, 140.0, 80.0, smoothing_mm=1.8)
+RIB = GradedStyle(0.9, 1050.0, 260.0, 70.0, threshold=0.38, subchondral_hu=0.0)
+STERNAL = GradedStyle(0.8, 750.0, 130.0, 60.0, smoothing_mm=0.9)
+CERVICAL = GradedStyle(1.0, 1050.0, 300.0, 80.0, smoothing_mm=0.7)
+HAND = GradedStyle(
+    1.1, 1200.0, 430.0, 90.0, smoothing_mm=0.4, subchondral_hu=160.0, gradient_mm=2.0, canal_hu=120.0,
+    ends_mm=(0.6, 0.6),
+)  # fmt: skip
+CARPAL = GradedStyle(0.8, 1200.0, 540.0, 90.0, smoothing_mm=0.4, subchondral_hu=260.0, gradient_mm=2.0)
 
 _SHAFTS = {
-    "humerus": HUMERUS, "ulna": FOREARM, "radius": FOREARM, "r_femur": FEMUR, "l_femur": FEMUR, "clavicle": CLAVICLE,
+    "humerus": HUMERUS, "ulna": ULNA, "radius": RADIUS, "r_femur": FEMUR, "l_femur": FEMUR, "clavicle": CLAVICLE,
 }  # fmt: skip
+_PROXIMAL_JOINTS = {"humerus": 2, "ulna": 3, "radius": 3}
+"""Row of `Body.joints_mm` of the joint at the proximal end of a bone whose ends differ."""
 _CARPALS = ("lunate", "scaphoid", "pisiform", "triquetrum", "capitate", "trapezium", "trapezoid", "hamate")
 _Part = Callable[[NDArray[np.floating]], NDArray[np.bool_]]
 """Maps points ``(n, 3)`` to a mask ``(n,)`` of those that belong to a part of a bone."""
@@ -132,14 +127,21 @@ def graded_hu(
         samples: the samples.
         style: tissue parameters.
         density: factor of the HU.
-        fraction: ``(n,)`` position along the bone, 0 and 1 at its ends.
+        fraction: ``(n,)`` position along the bone, 0 at its proximal and 1 at its distal end.
         grain: ``(n,)`` texture of unit variance.
     """
-    middle = _middle(fraction, style) if style.is_shaft else np.float32(0.0)
-    thickness = style.end_cortex_mm + middle * (style.cortex_mm - style.end_cortex_mm)
-    cortex_hu = style.end_cortex_hu + middle * (style.cortex_hu - style.end_cortex_hu)
+    ends_mm, ends_hu = (style.cortex_mm, style.cortex_mm), (style.cortex_hu, style.cortex_hu)
+    if style.ends_mm is not None:
+        ends_mm, ends_hu = style.ends_mm, style.ends_hu
+    middle = _middle(fraction, style)
+    thickness, cortex_hu = (
+        (1 - middle) * ((1 - fraction) * ends[0] + fraction * ends[1]) + middle * shaft
+        for ends, shaft in ((ends_mm, style.cortex_mm), (ends_hu, style.cortex_hu))
+    )
     wall = np.clip(thickness - samples.depth_mm + 0.5, 0, 1)
-    core = style.core_hu + style.subchondral_hu * np.exp(-samples.depth_mm / style.gradient_mm)
+    distal_hu = style.core_hu if style.distal_core_hu is None else style.distal_core_hu
+    core = style.core_hu + fraction * (distal_hu - style.core_hu)
+    core = core + style.subchondral_hu * np.exp(-samples.depth_mm / style.gradient_mm)
     core = core + style.core_texture_hu * grain
     if style.canal_hu is not None:
         # Trabeculae reach farther into the shaft than the thin cortex.
@@ -152,9 +154,13 @@ def _grain(canvas: Canvas, samples: BoneSamples) -> NDArray[np.float32]:
     return np.asarray(np.sqrt(1 - _COARSE_GRAIN**2) * samples.texture + _COARSE_GRAIN * coarse, np.float32)
 
 
-def _fraction(samples: BoneSamples, mesh: Mesh) -> NDArray[np.float32]:
+def _fraction(samples: BoneSamples, mesh: Mesh, body: Body) -> NDArray[np.float32]:
     centre, direction, begin, end = mesh.long_axis()
-    return (((samples.points_mm() - centre) @ direction - begin) / (end - begin)).astype(np.float32)
+    fraction = np.clip(((samples.points_mm() - centre) @ direction - begin) / (end - begin), 0, 1)
+    joint = _PROXIMAL_JOINTS.get(mesh.name[:-2])
+    if joint is not None and (body.joints_mm(mesh.name[-1])[joint] - centre) @ direction > 0:
+        fraction = 1 - fraction
+    return np.asarray(fraction, np.float32)
 
 
 def _sternum(
@@ -184,13 +190,13 @@ def paint_graded_bones(
     cortex = 1.0 if body.shapes is None else body.shapes.cortex
 
     def build(mesh: Mesh, style: GradedStyle, kept: _Part | None = None) -> None:
-        thick = replace(style, cortex_mm=style.cortex_mm * cortex, end_cortex_mm=style.end_cortex_mm * cortex)
+        thick = style.with_cortex(cortex)
         samples = sample_bone(canvas, mesh, thick, rng)
         if samples is None:
             return
         if kept is not None:
             samples = samples.only(kept(samples.points_mm()))
-        hu = graded_hu(samples, thick, density, _fraction(samples, mesh), _grain(canvas, samples))
+        hu = graded_hu(samples, thick, density, _fraction(samples, mesh, body), _grain(canvas, samples))
         add_bone(canvas, samples, hu)
 
     broken = {fracture.rib: fracture for fracture in fractures}

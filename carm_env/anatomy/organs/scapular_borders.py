@@ -9,11 +9,11 @@ from carm_env.anatomy.painting.shapes import Capsule, tube
 from carm_env.anatomy.skeleton.body import Body
 
 _BINS = 9
-_LATERAL_RADIUS_MM, _MEDIAL_RADIUS_MM = (2.6, 3.8), (2.0, 1.5)
+_LATERAL_RADIUS_MM, _MEDIAL_RADIUS_MM = (3.2, 4.0), (2.6, 1.6)
 """Radius at the inferior angle and at the upper end."""
 _UPPER_END = (0.78, 0.86)
 """Upper ends of the lateral and of the medial border, as fractions of the length of the blade."""
-_LATERAL_HU, _MEDIAL_HU = 620.0, 560.0
+_LATERAL_HU, _MEDIAL_HU = 780.0, 700.0
 
 
 def border_shapes(body: Body, side: str) -> list[tuple[Capsule, float]]:
@@ -41,7 +41,7 @@ def border_shapes(body: Body, side: str) -> list[tuple[Capsule, float]]:
         (1.0, _LATERAL_RADIUS_MM, _UPPER_END[0], _LATERAL_HU),
         (-1.0, _MEDIAL_RADIUS_MM, _UPPER_END[1], _MEDIAL_HU),
     ):
-        path = _outermost(vertices, along, sign * sideways, near_blade, end)
+        path = _outermost(vertices, along, sign * sideways, near_blade, end, end * length / _BINS)
         radius = np.linspace(*radii, len(path)) * body.scale
         # The border lies just inside the outline.
         path = path - sign * across * 0.7 * radius[:, None]
@@ -56,12 +56,16 @@ def _outermost(
     outwards: NDArray[np.float64],
     allowed: NDArray[np.bool_],
     end: float,
+    step_mm: float,
 ) -> NDArray[np.float64]:
     edges = np.linspace(0.0, end, _BINS + 1)
     points = []
     for low, high in zip(edges[:-1], edges[1:], strict=True):
         rows = np.flatnonzero(allowed & (along >= low) & (along < high))
         if len(rows):
-            best = rows[np.argsort(outwards[rows])[-3:]]
-            points.append(vertices[best].mean(0))
+            point = vertices[rows[np.argsort(outwards[rows])[-3:]]].mean(0)
+            # Beyond the superior angle and at the glenoid the outline turns: the border ends there.
+            if points and np.linalg.norm(point - points[-1]) > 2.5 * step_mm:
+                break
+            points.append(point)
     return np.array(points)

@@ -1,0 +1,146 @@
+"""Bone tissue of anatomy 5, measured on the volume of the average patient."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from carm_env.anatomy import assembly
+from carm_env.anatomy.assembly import Anatomy, build_anatomy
+from carm_env.anatomy.plausibility import check_landmarks
+from carm_env.anatomy.population import VirtualPatient
+from carm_env.anatomy.skeleton.model import SIDES, lumbar, thoracic
+from carm_env.anatomy.skeleton.vertebrae import modelled_vertebrae
+
+
+@pytest.fixture(scope="module")
+def five() -> Anatomy:
+    return build_anatomy(VirtualPatient(anatomy="5").parameters)
+
+
+def on_axis(mesh, fraction: float) -> np.ndarray:
+    """The centre of a cross-section of a long bone, which may be bowed."""
+    centre, direction, begin, end = mesh.long_axis()
+    along = ((mesh.vertices_mm - centre) @ direction - begin) / (end - begin)
+    weight = np.exp(-0.5 * ((along - fraction) / 0.06) ** 2)
+    return (mesh.vertices_mm * weight[:, None]).sum(0) / weight.sum()
+
+
+def wall_mm(anatomy: Anatomy, mesh, fraction: float) -> float:
+    """Thickness of bone denser than 750 HU on rays from the axis of a long bone, mean over directions."""
+    middle, direction = on_axis(mesh, fraction), mesh.long_axis()[1]
+    across = np.linalg.svd(np.eye(3) - np.outer(direction, direction))[0][:, :2]
+    angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    steps = np.arange(0, 32, 0.5)
+    rays = np.cos(angles)[:, None] * across[:, 0] + np.sin(angles)[:, None] * across[:, 1]
+    hu = anatomy.volume.hu_at(middle + steps[None, :, None] * rays[:, None, :])
+    return float((hu > 750).sum(axis=1).mean() * 0.5)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_the_cortex_of_the_humerus_is_thick_in_the_middle_and_thin_at_the_joints(five, side):
+    mesh = five.body.meshes[f"humerus_{side}"]
+    middle = np.mean([wall_mm(five, mesh, fraction) for fraction in (0.42, 0.5, 0.58)])
+    between = np.mean([wall_mm(five, mesh, fraction) for fraction in (0.2, 0.8)])
+    joints = np.mean([wall_mm(five, mesh, fraction) for fraction in (0.05, 0.95)])
+    assert 2.5 < middle < 7.0
+    assert joints < 0.35 * middle
+    assert joints < between < middle
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_trabecular_bone_fills_the_humeral_head_densest_below_the_surface(five, side):
+    centre = five.body.joints_mm(side)[2]
+    mesh = five.body.meshes[f"humerus_{side}"]
+    rng = np.random.default_rng(0)
+    rays = rng.normal(size=(400, 3))
+    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+    hu = five.volume.hu_at(centre + np.arange(0.0, 32.0, 1.0)[None, :, None] * rays[:, None, :])
+    inner = hu[:, :10]
+    assert 150 < inner.mean() < 420
+    assert inner.std() > 30
+    # The shaft holds marrow instead.
+    around = np.stack(np.meshgrid(*[np.arange(-6.0, 7.0, 2.0)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    assert five.volume.hu_at(on_axis(mesh, 0.5) + around).min() < 150
+
+
+def test_spinous_processes_are_dense_and_stand_in_the_midline(five):
+    vertebrae = modelled_vertebrae(five.body)
+    contrast = []
+    for number in range(1, 11):
+        vertebra = vertebrae[thoracic(number)]
+        shape = vertebra.shape
+        tip = np.array([0.0, shape.sizes["tip_dorsal"], -shape.sizes["tip_drop"]]) + shape.tip
+        assert abs((vertebra.centre_mm + vertebra.axes @ tip)[0] - vertebra.centre_mm[0]) < 6.0
+        root = np.array([0.0, shape.half_depth + shape.sizes["canal_depth"] + 4.0, -3.0])
+        path = root + np.linspace(0.4, 1.0, 12)[:, None] * (tip - root)
+        own, beside = (
+            five.volume.hu_at(vertebra.centre_mm + (path + [lateral, 0, 0]) @ vertebra.axes.T).mean()
+            for lateral in (0.0, 13.0)
+        )
+        contrast.append(own - beside)
+        assert 250 < own < 1200
+    assert np.mean(contrast) > 300
+
+
+def test_the_tips_of_the_spinous_processes_lie_below_the_skin(five):
+    for vertebra in modelled_vertebrae(five.body).values():
+        shape = vertebra.shape
+        tip = np.array([0.0, shape.sizes["tip_dorsal"], -shape.sizes["tip_drop"]]) + shape.tip
+        point = vertebra.centre_mm + vertebra.axes @ tip
+        assert five.coarse.sample(five.envelope.skin, point) < -4.0
+
+
+@pytest.mark.parametrize("name", [thoracic(12), lumbar(1), lumbar(3)])
+def test_a_vertebral_body_is_denser_than_muscle_between_its_end_plates(five, name):
+    vertebra = modelled_vertebrae(five.body)[name]
+    shape = vertebra.shape
+    grid = np.stack(np.meshgrid([-0.5, 0.0, 0.5], [-0.5, 0.0, 0.4], [-0.5, 0.0, 0.5], indexing="ij"), -1).reshape(-1, 3)
+    inside = grid * [shape.half_width, shape.half_depth, shape.upper]
+    core = five.volume.hu_at(vertebra.centre_mm + inside @ vertebra.axes.T)
+    assert 180 < core.mean() < 330
+    heights = np.linspace(shape.upper - 5, shape.upper + 2, 15)
+    plate = five.volume.hu_at(vertebra.centre_mm + heights[:, None] * vertebra.axes[:, 2]).max()
+    # The end plate is denser than the core, but does not outshine it.
+    assert 20 < plate - core.mean() < 450
+    disc = vertebra.centre_mm + (shape.upper + 3.5) * vertebra.axes[:, 2]
+    assert five.volume.hu_at(disc[None]).max() < 200
+
+
+def test_the_spinal_canal_is_open(five):
+    for name, vertebra in modelled_vertebrae(five.body).items():
+        shape = vertebra.shape
+        middle = [0.0, shape.half_depth + 0.45 * shape.sizes["canal_depth"], 0.0]
+        assert five.volume.hu_at((vertebra.centre_mm + vertebra.axes @ middle)[None]).max() < 320, name
+
+
+def test_the_borders_of_the_scapula_are_denser_than_its_blade(five):
+    for side in SIDES:
+        tip = five.body.meshes[f"scapula_{side}"].vertices_mm
+        tip = tip[tip[:, 2].argmin()]
+        around = tip + np.stack(np.meshgrid(*[np.arange(-5.0, 6.0, 1.0)] * 3, indexing="ij"), -1).reshape(-1, 3)
+        assert five.volume.hu_at(around).max() > 450
+
+
+def test_there_are_teeth_in_both_jaws(five):
+    for height in (1598.0, 1584.0):
+        rows = np.array(
+            [five.body.head_point(x, y, height) for x in np.arange(-28, 29, 2.0) for y in range(122, 172, 2)]
+        )
+        hu = five.volume.hu_at(rows)
+        assert (hu > 1500).sum() > 20
+
+
+def test_the_landmarks_are_plausible(five):
+    assert not check_landmarks(five.landmarks_lps_mm, five.volume).findings
+
+
+def test_the_fourth_anatomy_uses_none_of_it(monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise AssertionError("painted by anatomy 5")
+
+    for name in ("paint_graded_bones", "paint_jaw"):
+        monkeypatch.setattr(assembly, name, refuse)
+    build_anatomy(VirtualPatient().parameters)
+    with pytest.raises(AssertionError, match="painted by anatomy 5"):
+        build_anatomy(VirtualPatient(anatomy="5").parameters)
