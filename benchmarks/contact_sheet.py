@@ -5,7 +5,7 @@
     python benchmarks/contact_sheet.py --population --out docs/images/population.png
     python benchmarks/contact_sheet.py --families --out docs/images/families.png
     python benchmarks/contact_sheet.py --domain --out docs/images/randomization.png
-    python benchmarks/contact_sheet.py --bones --patient virtual:3000 --size 220 --out docs/images/anatomy_5_bones.png
+    python benchmarks/contact_sheet.py --bones --patient virtual:3000 --size 240 --out docs/images/anatomy_5_bones.png
 
 By default: the views of the published episodes (skull, both scapular angles and the positions between them) and those
 in which anatomy is hardest to model. With ``--findings``: each finding, next to the same view of the patient without

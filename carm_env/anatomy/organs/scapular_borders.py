@@ -9,11 +9,11 @@ from carm_env.anatomy.painting.shapes import Capsule, tube
 from carm_env.anatomy.skeleton.body import Body
 
 _BINS = 9
-_LATERAL_RADIUS_MM, _MEDIAL_RADIUS_MM = (3.2, 4.0), (2.6, 1.6)
+_LATERAL_RADIUS_MM, _MEDIAL_RADIUS_MM = (3.6, 4.4), (3.0, 1.8)
 """Radius at the inferior angle and at the upper end."""
 _UPPER_END = (0.78, 0.86)
 """Upper ends of the lateral and of the medial border, as fractions of the length of the blade."""
-_LATERAL_HU, _MEDIAL_HU = 780.0, 700.0
+_LATERAL_HU, _MEDIAL_HU = 880.0, 820.0
 
 
 def border_shapes(body: Body, side: str) -> list[tuple[Capsule, float]]:
