@@ -59,7 +59,7 @@ def _outermost(
     step_mm: float,
 ) -> NDArray[np.float64]:
     edges = np.linspace(0.0, end, _BINS + 1)
-    points = []
+    points: list[NDArray[np.float64]] = []
     for low, high in zip(edges[:-1], edges[1:], strict=True):
         rows = np.flatnonzero(allowed & (along >= low) & (along < high))
         if len(rows):
