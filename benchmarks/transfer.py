@@ -167,9 +167,13 @@ def run_group(arguments: Arguments, group: str) -> tuple[int, dict[str, dict[str
     ran = read_json(folder / "leaderboard.json")
     scores: dict[str, dict[str, Any]] = {}
     for name, text in evaluation.policy_texts().items():
-        # A folder that is resumed can hold results of other versions of the suite.
+        # A folder that is resumed can hold results of other versions of the suite, and of more episodes.
         versions = {score["suite_hash"] for score in ran.get(name, {}).values()}
-        own = [result for result in results if result.policy == name and result.suite_hash in versions]
+        own = [
+            result
+            for result in results
+            if result.policy == name and result.suite_hash in versions and _is_of_this_run(result, arguments)
+        ]
         if not own:
             continue
         scores[name] = group_score(own)
@@ -180,6 +184,11 @@ def run_group(arguments: Arguments, group: str) -> tuple[int, dict[str, dict[str
             )
             scores[name] |= {"coverage_90": found.value, "coverage_90_interval": [found.low, found.high]}
     return status, scores
+
+
+def _is_of_this_run(result: EpisodeResult, arguments: Arguments) -> bool:
+    is_asked_for = arguments.episodes is None or result.episode < arguments.episodes
+    return is_asked_for and result.seed == arguments.seed + result.episode
 
 
 def conformal_checkpoint(text: str) -> str | None:

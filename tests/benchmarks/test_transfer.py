@@ -55,6 +55,11 @@ def test_a_run_is_resumed(small_patients, tmp_path, capsys):
     assert main(*words, "--episodes", 1) == 0
     assert main(*words, "--episodes", 2) == 0
     assert "Episodes: 2 (1 already done)" in capsys.readouterr().out
+    # Fewer episodes than the folder holds: every policy is scored on the same ones.
+    words[1:2] = ["oracle", "random"]
+    assert main(*words, "--episodes", 1, "--json", tmp_path / "t.json") == 0
+    found = json.loads((tmp_path / "t.json").read_text())
+    assert [found[policy][small_patients[0]]["episodes"] for policy in ("oracle", "random")] == [1, 1]
 
 
 def test_real_cts_that_are_not_installed_are_named(small_patients, capsys):
