@@ -261,6 +261,27 @@ def test_leaderboard_of_the_readme_equals_the_result_files(column, file, suite):
     assert {policy for policy, cell in cells.items() if cell.startswith("**")} == tied
 
 
+TRANSFER = RESULTS / "2026-11-29" / "transfer.json"
+
+
+def test_the_table_from_virtual_to_real_equals_the_result_file():
+    results = json.loads(TRANSFER.read_text(encoding="utf-8"))
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    heading, rows = re.search(r"^\| group (\|.*\|)\n\|[-|]+\n((?:\| `.*\n)+)", text, re.MULTILINE).groups()
+    # The last one stands in the heading of the coverage.
+    policies = re.findall(r"`(\w+)`", heading)[:-1]
+    groups = [name for name in results["oracle"]]
+    shown = {}
+    for row in rows.splitlines():
+        group, *cells, coverage = [cell.strip() for cell in row.strip("|").split("|")]
+        shown[group.strip("`")] = [*cells, coverage]
+    assert list(shown) == groups
+    for group in groups:
+        scores = [results[policy][group] for policy in policies]
+        cells = [shown_success({"success": one["success"], "success_interval": one["interval"]}) for one in scores]
+        assert shown[group] == [*cells, f"{100 * results['conformal'][group]['coverage_90']:.0f} %"]
+
+
 def shown_success(figures: dict) -> str:
     low, high = figures["success_interval"]
     return f"{100 * figures['success']:.0f} % ({100 * low:.0f}–{100 * high:.0f})"
