@@ -11,20 +11,19 @@ from numpy.typing import NDArray
 from carm_env.anatomy.coverage import imaged_part
 from carm_env.anatomy.findings.material import Site
 from carm_env.anatomy.findings.paint import fractures, paint_foreign_bodies, paint_pleural_findings, resolve
-from carm_env.anatomy.organs.abdomen import paint_abdomen, visceral_cavity
-from carm_env.anatomy.organs.airways import paint_airways
+from carm_env.anatomy.findings.sizes import SIZES
 from carm_env.anatomy.organs.bones import paint_bones
 from carm_env.anatomy.organs.degeneration import paint_degeneration
-from carm_env.anatomy.organs.envelope import Envelope, build_envelope
+from carm_env.anatomy.organs.envelope import Envelope
 from carm_env.anatomy.organs.face import paint_face
 from carm_env.anatomy.organs.graded_bones import paint_graded_bones
 from carm_env.anatomy.organs.head import head_surface
 from carm_env.anatomy.organs.jaw import paint_jaw
 from carm_env.anatomy.organs.lung_vessels import paint_lung_vessels
-from carm_env.anatomy.organs.mediastinum import paint_mediastinum
 from carm_env.anatomy.organs.skull import paint_skull
+from carm_env.anatomy.organs.soft_tissue import soft_tissue
 from carm_env.anatomy.organs.thorax import ChestFields, Thorax, chest_fields, landmark_points, make_thorax
-from carm_env.anatomy.painting import tissue
+from carm_env.anatomy.organs.visceral_cavity import visceral_cavity
 from carm_env.anatomy.painting.canvas import Canvas
 from carm_env.anatomy.painting.lattice import Lattice, lattice_pair
 from carm_env.anatomy.painting.meshes import joint_bounds
@@ -88,29 +87,28 @@ def build_anatomy(parameters: PatientParameters) -> Anatomy:
         "Free some memory, or build it with larger voxels (voxel_mm).",
     )
 
-    envelope = build_envelope(body, parameters, coarse, head_surface(body, parameters, coarse))
+    soft = soft_tissue(parameters)
+    envelope = soft.envelope(body, coarse, head_surface(body, parameters, coarse))
     canvas = Canvas(coarse, fine, streams["texture"])
-    canvas.paint(envelope.skin, tissue.hu("fat"), tissue.texture("fat"))
-    canvas.paint(envelope.muscle, tissue.hu("muscle"), tissue.texture("muscle"))
-    canvas.paint(envelope.arms, tissue.hu("muscle"), tissue.texture("muscle"))
-    canvas.paint_shell(envelope.skin, 1.5, 0.6, tissue.hu("skin"))
+    soft.paint_envelope(canvas, envelope)
 
     thorax = make_thorax(body, parameters)
-    chest = chest_fields(body, thorax, coarse)
+    chest = chest_fields(body, thorax, coarse, soft.mediastinum(thorax, coarse))
     cavity = visceral_cavity(body, envelope, chest.below_diaphragm, canvas)
-    paint_abdomen(canvas, body, thorax, cavity, parameters, streams["bowel"])
-    paint_mediastinum(canvas, thorax, chest, parameters)
+    soft.paint_abdomen(canvas, body, thorax, cavity, streams["bowel"])
+    soft.paint_mediastinum(canvas, thorax, chest)
     paint_lung_vessels(canvas, thorax, chest.lungs, streams["lungs"])
-    site, findings = Site(canvas, body, thorax, envelope, chest), resolve(parameters.findings)
+    site = Site(canvas, body, thorax, envelope, chest, SIZES[parameters.anatomy])
+    findings = resolve(parameters.findings)
     paint_pleural_findings(site, findings)
-    airways = paint_airways(canvas, body, thorax)
+    airways = soft.paint_airways(canvas, body, thorax)
 
     brain = paint_skull(canvas, body, parameters.bone_density, streams["skull"])
     paint_face(canvas, body, parameters.bone_density, streams["face"])
     if parameters.anatomy == "5":
         paint_jaw(canvas, body, parameters.bone_density, np.random.default_rng([parameters.seed, *b"jaw"]))
     paint_skeleton = paint_bones if parameters.anatomy == "4" else paint_graded_bones
-    paint_skeleton(canvas, body, parameters, streams["bones"], fractures(findings, body, thorax))
+    paint_skeleton(canvas, body, parameters, streams["bones"], fractures(site, findings))
     paint_degeneration(canvas, body, thorax, parameters, streams["degeneration"])
     canvas.merge_bone()
     paint_foreign_bodies(site, findings)

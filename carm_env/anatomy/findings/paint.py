@@ -18,8 +18,6 @@ from carm_env.anatomy.findings.tubes import (
     paint_nasogastric_tube,
 )
 from carm_env.anatomy.findings.wires import paint_sternal_wires
-from carm_env.anatomy.organs.thorax import Thorax
-from carm_env.anatomy.skeleton.body import Body
 from carm_env.anatomy.skeleton.fracture import Fracture
 
 _PLEURAL = {"pleural_effusion": paint_effusion, "pneumothorax": paint_pneumothorax}
@@ -42,9 +40,11 @@ def resolve(findings: Iterable[str]) -> tuple[Finding, ...]:
     return tuple(dict.fromkeys(map(parse_finding, names)))
 
 
-def fractures(findings: Iterable[Finding], body: Body, thorax: Thorax) -> list[Fracture]:
+def fractures(site: Site, findings: Iterable[Finding]) -> list[Fracture]:
     """Returns the rib fractures among the findings; `paint_bones` builds the broken ribs."""
-    return [break_rib(body, thorax, item.letter) for item in findings if item.name == "rib_fracture"]
+    return [
+        break_rib(site.body, site.thorax, item.letter, site.sizes) for item in findings if item.name == "rib_fracture"
+    ]
 
 
 def paint_pleural_findings(site: Site, findings: Iterable[Finding]) -> None:

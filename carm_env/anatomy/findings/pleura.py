@@ -12,7 +12,6 @@ EFFUSION_HU = 12.0
 """Median of exudates: Cullu et al., Diagn. Interv. Radiol. 20 (2014) 116 (transudates: 5 HU)."""
 PLEURAL_AIR_HU = -995.0
 _ATELECTASIS_HU = -250.0
-_VISCERAL_PLEURA_HU = -50.0
 
 _EFFUSION_SHARE = 0.42
 """Fraction of the pleural space: a large effusion of about a litre."""
@@ -20,10 +19,6 @@ _EFFUSION_SLOPE = 0.22
 """Slope of the fluid level (y per z): higher at the base, where the recess is deepest."""
 _RIM_MM = 10.0
 _ATELECTASIS_MM = 12.0
-
-_ANTERIOR_GAP_MM, _LATERAL_GAP_MM, _APICAL_GAP_MM = 34.0, 28.0, 30.0
-_SULCUS_MM = 22.0
-"""Depth of the air below the ventral lung (deep sulcus sign)."""
 
 
 def _pleural_space(site: Site, side: str) -> NDArray[np.float32]:
@@ -50,7 +45,8 @@ def paint_pneumothorax(site: Site, side: str) -> None:
     """Paints air ventral, lateral and apical to the retracted lung and in the deep sulcus."""
     space = _pleural_space(site, side)
     x, y, z = site.canvas.coarse.axes()
-    scale = site.thorax.scale
+    scale, sizes = site.thorax.scale, site.sizes
+    front_gap, lateral_gap, apical_gap = sizes.pleural_air_mm
     inside = np.broadcast_to(y, space.shape)[space < 0]
     front, middle, back = np.quantile(inside, [0.02, 0.6, 0.75])
     anterior = np.clip((middle - y) / (middle - front), 0, 1)
@@ -59,11 +55,11 @@ def paint_pneumothorax(site: Site, side: str) -> None:
     # In a supine patient the air rises: dorsally the lung stays at the wall.
     floating = np.clip((back - y) / 30, 0, 1)
     gap = np.maximum(
-        np.maximum(_ANTERIOR_GAP_MM * anterior, _LATERAL_GAP_MM * lateral * floating),
-        _APICAL_GAP_MM * apical * floating,
+        np.maximum(front_gap * anterior, lateral_gap * lateral * floating),
+        apical_gap * apical * floating,
     )
     from_wall = -site.chest.cavity - (gap * scale).astype(np.float32)
-    sulcus = site.chest.below_diaphragm - (_SULCUS_MM * scale * anterior).astype(np.float32)
+    sulcus = site.chest.below_diaphragm - (sizes.sulcus_mm * scale * anterior).astype(np.float32)
     air = np.minimum(from_wall, sulcus)
-    site.canvas.paint(np.maximum(space, np.abs(air) - np.float32(0.9)), _VISCERAL_PLEURA_HU)
+    site.canvas.paint(np.maximum(space, np.abs(air) - np.float32(sizes.pleura_half_mm)), sizes.pleura_hu)
     site.canvas.paint(np.maximum(space, air), PLEURAL_AIR_HU)

@@ -7,16 +7,12 @@ import numpy as np
 from carm_env.anatomy.findings.material import STEEL_HU, Site, paint_wire
 
 _WIRES = 6
-_WIRE_RADIUS_MM = 0.45
 _HALF_WIDTH_MM = 15.0
-_TILT_MM = 5.0
-"""The loops are tilted, so that the frontal view shows them as flat rings."""
-_KNOT_MM = 7.0
 
 
 def paint_sternal_wires(site: Site) -> None:
     """Paints six loops around the sternum, each twisted in front."""
-    scale = site.body.scale
+    scale, sizes = site.body.scale, site.sizes
     vertices = site.body.sternum.vertices_mm
     bone = vertices[np.abs(vertices[:, 0] - np.median(vertices[:, 0])) < _HALF_WIDTH_MM * scale]
     low, high = bone[:, 2].min(), bone[:, 2].max()
@@ -27,9 +23,9 @@ def paint_sternal_wires(site: Site) -> None:
         angle = np.linspace(-np.pi / 2, 1.5 * np.pi, 25)
         half_width = (_HALF_WIDTH_MM + (number % 2)) * scale
         y = (front + back) / 2 + (back - front) / 2 * np.sin(angle)
-        z = height + _TILT_MM * scale * np.sin(angle) + 1.2 * (number % 3 - 1) * np.cos(angle)
+        z = height + sizes.wire_tilt_mm * scale * np.sin(angle) + 1.2 * (number % 3 - 1) * np.cos(angle)
         ring = np.stack([x + half_width * np.cos(angle), y, z], axis=1)
-        paint_wire(site.canvas, ring, _WIRE_RADIUS_MM, STEEL_HU)
+        paint_wire(site.canvas, ring, sizes.wire_radius_mm, STEEL_HU)
         slant = (number % 3 - 1) * 0.5
-        knot = np.array([ring[0], ring[0] + [slant * _KNOT_MM, -1.5, -_KNOT_MM]])
-        paint_wire(site.canvas, knot, 1.4 * _WIRE_RADIUS_MM, STEEL_HU, smooth=False)
+        knot = np.array([ring[0], ring[0] + [slant * sizes.knot_mm, -1.5, -sizes.knot_mm]])
+        paint_wire(site.canvas, knot, sizes.knot_width * sizes.wire_radius_mm, STEEL_HU, smooth=False)

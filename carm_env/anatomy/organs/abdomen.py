@@ -8,18 +8,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from carm_env.anatomy.organs.envelope import Envelope
 from carm_env.anatomy.organs.thorax import Thorax
+from carm_env.anatomy.organs.visceral_cavity import AbdomenPainter
 from carm_env.anatomy.painting import tissue
 from carm_env.anatomy.painting.canvas import Canvas
 from carm_env.anatomy.painting.shapes import Ellipsoid, Field, Shape, rotation, smooth_intersection, smooth_path, tube
 from carm_env.anatomy.parameters import PatientParameters
 from carm_env.anatomy.skeleton.body import Body
-
-_WALL_MM = 7.0
-"""Thickness of the muscle inside the wall of the trunk."""
-_RETROPERITONEUM_MM = 25.0
-_FLOOR_MM = 880.0
 
 _COLON = np.array(
     # x, y, z, radius: caecum, ascending, hepatic flexure, transverse, splenic flexure, descending, sigmoid
@@ -31,72 +26,7 @@ _COLON = np.array(
     ],
     float,
 )  # fmt: skip
-_PELVIC_FUNNEL = np.array(
-    # height, half width, back
-    [
-        (880, 44, 205), (930, 62, 222), (980, 92, 232), (1020, 112, 240), (1060, 128, 250), (1090, 150, 280),
-        (1100, 400, 400),
-    ],
-    float,
-)  # fmt: skip
 _SMALL_BOWEL_LOOPS = 16
-
-
-class _Abdomen:
-    """Painter of organs that are clipped to the visceral cavity."""
-
-    def __init__(self, canvas: Canvas, cavity: NDArray[np.float32]) -> None:
-        self.canvas = canvas
-        self.cavity = cavity
-
-    def clip(self, field: Field, inset_mm: float = 0.0) -> Field:
-        """Clips a field on a box of the fine lattice to the cavity."""
-        origin, spacing = self.canvas.coarse.origin_mm, self.canvas.coarse.spacing_mm
-        index = [np.clip((field.lattice.axis(axis) - origin[axis]) / spacing, 0, None) for axis in range(3)]
-        limit = _interpolate(self.cavity, index) + np.float32(inset_mm)
-        field.values = smooth_intersection(field.values, limit, 6.0)
-        return field
-
-    def organ(
-        self, shapes: list[Shape], hu: float, texture_hu: float = 6.0, blend_mm: float = 20.0, inset_mm: float = 0.0
-    ) -> None:
-        """Paints a smooth union of shapes, clipped to the cavity."""
-        field, box = Field.around(self.canvas.fine, shapes, blend_mm, margin_mm=max(8.0, blend_mm))
-        if field.values.size:
-            self.canvas.paint_box(self.clip(field, inset_mm), box, hu, texture_hu)
-
-
-def _interpolate(coarse: NDArray[np.float32], index: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    values = coarse
-    for axis in range(3):
-        low = np.minimum(index[axis].astype(int), values.shape[axis] - 2)
-        weight = np.expand_dims((index[axis] - low).astype(np.float32), [other for other in range(3) if other != axis])
-        values = np.take(values, low, axis) * (1 - weight) + np.take(values, low + 1, axis) * weight
-    return values
-
-
-def visceral_cavity(
-    body: Body, envelope: Envelope, below_diaphragm: NDArray[np.float32], canvas: Canvas
-) -> NDArray[np.float32]:
-    """Returns the signed distance from the surface of the abdominal cavity on the coarse lattice, mm."""
-    spine = Field(canvas.coarse).add(tube(body.spine_mm(), _RETROPERITONEUM_MM * body.scale), margin_mm=30.0)
-    _, _, z = canvas.coarse.axes()
-    floor = (body.frame.height(_FLOOR_MM) - z).astype(np.float32)
-    cavity = smooth_intersection(envelope.wall + np.float32(_WALL_MM), below_diaphragm + np.float32(3.0), 6.0)
-    cavity = smooth_intersection(cavity, -spine.values, 12.0)
-    x, y, _ = canvas.coarse.axes()
-    cavity = smooth_intersection(cavity, _pelvic_inlet(x, y, z, body), 20.0)
-    return smooth_intersection(cavity, np.broadcast_to(floor, cavity.shape), 12.0)
-
-
-def _pelvic_inlet(
-    x: NDArray[np.float32], y: NDArray[np.float32], z: NDArray[np.float32], body: Body
-) -> NDArray[np.float32]:
-    # In the pelvis the cavity narrows like a funnel between the hip bones.
-    height = body.frame.level(z)
-    half_width = np.interp(height, _PELVIC_FUNNEL[:, 0], _PELVIC_FUNNEL[:, 1]) * body.frame.width
-    back = np.interp(height, _PELVIC_FUNNEL[:, 0], _PELVIC_FUNNEL[:, 2]) * body.frame.depth
-    return np.maximum(np.abs(x) - half_width, y - back).astype(np.float32)
 
 
 def paint_abdomen(
@@ -119,7 +49,7 @@ def paint_abdomen(
     """
     scale = body.scale
     canvas.paint(cavity, tissue.hu("visceral_fat"), tissue.texture("visceral_fat"))
-    abdomen = _Abdomen(canvas, cavity)
+    abdomen = AbdomenPainter(canvas, cavity)
     right, left = (thorax.diaphragm.apex_z_mm[side] for side in ("r", "l"))
     t12 = float(body.landmarks_mm["T12"][2])
 
@@ -150,7 +80,7 @@ def paint_abdomen(
     _paint_stomach(abdomen, body, left, rng)
 
 
-def _paint_stomach(abdomen: _Abdomen, body: Body, dome_z: float, rng: np.random.Generator) -> None:
+def _paint_stomach(abdomen: AbdomenPainter, body: Body, dome_z: float, rng: np.random.Generator) -> None:
     table = np.array(
         [(70, 200, -30, 29), (74, 188, -60, 33), (62, 164, -96, 27), (38, 146, -118, 21), (6, 150, -122, 16)], float
     )
@@ -171,7 +101,7 @@ def _paint_stomach(abdomen: _Abdomen, body: Body, dome_z: float, rng: np.random.
     abdomen.canvas.paint_box(field, box, tissue.hu("bowel_gas"))
 
 
-def _paint_bowel(abdomen: _Abdomen, body: Body, gas: float, rng: np.random.Generator) -> None:
+def _paint_bowel(abdomen: AbdomenPainter, body: Body, gas: float, rng: np.random.Generator) -> None:
     for _ in range(_SMALL_BOWEL_LOOPS):
         centre = rng.uniform([-66, 128, 945], [66, 190, 1110])
         waypoints = centre + np.cumsum(rng.normal(0, [24, 12, 16], (7, 3)), axis=0)
@@ -185,7 +115,9 @@ def _paint_bowel(abdomen: _Abdomen, body: Body, gas: float, rng: np.random.Gener
     _paint_bowel_segment(abdomen, path, rng, 0.62 * gas)
 
 
-def _paint_bowel_segment(abdomen: _Abdomen, path: NDArray[np.float64], rng: np.random.Generator, gas: float) -> None:
+def _paint_bowel_segment(
+    abdomen: AbdomenPainter, path: NDArray[np.float64], rng: np.random.Generator, gas: float
+) -> None:
     shapes: list[Shape] = list(tube(path[:, :3], path[:, 3]))
     abdomen.organ(shapes, tissue.hu("bowel_content"), tissue.texture("bowel_content"), blend_mm=2.0)
     # Gas fills the ventral lumen in segments of random length.
@@ -202,7 +134,7 @@ def _paint_bowel_segment(abdomen: _Abdomen, path: NDArray[np.float64], rng: np.r
         run = []
 
 
-def _paint_gas(abdomen: _Abdomen, path: NDArray[np.float64], filled: ArrayLike) -> None:
+def _paint_gas(abdomen: AbdomenPainter, path: NDArray[np.float64], filled: ArrayLike) -> None:
     radius = np.maximum(path[:, 3] - 2.5, 2.0) * np.sqrt(np.asarray(filled, float))
     centre = path[:, :3].copy()
     centre[:, 1] -= (path[:, 3] - 2.5 - radius) * 0.9

@@ -21,7 +21,7 @@ _JUNCTION_ABOVE_CARINA_MM = 10.0
 # Rows: x and y relative to the carina, height, radius.
 RIGHT_MAIN = ((0, 0, 10, 9.0), (-9, 1, -5, 8.5), (-18, 3, -22, 8.2), (-25, 6, -38, 7.2), (-31, 12, -60, 6.0))
 LEFT_MAIN = ((0, 0, 10, 9.0), (11, 1, -2, 7.9), (25, 4, -16, 7.5), (39, 7, -30, 7.0), (46, 11, -42, 6.0))
-_LOBAR = (
+LOBAR = (
     ((-13, 2, -12, 5.4), (-27, 3, -11, 4.9), (-40, 3, -5, 3.8), (-50, 0, 8, 2.6)),
     ((-32, 12, -58, 5.2), (-38, 20, -78, 4.0), (-46, 26, -104, 2.6)),
     ((-29, 8, -48, 4.2), (-40, -6, -64, 3.2), (-50, -22, -80, 2.2)),
@@ -58,7 +58,7 @@ def trachea_shapes(body: Body, thorax: Thorax) -> list[Shape]:
 def bronchi_shapes(thorax: Thorax) -> list[Shape]:
     """Returns the lumen of main and lobar bronchi."""
     shapes: list[Shape] = []
-    for table in (RIGHT_MAIN, LEFT_MAIN, *_LOBAR):
+    for table in (RIGHT_MAIN, LEFT_MAIN, *LOBAR):
         rows = np.array(table, float) * thorax.scale
         rows[:, :3] += thorax.carina_mm
         curve = smooth_path(rows)

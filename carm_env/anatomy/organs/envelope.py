@@ -157,11 +157,20 @@ def back_y_mm(body: Body, parameters: PatientParameters) -> float:
     return float(body.frame.to_patient([0.0, _TABLE_MM, 1330.0])[1]) + 0.8 * parameters.fat_mm
 
 
-def build_envelope(body: Body, parameters: PatientParameters, lattice: Lattice, head: HeadSurface) -> Envelope:
+def build_envelope(
+    body: Body, parameters: PatientParameters, lattice: Lattice, head: HeadSurface, armpit_blend_mm: float = 30.0
+) -> Envelope:
     """Returns the surfaces of muscle and skin of the whole patient.
 
     Smooth unions join trunk, neck, shoulders and head; forearms and hands are joined with a narrow crease, so that they
     rest on the trunk and do not merge with it.
+
+    Args:
+        body: the posed skeleton.
+        parameters: parameters of the patient.
+        lattice: the coarse lattice.
+        head: surfaces of the head.
+        armpit_blend_mm: additional width over which the crease between arm and trunk is rounded above the armpit.
     """
     scale = body.scale
     wall = body.wall.distance(lattice)
@@ -194,7 +203,7 @@ def build_envelope(body: Body, parameters: PatientParameters, lattice: Lattice, 
         on_bone = _COVER_MM + SKIN_MM + _BONE_FAT_FRACTION * parameters.fat_mm
         arm_skin = smooth_union(arm_skin, _cover_bones(covered, bone, on_bone, 5.0), 5.0)
     armpit = body.landmarks_mm["T1"][2] - 82.0 * scale
-    blend = 5.0 + 30.0 * np.clip((z - armpit) / (60.0 * scale), 0, 1).astype(np.float32)
+    blend = 5.0 + armpit_blend_mm * np.clip((z - armpit) / (60.0 * scale), 0, 1).astype(np.float32)
     overlap = np.maximum(blend - np.abs(skin - arm_skin), 0) / blend
     skin = np.minimum(skin, arm_skin) - overlap * overlap * (blend / 4)
     return Envelope(wall, muscle, arms, skin)

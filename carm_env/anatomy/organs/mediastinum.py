@@ -10,15 +10,15 @@ from carm_env.anatomy.painting.canvas import Canvas
 from carm_env.anatomy.painting.shapes import Field, tube
 from carm_env.anatomy.parameters import PatientParameters
 
-_MEDIASTINUM_TOP_MM = 1505.0
-_DEPENDENT_HU = 55.0
+MEDIASTINUM_TOP_MM = 1505.0
+DEPENDENT_HU = 55.0
 """Difference in HU between the dorsal and the ventral lung of a supine patient."""
 
 
 def paint_mediastinum(canvas: Canvas, thorax: Thorax, chest: ChestFields, parameters: PatientParameters) -> None:
     """Fills the chest above the diaphragm: fat, heart, great vessels, oesophagus, then the lungs."""
     _, _, z = canvas.coarse.axes()
-    top = (z - thorax.frame.height(_MEDIASTINUM_TOP_MM)).astype(np.float32)
+    top = (z - thorax.frame.height(MEDIASTINUM_TOP_MM)).astype(np.float32)
     inside = np.maximum(np.maximum(chest.cavity + np.float32(3.0), -chest.below_diaphragm), top)
     mediastinum = np.maximum(inside, chest.mediastinum - np.float32(4.0))
     canvas.paint(mediastinum, tissue.hu("mediastinal_fat"), tissue.texture("mediastinal_fat"))
@@ -35,4 +35,4 @@ def paint_mediastinum(canvas: Canvas, thorax: Thorax, chest: ChestFields, parame
     _, y, _ = canvas.fine.axes()
     front = thorax.points([0, 150, 0])[1]
     dorsal = np.clip((y.ravel() - front) / (130 * thorax.frame.depth), 0, 1)
-    canvas.paint(chest.lungs, parameters.lung_hu + _DEPENDENT_HU * (dorsal - 0.5), tissue.texture("lung_parenchyma"))
+    canvas.paint(chest.lungs, parameters.lung_hu + DEPENDENT_HU * (dorsal - 0.5), tissue.texture("lung_parenchyma"))

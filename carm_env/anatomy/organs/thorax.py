@@ -244,7 +244,7 @@ PULMONARY_VEINS: tuple[_Path, ...] = (
     ((20, 198, -46, 7.5), (40, 190, -44, 6.5), (56, 180, -34, 4.5)),
     ((20, 200, -60, 7.5), (42, 206, -72, 6.5), (60, 216, -88, 4.5)),
 )
-_HILAR_TISSUE: tuple[_Path, ...] = (
+HILAR_TISSUE: tuple[_Path, ...] = (
     ((-21, 206, -12, 15), (-31, 208, -40, 15)),
     ((26, 210, -14, 14), (38, 212, -38, 14)),
 )
@@ -277,11 +277,12 @@ class ChestFields:
     lungs: NDArray[np.float32]
 
 
-def _mediastinum(thorax: Thorax, lattice: Lattice) -> Field:
+def mediastinum_surface(thorax: Thorax, lattice: Lattice) -> NDArray[np.float32]:
+    """Returns the signed distance from the surface of the mediastinum on the coarse lattice, mm."""
     scale = thorax.scale
     field = Field(lattice)
     for shape, blend in heart_shapes(thorax):
-        field.add(_grown(shape, 3.0), blend)
+        field.add(grown(shape, 3.0), blend)
     for table in (SUPERIOR_VENA_CAVA, PULMONARY_TRUNK, LEFT_PULMONARY_ARTERY, RIGHT_PULMONARY_ARTERY):
         field.add(thorax.curved_tube(table, 1.0), 4.0, margin_mm=26.0)
     for table in (LEFT_SUBCLAVIAN, BRACHIOCEPHALIC_ARTERY, BRACHIOCEPHALIC_VEIN, INFERIOR_VENA_CAVA, OESOPHAGUS):
@@ -293,22 +294,30 @@ def _mediastinum(thorax: Thorax, lattice: Lattice) -> Field:
     field.add(Capsule(centre + [1, -4, -10 * scale], centre + [0, -14, 75 * scale], 14 * scale, 17 * scale), 8.0)
     field.add(Ellipsoid(thorax.points([4, 140, 0]), np.array([13, 46, 70]) * scale), 18.0)
     field.add(Ellipsoid(thorax.points([8, 210, -80]), np.array([18, 40, 60]) * scale), 18.0)
-    for table in _HILAR_TISSUE:
+    for table in HILAR_TISSUE:
         field.add(thorax.curved_tube(table), 10.0, margin_mm=26.0)
     for table in (RIGHT_DESCENDING_ARTERY, LEFT_DESCENDING_ARTERY):
         field.add(thorax.curved_tube(table[:2], 1.0), 6.0, margin_mm=20.0)
-    return field
+    return field.values
 
 
-def _grown(shape: Shape, by_mm: float) -> Shape:
+def grown(shape: Shape, by_mm: float) -> Shape:
+    """Returns a shape with its radii increased."""
     if isinstance(shape, Capsule):
         first, last = shape.radii_mm
         return Capsule(shape.start_mm, shape.end_mm, first + by_mm, last + by_mm)
     return Ellipsoid(shape.centre_mm, np.asarray(shape.radii_mm, float) + by_mm, shape.axes)
 
 
-def chest_fields(body: Body, thorax: Thorax, lattice: Lattice) -> ChestFields:
-    """Returns cavity, diaphragm, mediastinum and lungs on the coarse lattice."""
+def chest_fields(body: Body, thorax: Thorax, lattice: Lattice, mediastinum: NDArray[np.float32]) -> ChestFields:
+    """Returns cavity, diaphragm, mediastinum and lungs on the coarse lattice.
+
+    Args:
+        body: the posed skeleton.
+        thorax: the chest.
+        lattice: the coarse lattice.
+        mediastinum: signed distance from the surface of the mediastinum on the lattice, mm.
+    """
     scale = thorax.scale
     cavity = body.cavity_wall.distance(lattice) + np.float32(_RIB_HALF_MM)
     x, y, z = lattice.axes()
@@ -316,7 +325,6 @@ def chest_fields(body: Body, thorax: Thorax, lattice: Lattice) -> ChestFields:
     slope = np.hypot(*np.gradient(height, lattice.spacing_mm))
     steepness = 1 / np.sqrt(1 + np.minimum(slope, 4.0) ** 2)
     below = ((z - height[:, :, None]) * steepness[:, :, None]).astype(np.float32)
-    mediastinum = _mediastinum(thorax, lattice).values
     apex_x, apex_y, top = thorax.frame.to_patient([37.0, 222.0, _APEX_MM])
     around_apex = (np.abs(x) - apex_x) ** 2 + (y - apex_y) ** 2
     apex = (z - top + around_apex / (62 * scale)).astype(np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.anatomy.organs.airways import LEFT_MAIN, RIGHT_MAIN, trachea_shapes
-from carm_env.anatomy.organs.thorax import chest_fields, heart_shapes, landmark_points, make_thorax
+from carm_env.anatomy.organs.thorax import chest_fields, heart_shapes, landmark_points, make_thorax, mediastinum_surface
 from carm_env.anatomy.painting.lattice import Lattice
 from carm_env.anatomy.painting.shapes import Field, smooth_path, tube
 from carm_env.anatomy.painting.voxelise import fill
@@ -93,7 +93,7 @@ def make_labelled(parameters: PatientParameters, offset_mm: float = 0.0) -> Labe
     count = np.ceil((high - low) / STEP_MM).astype(int)
     lattice = Lattice(low, STEP_MM, (int(count[0]), int(count[1]), int(count[2])))
     labels = np.zeros(lattice.shape, np.int16)
-    chest = chest_fields(body, thorax, lattice)
+    chest = chest_fields(body, thorax, lattice, mediastinum_surface(thorax, lattice))
     x, _, z = lattice.axes()
     left = np.broadcast_to(x > thorax.diaphragm.middle_mm[0], lattice.shape)
     inside = chest.cavity < -4.0

@@ -40,11 +40,17 @@ def with_all():
     return build_anatomy(PatientParameters(findings=[name for name in ALL if name != "ecg_leads"]))
 
 
+def site_of(anatomy) -> Site:
+    """An empty canvas with the structures of a patient."""
+    canvas = Canvas(*lattices(anatomy.body, PatientParameters()), np.random.default_rng(0))
+    return Site(canvas, anatomy.body, anatomy.thorax, anatomy.envelope, anatomy.chest)
+
+
 def painted(anatomy, text: str) -> tuple[Canvas, np.ndarray]:
     """Paints a finding on a canvas of 0 HU; returns the canvas and the changed points ``(n, 3)``."""
-    canvas = Canvas(*lattices(anatomy.body, PatientParameters()), np.random.default_rng(0))
+    site = site_of(anatomy)
+    canvas = site.canvas
     canvas.hu[:] = 0
-    site = Site(canvas, anatomy.body, anatomy.thorax, anatomy.envelope, anatomy.chest)
     paint_pleural_findings(site, resolve([text]))
     paint_foreign_bodies(site, resolve([text]))
     return canvas, canvas.fine.origin_mm + canvas.fine.spacing_mm * np.argwhere(np.abs(canvas.hu) > 1)
@@ -92,7 +98,7 @@ def test_fluid_is_dorsal_and_air_ventral_in_a_supine_patient(anatomy):
 
 
 def test_a_broken_rib_has_a_gap_and_a_step(anatomy, with_all):
-    (fracture,) = fractures([parse_finding("rib_fracture")], anatomy.body, anatomy.thorax)
+    (fracture,) = fractures(site_of(anatomy), [parse_finding("rib_fracture")])
     before, after = anatomy.volume, with_all.volume
     rib = fracture.displaced(anatomy.body.ribs[fracture.rib]).surface_points()
     displaced = rib[fracture.in_displaced_part(rib) & (np.linalg.norm(rib - fracture.point_mm, axis=1) < 45)]
@@ -111,7 +117,7 @@ def test_landmarks_and_voxels_outside_the_findings_do_not_change(anatomy, with_a
         if text in REGIONS:
             low, high = region_of(anatomy, text)
             explained |= ((points >= low - 8) & (points <= high + 8)).all(1)
-    (fracture,) = fractures([parse_finding("rib_fracture")], anatomy.body, anatomy.thorax)
+    (fracture,) = fractures(site_of(anatomy), [parse_finding("rib_fracture")])
     explained |= np.linalg.norm(points - fracture.point_mm, axis=1) < 180
     assert explained.all()
 

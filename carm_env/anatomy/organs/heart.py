@@ -1,0 +1,145 @@
+"""Heart, great vessels and mediastinum of anatomy version 5.
+
+Heights in the tables are relative to the carina; lengths are in skeleton size (mm). `Thorax.points` maps them to the
+patient. The heart has an oblique axis from the base at the right, dorsal and above to the apex at the left, ventral and
+below; fat, vessels and lymph nodes join it with the superior mediastinum, so that the silhouette of a frontal view is
+one contour: superior vena cava and right atrium on the right; aortic arch, pulmonary trunk, left auricle and left
+ventricle on the left.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carm_env.anatomy.organs import thorax as chest_tables
+from carm_env.anatomy.organs.mediastinum import DEPENDENT_HU, MEDIASTINUM_TOP_MM
+from carm_env.anatomy.organs.organ_variation import OrganVariation
+from carm_env.anatomy.organs.thorax import ChestFields, Thorax, grown
+from carm_env.anatomy.painting import tissue
+from carm_env.anatomy.painting.canvas import Canvas
+from carm_env.anatomy.painting.lattice import Lattice
+from carm_env.anatomy.painting.shapes import Capsule, Ellipsoid, Field, Shape, rotation, tube
+from carm_env.anatomy.parameters import PatientParameters
+
+_AXIS = np.array([0.70, -0.46, -0.54])
+"""Direction of the long axis of the heart, from base to apex."""
+_AXIS_STD_DEG = 5.0
+"""Standard deviation of the tilt of the axis in the frontal plane: from steep to horizontal hearts."""
+_HEART_STD = 0.035
+"""`PatientParameters.heart` varies the width already."""
+
+_AORTA = (
+    (-2, 162, -46, 15.0), (-16, 154, -14, 16.5), (-14, 160, 8, 15.5), (0, 174, 21, 14.5), (20, 195, 25, 14.0),
+    (33, 214, 16, 13.5), (34, 231, -6, 13.0), (31, 237, -45, 12.5), (27, 235, -90, 12.0), (17, 224, -135, 11.5),
+    (6, 202, -175, 10.5), (3, 180, -210, 10.0), (2, 164, -250, 9.5), (1, 158, -300, 9.0),
+)  # fmt: skip
+_AORTA_STD_MM = 1.8
+_PULMONARY_TRUNK = ((18, 142, -60, 15.0), (26, 154, -34, 15.5), (29, 174, -16, 14.5))
+_LEFT_PULMONARY_ARTERY = ((28, 174, -15, 13.0), (36, 198, -10, 11.5), (44, 215, -18, 9.5), (49, 223, -38, 8.0))
+_LEFT_BRACHIOCEPHALIC_VEIN = ((-30, 178, 36, 7.5), (-4, 168, 42, 7.0), (24, 180, 58, 6.5), (40, 192, 66, 6.0))
+_RIGHT_BRACHIOCEPHALIC_VEIN = ((-31, 184, 42, 8.5), (-33, 190, 62, 8.0), (-38, 196, 78, 7.0))
+_AZYGOS = ((3, 240, -60, 4.0), (-5, 238, -14, 4.0), (-20, 226, 8, 4.5), (-30, 200, 12, 4.5), (-31, 184, 8, 4.5))
+_LEFT_SUBCLAVIAN = ((20, 204, 28, 6.0), (24, 214, 50, 6.0), (30, 216, 72, 5.5), (58, 206, 84, 5.0))
+
+_VESSELS = (
+    chest_tables.SUPERIOR_VENA_CAVA, chest_tables.INFERIOR_VENA_CAVA, chest_tables.BRACHIOCEPHALIC_ARTERY,
+    chest_tables.LEFT_CAROTID, chest_tables.RIGHT_PULMONARY_ARTERY, chest_tables.RIGHT_DESCENDING_ARTERY,
+    chest_tables.LEFT_DESCENDING_ARTERY, *chest_tables.PULMONARY_VEINS, _PULMONARY_TRUNK, _LEFT_PULMONARY_ARTERY,
+    _LEFT_BRACHIOCEPHALIC_VEIN, _RIGHT_BRACHIOCEPHALIC_VEIN, _AZYGOS, _LEFT_SUBCLAVIAN,
+)  # fmt: skip
+
+_CONNECTIVE: tuple[tuple[tuple[float, float, float], tuple[float, float, float]], ...] = (
+    ((-1, 204, 62), (31, 40, 36)), ((-2, 194, 30), (34, 50, 42)), ((-3, 186, -2), (34, 54, 42)),
+    ((0, 178, -36), (37, 56, 40)), ((8, 212, -84), (22, 36, 60)),
+)  # fmt: skip
+"""Centres and radii of the tissue that joins heart, vessels and airways."""
+_FAT_PADS = (((-32, 132, -104), (22, 22, 18)), ((70, 126, -106), (26, 20, 16)))
+"""Fat in the cardiophrenic angles."""
+_PARAVERTEBRAL_MM = ((60.0, 27.0), (-20.0, 26.0), (-80.0, 23.0))
+"""Radius about the centres of the vertebral bodies by height above the carina."""
+_CONNECTIVE_HU, _CONNECTIVE_TEXTURE_HU = -30.0, 38.0
+"""Fat mixed with small vessels, nerves and lymph nodes."""
+
+
+def _path(variation: OrganVariation) -> NDArray[np.float64]:
+    return variation.path("aorta", _AORTA, _AORTA_STD_MM, 0.06)
+
+
+def heart_shapes(thorax: Thorax, variation: OrganVariation) -> list[tuple[Shape, float]]:
+    """Returns the chambers of the heart, each with the width of the crease between it and the previous ones."""
+    size = variation.size("heart", _HEART_STD)
+    scale, width = thorax.scale * size, thorax.heart_size * size
+    wide = np.array([thorax.heart_size, 1.0, 1.0]) * scale
+    turn = rotation(1, float(variation.normal("heart axis", _AXIS_STD_DEG)))
+    long_axis = _AXIS / np.linalg.norm(_AXIS)
+    across = np.cross([0.0, 0.0, 1.0], long_axis)
+    across /= np.linalg.norm(across)
+    axes = turn @ np.stack([long_axis, across, np.cross(long_axis, across)], axis=1)
+
+    def at(x: float, y: float, height: float) -> NDArray[np.float64]:
+        return thorax.points([x * width, y, height])
+
+    long = np.array([thorax.heart_size, 0.5 + 0.5 * thorax.heart_size, 1.0]) * scale
+    return [
+        (Ellipsoid(at(36, 158, -74), np.array([60, 39, 38]) * long, axes), 0.0),
+        (Ellipsoid(at(13, 140, -80), np.array([52, 32, 36]) * long, axes), 22.0),
+        (Ellipsoid(at(-17, 164, -64), np.array([26, 34, 46]) * wide), 26.0),
+        (Ellipsoid(at(4, 196, -46), np.array([36, 21, 26]) * wide), 20.0),
+        (Capsule(at(20, 144, -60), at(26, 154, -36), 15 * scale, 14 * scale), 18.0),
+        (Ellipsoid(at(45, 172, -44), np.array([13, 17, 17]) * wide), 16.0),
+    ]
+
+
+def mediastinum_surface(thorax: Thorax, lattice: Lattice, variation: OrganVariation) -> NDArray[np.float32]:
+    """Returns the signed distance from the surface of the mediastinum on the coarse lattice, mm."""
+    scale = thorax.scale
+    field = Field(lattice)
+    for shape, blend in heart_shapes(thorax, variation):
+        field.add(grown(shape, 3.0), blend)
+    for centre, radii in _CONNECTIVE:
+        field.add(Ellipsoid(thorax.points(centre), np.array(radii) * scale), 14.0)
+    for centre, radii in _FAT_PADS:
+        field.add(Ellipsoid(thorax.points(centre), np.array(radii) * scale), 12.0)
+    for table in _VESSELS:
+        field.add(thorax.curved_tube(table[:3], 1.0), 6.0, margin_mm=24.0)
+    field.add(thorax.curved_tube(_path(variation), 1.2), 5.0, margin_mm=26.0)
+    field.add(thorax.curved_tube(chest_tables.OESOPHAGUS, 1.0), 5.0, margin_mm=24.0)
+    for hilum in chest_tables.HILAR_TISSUE:
+        field.add(thorax.curved_tube(hilum), 10.0, margin_mm=26.0)
+    variation.ripple("mediastinum", field, 1.2, 70.0)
+    heights, radii_mm = np.array(_PARAVERTEBRAL_MM[::-1]).T
+    above = (thorax.spine_mm[:, 2] - thorax.carina_mm[2]) / scale
+    field.add(tube(thorax.spine_mm, np.interp(above, heights, radii_mm) * scale), 12.0, margin_mm=34.0)
+    return field.values
+
+
+def paint_heart(
+    canvas: Canvas, thorax: Thorax, chest: ChestFields, parameters: PatientParameters, variation: OrganVariation
+) -> None:
+    """Fills the chest above the diaphragm: connective tissue, fat, heart, great vessels, oesophagus, then the lungs."""
+    _, _, z = canvas.coarse.axes()
+    top = (z - thorax.frame.height(MEDIASTINUM_TOP_MM)).astype(np.float32)
+    inside = np.maximum(np.maximum(chest.cavity + np.float32(3.0), -chest.below_diaphragm), top)
+    mediastinum = np.maximum(inside, chest.mediastinum - np.float32(4.0))
+    canvas.paint(mediastinum, _CONNECTIVE_HU, _CONNECTIVE_TEXTURE_HU)
+    for centre, radii in _FAT_PADS:
+        pad = Field(canvas.coarse).add(Ellipsoid(thorax.points(centre), np.array(radii) * thorax.scale), margin_mm=20.0)
+        canvas.paint(np.maximum(pad.values, mediastinum), tissue.hu("mediastinal_fat"), 10.0)
+
+    spine = Field(canvas.coarse).add(tube(thorax.spine_mm, 22.0 * thorax.scale), 10.0)
+    canvas.paint(np.maximum(spine.values, inside), tissue.hu("muscle"), tissue.texture("muscle"))
+    shapes = heart_shapes(thorax, variation)
+    heart, box = Field.around(canvas.fine, [shape for shape, _ in shapes], 22.0, margin_mm=22.0)
+    canvas.paint_box(heart, box, tissue.hu("heart_muscle"), tissue.texture("heart_muscle"))
+    for tube_mm in (
+        thorax.curved_tube(_path(variation)),
+        *map(thorax.curved_tube, (chest_tables.OESOPHAGUS, *_VESSELS)),
+    ):
+        field, box = Field.around(canvas.fine, tube_mm, margin_mm=6.0)
+        canvas.paint_box(field, box, tissue.hu("blood"), tissue.texture("blood"))
+
+    _, y, _ = canvas.fine.axes()
+    front = thorax.points([0, 150, 0])[1]
+    dorsal = np.clip((y.ravel() - front) / (130 * thorax.frame.depth), 0, 1)
+    canvas.paint(chest.lungs, parameters.lung_hu + DEPENDENT_HU * (dorsal - 0.5), tissue.texture("lung_parenchyma"))
