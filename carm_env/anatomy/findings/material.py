@@ -30,7 +30,7 @@ PLASTIC_HU = 300.0
 """Soft polyvinyl chloride and epoxy."""
 BARIUM_HU = 4000.0
 """The radiopaque stripe of a tube: polymer filled with barium sulphate."""
-_BLOOM_MM = 1.0
+BLOOM_MM = 1.0
 """Apparent extension of metal beyond its surface in a reconstructed CT."""
 
 
@@ -82,9 +82,16 @@ def paint_solid(canvas: Canvas, shapes: Sequence[Shape], hu: float) -> None:
     canvas.paint_box(*Field.around(canvas.fine, shapes), hu)
 
 
-def paint_wire(canvas: Canvas, points_mm: ArrayLike, radius_mm: float, hu: float, smooth: bool = True) -> None:
+def paint_wire(
+    canvas: Canvas,
+    points_mm: ArrayLike,
+    radius_mm: float,
+    hu: float,
+    smooth: bool = True,
+    bloom_mm: float = BLOOM_MM,
+) -> None:
     """Paints a metal wire through points ``(n, 3)``, widened as the module docstring describes."""
-    radius = radius_mm * float(np.sqrt(max(hu / tissue.HIGHEST, 1.0))) + _BLOOM_MM
+    radius = radius_mm * float(np.sqrt(max(hu / tissue.HIGHEST, 1.0))) + bloom_mm
     path = smooth_path(points_mm) if smooth else np.asarray(points_mm, float)
     field, box = Field.around(canvas.fine, tube(path, radius), margin_mm=4.0)
     if not field.values.size:

@@ -18,6 +18,7 @@ class FindingSizes:
         pleura_hu: HU of the visceral pleura.
         wire_radius_mm: radius of a sternal wire.
         wire_tilt_mm: tilt of its loop, which the frontal view shows as a flat ring.
+        wire_bloom_mm: apparent extension of a sternal wire beyond its surface in the CT.
         knot_mm: length of its twisted end.
         knot_width: radius of the twisted end relative to the wire.
         rib_displacement_mm: displacement of a broken rib.
@@ -30,6 +31,7 @@ class FindingSizes:
     pleura_hu: float
     wire_radius_mm: float
     wire_tilt_mm: float
+    wire_bloom_mm: float
     knot_mm: float
     knot_width: float
     rib_displacement_mm: float
@@ -37,6 +39,6 @@ class FindingSizes:
 
 
 SIZES: dict[Structures, FindingSizes] = {
-    "4": FindingSizes((34.0, 28.0, 30.0), 22.0, 0.9, -50.0, 0.45, 5.0, 7.0, 1.4, 9.0, 0.93),
-    "5": FindingSizes((46.0, 46.0, 50.0), 30.0, 1.5, 0.0, 0.55, 9.0, 11.0, 2.0, 15.0, 0.86),
+    "4": FindingSizes((34.0, 28.0, 30.0), 22.0, 0.9, -50.0, 0.45, 5.0, 1.0, 7.0, 1.4, 9.0, 0.93),
+    "5": FindingSizes((46.0, 46.0, 50.0), 30.0, 1.5, 0.0, 0.45, 11.0, 0.1, 12.0, 2.0, 12.0, 0.86),
 }

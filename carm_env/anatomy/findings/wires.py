@@ -25,7 +25,14 @@ def paint_sternal_wires(site: Site) -> None:
         y = (front + back) / 2 + (back - front) / 2 * np.sin(angle)
         z = height + sizes.wire_tilt_mm * scale * np.sin(angle) + 1.2 * (number % 3 - 1) * np.cos(angle)
         ring = np.stack([x + half_width * np.cos(angle), y, z], axis=1)
-        paint_wire(site.canvas, ring, sizes.wire_radius_mm, STEEL_HU)
+        paint_wire(site.canvas, ring, sizes.wire_radius_mm, STEEL_HU, bloom_mm=sizes.wire_bloom_mm)
         slant = (number % 3 - 1) * 0.5
         knot = np.array([ring[0], ring[0] + [slant * sizes.knot_mm, -1.5, -sizes.knot_mm]])
-        paint_wire(site.canvas, knot, sizes.knot_width * sizes.wire_radius_mm, STEEL_HU, smooth=False)
+        paint_wire(
+            site.canvas,
+            knot,
+            sizes.knot_width * sizes.wire_radius_mm,
+            STEEL_HU,
+            smooth=False,
+            bloom_mm=sizes.wire_bloom_mm,
+        )
