@@ -75,3 +75,22 @@ def test_the_sheet_of_bones_shows_each_view_in_both_anatomies(small_patients, tm
     assert script("--bones", "--patient", "virtual:3000?age=70", "--size", 32, "--out", out) == 0
     assert loaded == ["virtual:3000?age=70", "virtual:3000?age=70&anatomy=5"]
     assert np.asarray(Image.open(out)).shape == (32 + 22, 4 * 32)
+
+
+def test_the_sheet_of_anatomies_shows_each_view_in_both_versions(small_patients, tmp_path, monkeypatch):
+    names = []
+
+    def scene(name):
+        names.append(name)
+        return load_scene(small_patients[0])
+
+    from carm_env.envs.scene import load_scene
+
+    views = (("virtual:0", VIEWS[0]), ("virtual:0?findings=pneumothorax", VIEWS[1]))
+    monkeypatch.setattr(contact_sheet, "ANATOMY_VIEWS", views)
+    monkeypatch.setattr(contact_sheet, "load_scene", scene)
+    out = tmp_path / "sheet.png"
+    assert script("--anatomies", "--size", 32, "--out", out) == 0
+    assert np.asarray(Image.open(out)).shape == (32 + 22, 4 * 32)
+    assert names[:2] == ["virtual:0?anatomy=4", "virtual:0?anatomy=5"]
+    assert names[2:] == [f"virtual:0?findings=pneumothorax&anatomy={version}" for version in "45"]

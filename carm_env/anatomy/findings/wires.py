@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from carm_env.anatomy.findings.material import STEEL_HU, Site, paint_wire
 
 _WIRES = 6
 _HALF_WIDTH_MM = 15.0
+_LAYER_MM = 2.8
 
 
 def paint_sternal_wires(site: Site) -> None:
@@ -25,14 +27,13 @@ def paint_sternal_wires(site: Site) -> None:
         y = (front + back) / 2 + (back - front) / 2 * np.sin(angle)
         z = height + sizes.wire_tilt_mm * scale * np.sin(angle) + 1.2 * (number % 3 - 1) * np.cos(angle)
         ring = np.stack([x + half_width * np.cos(angle), y, z], axis=1)
-        paint_wire(site.canvas, ring, sizes.wire_radius_mm, STEEL_HU, bloom_mm=sizes.wire_bloom_mm)
         slant = (number % 3 - 1) * 0.5
         knot = np.array([ring[0], ring[0] + [slant * sizes.knot_mm, -1.5, -sizes.knot_mm]])
-        paint_wire(
-            site.canvas,
-            knot,
-            sizes.knot_width * sizes.wire_radius_mm,
-            STEEL_HU,
-            smooth=False,
-            bloom_mm=sizes.wire_bloom_mm,
-        )
+        for layer in range(sizes.wire_layers):
+            behind = np.array([0.0, _LAYER_MM * (layer - (sizes.wire_layers - 1) / 2), 0.0])
+            _paint_strand(site, ring + behind, sizes.wire_radius_mm, smooth=True)
+            _paint_strand(site, knot + behind, sizes.knot_width * sizes.wire_radius_mm, smooth=False)
+
+
+def _paint_strand(site: Site, points_mm: NDArray[np.float64], radius_mm: float, smooth: bool) -> None:
+    paint_wire(site.canvas, points_mm, radius_mm, STEEL_HU, smooth, site.sizes.wire_bloom_mm)

@@ -54,7 +54,9 @@ _CONNECTIVE: tuple[tuple[tuple[float, float, float], tuple[float, float, float]]
     ((0, 178, -36), (37, 56, 40)), ((8, 212, -84), (22, 36, 60)),
 )  # fmt: skip
 """Centres and radii of the tissue that joins heart, vessels and airways."""
-_FAT_PADS = (((-32, 132, -104), (22, 22, 18)), ((70, 126, -106), (26, 20, 16)))
+_HILA = (((-26, 212, -2, 20.0), (-37, 216, -44, 17.0)), ((26, 212, -10, 18.0), (41, 214, -44, 16.0)))
+"""Fat, vessels and lymph nodes around both main bronchi, which are darker than both of their sides."""
+_FAT_PADS = (((-27, 132, -104), (18, 22, 16)), ((62, 126, -106), (20, 20, 15)))
 """Fat in the cardiophrenic angles."""
 _PARAVERTEBRAL_MM = ((60.0, 27.0), (-20.0, 26.0), (-80.0, 23.0))
 """Radius about the centres of the vertebral bodies by height above the carina."""
@@ -82,9 +84,9 @@ def heart_shapes(thorax: Thorax, variation: OrganVariation) -> list[tuple[Shape,
 
     long = np.array([thorax.heart_size, 0.5 + 0.5 * thorax.heart_size, 1.0]) * scale
     return [
-        (Ellipsoid(at(36, 158, -74), np.array([60, 39, 38]) * long, axes), 0.0),
-        (Ellipsoid(at(13, 140, -80), np.array([52, 32, 36]) * long, axes), 22.0),
-        (Ellipsoid(at(-17, 164, -64), np.array([26, 34, 46]) * wide), 26.0),
+        (Ellipsoid(at(31, 158, -74), np.array([58, 37, 36]) * long, axes), 0.0),
+        (Ellipsoid(at(11, 140, -80), np.array([48, 31, 34]) * long, axes), 22.0),
+        (Ellipsoid(at(-16, 164, -64), np.array([25, 34, 46]) * wide), 26.0),
         (Ellipsoid(at(4, 196, -46), np.array([36, 21, 26]) * wide), 20.0),
         (Capsule(at(20, 144, -60), at(26, 154, -36), 15 * scale, 14 * scale), 18.0),
         (Ellipsoid(at(45, 172, -44), np.array([13, 17, 17]) * wide), 16.0),
@@ -105,7 +107,7 @@ def mediastinum_surface(thorax: Thorax, lattice: Lattice, variation: OrganVariat
         field.add(thorax.curved_tube(table[:3], 1.0), 6.0, margin_mm=24.0)
     field.add(thorax.curved_tube(_path(variation), 1.2), 5.0, margin_mm=26.0)
     field.add(thorax.curved_tube(chest_tables.OESOPHAGUS, 1.0), 5.0, margin_mm=24.0)
-    for hilum in chest_tables.HILAR_TISSUE:
+    for hilum in _HILA:
         field.add(thorax.curved_tube(hilum), 10.0, margin_mm=26.0)
     variation.ripple("mediastinum", field, 1.2, 70.0)
     heights, radii_mm = np.array(_PARAVERTEBRAL_MM[::-1]).T

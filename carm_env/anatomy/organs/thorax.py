@@ -244,7 +244,7 @@ PULMONARY_VEINS: tuple[_Path, ...] = (
     ((20, 198, -46, 7.5), (40, 190, -44, 6.5), (56, 180, -34, 4.5)),
     ((20, 200, -60, 7.5), (42, 206, -72, 6.5), (60, 216, -88, 4.5)),
 )
-HILAR_TISSUE: tuple[_Path, ...] = (
+_HILAR_TISSUE: tuple[_Path, ...] = (
     ((-21, 206, -12, 15), (-31, 208, -40, 15)),
     ((26, 210, -14, 14), (38, 212, -38, 14)),
 )
@@ -294,7 +294,7 @@ def mediastinum_surface(thorax: Thorax, lattice: Lattice) -> NDArray[np.float32]
     field.add(Capsule(centre + [1, -4, -10 * scale], centre + [0, -14, 75 * scale], 14 * scale, 17 * scale), 8.0)
     field.add(Ellipsoid(thorax.points([4, 140, 0]), np.array([13, 46, 70]) * scale), 18.0)
     field.add(Ellipsoid(thorax.points([8, 210, -80]), np.array([18, 40, 60]) * scale), 18.0)
-    for table in HILAR_TISSUE:
+    for table in _HILAR_TISSUE:
         field.add(thorax.curved_tube(table), 10.0, margin_mm=26.0)
     for table in (RIGHT_DESCENDING_ARTERY, LEFT_DESCENDING_ARTERY):
         field.add(thorax.curved_tube(table[:2], 1.0), 6.0, margin_mm=20.0)

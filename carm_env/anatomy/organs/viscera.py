@@ -198,7 +198,7 @@ class _Viscera:
         path[:, 3] *= 1 + _HAUSTRUM_DEPTH * (np.abs(np.sin(np.pi * phase)) - 0.75)
         along = np.linspace(0, 1, len(path))
         noise = _smooth_noise(self.rng, len(path), 21)
-        gas = np.clip(0.3 * self.parameters.bowel_gas + 0.26 * noise, 0, 0.6)
+        gas = np.clip(0.25 * self.parameters.bowel_gas + 0.22 * noise, 0, 0.5)
         stool = (along < _STOOL_TO) | (noise < self.rng.uniform(-0.6, 0.4))
         for kind in (True, False):
             for part in _runs(stool == kind):
