@@ -104,7 +104,8 @@ def mediastinum_surface(thorax: Thorax, lattice: Lattice, variation: OrganVariat
     for centre, radii in _FAT_PADS:
         field.add(Ellipsoid(thorax.points(centre), np.array(radii) * scale), 12.0)
     for table in _VESSELS:
-        field.add(thorax.curved_tube(table[:3], 1.0), 6.0, margin_mm=24.0)
+        # The last part of a vessel is in the lung or in the neck.
+        field.add(thorax.curved_tube(table[: max(len(table) - 1, 2)], 1.0), 6.0, margin_mm=24.0)
     field.add(thorax.curved_tube(_path(variation), 1.2), 5.0, margin_mm=26.0)
     field.add(thorax.curved_tube(chest_tables.OESOPHAGUS, 1.0), 5.0, margin_mm=24.0)
     for hilum in _HILA:
