@@ -112,7 +112,7 @@ def test_the_heart_is_within_adult_limits(average, another):
         x, _, z = built.coarse.axes()
         carina = built.thorax.carina_mm[2]
         inside = (built.chest.cavity < 0) & (built.chest.below_diaphragm > 0)
-        heart = (built.chest.mediastinum < 0) & inside & (np.abs(z - carina + 80) < 25)
+        heart = (built.chest.mediastinum < 0) & inside & (np.abs(z - carina + 85) < 20)
         above_diaphragm = inside & (z > carina - 100)
         widths = [np.ptp(x.ravel()[mask.any(axis=(1, 2))]) for mask in (heart, above_diaphragm)]
         # Supine, from the front: up to about 0.55.
