@@ -6,7 +6,7 @@
     python benchmarks/contact_sheet.py --families --out docs/images/families.png
     python benchmarks/contact_sheet.py --domain --out docs/images/randomization.png
     python benchmarks/contact_sheet.py --bones --patient virtual:3000 --size 240 --out docs/images/anatomy_5_bones.png
-    python benchmarks/contact_sheet.py --anatomies --size 256 --out docs/images/anatomy_5_organs.png
+    python benchmarks/contact_sheet.py --organs --size 256 --out docs/images/anatomy_5_organs.png
 
 By default: the views of the published episodes (skull, both scapular angles and the positions between them) and those
 in which anatomy is hardest to model. With ``--findings``: each finding, next to the same view of the patient without
@@ -14,7 +14,7 @@ it. With ``--population``: whole patients from the front and from the left at th
 differ. With ``--families``: patients of the families beside one of ``standard``, from the front at the same scale. With
 ``--domain``: sixteen views under domain randomisation, each of another scan of one of four patients and by another
 X-ray system, with a circle at every visible landmark. With ``--bones``: the bones of a virtual patient of anatomy 4,
-each beside the same view of the same person in anatomy 5. With ``--anatomies``: views of the soft tissue and findings
+each beside the same view of the same person in anatomy 5. With ``--organs``: views of the soft tissue and findings
 of patients of anatomy 4, each beside the same view in anatomy 5.
 """
 
@@ -88,7 +88,7 @@ FAMILIES = {
 FAMILY_TILE, FAMILY_PIXEL_MM = (250, 530), 3.0
 
 
-ANATOMY_VIEWS = (
+ORGAN_VIEWS = (
     ("virtual:0", View("neck and chest", "T1", 0, -30)),
     ("virtual:0", View("carina", "carina", 0, -15)),
     ("virtual:0", View("heart", "carina", 20, -70)),
@@ -116,7 +116,7 @@ class Arguments:
         families: show patients of the families; --patient and --size have no effect.
         domain: show views under domain randomisation; --patient has no effect.
         bones: show the bones of a virtual patient in anatomy 4 and 5.
-        anatomies: show version 4 next to version 5 of the anatomy; --patient has no effect.
+        organs: show the soft tissue of patients in anatomy 4 and 5; --patient has no effect.
     """
 
     out: Path
@@ -127,10 +127,10 @@ class Arguments:
     families: bool = False
     domain: bool = False
     bones: bool = False
-    anatomies: bool = False
+    organs: bool = False
 
     def __post_init__(self) -> None:
-        exclusive = ("findings", "population", "families", "domain", "bones", "anatomies")
+        exclusive = ("findings", "population", "families", "domain", "bones", "organs")
         given = [name for name in exclusive if getattr(self, name)]
         if len(given) > 1:
             flags = " and ".join(f"--{name}" for name in given)
@@ -239,10 +239,10 @@ def domain_sheet(size: int) -> Image.Image:
     return arrange(tiles)
 
 
-def anatomies_sheet(size: int) -> Image.Image:
-    """Renders each view of `ANATOMY_VIEWS` in version 4 and in version 5 of the anatomy."""
+def organs_sheet(size: int) -> Image.Image:
+    """Renders each view of `ORGAN_VIEWS` in version 4 and in version 5 of the anatomy."""
     tiles = []
-    for name, view in ANATOMY_VIEWS:
+    for name, view in ORGAN_VIEWS:
         for version in ("4", "5"):
             scene = load_scene(f"{name}{'&' if '?' in name else '?'}anatomy={version}")
             caption = f"{version}: {name.partition('?')[0]}, {view.caption or name.partition('=')[2]}"
@@ -270,8 +270,8 @@ def run(arguments: Arguments) -> None:
     elif arguments.bones:
         sheet = bones_sheet(arguments.patient, arguments.size)
         content = f"{len(BONE_VIEWS)} views of {arguments.patient} in anatomy 4 and 5"
-    elif arguments.anatomies:
-        sheet, content = anatomies_sheet(arguments.size), f"{len(ANATOMY_VIEWS)} views of two versions of the anatomy"
+    elif arguments.organs:
+        sheet, content = organs_sheet(arguments.size), f"{len(ORGAN_VIEWS)} views of two versions of the anatomy"
     elif arguments.findings:
         sheet = findings_sheet(arguments.patient, arguments.size)
         content = f"{len(FINDING_VIEWS)} findings of {arguments.patient}"

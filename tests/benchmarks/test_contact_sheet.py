@@ -77,7 +77,7 @@ def test_the_sheet_of_bones_shows_each_view_in_both_anatomies(small_patients, tm
     assert np.asarray(Image.open(out)).shape == (32 + 22, 4 * 32)
 
 
-def test_the_sheet_of_anatomies_shows_each_view_in_both_versions(small_patients, tmp_path, monkeypatch):
+def test_the_sheet_of_organs_shows_each_view_in_both_versions(small_patients, tmp_path, monkeypatch):
     names = []
 
     def scene(name):
@@ -87,10 +87,10 @@ def test_the_sheet_of_anatomies_shows_each_view_in_both_versions(small_patients,
     from carm_env.envs.scene import load_scene
 
     views = (("virtual:0", VIEWS[0]), ("virtual:0?findings=pneumothorax", VIEWS[1]))
-    monkeypatch.setattr(contact_sheet, "ANATOMY_VIEWS", views)
+    monkeypatch.setattr(contact_sheet, "ORGAN_VIEWS", views)
     monkeypatch.setattr(contact_sheet, "load_scene", scene)
     out = tmp_path / "sheet.png"
-    assert script("--anatomies", "--size", 32, "--out", out) == 0
+    assert script("--organs", "--size", 32, "--out", out) == 0
     assert np.asarray(Image.open(out)).shape == (32 + 22, 4 * 32)
     assert names[:2] == ["virtual:0?anatomy=4", "virtual:0?anatomy=5"]
     assert names[2:] == [f"virtual:0?findings=pneumothorax&anatomy={version}" for version in "45"]
