@@ -9,6 +9,7 @@ import pytest
 
 from carm_env.anatomy.assembly import Anatomy, build_anatomy
 from carm_env.anatomy.build import patient_id
+from carm_env.anatomy.organs.heart import mediastinum_surface
 from carm_env.anatomy.organs.organ_variation import OrganVariation
 from carm_env.anatomy.organs.thorax import landmark_points
 from carm_env.anatomy.painting.lattice import Lattice
@@ -142,16 +143,15 @@ def test_gas_in_the_stomach_is_a_bubble(average, anatomy):
     assert gas_ml(average) < 0.6 * gas_ml(anatomy)
 
 
-def test_organs_of_two_seeds_differ_and_landmarks_do_not(average, another):
-    first, second = average.chest.mediastinum, another.chest.mediastinum
+def test_organs_of_two_seeds_differ(average, another):
+    first = average.chest.mediastinum
+    second = mediastinum_surface(average.thorax, average.coarse, OrganVariation(7))
     assert 0.4 < np.abs(first - second)[np.abs(first) < 4].mean() < 8
     t12 = average.landmarks_lps_mm[landmark("T12").id]
     axes = [np.arange(low, high, 6.0) for low, high in ((-90, 90), (-90, 10), (-160, -10))]
     grid = t12 + np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
     difference = np.abs(average.volume.hu_at(grid).astype(float) - another.volume.hu_at(grid))
     assert (difference > 90).mean() > 0.1
-    for key, point in average.landmarks_lps_mm.items():
-        np.testing.assert_allclose(another.landmarks_lps_mm[key], point, atol=1e-6)
 
 
 def test_carina_and_domes_are_on_their_surfaces(another):
