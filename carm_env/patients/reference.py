@@ -40,6 +40,8 @@ CT_KINDS = "a DICOM folder or zip, or a .nii, .nii.gz, .nrrd or .mha file"
 class PatientRef:
     """A reference to one patient. ``str(ref)`` is the patient's full name, as it appears in results.
 
+    The full name identifies the patient: ``PatientRef.parse(str(ref)) == ref``.
+
     Attributes:
         kind: ``"virtual"``, ``"imported"`` or ``"file"``.
         name: the name within its kind: ``"0?arms=sides"``, ``"thorax"``, or the path of the CT file.
@@ -77,7 +79,10 @@ class PatientRef:
 
             base, scan = split_scan(text)
             if scan is not None:
-                return replace(cls.parse(base), scan=scan)
+                ref = cls.parse(base)
+                if ref.scan is not None:
+                    raise ValueError(f"patient {text!r}: scan is given twice, expected once.")
+                return replace(ref, scan=scan)
         kind, colon, name = text.partition(":")
         if kind == VIRTUAL:
             return _parse_virtual(text, name)
@@ -184,6 +189,8 @@ def _parse_virtual(text: str, name: str) -> PatientRef:
     # A plus sign joins findings; in a query it would stand for a blank.
     for key, value in parse_qsl(query.replace("+", "%2B"), keep_blank_values=True):
         check_keys("patient option", [key], (*defaults, "scan"))
+        if key == "scan":
+            raise ValueError(f"patient {text!r}: scan is percent-encoded, expected plain text as in scan=7.")
         if key in options:
             raise ValueError(f"patient {text!r}: {key} is given twice, expected once.")
         options[key] = _convert(text, key, value, defaults[key])

@@ -8,10 +8,13 @@ The value of the option ``scan`` has parts joined by plus signs, in any order:
 | ``severity:0.5`` | severity of the draw, 0 to 1; 1 if left out |
 | ``groups:kernel.couch`` | groups to draw, joined by dots; all if left out |
 | ``slice_mm:5`` | a field of `carm_env.randomization.scan.Scan`, instead of the drawn or default value |
+
+A name identifies the scan: numbers keep all their digits.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -19,9 +22,10 @@ from typing import Any
 
 from carm_env.landmarks import N_CLOSEST
 from carm_env.patient import Patient
+from carm_env.patient_store import VIRTUAL
 from carm_env.randomization.draw import SCAN_GROUPS, DomainRandomization, draw_domain
 from carm_env.randomization.scan import Scan, acquire, scanned_landmarks
-from carm_env.system.errors import UnknownNameError
+from carm_env.system.errors import UnknownNameError, check_keys
 from carm_env.system.files import content_hash
 
 OPTION = "scan"
@@ -31,7 +35,7 @@ _DRAW_KEYS = ("severity", "groups")
 
 @dataclass(frozen=True)
 class ScanName:
-    """A scan as part of a patient's name; ``str(name)`` is its canonical text.
+    """A scan as part of a patient's name; ``str(name)`` is its canonical text, which `parse` reads.
 
     Attributes:
         seed: seed of the draw; None for a scan that is not drawn.
@@ -40,7 +44,7 @@ class ScanName:
         given: fields of `carm_env.randomization.scan.Scan` that are set instead, as sorted pairs.
 
     Raises:
-        ValueError: a value is out of range, there is nothing to scan with, or a severity without a seed.
+        ValueError: a value is out of range, groups or the whole scan are empty, or a severity has no seed.
         UnknownNameError: an unknown group or field.
 
     >>> str(ScanName.parse("kernel:sharp+7+slice_mm:5.0"))
@@ -53,15 +57,21 @@ class ScanName:
     given: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
+        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0):
+            raise ValueError(f"seed of the scan is {self.seed!r}, expected an integer from 0.")
+        for name in self.groups:
+            if name not in SCAN_GROUPS:
+                raise UnknownNameError("group of a scan", name, SCAN_GROUPS)
+        if not self.groups:
+            raise ValueError(f"groups of the scan is empty, expected some of {', '.join(SCAN_GROUPS)}.")
         chosen = DomainRandomization(self.severity, self.groups)
-        if self.seed is None and (self.severity != 1.0 or self.groups != SCAN_GROUPS):
+        if self.seed is None and (chosen.severity != 1.0 or chosen.groups != SCAN_GROUPS):
             raise ValueError("the scan has a severity or groups but no seed to draw with: add one, as in scan=7.")
         if self.seed is None and not self.given:
             raise ValueError("the scan is empty, expected a seed or fields, as in scan=7 or scan=slice_mm:5.")
-        object.__setattr__(self, "severity", chosen.severity)
+        object.__setattr__(self, "severity", _positive_zero(chosen.severity))
         object.__setattr__(self, "groups", chosen.groups)
-        # Checks the values.
-        Scan(**dict(self.given))
+        object.__setattr__(self, "given", _checked(self.given))
 
     @classmethod
     def parse(cls, text: str) -> ScanName:
@@ -71,7 +81,7 @@ class ScanName:
     def __str__(self) -> str:
         parts = [] if self.seed is None else [str(self.seed)]
         if self.severity != 1.0:
-            parts.append(f"severity:{self.severity:g}")
+            parts.append(f"severity:{_text(self.severity)}")
         if self.groups != SCAN_GROUPS:
             parts.append(f"groups:{'.'.join(self.groups)}")
         return "+".join([*parts, *(f"{name}:{_text(value)}" for name, value in self.given)])
@@ -112,7 +122,9 @@ def split_scan(patient: str) -> tuple[str, ScanName | None]:
     Raises:
         ValueError: the scan is wrong, or given twice; the message names the patient.
     """
-    base, _, query = patient.rpartition("?")
+    # The path of a CT file may have question marks.
+    is_virtual = patient.startswith(f"{VIRTUAL}:")
+    base, _, query = patient.partition("?") if is_virtual else patient.rpartition("?")
     options = query.split("&")
     scans = [option.partition("=")[2] for option in options if option.partition("=")[0] == OPTION]
     if not base or not scans:
@@ -161,7 +173,31 @@ def _lies_on_nothing(patient: Patient) -> bool:
 def _text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
+def _checked(given: Iterable[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
+    values: dict[str, Any] = {}
+    for name, value in given:
+        check_keys("part of a scan", [name], _FIELDS)
+        if name in values:
+            raise ValueError(f"{name} of the scan is given twice, expected once.")
+        if value is None:
+            raise ValueError(f"{name} of the scan is None, expected a value: leave it out for the default.")
+        values[name] = value
+    Scan(**values)
+    return tuple(
+        (name, _positive_zero(value) if str(_FIELDS[name].type).startswith("float") else value)
+        for name, value in sorted(values.items())
+    )
+
+
+def _positive_zero(number: float) -> float:
+    # One scan has one name: -0 would be a second name of 0.
+    return float(number) + 0.0
 
 
 # Every one of hundreds of environments asks for the same names.
@@ -187,10 +223,7 @@ def _parse(text: str) -> ScanName:
             given[name] = _value(name, value)
         else:
             raise UnknownNameError("part of a scan", name, (*_DRAW_KEYS, *_FIELDS))
-    for name in values.get("groups", ()):
-        if name not in SCAN_GROUPS:
-            raise UnknownNameError("group of a scan", name, SCAN_GROUPS)
-    return ScanName(**values, given=tuple(sorted(given.items())))
+    return ScanName(**values, given=tuple(given.items()))
 
 
 def _value(name: str, text: str) -> Any:
@@ -207,6 +240,9 @@ def _value(name: str, text: str) -> Any:
 
 def _number(name: str, text: str) -> float:
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
-        raise ValueError(f"{name} of the scan is {text!r}, expected a number.") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{name} of the scan is {text!r}, expected a finite number.")
+    return number

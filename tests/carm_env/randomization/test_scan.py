@@ -135,7 +135,7 @@ def test_names_survive_parsing(text):
         ("7+8", "seed of the scan is given twice"),
         ("slices:5", "slice_mm"),
         ("slice_mm:50", "expected 0 to 8"),
-        ("slice_mm:thick", "expected a number"),
+        ("slice_mm:thick", "slice_mm of the scan is 'thick', expected a finite number"),
         ("couch:yes", "expected true or false"),
         ("metal:1.5", "metal of the scan is 1.5"),
         ("kernel:hard", "sharp"),
