@@ -81,7 +81,7 @@ def run(arguments: Arguments, words: Sequence[str] = ()) -> None:
     """Fits, calibrates, writes the checkpoint and reports the rates of false alarms.
 
     Raises:
-        ValueError: a patient is in two splits, or there is one patient only.
+        ValueError: a person is in two splits, or there is one patient only.
     """
     folder, started = Path(arguments.output_dir), time.monotonic()
     with one_training(folder, "--output-dir"):

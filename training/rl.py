@@ -36,7 +36,7 @@ from carm_env.evaluation.provenance import save_measurement
 from carm_env.landmarks import N_LANDMARKS
 from carm_env.patients.build import default_workers, prepare_patients
 from carm_env.patients.catalogue import expand_patients
-from carm_env.patients.separation import check_trainable
+from carm_env.patients.separation import check_separate, check_trainable
 from carm_env.randomization.naming import with_scans
 from carm_env.system.command_line import INTERRUPTED, run_script
 from carm_env.system.errors import UnknownNameError
@@ -127,8 +127,14 @@ class RlArguments(DomainArguments):
         _ = self.domain
         if not self.seeds or min(self.seeds) < 0:
             raise ValueError(f"seeds are {self.seeds}, expected at least one, all 0 or more.")
-        for flag, names in (("--patients", self.patients), ("--eval-patients", self.eval_patients)):
-            check_trainable(expand_patients(names), flag)
+        splits = {
+            "--patients": expand_patients(self.patients),
+            "--eval-patients": expand_patients(self.eval_patients),
+        }
+        for flag, names in splits.items():
+            check_trainable(names, flag)
+        if self.evaluate:
+            check_separate(splits, trained_on=("--patients",))
 
     @property
     def folder(self) -> Path:

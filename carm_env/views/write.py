@@ -24,7 +24,7 @@ from carm_env.geometry import CArmGeometry
 from carm_env.landmarks import LANDMARKS, N_LANDMARKS
 from carm_env.patients.build import default_workers, prepare_patients
 from carm_env.patients.reference import PatientName, PatientRef
-from carm_env.patients.separation import TRAINED_ON, check_trainable
+from carm_env.patients.separation import TRAINED_ON, check_separate, check_trainable, person_of
 from carm_env.system.files import atomic_write, content_hash, write_json, write_text
 from carm_env.system.leftovers import settle
 from carm_env.system.messages import announce
@@ -50,7 +50,7 @@ def write_view_dataset(
     """Renders and writes the views of patients; files that exist already, and are not damaged, are kept.
 
     Splits that the folder holds and `splits` does not name stay in the dataset, without the patients that `splits`
-    names now.
+    names now, and without other patients of the same people if one of the two splits is trained on.
 
     Args:
         folder: folder of the dataset.
@@ -67,7 +67,8 @@ def write_view_dataset(
 
     Raises:
         UnknownNameError: unknown patient.
-        ViewDatasetError: the folder holds a dataset with other options, or a patient is in two splits.
+        ViewDatasetError: the folder holds a dataset with other options.
+        SharedPersonError: a person is in two splits (`carm_env.patients.separation.check_separate`).
         HeldOutPatientError: a patient of the split ``train`` or ``calibration`` is reserved for tests.
         ValueError: a number in `max_views` is not positive.
         MissingExtraError: pyarrow is not installed.
@@ -99,8 +100,7 @@ def _write(
         for ref, count in patients
     ]
     files = {split: [shard.path.name for shard in shards if shard.path.parent.name == split] for split in needed}
-    listed = {name for names in files.values() for name in names}
-    others = {split: [name for name in names if name not in listed] for split, names in existing["files"].items()}
+    others = {split: _kept(folder, split, names, files, needed) for split, names in existing["files"].items()}
     files = {**{split: names for split, names in others.items() if names}, **files}
     # The folder may also hold files of other patients or of earlier builds: only listed files are read.
     write_json(folder / OPTIONS_FILE, {**description, "files": files})
@@ -126,14 +126,27 @@ def _existing(folder: Path) -> dict[str, Any] | None:
         ) from error
 
 
+def _kept(
+    folder: Path,
+    split: str,
+    names: Sequence[str],
+    files: Mapping[str, Sequence[str]],
+    needed: Mapping[str, Sequence[tuple[PatientRef, int]]],
+) -> list[str]:
+    """Returns the files of an earlier split whose patients may stay beside those that are needed now."""
+    listed = {name for written in files.values() for name in written}
+    people = {
+        person_of(ref) for other, patients in needed.items() if {split, other} & set(TRAINED_ON) for ref, _ in patients
+    }
+    kept = [name for name in names if name not in listed]
+    return [name for name in kept if person_of(_patient_of(folder / "data" / split / name)) not in people]
+
+
 def _checked(splits: Mapping[str, Sequence[PatientName]]) -> dict[str, tuple[PatientRef, ...]]:
     patients = {split: PatientRef.expand(names) for split, names in splits.items()}
     for split in TRAINED_ON:
         check_trainable(patients.get(split, ()), f"the split {split}")
-    everyone = [ref for refs in patients.values() for ref in refs]
-    twice = sorted({str(ref) for ref in everyone if everyone.count(ref) > 1})
-    if twice:
-        raise ViewDatasetError(f"{', '.join(twice)} would be in two splits, expected each patient in one.")
+    check_separate(patients)
     return patients
 
 
@@ -219,6 +232,15 @@ def _file_name(ref: PatientRef) -> str:
     name = str(ref)
     readable = "".join(letter if letter.isalnum() else "-" for letter in name)[:60]
     return f"{readable}-{content_hash(name)[:6]}-{ref.load().fingerprint}"
+
+
+def _patient_of(path: Path) -> str:
+    """Returns the name of the patient of a Parquet file; empty if the file is missing or damaged."""
+    pa = import_pyarrow()
+    try:
+        return str(pa.parquet.ParquetFile(path).read_row_group(0, ["patient"])["patient"][0].as_py())
+    except Exception:  # pyarrow raises many kinds for a damaged file
+        return ""
 
 
 def _count_rows(path: Path) -> int:

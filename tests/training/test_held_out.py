@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from carm_env.patients.separation import HeldOutPatientError
+from carm_env.patients.separation import HeldOutPatientError, SharedPersonError
 
 FAMILIES = ["poses/test", "bodies/test", "bones/test", "standard/test", "diverse/test"]
 
@@ -19,6 +19,17 @@ def test_networks_are_neither_trained_nor_calibrated_on_a_test_family(tmp_path, 
     arguments = NetworkArguments(**{split: family, "test": "virtual:0"})
     with pytest.raises(HeldOutPatientError, match=f"--{split}"):
         load_views(arguments, "train", tmp_path, 32)
+
+
+@pytest.mark.parametrize("variant", ["virtual:1000?scan=1", "virtual:1000?arms=sides"])
+def test_a_training_person_neither_calibrates_nor_tests_a_network_under_another_name(tmp_path, variant):
+    pytest.importorskip("torch")
+    from training._support.arguments import NetworkArguments
+    from training._support.views import load_views
+
+    for other in ("calibration", "test"):
+        with pytest.raises(SharedPersonError, match="virtual:1000 of train"):
+            load_views(NetworkArguments(**{"train": "virtual:1000", other: variant}), "train", tmp_path, 32)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

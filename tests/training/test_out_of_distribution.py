@@ -68,8 +68,10 @@ def test_the_views_of_a_patient_do_not_calibrate_themselves():
         out_of_distribution.cross_conformal_scores(features, np.zeros(60, int))
 
 
-def test_one_patient_in_two_splits_is_an_error(small_patients, backbone, tmp_path, capsys):
-    words = ["--train", small_patients[0], "--test", small_patients[0], "--backbone", str(backbone), "--output-dir",
+@pytest.mark.parametrize("scan", ["", "?scan=1"])
+def test_one_person_in_two_splits_is_an_error(small_patients, backbone, tmp_path, capsys, scan):
+    person = small_patients[0]
+    words = ["--train", person, "--test", f"{person}{scan}", "--backbone", str(backbone), "--output-dir",
              str(tmp_path / "o")]  # fmt: skip
     assert out_of_distribution.main(words) == 2
     assert "two splits" in capsys.readouterr().err

@@ -153,6 +153,7 @@ def test_a_finished_training_can_be_extended(quick, tmp_path, capsys):
         (["--seeds", "-1"], "seeds are (-1,)"),
         (["--hyperparameters", "absent.yml"], "absent.yml has no hyperparameters"),
         (["--patients", "hed"], "unknown"),
+        (["--patients", "virtual:1000", "--eval-patients", "virtual:1000?scan=1"], "the same person would be in two"),
     ],
 )
 def test_bad_arguments_are_one_line(quick, given, message, capsys):

@@ -63,6 +63,7 @@ def test_the_order_depends_on_seed_and_number_alone(tmp_path):
         ({"prompts": "old"}, (), "has the prompts"),
         ({}, ("virtual:1",), "on which the training is evaluated"),
         ({"patient": "virtual:1?voxel_mm=1.5"}, ("virtual:1",), "on which the training is evaluated"),
+        ({"patient": "virtual:1?scan=7"}, ("virtual:1?arms=sides",), "on which the training is evaluated"),
         ({"success": False}, (), "no successful episode"),
         ({"prompts": ""}, (), "no successful episode"),
     ],

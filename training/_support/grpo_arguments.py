@@ -9,7 +9,7 @@ from pathlib import Path
 from carm_env.geometry import check_image_size
 from carm_env.language.prompts import STYLES
 from carm_env.patients.catalogue import expand_patients
-from carm_env.patients.separation import TRAINED_ON, check_trainable
+from carm_env.patients.separation import TRAINED_ON, check_separate, check_trainable
 from carm_env.system.errors import UnknownNameError
 from carm_env.system.extras import optional_imports
 from policies.checkpoint import SHIPPED
@@ -97,17 +97,10 @@ class GrpoArguments(EpisodeArguments):
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1.")
         if self.perception_states < MIN_STATES:
             raise ValueError(f"perception_states is {self.perception_states}, expected at least {MIN_STATES}.")
-        names = {
-            split: {name.partition("?")[0] for name in expand_patients(getattr(self, split).split(","))}
-            for split in ("train", "calibration", "test")
-        }
-        for one, other in (("train", "calibration"), ("train", "test"), ("calibration", "test")):
-            if shared := sorted(names[one] & names[other]):
-                raise ValueError(
-                    f"{', '.join(shared)} of {other} is also in {one}: choose other patients for one of them."
-                )
+        splits = {name: expand_patients(getattr(self, name).split(",")) for name in (*TRAINED_ON, "test")}
+        check_separate(splits)
         for split in TRAINED_ON:
-            check_trainable(expand_patients(getattr(self, split).split(",")), f"--{split}")
+            check_trainable(splits[split], f"--{split}")
         if not self.min_spread >= 0:
             raise ValueError(f"min_spread is {self.min_spread}, expected 0 or more.")
         for name in ("start_share", "equal_groups_kept"):

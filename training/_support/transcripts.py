@@ -14,7 +14,7 @@ from carm_env.language.answers import AnswerError, render
 from carm_env.language.chat import image_part, text_part
 from carm_env.language.grammar import parse
 from carm_env.language.prompts import prompt_hash
-from carm_env.patients.separation import check_trainable
+from carm_env.patients.separation import check_trainable, person_of
 from carm_env.transcripts.read import Transcript, find_transcripts, read_transcript
 from carm_env.transcripts.records import AnswerLine, TranscriptError
 
@@ -50,7 +50,7 @@ class TranscriptExamples:
         folders: folders of ``--transcripts``, or of single episodes.
         style: style of the prompts of the training.
         seed: seed of the order.
-        held_out: names of patients that must not be trained on.
+        held_out: names of patients that must not be trained on, whatever their options.
         successes_only: use the answers of successful episodes only.
 
     Raises:
@@ -72,14 +72,14 @@ class TranscriptExamples:
         self._order: NDArray[np.int64] = np.empty(0, np.int64)
         self._answers: list[_Answer] = []
         prompts = prompt_hash(style)
-        bare_names = {_without_options(name) for name in held_out}
+        people = {person_of(name) for name in held_out}
         for folder in folders:
             for path in find_transcripts(folder):
                 transcript = read_transcript(path)
                 if not transcript.start.prompts:
                     # The episode of a policy without a language model.
                     continue
-                _check(transcript, style, prompts, bare_names)
+                _check(transcript, style, prompts, people)
                 if not successes_only or (transcript.end is not None and transcript.end.success):
                     self._answers += _usable(transcript)
         if not self._answers:
@@ -130,17 +130,12 @@ def _check(transcript: Transcript, style: str, prompts: str, held_out: Collectio
             f"{transcript.folder} was written with the prompts {start.prompts}, but the style {style} has the prompts "
             f"{prompts}: choose the style of the transcripts, or write them again."
         )
-    if _without_options(start.patient) in held_out:
+    if person_of(start.patient) in held_out:
         raise TranscriptError(
             f"{transcript.folder} is an episode of {start.patient}, on which the training is evaluated: write "
             "transcripts of the training patients, with --patients standard/train."
         )
     check_trainable([start.patient], str(transcript.folder))
-
-
-def _without_options(patient: str) -> str:
-    # A patient with other voxels or findings is the same person.
-    return patient.partition("?")[0]
 
 
 def _usable(transcript: Transcript) -> Iterator[_Answer]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from carm_env.patients.catalogue import expand_patients
-from carm_env.patients.separation import TRAINED_ON, check_trainable
+from carm_env.patients.separation import TRAINED_ON, check_separate, check_trainable
 from carm_env.randomization.naming import with_scans
 from carm_env.views.read import ViewArrays, read_views
 from carm_env.views.sample import ViewOptions
@@ -37,7 +37,8 @@ def load_views(
             the other splits.
 
     Raises:
-        ValueError: a patient is in two splits, or the views of a dataset are to be randomised.
+        ValueError: the views of a dataset are to be randomised.
+        SharedPersonError: a person is in two splits.
         HeldOutPatientError: a patient that is reserved for tests is trained or calibrated on.
     """
     domain = arguments.domain
@@ -53,9 +54,7 @@ def load_views(
             check_trainable(views.names, f"the split {split} of {arguments.dataset}")
         return views
     splits = {key: expand_patients(getattr(arguments, key).split(",")) for key in _SPLITS if hasattr(arguments, key)}
-    others = {name for key, names in splits.items() if key != split for name in names}
-    if shared := sorted(others & set(splits[split])):
-        raise ValueError(f"{', '.join(shared)} would be in two splits, expected each patient in one.")
+    check_separate(splits)
     for key in TRAINED_ON:
         check_trainable(splits.get(key, ()), f"--{key}")
     options, name = ViewOptions(views_per_patient=arguments.views_per_patient, size=size), "views"

@@ -8,6 +8,7 @@ import pytest
 from carm_env.envs.scene import load_scene
 from carm_env.geometry import CArmPose, ProjectionGeometry
 from carm_env.landmarks import LANDMARKS
+from carm_env.patients.separation import SharedPersonError
 from carm_env.system.errors import UnknownNameError
 from carm_env.system.locks import BusyError
 from carm_env.system.output_folders import lock_output
@@ -309,11 +310,26 @@ def test_splits_are_written_one_after_the_other(small_patients, tmp_path):
         write_view_dataset(tmp_path / "a", {"test": small_patients[2:]}, FEW, 1, max_views={"test": 0})
 
 
+def test_a_person_of_a_split_that_is_trained_on_is_in_no_other(small_patients, tmp_path):
+    one, two, three, _ = small_patients
+    for splits in ({"train": [one], "test": [f"{one}?scan=1"]}, {"train": [f"{one}?scan=2"], "calibration": [one]}):
+        with pytest.raises(SharedPersonError, match=f"{one}.* of train and {one}"):
+            write_view_dataset(tmp_path / "b", splits, FEW, 1)
+    assert not (tmp_path / "b").exists()
+    write_view_dataset(tmp_path / "a", {"train": [one, two]}, FEW, 1)
+    write_view_dataset(tmp_path / "a", {"calibration": [f"{one}?scan=slice_mm:8"]}, FEW, 1)
+    assert read_views(tmp_path / "a", "train").names == (two,)
+    # Splits that no model is trained on may share people.
+    write_view_dataset(tmp_path / "a", {"test": [three], "thick": [f"{three}?scan=slice_mm:8"]}, FEW, 1)
+    write_view_dataset(tmp_path / "a", {"sharp": [f"{three}?scan=kernel:sharp"]}, FEW, 1)
+    assert read_views(tmp_path / "a", "test").names == (three,)
+
+
 def test_another_dataset_is_not_overwritten(small_patients, tmp_path):
     write_view_dataset(tmp_path / "a", {"train": small_patients[:1]}, FEW, 1)
     with pytest.raises(ViewDatasetError, match="other options"):
         write_view_dataset(tmp_path / "a", {"train": small_patients[:1]}, ViewOptions(12, 48), 1)
-    with pytest.raises(ViewDatasetError, match="in two splits"):
+    with pytest.raises(SharedPersonError, match="in two splits"):
         write_view_dataset(tmp_path / "b", {"train": small_patients[:1], "test": small_patients[:2]}, FEW, 1)
     with pytest.raises(ViewDatasetError, match="no split 'tset', expected one of: train"):
         read_views(tmp_path / "a", "tset")
