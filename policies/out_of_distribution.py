@@ -1,10 +1,10 @@
 """An out-of-distribution score: how far the features of an image are from those of the views that the networks know.
 
-The score is the Mahalanobis distance of the features to their mean over training views, as of Lee et al. (A simple
+The score is the Mahalanobis distance of the features to their mean over training views, as in Lee et al. (A simple
 unified framework for detecting out-of-distribution samples and adversarial attacks, NeurIPS 2018), with one class and a
 covariance shrunk towards its diagonal (Ledoit and Wolf, Journal of Multivariate Analysis, 2004). The features are mean
 and standard deviation over the last map of the first network of `conformal`. The distance to the nearest training
-features, as of Sun et al. (Out-of-distribution detection with deep nearest neighbors, ICML 2022), separates the same
+features, as in Sun et al. (Out-of-distribution detection with deep nearest neighbors, ICML 2022), separates the same
 images as well but needs all training features.
 
 The score is calibrated on views of patients that neither the network nor mean and covariance have seen: the p-value

@@ -24,7 +24,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,7 @@ def make_step_wise_trainer(
     source = StateSource(
         State.of_environment, Patients(arguments.train, arguments.domain), groups * generations, arguments.start_share,
         arguments.image_size, training.seed,
-        environment=partial(CArmNavEnv, domain_randomization=asdict(arguments.domain)),
+        environment=partial(CArmNavEnv, domain_randomization=arguments.domain.chain_settings),
     )  # fmt: skip
     views = source.starts(_VIEWS_FOR_LENGTH, start.style)
     check_images(start.processor, start.model, views[0].messages, start.name)

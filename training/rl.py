@@ -19,7 +19,6 @@ and the buffer are pickles of stable-baselines3: never load them from a source t
 from __future__ import annotations
 
 import copy
-import dataclasses
 import shutil
 import sys
 import time
@@ -311,7 +310,7 @@ def _train(arguments: RlArguments, seed: int, words: Sequence[str], folder: Path
     domain = arguments.domain
     if domain.severity:
         patients = with_scans(patients, domain)
-        options = {**options, "domain_randomization": dataclasses.asdict(domain)}
+        options = {**options, "domain_randomization": domain.chain_settings}
     prepare_patients([*patients, *(eval_patients if arguments.evaluate else ())], default_workers())
     venv = make_environments(patients, count, seed, regressor.image_size, observer, options)
     segment = max(steps // arguments.evaluations // count, 1)

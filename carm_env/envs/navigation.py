@@ -201,7 +201,8 @@ class CArmNavEnv(HasJsonSpec, gym.Env[Any, np.int64]):
         target_encoding: ``"index"`` or ``"one_hot"``.
         show_distance: whether rendered frames show the distance to the target.
         domain_randomization: severity from 0 (none) to 1, or a mapping with ``severity`` and ``groups``
-            (`carm_env.randomization.draw.CHAIN_GROUPS`).
+            (`carm_env.randomization.draw.CHAIN_GROUPS`). A CT scanner is part of the patient's name:
+            ``virtual:0?scan=7``.
 
     Raises:
         ValueError: an argument is out of range.
@@ -267,7 +268,7 @@ class CArmNavEnv(HasJsonSpec, gym.Env[Any, np.int64]):
         self._transition = Transition(self._view, self.lattice, self.isocenter_depth_mm)
         self._geometry = _settings(CArmGeometry, geometry or {})
         self._xray = _settings(XRaySettings, xray or {})
-        self.domain_randomization = DomainRandomization.of(domain_randomization)
+        self.domain_randomization = DomainRandomization.of_chain(domain_randomization)
         self._chain: ImageChain | None = None
         self.observation_space: gym.Space[Any] = self._make_observation_space()
         self.action_space = gym.spaces.Discrete(N_ACTIONS)

@@ -46,7 +46,7 @@ from numpy.random import Generator
 
 from carm_env.randomization.chain import ImageChain
 from carm_env.randomization.scan import Scan
-from carm_env.system.errors import UnknownNameError, check_keys, finite_number
+from carm_env.system.errors import UnknownNameError, check_keys, finite_number, shortened
 from carm_env.xray.settings import XRaySettings
 
 SCAN_GROUPS = ("resolution", "kernel", "calibration", "truncation", "couch", "metal")
@@ -54,6 +54,7 @@ CHAIN_GROUPS = ("window", "polarity", "detector", "collimation", "geometry")
 GROUPS = (*SCAN_GROUPS, *CHAIN_GROUPS)
 """Groups of randomisations, for ablations; see the table above."""
 
+_EXAMPLE = {"severity": 0.5, "groups": ["window", "polarity"]}
 _SLICE_MM, _COARSE_PIXEL_MM, _COARSE_SLICE_MM = (1.0, 5.0), (3.5, 5.0), (4.0, 5.0)
 _HU_OFFSET, _HU_SLOPE = (-20.0, 20.0), (0.93, 1.07)
 _FIELD_MM, _ABOVE_T1_MM, _BELOW_T12_MM = (320.0, 500.0), (-20.0, 90.0), (-50.0, 120.0)
@@ -74,7 +75,7 @@ class DomainRandomization:
         groups: which of `GROUPS`.
 
     Raises:
-        ValueError: the severity is out of range.
+        ValueError: the severity is out of range, or the groups are not a list of names.
         UnknownNameError: unknown group.
     """
 
@@ -85,8 +86,8 @@ class DomainRandomization:
         severity = finite_number("severity", self.severity)
         if not 0 <= severity <= 1:
             raise ValueError(f"severity is {self.severity!r}, expected 0 to 1.")
-        if isinstance(self.groups, str):
-            raise ValueError(f"groups is {self.groups!r}, expected a list of groups: {', '.join(GROUPS)}.")
+        if isinstance(self.groups, str) or not isinstance(self.groups, Iterable):
+            raise ValueError(f"groups is {shortened(self.groups)}, expected a list of groups: {', '.join(GROUPS)}.")
         for name in self.groups:
             if name not in GROUPS:
                 raise UnknownNameError("group of randomisations", name, GROUPS)
@@ -98,19 +99,54 @@ class DomainRandomization:
         """The groups of the X-ray system."""
         return tuple(name for name in self.groups if name in CHAIN_GROUPS)
 
+    @property
+    def chain_settings(self) -> dict[str, Any]:
+        """The argument ``domain_randomization`` of an environment: severity and groups of the X-ray system."""
+        return (
+            {"severity": self.severity, "groups": list(self.chain_groups)} if self.chain_groups else {"severity": 0.0}
+        )
+
     @classmethod
-    def of(cls, value: float | Mapping[str, Any] | DomainRandomization) -> DomainRandomization:
-        """Returns it from a severity, or from a mapping with the keys ``severity`` and ``groups``.
+    def of_chain(cls, value: float | Mapping[str, Any]) -> DomainRandomization:
+        """Returns the randomisation of the X-ray system that an argument ``domain_randomization`` asks for.
+
+        Args:
+            value: a severity, or a mapping with the keys ``severity`` (1 if left out) and ``groups`` (of
+                `CHAIN_GROUPS`; all if left out).
 
         Raises:
-            ValueError, UnknownNameError: as above, or an unknown key.
+            ValueError: the value is neither, the severity is out of range, or the groups are empty, not a list, or of
+                the CT scanner.
+            UnknownNameError: an unknown key or group.
+
+        >>> DomainRandomization.of_chain({"groups": ["polarity"]})
+        DomainRandomization(severity=1.0, groups=('polarity',))
         """
-        if isinstance(value, DomainRandomization):
-            return value
-        if not isinstance(value, Mapping):
-            return cls(finite_number("domain_randomization", value))
-        check_keys("key of domain_randomization", value, ("severity", "groups"))
-        return cls(**{"severity": 1.0, **value})
+        what, expected = "domain_randomization", f"a severity from 0 to 1, or a mapping such as {_EXAMPLE}"
+        settings: Mapping[str, Any] = {"severity": value}
+        if isinstance(value, Mapping):
+            what, expected, settings = "severity of domain_randomization", "0 to 1", value
+            check_keys("key of domain_randomization", settings, ("severity", "groups"))
+        severity, groups = settings.get("severity", 1.0), settings.get("groups", CHAIN_GROUPS)
+        is_number = isinstance(severity, int | float | np.integer | np.floating) and not isinstance(severity, bool)
+        if not (is_number and 0 <= severity <= 1):
+            raise ValueError(f"{what} is {shortened(severity)}, expected {expected}.")
+        names = [] if isinstance(groups, str) or not isinstance(groups, Iterable) else list(groups)
+        if not names:
+            raise ValueError(
+                f"groups of domain_randomization is {shortened(groups)}, expected a list of some of "
+                f"{', '.join(CHAIN_GROUPS)}. Leave it out for all of them."
+            )
+        if scanner := [name for name in names if name in SCAN_GROUPS]:
+            raise ValueError(
+                f"domain_randomization has the groups {', '.join(scanner)} of the CT scanner, expected groups of the "
+                f"X-ray system: {', '.join(CHAIN_GROUPS)}. A scanner is part of the patient's name: "
+                f"patients='virtual:0?scan=7+groups:{'.'.join(dict.fromkeys(scanner))}'."
+            )
+        for name in names:
+            if name not in CHAIN_GROUPS:
+                raise UnknownNameError("group of domain_randomization", name, CHAIN_GROUPS)
+        return cls(float(severity), tuple(names))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("pyarrow")
 pytest.importorskip("torch")
 
+from carm_env.randomization.draw import CHAIN_GROUPS
 from carm_env.system.errors import UnknownNameError
 from training._support.arguments import NetworkArguments
 from training._support.views import load_split
@@ -73,12 +74,11 @@ def test_agents_train_on_scans_with_other_x_ray_systems(small_patients, tmp_path
     assert rl.main(words) == 0
     patients, given = made[0]
     assert patients == [f"{small_patients[0]}?scan=0"]
-    assert given[-1]["domain_randomization"]["severity"] == 1.0
+    assert given[-1]["domain_randomization"] == {"severity": 1.0, "groups": list(CHAIN_GROUPS)}
 
 
 def test_language_models_visit_states_of_scans_with_other_x_ray_systems(small_patients):
     pytest.importorskip("trl")
-    from dataclasses import asdict
     from functools import partial
 
     from carm_env.envs.navigation import CArmNavEnv
@@ -90,7 +90,7 @@ def test_language_models_visit_states_of_scans_with_other_x_ray_systems(small_pa
     domain = DomainRandomization(1.0)
     patients = Patients(",".join(small_patients[:2]), domain)
     assert list(patients) == [f"{name}?scan=0" for name in small_patients[:2]]
-    environment = partial(CArmNavEnv, domain_randomization=asdict(domain))
+    environment = partial(CArmNavEnv, domain_randomization=domain.chain_settings)
     sources = [
         StateSource(State.of_environment, patients, 6, 1.0, 32, 0, environment=one) for one in (environment, CArmNavEnv)
     ]

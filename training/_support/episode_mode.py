@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -88,7 +88,7 @@ def make_episode_trainer(
     per_generation = training.steps_per_generation * training.num_iterations
     check_batches(training, per_generation // math.gcd(per_generation, training.gradient_accumulation_steps))
     make_env = partial(
-        CArmNavEnv, patients=list(patients), image_size=image_size, domain_randomization=asdict(arguments.domain)
+        CArmNavEnv, patients=list(patients), image_size=image_size, domain_randomization=arguments.domain.chain_settings
     )
     settings = EpisodeSettings(
         make_env, weights, style, arguments.history, arguments.max_answers, arguments.outcome_only

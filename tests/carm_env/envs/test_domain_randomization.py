@@ -116,8 +116,11 @@ def test_the_cameras_own_settings_stay(small_patients):
 
 
 def test_wrong_values_are_refused(small_patients):
-    with pytest.raises(ValueError, match="severity is 2"):
-        make(small_patients[0], domain_randomization=2.0)
+    for value in (2.0, ["window"]):
+        with pytest.raises(ValueError, match="^domain_randomization is .* expected a severity"):
+            make(small_patients[0], domain_randomization=value)
+    with pytest.raises(ValueError, match="couch of the CT scanner"):
+        make(small_patients[0], domain_randomization={"groups": ["couch"]})
     with pytest.raises(UnknownNameError, match="geometry"):
         make(small_patients[0], domain_randomization={"groups": ["geometri"]})
 

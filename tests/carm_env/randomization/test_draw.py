@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from carm_env.patients.reference import PatientRef
 from carm_env.randomization.chain import ImageChain
 from carm_env.randomization.draw import CHAIN_GROUPS, GROUPS, SCAN_GROUPS, DomainRandomization, draw_domain
 from carm_env.randomization.scan import Scan
@@ -80,19 +81,62 @@ def test_every_field_is_drawn_by_some_group():
     assert set(SCAN_GROUPS) | set(CHAIN_GROUPS) == set(GROUPS)
 
 
-@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan"), "1", True])
-def test_a_wrong_severity_is_refused(value):
-    with pytest.raises(ValueError, match=r"severity|domain_randomization"):
-        DomainRandomization.of(value)
+EXPECTED = (
+    r"expected a severity from 0 to 1, or a mapping such as {'severity': 0.5, 'groups': \['window', 'polarity'\]}"
+)
+GROUP_LIST = "expected a list of some of window, polarity, detector, collimation, geometry"
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, 2, float("nan"), float("inf"), 10**400, "1", True, None, ["window"]])
+def test_an_argument_that_is_no_severity_is_refused(value):
+    with pytest.raises(ValueError, match=f"^domain_randomization is .*{EXPECTED}"):
+        DomainRandomization.of_chain(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"severity": 2}, "severity of domain_randomization is 2, expected 0 to 1"),
+        ({"severity": None}, "severity of domain_randomization is None"),
+        ({"groups": []}, rf"groups of domain_randomization is \[\], {GROUP_LIST}"),
+        ({"groups": None}, f"groups of domain_randomization is None, {GROUP_LIST}"),
+        ({"groups": "window"}, f"groups of domain_randomization is 'window', {GROUP_LIST}"),
+        ({"groups": 3}, f"groups of domain_randomization is 3, {GROUP_LIST}"),
+        ({"groups": ["couch"]}, r"groups couch of the CT scanner.*patients='virtual:0\?scan=7\+groups:couch'"),
+        ({"groups": ["window", "metal", "couch"]}, "groups metal, couch of the CT scanner.*groups:metal.couch"),
+        ({"groups": [["window"]]}, "unknown group of domain_randomization"),
+    ],
+)
+def test_wrong_groups_of_the_x_ray_system_are_refused(value, message):
+    with pytest.raises(ValueError, match=message):
+        DomainRandomization.of_chain(value)
+
+
+def test_the_remedy_for_groups_of_the_scanner_is_a_valid_name():
+    with pytest.raises(ValueError, match="scanner") as caught:
+        DomainRandomization.of_chain({"groups": ["metal", "couch", "metal"]})
+    name = str(caught.value).split("'")[-2]
+    assert PatientRef.parse(name).scan.groups == ("couch", "metal")
 
 
 def test_wrong_keys_groups_and_seeds_are_refused():
     with pytest.raises(UnknownNameError, match="groups"):
-        DomainRandomization.of({"group": ["window"]})
+        DomainRandomization.of_chain({"group": ["window"]})
     with pytest.raises(UnknownNameError, match="window"):
-        DomainRandomization.of({"groups": ["windows"]})
-    with pytest.raises(ValueError, match="expected a list"):
-        DomainRandomization.of({"groups": "window"})
+        DomainRandomization.of_chain({"groups": ["windows"]})
+    for groups in ("window", None):
+        with pytest.raises(ValueError, match="expected a list"):
+            DomainRandomization(1.0, groups)
     with pytest.raises(ValueError, match="seed is -1"):
         draw_domain(-1)
-    assert DomainRandomization.of({"groups": ["polarity", "window"]}).groups == ("window", "polarity")
+    assert DomainRandomization.of_chain({"groups": ["polarity", "window"]}).groups == ("window", "polarity")
+
+
+@pytest.mark.parametrize("groups", [GROUPS, ("couch", "window"), ("couch",)])
+def test_the_settings_of_an_environment_have_the_groups_of_the_x_ray_system_alone(groups):
+    domain = DomainRandomization(0.5, groups)
+    chosen = DomainRandomization.of_chain(domain.chain_settings)
+    if domain.chain_groups:
+        assert chosen == DomainRandomization(0.5, domain.chain_groups)
+    else:
+        assert chosen.severity == 0
