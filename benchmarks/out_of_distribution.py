@@ -93,7 +93,7 @@ def image_groups(arguments: Arguments) -> Iterator[tuple[str, unfamiliar.Images]
     yield "clouds", unfamiliar.textures(count, seed)
     yield "blank", unfamiliar.blank(32)
     for folder in arguments.images:
-        paths, _ = find_images(folder, folder / ".")
+        paths, _ = find_images(folder)
         yield folder.name, np.stack([square_view(read_radiograph(path)).image for path in paths])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -15,7 +16,7 @@ def check_image_path(path: Path) -> None:
         raise ValueError(f"--out is {path}, expected an image file, e.g. {path.stem or 'x'}.png.")
 
 
-def save_image(image: Image.Image, path: Path) -> None:
-    """Saves an image, atomically."""
+def save_image(image: Image.Image, path: Path, **options: Any) -> None:
+    """Saves an image, atomically, with options of `PIL.Image.Image.save`."""
     with atomic_write(path) as temporary:
-        image.save(temporary)
+        image.save(temporary, **options)

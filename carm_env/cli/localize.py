@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,8 @@ class Arguments:
         path: PNG, JPEG or DICOM file, or a folder of them.
         policy: conformal, cnn, mllm or mllm_grpo, with :CHECKPOINT for other weights; or module:Class or FILE.py:Class
             with a method closest(images).
-        out: folder of the annotated images and of localization.csv and localization.json.
+        out: folder of localization.csv, localization.json and annotated/, the annotated images; files of others are
+            not replaced.
         false_alarm_rate: share of familiar views that may be called out of distribution.
         field_of_view: length that the shorter side of the image shows in the middle of the body, mm; by default what
             the DICOM header states, or the field of view of the default C-arm.
@@ -57,6 +57,7 @@ def localize(arguments: Arguments) -> int:
     """
     from tqdm import tqdm
 
+    from carm_env.cli._localization_files import check_output, output_names, own_paths
     from carm_env.ct.radiographs import RadiographError
     from carm_env.evaluation.external_images import FIELD_OF_VIEW_LIMITS_MM, find_images
     from carm_env.system.output_folders import lock_output
@@ -64,15 +65,14 @@ def localize(arguments: Arguments) -> int:
     low, high = FIELD_OF_VIEW_LIMITS_MM
     if arguments.field_of_view is not None and not low <= arguments.field_of_view <= high:
         raise ValueError(f"--field-of-view is {arguments.field_of_view:g}, expected {low:g} to {high:g} mm.")
-    images, others = find_images(arguments.path, arguments.out)
+    images, others = find_images(arguments.path, own_paths(arguments.out))
     folder = arguments.path if arguments.path.is_dir() else arguments.path.parent
-    if arguments.out.resolve() == folder.resolve():
-        raise ValueError(f"--out is {arguments.out}, the folder of the images, expected another folder.")
+    check_output(arguments.out, folder)
     examiner = _make_examiner(arguments)
     records: list[dict[str, Any]] = []
     with lock_output(arguments.out, "--out"):
         try:
-            names = _output_names([image.relative_to(folder) for image in images])
+            names = output_names([image.relative_to(folder) for image in images])
             for image in tqdm(images, unit="image", disable=len(images) < 2):
                 try:
                     record = _localize_one(image, names[image.relative_to(folder)], examiner, arguments)
@@ -130,14 +130,9 @@ def _load(name: str) -> Any:
     return getattr(module, attribute)
 
 
-def _output_names(files: Sequence[Path]) -> dict[Path, Path]:
-    """Returns the annotated image of each file; files that differ in their suffix alone keep it."""
-    counts = Counter(file.with_suffix("") for file in files)
-    return {file: Path(f"{file if counts[file.with_suffix('')] > 1 else file.with_suffix('')}.png") for file in files}
-
-
 def _localize_one(path: Path, output: Path, examiner: ImageExaminer, arguments: Arguments) -> dict[str, Any]:
     from carm_env.cli._image_files import save_image
+    from carm_env.cli._localization_files import software_mark
     from carm_env.ct.radiographs import read_radiograph
     from carm_env.evaluation.external_images import square_view
 
@@ -146,7 +141,7 @@ def _localize_one(path: Path, output: Path, examiner: ImageExaminer, arguments: 
         radiograph = radiograph.inverted()
     view = square_view(radiograph, arguments.field_of_view)
     findings = examiner.examine(view)
-    save_image(_drawing(path.name, radiograph, findings), arguments.out / output)
+    save_image(_drawing(path.name, radiograph, findings), arguments.out / output, pnginfo=software_mark())
     return _record(radiograph, view, findings, examiner, output)
 
 
@@ -247,11 +242,12 @@ def _rows(records: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 def _write(
     arguments: Arguments, examiner: ImageExaminer, records: Sequence[Mapping[str, Any]], skipped: Sequence[str]
 ) -> None:
+    from carm_env.cli._localization_files import CSV, JSON
     from carm_env.evaluation.provenance import provenance
     from carm_env.system.files import atomic_write, write_json
 
     rows = [*_rows(records), *_rows([{"file": name, "status": NOT_AN_IMAGE} for name in skipped])]
-    with atomic_write(arguments.out / "localization.csv") as temporary:
+    with atomic_write(arguments.out / CSV) as temporary:
         with temporary.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
@@ -265,7 +261,7 @@ def _write(
         "other_files": list(skipped),
         "run": provenance(),
     }
-    write_json(arguments.out / "localization.json", about)
+    write_json(arguments.out / JSON, about)
 
 
 def _print(records: Sequence[Mapping[str, Any]], out: Path, n_others: int) -> None:
@@ -287,4 +283,4 @@ def _print(records: Sequence[Mapping[str, Any]], out: Path, n_others: int) -> No
     summary = f"{counts['localized']} localised, {counts['out_of_distribution']} out of distribution"
     summary += f", {counts[UNREADABLE]} unreadable" if counts[UNREADABLE] else ""
     summary += f", {n_others} file(s) of other kinds skipped" if n_others else ""
-    print(f"{summary}: {out}/localization.csv, localization.json and annotated images")
+    print(f"{summary}: {out}/localization.csv, localization.json and annotated/")

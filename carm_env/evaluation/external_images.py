@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -197,24 +197,26 @@ class ImageExaminer:
         return ImageFindings(status, closest, (), score, p_value, looks_inverted, pixels, regions)
 
 
-def find_images(path: Path, leave_out: Path) -> tuple[list[Path], list[Path]]:
+def find_images(path: Path, leave_out: Collection[Path] = ()) -> tuple[list[Path], list[Path]]:
     """Returns the image files of a folder and its subfolders, and its other files; hidden ones are passed over.
 
     Args:
         path: an image file, which is returned alone, or a folder.
-        leave_out: a folder within it that is not searched, the output.
+        leave_out: resolved paths of files and folders within it that are passed over, such as an earlier output.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
-        RadiographError: the folder holds no image.
+        RadiographError: it is neither a file nor a folder, or the folder holds no image.
     """
     if path.is_file():
         return [path], []
-    if not path.is_dir():
+    if not path.exists():
         raise FileNotFoundError(f"no such file or folder: {path}")
+    if not path.is_dir():
+        raise RadiographError(f"{path} is neither a file nor a folder, expected a PNG, JPEG or DICOM file or a folder.")
     images: list[Path] = []
     others: list[Path] = []
-    for file in _files(path, leave_out.resolve()):
+    for file in _files(path, leave_out):
         (images if is_image_file(file) else others).append(file)
     if not images:
         found = f"only {len(others)} file(s) of other kinds" if others else "no file"
@@ -222,10 +224,11 @@ def find_images(path: Path, leave_out: Path) -> tuple[list[Path], list[Path]]:
     return images, others
 
 
-def _files(folder: Path, leave_out: Path) -> Iterator[Path]:
+def _files(folder: Path, leave_out: Collection[Path]) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         here = Path(parent)
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and (here / name).resolve() != leave_out
+        resolved = here.resolve()
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and resolved / name not in leave_out)
+        yield from (
+            here / name for name in sorted(names) if not name.startswith(".") and resolved / name not in leave_out
         )
-        yield from (here / name for name in sorted(names) if not name.startswith("."))

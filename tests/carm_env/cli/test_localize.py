@@ -117,7 +117,7 @@ def test_a_folder_with_anything_in_it_is_read_as_far_as_possible(views, tmp_path
     assert document["other_files"] == ["notes.txt"] and rows["notes.txt"]["status"] == "not_an_image"
     assert rows["cut.png"]["status"] == "unreadable" and "damaged" in rows["cut.png"]["reason"]
     written = {found[name]["annotated"] for name in ("carina.png", "carina.jpg", "deeper/carina.png")}
-    assert written == {"carina.png.png", "carina.jpg.png", "deeper/carina.png"}
+    assert written == {f"annotated/{name}" for name in ("carina.png.png", "carina.jpg.png", "deeper/carina.png")}
     assert all((out / name).is_file() for name in written)
 
 

@@ -1,0 +1,143 @@
+"""The output folder of ``carm-env localize``: results, annotated images and what may be replaced there."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from carm_env.ct.radiographs import SUFFIXES
+
+ANNOTATED, CSV, JSON = "annotated", "localization.csv", "localization.json"
+CSV_START, JSON_START = b"file,status,reason,", b'{\n  "policy": '
+"""First bytes of the results: files that begin otherwise are not replaced."""
+_SOFTWARE = "carm-env localize"
+_MAX_NAME_BYTES = 180
+"""File systems allow 255 bytes, and the lock and the temporary file of a write have longer names."""
+
+
+def own_paths(out: Path) -> tuple[Path, ...]:
+    """Returns what the command writes to its output folder: these paths hold no images to examine."""
+    return tuple(out.resolve() / name for name in (ANNOTATED, CSV, JSON))
+
+
+def check_output(out: Path, folder: Path) -> None:
+    """Checks that the output folder holds nothing of others that would be replaced.
+
+    Args:
+        out: the output folder; it need not exist.
+        folder: folder of the images.
+
+    Raises:
+        ValueError: it is a file, named like an image, the folder of the images, or holds files of others under the
+            names of the results.
+    """
+    if os.path.lexists(out) and not out.is_dir():
+        raise ValueError(f"--out is {out}, which is not a folder, expected a folder: choose another name.")
+    if not out.is_dir() and out.suffix.lower() in SUFFIXES:
+        raise ValueError(f"--out is {out}, the name of an image, expected a folder, e.g. --out {out.stem or 'found'}.")
+    annotated = out.resolve() / ANNOTATED
+    if out.resolve() == folder.resolve() or annotated in (folder.resolve(), *folder.resolve().parents):
+        raise ValueError(f"--out is {out}, the folder of the images, expected another folder.")
+    for found in _of_others(out):
+        raise ValueError(
+            f"--out is {out}, but {found} was not written by carm-env localize, expected a folder without it: choose "
+            "another folder, or move it."
+        )
+
+
+def _of_others(out: Path) -> Iterator[Path]:
+    """Yields what is in the way of the results and was not written by the command."""
+    for path, start in ((out / CSV, CSV_START), (out / JSON, JSON_START)):
+        if os.path.lexists(path) and not _starts_with(path, start):
+            yield path
+    annotated = out / ANNOTATED
+    if os.path.lexists(annotated) and (annotated.is_symlink() or not annotated.is_dir()):
+        yield annotated
+        return
+    for parent, folders, names in os.walk(annotated):
+        here = Path(parent)
+        yield from (here / name for name in sorted(folders) if (here / name).is_symlink())
+        yield from (here / name for name in sorted(names) if not (name.startswith(".") or _is_own_image(here / name)))
+
+
+def _starts_with(path: Path, start: bytes) -> bool:
+    if path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(start)) == start
+
+
+def _is_own_image(path: Path) -> bool:
+    if path.is_symlink() or not path.is_file():
+        return False
+    try:
+        with Image.open(path, formats=("PNG",)) as opened:
+            return bool(opened.info.get("Software") == _SOFTWARE)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+
+
+def software_mark() -> PngInfo:
+    """Returns the text chunk by which a later run recognises an annotated image of the command."""
+    mark = PngInfo()
+    mark.add_text("Software", _SOFTWARE)
+    return mark
+
+
+def printable_name(text: str) -> str:
+    r"""Returns text in which bytes of file names that are not UTF-8 are escaped.
+
+    >>> printable_name("a\udcff.png")
+    'a\\udcff.png'
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def output_names(files: Sequence[Path]) -> dict[Path, Path]:
+    """Returns the annotated image of each file, relative to the output folder.
+
+    It has the name of its file and the suffix ``.png``; files that differ in their suffix alone keep it, and a number
+    makes further names unique. Long names are shortened.
+
+    Args:
+        files: paths relative to the folder of the images.
+    """
+    counts = Counter(_key(file.with_suffix("")) for file in files)
+    taken = {_key(_short(parent)) for file in files for parent in file.parents}
+    names = {}
+    for file in files:
+        stem = file.with_suffix("")
+        wanted = stem if counts[_key(stem)] == 1 else file
+        names[file] = Path(ANNOTATED) / next(name for name in _candidates(wanted, file) if _key(name) not in taken)
+        taken.add(_key(names[file].relative_to(ANNOTATED)))
+    return names
+
+
+def _candidates(wanted: Path, file: Path) -> Iterator[Path]:
+    for name in (wanted, file):
+        short = _short(name)
+        yield short.with_name(f"{short.name}.png")
+    short, number = _short(file), 2
+    while True:
+        yield short.with_name(f"{short.name}-{number}.png")
+        number += 1
+
+
+def _key(path: Path) -> str:
+    # Some file systems ignore the case.
+    return path.as_posix().casefold()
+
+
+def _short(path: Path) -> Path:
+    """Returns a path of short UTF-8 names."""
+    return Path(*(_cut(re.sub("[\ud800-\udfff]", "_", part)) for part in path.parts))
+
+
+def _cut(name: str) -> str:
+    return name.encode("utf-8")[:_MAX_NAME_BYTES].decode("utf-8", "ignore")

@@ -1,0 +1,127 @@
+"""Files that ``carm-env localize`` reads and writes: nothing of others is replaced, and no entry ends a run."""
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from carm_env.cli import localize as command
+from carm_env.cli import main
+from carm_env.cli._localization_files import output_names
+from carm_env.evaluation.external_images import ImageExaminer
+
+GREY = np.tile(np.arange(64, dtype=np.uint8), (64, 1))
+
+
+class _Detector:
+    """Every image is familiar."""
+
+    def score(self, images):
+        return np.zeros(len(images))
+
+    def p_value(self, scores):
+        return np.full(len(scores), 0.5)
+
+    def threshold(self, false_alarm_rate):
+        return 1.0
+
+
+class _Localizer:
+    def closest(self, images):
+        return np.tile([14, 12, 13], (len(images), 1))
+
+
+@pytest.fixture(autouse=True)
+def without_networks(monkeypatch):
+    examiner = ImageExaminer(_Localizer(), _Detector(), 0.05)
+    monkeypatch.setattr(command, "_make_examiner", lambda arguments: examiner)
+
+
+def save(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(GREY).save(path)
+    return path
+
+
+def localize(*words):
+    return main(["localize", *map(str, words)])
+
+
+def results(out):
+    document = json.loads((out / "localization.json").read_text(encoding="utf-8"))
+    with (out / "localization.csv").open(encoding="utf-8", newline="") as file:
+        rows = {row["file"]: row for row in csv.DictReader(file)}
+    return rows, document
+
+
+def digest(*paths):
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+
+
+def test_images_in_the_output_folder_are_examined_and_kept(tmp_path):
+    originals = [save(tmp_path / "t" / "a.png"), save(tmp_path / "t" / "sub" / "a.png")]
+    before = digest(*originals)
+    for _ in range(2):  # the second run passes over the results of the first
+        assert localize(tmp_path / "t", "--out", tmp_path / "t" / "sub") == 0
+        assert digest(*originals) == before
+        assert set(results(tmp_path / "t" / "sub")[0]) == {"a.png", "sub/a.png"}
+    assert (tmp_path / "t" / "sub" / "annotated" / "sub" / "a.png").is_file()
+
+
+def test_an_output_folder_around_the_images_keeps_them(tmp_path):
+    original = save(tmp_path / "scans" / "a.png")
+    inner = save(tmp_path / "scans" / "p1" / "a.png")
+    before = digest(original, inner)
+    assert localize(tmp_path / "scans" / "p1", "--out", tmp_path / "scans") == 0
+    assert digest(original, inner) == before
+
+
+@pytest.mark.parametrize("name", ["annotated/a.png", "annotated/p/b.png", "annotated/x.txt", "localization.csv",
+                                  "localization.json"])  # fmt: skip
+def test_files_of_others_in_the_output_are_refused_and_kept(tmp_path, capsys, name):
+    image, out = save(tmp_path / "in" / "a.png"), tmp_path / "out"
+    other = save(out / "x.png").rename(tmp_path / "x.png")
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
+    other = other.rename(out / name)
+    before = digest(other)
+    assert localize(image, "--out", out) == 2
+    assert f"{other} was not written by carm-env localize" in capsys.readouterr().err
+    assert digest(other) == before
+
+
+def test_a_linked_folder_of_annotated_images_is_refused(tmp_path, capsys):
+    image, out = save(tmp_path / "in" / "p" / "a.png"), tmp_path / "out"
+    (out / "annotated").mkdir(parents=True)
+    (out / "annotated" / "p").symlink_to(image.parent, target_is_directory=True)
+    assert localize(tmp_path / "in", "--out", out) == 2
+    assert "was not written by carm-env localize" in capsys.readouterr().err
+
+
+def test_a_later_run_on_other_images_may_use_the_same_output_folder(tmp_path):
+    first, second = save(tmp_path / "in" / "a.png"), save(tmp_path / "in" / "b.png")
+    for image in (first, second, first):
+        assert localize(image, "--out", tmp_path / "out") == 0
+        assert set(results(tmp_path / "out")[0]) == {image.name}
+
+
+def test_annotated_images_have_names_of_their_own():
+    files = [Path(name) for name in ("A.dcm", "a.png", "p.png/x.png", "p.dcm", "same.jpg", "same.png", "same.png.png",
+                                     f"{'x' * 250}.png", f"{'x' * 251}.png", "b\udcff.png", "b\udcfe.png")]  # fmt: skip
+    names = output_names(files)
+    assert len({str(name).lower() for name in names.values()}) == len(files)
+    assert names[Path("same.jpg")] == Path("annotated/same.jpg.png")
+    assert all(len(name.name) < 200 and str(name).isprintable() for name in names.values())
+    # No annotated image has the name of a folder of others.
+    assert Path("annotated/p.png") not in names.values()
+
+
+def test_images_whose_names_differ_in_the_suffix_alone_get_a_drawing_each(tmp_path):
+    for name in ("same.jpg", "same.png", "same.png.png"):
+        save(tmp_path / "in" / name)
+    assert localize(tmp_path / "in", "--out", tmp_path / "out") == 0
+    written = {row["annotated"] for row in results(tmp_path / "out")[0].values()}
+    assert len(written) == 3 and all((tmp_path / "out" / name).is_file() for name in written)
