@@ -57,7 +57,14 @@ def localize(arguments: Arguments) -> int:
     """
     from tqdm import tqdm
 
-    from carm_env.cli._localization_files import check_output, output_names, own_paths
+    from carm_env.cli._image_files import save_image
+    from carm_env.cli._localization_files import (
+        check_output,
+        output_names,
+        own_paths,
+        printable_name,
+        software_mark,
+    )
     from carm_env.ct.radiographs import RadiographError
     from carm_env.evaluation.external_images import FIELD_OF_VIEW_LIMITS_MM, find_images
     from carm_env.system.output_folders import lock_output
@@ -66,25 +73,32 @@ def localize(arguments: Arguments) -> int:
     if arguments.field_of_view is not None and not low <= arguments.field_of_view <= high:
         raise ValueError(f"--field-of-view is {arguments.field_of_view:g}, expected {low:g} to {high:g} mm.")
     images, others = find_images(arguments.path, own_paths(arguments.out))
-    folder = arguments.path if arguments.path.is_dir() else arguments.path.parent
+    is_folder = arguments.path.is_dir()
+    folder = arguments.path if is_folder else arguments.path.parent
     check_output(arguments.out, folder)
+    names = output_names([image.relative_to(folder) for image in images])
+    skipped = [printable_name(file.relative_to(folder).as_posix()) for file in others]
     examiner = _make_examiner(arguments)
     records: list[dict[str, Any]] = []
     with lock_output(arguments.out, "--out"):
         try:
-            names = output_names([image.relative_to(folder) for image in images])
             for image in tqdm(images, unit="image", disable=len(images) < 2):
                 try:
-                    record = _localize_one(image, names[image.relative_to(folder)], examiner, arguments)
-                except RadiographError as error:
-                    if arguments.path.is_file():
+                    radiograph, view = _read(image, arguments)
+                except (RadiographError, OSError) as error:
+                    if not is_folder:
                         raise
-                    record = {"status": UNREADABLE, "reason": str(error)}
-                records.append({"file": image.relative_to(folder).as_posix(), **record})
+                    record = {"status": UNREADABLE, "reason": printable_name(str(error))}
+                else:
+                    findings = examiner.examine(view)
+                    output = names[image.relative_to(folder)]
+                    drawing = _drawing(printable_name(image.name), radiograph, findings)
+                    save_image(drawing, arguments.out / output, pnginfo=software_mark())
+                    record = _record(radiograph, view, findings, examiner, output)
+                records.append({"file": printable_name(image.relative_to(folder).as_posix()), **record})
         finally:
             # Ctrl-C keeps what is finished.
             if records:
-                skipped = [file.relative_to(folder).as_posix() for file in others]
                 _write(arguments, examiner, records, skipped)
     _print(records, arguments.out, len(others))
     return int(bool(others) or any(record["status"] != "localized" for record in records))
@@ -130,19 +144,14 @@ def _load(name: str) -> Any:
     return getattr(module, attribute)
 
 
-def _localize_one(path: Path, output: Path, examiner: ImageExaminer, arguments: Arguments) -> dict[str, Any]:
-    from carm_env.cli._image_files import save_image
-    from carm_env.cli._localization_files import software_mark
+def _read(path: Path, arguments: Arguments) -> tuple[Radiograph, SquareView]:
     from carm_env.ct.radiographs import read_radiograph
     from carm_env.evaluation.external_images import square_view
 
     radiograph = read_radiograph(path, arguments.frame)
     if arguments.invert:
         radiograph = radiograph.inverted()
-    view = square_view(radiograph, arguments.field_of_view)
-    findings = examiner.examine(view)
-    save_image(_drawing(path.name, radiograph, findings), arguments.out / output, pnginfo=software_mark())
-    return _record(radiograph, view, findings, examiner, output)
+    return radiograph, square_view(radiograph, arguments.field_of_view)
 
 
 def _reason(findings: ImageFindings) -> str:
@@ -242,7 +251,7 @@ def _rows(records: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 def _write(
     arguments: Arguments, examiner: ImageExaminer, records: Sequence[Mapping[str, Any]], skipped: Sequence[str]
 ) -> None:
-    from carm_env.cli._localization_files import CSV, JSON
+    from carm_env.cli._localization_files import CSV, JSON, printable_name
     from carm_env.evaluation.provenance import provenance
     from carm_env.system.files import atomic_write, write_json
 
@@ -253,7 +262,7 @@ def _write(
             writer.writeheader()
             writer.writerows(rows)
     about = {
-        "policy": arguments.policy,
+        "policy": printable_name(arguments.policy),
         "false_alarm_rate": examiner.false_alarm_rate,
         "threshold": round(examiner.threshold, 3),
         "inverted": arguments.invert,

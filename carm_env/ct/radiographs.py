@@ -54,6 +54,8 @@ def is_image_file(path: Path) -> bool:
     if path.suffix.lower() in SUFFIXES:
         return True
     try:
+        if not path.is_file():
+            return False  # opening a named pipe waits for a writer
         with path.open("rb") as file:
             start = file.read(132)
     except OSError:
@@ -74,10 +76,15 @@ def read_radiograph(path: Path, frame: int | None = None) -> Radiograph:
     Raises:
         FileNotFoundError: the file does not exist.
         RadiographError: the file is of another kind, damaged, too small, too large or too oblong, or holds several
-            images and `frame` does not choose one of them.
+            images and `frame` does not choose one of them; or the path is a dangling link, a pipe or a folder.
         MissingExtraError: a DICOM file, and pydicom is not installed.
     """
     if not path.is_file():
+        if path.exists():
+            kind = "a folder that cannot be read" if path.is_dir() else "a pipe or a device"
+            raise RadiographError(f"{path} is {kind}, expected a PNG, JPEG or DICOM file: leave it out.")
+        if path.is_symlink():
+            raise RadiographError(f"{path} is a symbolic link to a file that does not exist: correct or remove it.")
         raise FileNotFoundError(f"no such file: {path}")
     try:
         with path.open("rb") as file:

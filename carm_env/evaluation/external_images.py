@@ -200,12 +200,15 @@ class ImageExaminer:
 def find_images(path: Path, leave_out: Collection[Path] = ()) -> tuple[list[Path], list[Path]]:
     """Returns the image files of a folder and its subfolders, and its other files; hidden ones are passed over.
 
+    A subfolder that cannot be listed counts as an image, which cannot be read.
+
     Args:
         path: an image file, which is returned alone, or a folder.
         leave_out: resolved paths of files and folders within it that are passed over, such as an earlier output.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
+        OSError: the folder cannot be listed.
         RadiographError: it is neither a file nor a folder, or the folder holds no image.
     """
     if path.is_file():
@@ -217,7 +220,7 @@ def find_images(path: Path, leave_out: Collection[Path] = ()) -> tuple[list[Path
     images: list[Path] = []
     others: list[Path] = []
     for file in _files(path, leave_out):
-        (images if is_image_file(file) else others).append(file)
+        (images if is_image_file(file) or file.is_dir() else others).append(file)
     if not images:
         found = f"only {len(others)} file(s) of other kinds" if others else "no file"
         raise RadiographError(f"{path} holds {found}, expected PNG, JPEG or DICOM images: choose another folder.")
@@ -225,10 +228,15 @@ def find_images(path: Path, leave_out: Collection[Path] = ()) -> tuple[list[Path
 
 
 def _files(folder: Path, leave_out: Collection[Path]) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
+    unlisted: list[OSError] = []
+    for parent, folders, names in os.walk(folder, onerror=unlisted.append):
         here = Path(parent)
         resolved = here.resolve()
         folders[:] = sorted(name for name in folders if not name.startswith(".") and resolved / name not in leave_out)
         yield from (
             here / name for name in sorted(names) if not name.startswith(".") and resolved / name not in leave_out
         )
+    for error in unlisted:
+        if Path(error.filename) == folder:
+            raise error
+        yield Path(error.filename)

@@ -3,6 +3,8 @@
 import csv
 import hashlib
 import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,8 @@ from PIL import Image
 from carm_env.cli import localize as command
 from carm_env.cli import main
 from carm_env.cli._localization_files import output_names
-from carm_env.evaluation.external_images import ImageExaminer
+from carm_env.evaluation import external_images
+from carm_env.evaluation.external_images import ImageExaminer, find_images
 
 GREY = np.tile(np.arange(64, dtype=np.uint8), (64, 1))
 
@@ -125,3 +128,83 @@ def test_images_whose_names_differ_in_the_suffix_alone_get_a_drawing_each(tmp_pa
     assert localize(tmp_path / "in", "--out", tmp_path / "out") == 0
     written = {row["annotated"] for row in results(tmp_path / "out")[0].values()}
     assert len(written) == 3 and all((tmp_path / "out" / name).is_file() for name in written)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs named pipes and file names of any bytes")
+def test_a_bad_entry_of_a_folder_gets_a_row_and_the_run_continues(tmp_path, monkeypatch):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    save(folder / "a.png")
+    save(folder / "removed.png")
+    long = save(folder / f"{'y' * 250}.png")
+    save(folder / "z.png")
+    (folder / "link.png").symlink_to(folder / "absent.png")
+    (folder / "link").symlink_to(folder / "absent")
+    os.mkfifo(folder / "pipe.png")
+    os.mkfifo(folder / "pipe")
+    save(folder / "localization.csv" / "inner.png")
+
+    def listing(*arguments):
+        found = find_images(*arguments)
+        (folder / "removed.png").unlink()
+        return found
+
+    monkeypatch.setattr(external_images, "find_images", listing)
+    assert localize(folder, "--out", out) == 1
+    rows, document = results(out)
+    statuses = {name: row["status"] for name, row in rows.items()}
+    assert statuses == {
+        "a.png": "localized", "z.png": "localized", "localization.csv/inner.png": "localized", long.name: "localized",
+        "removed.png": "unreadable", "link.png": "unreadable", "pipe.png": "unreadable",
+        "link": "not_an_image", "pipe": "not_an_image",
+    }  # fmt: skip
+    assert "no such file" in rows["removed.png"]["reason"] and "symbolic link" in rows["link.png"]["reason"]
+    assert "a pipe or a device" in rows["pipe.png"]["reason"]
+    assert all((out / row["annotated"]).is_file() for row in rows.values() if row["status"] == "localized")
+
+
+def test_a_subfolder_that_cannot_be_listed_gets_a_row(tmp_path, monkeypatch):
+    save(tmp_path / "in" / "a.png")
+    save(tmp_path / "in" / "closed" / "b.png")
+    scandir = os.scandir
+
+    def refusing(path="."):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert localize(tmp_path / "in", "--out", tmp_path / "out") == 1
+    row = results(tmp_path / "out")[0]["closed"]
+    assert row["status"] == "unreadable" and "a folder that cannot be read" in row["reason"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs named pipes and file names of any bytes")
+def test_a_pipe_alone_is_an_error(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.png")
+    assert localize(tmp_path / "pipe.png", "--out", tmp_path / "out") == 2
+    assert "is neither a file nor a folder, expected" in capsys.readouterr().err
+
+
+def test_a_folder_in_the_way_of_the_results_is_refused_before_the_run(tmp_path, capsys):
+    image = save(tmp_path / "in" / "a.png")
+    (tmp_path / "out" / "localization.csv").mkdir(parents=True)
+    assert localize(image, "--out", tmp_path / "out") == 2
+    assert "localization.csv was not written by carm-env localize" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs named pipes and file names of any bytes")
+def test_file_names_that_are_not_utf8_are_escaped(tmp_path, capsys):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    save(folder / "a.png")
+    for name in ("b\udcff.png", "d\udcfe/c.png", "t\udcfd.txt"):
+        save(folder / "x.png").rename((folder / name).parent.mkdir(exist_ok=True) or folder / name)
+    (folder / "cut\udcfc.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert localize(folder, "--out", out) == 1
+    rows, document = results(out)
+    assert rows["b\\udcff.png"]["status"] == rows["d\\udcfe/c.png"]["status"] == "localized"
+    assert "cut\\udcfc.png is damaged" in rows["cut\\udcfc.png"]["reason"]
+    assert rows["t\\udcfd.txt"]["status"] == "localized"  # its first bytes are those of a PNG file
+    assert {item["file"] for item in document["images"]} == set(rows)
+    assert "\\udc" not in (out / "localization.json").read_text().replace("\\\\udc", "")
+    assert all((out / row["annotated"]).is_file() for row in rows.values() if row["status"] == "localized")
+    assert "b\\udcff.png" in capsys.readouterr().out
