@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections import Counter
@@ -12,6 +13,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from carm_env.ct.radiographs import SUFFIXES
+from carm_env.system.errors import CArmEnvError
+from carm_env.system.output_folders import lock_output
 
 ANNOTATED, CSV, JSON = "annotated", "localization.csv", "localization.json"
 CSV_START, JSON_START = b"file,status,reason,", b'{\n  "policy": '
@@ -49,6 +52,33 @@ def check_output(out: Path, folder: Path) -> None:
             f"--out is {out}, but {found} was not written by carm-env localize, expected a folder without it: choose "
             "another folder, or move it."
         )
+
+
+@contextlib.contextmanager
+def open_output(out: Path) -> Iterator[None]:
+    """Creates and locks the output folder; one that is created and stays empty is removed again.
+
+    Raises:
+        ValueError: the folder cannot be created or written.
+        BusyError: another process writes there.
+    """
+    is_new = not out.exists()
+    try:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(lock_output(out, "--out"))
+            except OSError as error:
+                if isinstance(error, CArmEnvError):
+                    raise
+                raise ValueError(
+                    f"--out is {out}, which cannot be created or written ({error.strerror or error}), expected a "
+                    "folder for the results: choose another one."
+                ) from error
+            yield
+    finally:
+        if is_new:
+            with contextlib.suppress(OSError):
+                out.rmdir()
 
 
 def _of_others(out: Path) -> Iterator[Path]:

@@ -6,9 +6,9 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:
     from carm_env.ct.radiographs import Radiograph
@@ -40,7 +40,7 @@ class Arguments:
         frame: number of the image in files that hold several, from 1.
     """
 
-    path: Positional[Path]
+    path: Positional[Annotated[str, arg(metavar="PATH")]]
     policy: str = "conformal"
     out: Path = Path("runs/localize")
     false_alarm_rate: float = 0.05
@@ -52,54 +52,36 @@ class Arguments:
 def localize(arguments: Arguments) -> int:
     """Name and mark the landmarks in X-ray images: PNG, JPEG or DICOM.
 
-    The exit status is 0 if the landmarks of every file were localised, and 1 if a file could not be read or shows no
-    familiar X-ray.
+    The exit status is 0 if the landmarks of every file were localised; 1 if a file of the folder could not be read, is
+    no image, or is unlike the X-rays that the networks know; and 2 for an error, such as a single file that cannot be
+    read, a folder without images, or wrong options. After Ctrl-C it is 130: what is finished is saved.
     """
-    from tqdm import tqdm
-
-    from carm_env.cli._image_files import save_image
-    from carm_env.cli._localization_files import (
-        check_output,
-        output_names,
-        own_paths,
-        printable_name,
-        software_mark,
-    )
-    from carm_env.ct.radiographs import RadiographError
+    from carm_env.cli._localization_files import check_output, open_output, own_paths, printable_name
     from carm_env.evaluation.external_images import FIELD_OF_VIEW_LIMITS_MM, find_images
-    from carm_env.system.output_folders import lock_output
 
     low, high = FIELD_OF_VIEW_LIMITS_MM
     if arguments.field_of_view is not None and not low <= arguments.field_of_view <= high:
         raise ValueError(f"--field-of-view is {arguments.field_of_view:g}, expected {low:g} to {high:g} mm.")
-    images, others = find_images(arguments.path, own_paths(arguments.out))
-    is_folder = arguments.path.is_dir()
-    folder = arguments.path if is_folder else arguments.path.parent
+    if not arguments.path:
+        raise ValueError("PATH is '', expected a file or a folder: the current folder is '.'.")
+    path = Path(arguments.path)
+    images, others = find_images(path, own_paths(arguments.out))
+    folder = path if path.is_dir() else path.parent
     check_output(arguments.out, folder)
-    names = output_names([image.relative_to(folder) for image in images])
+    files = [image.relative_to(folder) for image in images]
     skipped = [printable_name(file.relative_to(folder).as_posix()) for file in others]
-    examiner = _make_examiner(arguments)
     records: list[dict[str, Any]] = []
-    with lock_output(arguments.out, "--out"):
+    with open_output(arguments.out):
+        examiner = _make_examiner(arguments)
         try:
-            for image in tqdm(images, unit="image", disable=len(images) < 2):
-                try:
-                    radiograph, view = _read(image, arguments)
-                except (RadiographError, OSError) as error:
-                    if not is_folder:
-                        raise
-                    record = {"status": UNREADABLE, "reason": printable_name(str(error))}
-                else:
-                    findings = examiner.examine(view)
-                    output = names[image.relative_to(folder)]
-                    drawing = _drawing(printable_name(image.name), radiograph, findings)
-                    save_image(drawing, arguments.out / output, pnginfo=software_mark())
-                    record = _record(radiograph, view, findings, examiner, output)
-                records.append({"file": printable_name(image.relative_to(folder).as_posix()), **record})
+            for record in _examine(folder, files, examiner, arguments, keep_going=path.is_dir()):
+                records.append(record)
         finally:
             # Ctrl-C keeps what is finished.
             if records:
-                _write(arguments, examiner, records, skipped)
+                _write(arguments, examiner, records, skipped, len(images))
+            if records and len(records) < len(images):
+                print(f"{len(records)} of {len(images)} images, saved to {arguments.out}")
     _print(records, arguments.out, len(others))
     return int(bool(others) or any(record["status"] != "localized" for record in records))
 
@@ -144,6 +126,32 @@ def _load(name: str) -> Any:
     return getattr(module, attribute)
 
 
+def _examine(
+    folder: Path, files: Sequence[Path], examiner: ImageExaminer, arguments: Arguments, keep_going: bool
+) -> Iterator[dict[str, Any]]:
+    """Yields the record of each image and saves its drawing; `keep_going` makes a record of one that is unreadable."""
+    from tqdm import tqdm
+
+    from carm_env.cli._image_files import save_image
+    from carm_env.cli._localization_files import output_names, printable_name, software_mark
+    from carm_env.ct.radiographs import RadiographError
+
+    names = output_names(files)
+    for file in tqdm(files, unit="image", disable=len(files) < 2):
+        shown = {"file": printable_name(file.as_posix())}
+        try:
+            radiograph, view = _read(folder / file, arguments)
+        except (RadiographError, OSError) as error:
+            if not keep_going:
+                raise
+            yield {**shown, "status": UNREADABLE, "reason": printable_name(str(error))}
+            continue
+        findings = examiner.examine(view)
+        drawing = _drawing(printable_name(file.name), radiograph, findings)
+        save_image(drawing, arguments.out / names[file], pnginfo=software_mark())
+        yield {**shown, **_record(radiograph, view, findings, examiner, names[file])}
+
+
 def _read(path: Path, arguments: Arguments) -> tuple[Radiograph, SquareView]:
     from carm_env.ct.radiographs import read_radiograph
     from carm_env.evaluation.external_images import square_view
@@ -176,7 +184,7 @@ def _record(
         "out_of_distribution": {
             "score": round(findings.score, 3),
             "threshold": round(examiner.threshold, 3),
-            "p_value": round(findings.p_value, 5),
+            "p_value": float(f"{findings.p_value:.6g}"),
             "looks_inverted": findings.looks_inverted,
         },
         "landmarks": findings.landmarks_json(width, height),
@@ -206,7 +214,15 @@ def _percent(probability: float | None) -> str:
 
 
 def _p_text(p_value: float) -> str:
-    return f"p {p_value:.3f}" if p_value >= 0.001 else "p < 0.001"
+    """Returns a p-value with as many digits as tell whether an image gets a guess."""
+    from carm_env.evaluation.external_images import NO_GUESS_P_VALUE
+
+    if p_value < NO_GUESS_P_VALUE:
+        return f"p < {NO_GUESS_P_VALUE}"
+    digits = 3
+    while p_value > NO_GUESS_P_VALUE >= round(p_value, digits):
+        digits += 1
+    return f"p {p_value:.{digits}f}"
 
 
 def _closest_text(closest: Sequence[Mapping[str, Any]]) -> str:
@@ -249,7 +265,11 @@ def _rows(records: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _write(
-    arguments: Arguments, examiner: ImageExaminer, records: Sequence[Mapping[str, Any]], skipped: Sequence[str]
+    arguments: Arguments,
+    examiner: ImageExaminer,
+    records: Sequence[Mapping[str, Any]],
+    skipped: Sequence[str],
+    n_images: int,
 ) -> None:
     from carm_env.cli._localization_files import CSV, JSON, printable_name
     from carm_env.evaluation.provenance import provenance
@@ -266,6 +286,8 @@ def _write(
         "false_alarm_rate": examiner.false_alarm_rate,
         "threshold": round(examiner.threshold, 3),
         "inverted": arguments.invert,
+        "complete": len(records) == n_images,
+        "n_images": n_images,
         "images": list(records),
         "other_files": list(skipped),
         "run": provenance(),

@@ -14,6 +14,7 @@ from PIL import Image
 from carm_env.cli import localize as command
 from carm_env.cli import main
 from carm_env.cli._localization_files import output_names
+from carm_env.ct import radiographs
 from carm_env.evaluation import external_images
 from carm_env.evaluation.external_images import ImageExaminer, find_images
 
@@ -208,3 +209,85 @@ def test_file_names_that_are_not_utf8_are_escaped(tmp_path, capsys):
     assert "\\udc" not in (out / "localization.json").read_text().replace("\\\\udc", "")
     assert all((out / row["annotated"]).is_file() for row in rows.values() if row["status"] == "localized")
     assert "b\\udcff.png" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("out", "sentence"),
+    [
+        ("afile", "which is not a folder, expected a folder: choose another name"),
+        ("new.png", "the name of an image, expected a folder, e.g. --out new"),
+        ("afile/inner", "which cannot be created or written (Not a directory), expected a folder"),
+        ("dangling", "which is not a folder"),
+    ],
+)
+def test_an_output_that_cannot_be_used_is_an_error_before_networks_are_loaded(
+    tmp_path, monkeypatch, capsys, out, sentence
+):
+    image = save(tmp_path / "in" / "a.png")
+    (tmp_path / "afile").write_text("text")
+    (tmp_path / "dangling").symlink_to(tmp_path / "absent")
+    monkeypatch.setattr(command, "_make_examiner", lambda arguments: pytest.fail("networks were loaded"))
+    assert localize(image, "--out", tmp_path / out) == 2
+    error = capsys.readouterr().err
+    assert f"--out is {tmp_path / out}, {sentence}" in error and error.count("\n") == 1
+    assert not (tmp_path / "new.png").exists() and (tmp_path / "afile").read_text() == "text"
+
+
+def test_an_empty_input_name_is_refused(tmp_path, monkeypatch, capsys):
+    save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    assert localize("", "--out", "out") == 2
+    assert "PATH is '', expected a file or a folder" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_error_before_the_first_image_leaves_no_empty_folder(tmp_path, monkeypatch):
+    def refuse(arguments):
+        raise ValueError("no such policy")
+
+    monkeypatch.setattr(command, "_make_examiner", refuse)
+    assert localize(save(tmp_path / "in" / "a.png"), "--out", tmp_path / "out") == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_run_says_how_far_it_came(tmp_path, monkeypatch, capsys):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for number in range(5):
+        save(folder / f"{number}.png")
+    assert localize(folder, "--out", out) == 0
+    document = results(out)[1]
+    assert document["complete"] is True and document["n_images"] == 5
+    read = radiographs.read_radiograph
+
+    def interrupted(path, frame):
+        if path.name == "3.png":
+            raise KeyboardInterrupt
+        return read(path, frame)
+
+    monkeypatch.setattr(radiographs, "read_radiograph", interrupted)
+    capsys.readouterr()
+    assert localize(folder, "--out", out) == 130
+    document = results(out)[1]
+    assert document["complete"] is False and document["n_images"] == 5 and len(document["images"]) == 3
+    assert f"3 of 5 images, saved to {out}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("p_value", "text"),
+    [(0.5, "p 0.500"), (0.00104, "p 0.00104"), (0.001004, "p 0.001004"), (0.001, "p 0.001"), (0.0009, "p < 0.001"),
+     (0.0016, "p 0.002")],
+)  # fmt: skip
+def test_p_values_just_above_the_limit_of_a_guess_can_be_told_from_it(tmp_path, monkeypatch, capsys, p_value, text):
+    monkeypatch.setattr(_Detector, "p_value", lambda self, scores: np.full(len(scores), p_value))
+    assert localize(save(tmp_path / "in" / "a.png"), "--out", tmp_path / "out") == 0
+    assert f"a.png  {text}  T12" in capsys.readouterr().out
+    assert float(results(tmp_path / "out")[0]["a.png"]["p_value"]) == p_value
+
+
+def test_the_help_explains_the_exit_status(capsys):
+    with pytest.raises(SystemExit):
+        localize("--help")
+    words = " ".join(capsys.readouterr().out.split())
+    for sentence in ("0 if the landmarks of every file", "1 if a file of the folder could not be read, is no image",
+                     "and 2 for an error"):  # fmt: skip
+        assert sentence in words
