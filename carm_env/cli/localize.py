@@ -94,18 +94,12 @@ def _make_examiner(arguments: Arguments) -> ImageExaminer:
 
 
 def _make_localizer(policy: str) -> Localizer:
-    from carm_env.evaluation.policy_loading import PolicyLoadingError
+    from carm_env.evaluation.own_localizers import make_own_localizer
 
     if policy.partition(":")[0] in _LOCALIZERS:
         made: Localizer = _load("policies.localizers:make_localizer")(policy, sampled=policy.startswith("mllm"))
         return made
-    found = _load(policy)
-    own: Localizer = found() if isinstance(found, type) else found
-    if not callable(getattr(own, "closest", None)):
-        raise PolicyLoadingError(
-            f"--policy is {policy!r}, expected a class with a method closest(images) that returns ids (n, 3)."
-        )
-    return own
+    return make_own_localizer(_load(policy), policy)
 
 
 def _load(name: str) -> Any:

@@ -85,7 +85,7 @@ def construct(
         raise
     except Exception as error:
         raise PolicyLoadingError(
-            f"policy is {specification.text!r}, but constructing {found.__name__} failed: {_described(error)}."
+            f"policy is {specification.text!r}, but constructing {found.__name__} failed: {describe_error(error)}."
         ) from error
 
 
@@ -178,7 +178,7 @@ def _import_module(module_name: str, policy: str) -> ModuleType:
         raise
     except Exception as error:
         raise PolicyLoadingError(
-            f"policy is {policy!r}, but importing {module_name} failed: {_described(error)}."
+            f"policy is {policy!r}, but importing {module_name} failed: {describe_error(error)}."
         ) from error
 
 
@@ -202,11 +202,14 @@ def _import_file(file: str, policy: str) -> ModuleType:
         del sys.modules[name]
         if not isinstance(error, Exception) or isinstance(error, CArmEnvError):
             raise
-        raise PolicyLoadingError(f"policy is {policy!r}, but importing {path} failed: {_described(error)}.") from error
+        raise PolicyLoadingError(
+            f"policy is {policy!r}, but importing {path} failed: {describe_error(error)}."
+        ) from error
     return module
 
 
-def _described(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
+    """Returns the kind and message of an error of a user's code, and the file and line where it was raised."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     # The message of a SyntaxError names the file itself.
     origin = "" if isinstance(error, SyntaxError) else f" ({frame.filename}, line {frame.lineno})"
