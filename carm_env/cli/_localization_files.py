@@ -81,6 +81,12 @@ def open_output(out: Path) -> Iterator[None]:
                 out.rmdir()
 
 
+def remove_results(out: Path) -> None:
+    """Removes the results of an earlier run: if this one is killed, they would belong to other annotated images."""
+    for name in (JSON, CSV):
+        (out / name).unlink(missing_ok=True)
+
+
 def _of_others(out: Path) -> Iterator[Path]:
     """Yields what is in the way of the results and was not written by the command."""
     for path, start in ((out / CSV, CSV_START), (out / JSON, JSON_START)):

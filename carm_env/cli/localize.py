@@ -52,9 +52,10 @@ class Arguments:
 def localize(arguments: Arguments) -> int:
     """Name and mark the landmarks in X-ray images: PNG, JPEG or DICOM.
 
-    The exit status is 0 if the landmarks of every file were localised; 1 if a file of the folder could not be read, is
-    no image, or is unlike the X-rays that the networks know; and 2 for an error, such as a single file that cannot be
-    read, a folder without images, or wrong options. After Ctrl-C it is 130: what is finished is saved.
+    The exit status is 0 if the landmarks of every file were localised; 1 if an image is unlike the X-rays that the
+    networks know, or a file of a folder cannot be read or is no image; 2 for an error, such as a single file that
+    cannot be read or is no image, a folder without images, or wrong options; and 130 after Ctrl-C, which keeps what is
+    finished.
     """
     from carm_env.cli._localization_files import check_output, open_output, own_paths, printable_name
     from carm_env.evaluation.external_images import FIELD_OF_VIEW_LIMITS_MM, find_images
@@ -127,10 +128,10 @@ def _examine(
     from tqdm import tqdm
 
     from carm_env.cli._image_files import save_image
-    from carm_env.cli._localization_files import output_names, printable_name, software_mark
+    from carm_env.cli._localization_files import output_names, printable_name, remove_results, software_mark
     from carm_env.ct.radiographs import RadiographError
 
-    names = output_names(files)
+    names, is_first = output_names(files), True
     for file in tqdm(files, unit="image", disable=len(files) < 2):
         shown = {"file": printable_name(file.as_posix())}
         try:
@@ -143,6 +144,9 @@ def _examine(
         findings = examiner.examine(view)
         drawing = _drawing(printable_name(file.name), radiograph, findings)
         save_image(drawing, arguments.out / names[file], pnginfo=software_mark())
+        if is_first:
+            remove_results(arguments.out)
+            is_first = False
         yield {**shown, **_record(radiograph, view, findings, examiner, names[file])}
 
 

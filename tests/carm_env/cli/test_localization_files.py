@@ -272,6 +272,23 @@ def test_an_interrupted_run_says_how_far_it_came(tmp_path, monkeypatch, capsys):
     assert f"3 of 5 images, saved to {out}" in capsys.readouterr().out
 
 
+def test_a_killed_run_leaves_no_results_of_an_earlier_one(tmp_path, monkeypatch):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for number in range(2):
+        save(folder / f"{number}.png")
+    assert localize(folder, "--out", out) == 0
+    found = []
+    read = radiographs.read_radiograph
+
+    def watched(path, frame):
+        found.append((out / "localization.json").exists())
+        return read(path, frame)
+
+    monkeypatch.setattr(radiographs, "read_radiograph", watched)
+    assert localize(folder, "--out", out) == 0
+    assert found == [True, False] and results(out)[1]["complete"]
+
+
 @pytest.mark.parametrize(
     ("p_value", "text"),
     [(0.5, "p 0.500"), (0.00104, "p 0.00104"), (0.001004, "p 0.001004"), (0.001, "p 0.001"), (0.0009, "p < 0.001"),
@@ -288,6 +305,10 @@ def test_the_help_explains_the_exit_status(capsys):
     with pytest.raises(SystemExit):
         localize("--help")
     words = " ".join(capsys.readouterr().out.split())
-    for sentence in ("0 if the landmarks of every file", "1 if a file of the folder could not be read, is no image",
-                     "and 2 for an error"):  # fmt: skip
+    for sentence in (
+        "0 if the landmarks of every file were localised",
+        "1 if an image is unlike the X-rays that the networks know",
+        "or a file of a folder cannot be read or is no image",
+        "2 for an error",
+    ):
         assert sentence in words
