@@ -119,7 +119,8 @@ def test_the_warps_of_the_family_are_frozen():
     for seed in WARPS:
         shapes = make_bone_shapes(seed)
         assert shapes is not None
-        chest = [shapes.rib_slope, shapes.rib_bulge, shapes.rib_taper, shapes.cortex]
+        # Rounded: the last bits depend on numpy and the processor.
+        chest = [round(value, 6) for value in (shapes.rib_slope, shapes.rib_bulge, shapes.rib_taper, shapes.cortex)]
         moved = make_warp(seed, np.array([0.0, 200.0, 1350.0])).displacement(points).round(2)
         rows.append([seed, moved.tolist(), chest, shapes.vertebral_height.round(4).tolist()])
     found = content_hash(rows)[:16]

@@ -68,16 +68,28 @@ def test_every_pose_is_as_frequent_in_each_split_of_diverse():
         assert len(pairs) == 20
 
 
+def rounded(value):
+    """The value with numbers to a millionth: the last bits of drawn numbers depend on numpy and the processor."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(item) for item in value]
+    # Adding 0 turns -0 into 0.
+    return round(value, 6) + 0.0 if isinstance(value, float) else value
+
+
 @pytest.mark.parametrize(
     ("reference", "digest"),
     [
-        ("standard", "ba6364f1fe37f69d"), ("wide", "1c1fc6f2b1c64af6"), ("broad", "e33e32284b6e9529"),
-        ("diverse", "a64f524b225c8f0a"), ("poses", "a184ff0c58b89747"), ("bodies", "fa162027c10798a5"),
-        ("bones", "b63ec8f08d9dfb8b"),
+        ("standard", "369b121b671d88f0"), ("wide", "2977c24526d2385e"), ("broad", "af1d4b9681a3323b"),
+        ("diverse", "ac606e6f5816289b"), ("poses", "03050d6cd249b940"), ("bodies", "bd49b6d167da9b45"),
+        ("bones", "df791a317f813296"),
     ],
 )  # fmt: skip
 def test_names_and_parameters_of_a_cohort_are_frozen(reference, digest):
-    patients = [[name, PatientRef.parse(name).virtual.parameters.to_json()] for name in cohort_patients(reference)]
+    patients = [
+        [name, rounded(PatientRef.parse(name).virtual.parameters.to_json())] for name in cohort_patients(reference)
+    ]
     found = content_hash(patients)[:16]
     assert found == digest, f"the patients of {reference} changed: raise its version and say so in the CHANGELOG"
 
