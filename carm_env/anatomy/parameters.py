@@ -86,7 +86,7 @@ class PatientParameters:
             `carm_env.anatomy.finding_names`.
         voxel_mm: edge length of the voxels, one of `VOXEL_SIZES_MM`.
         covers: part of the body in the volume: ``"hips"`` or ``"thighs"``, from the vertex to the hips or to the middle
-            of the thighs; ``"head_neck"``, ``"chest"`` or ``"abdomen"`` as of scans of these regions, whose ends vary
+            of the thighs; ``"head_neck"``, ``"chest"`` or ``"abdomen"`` for a scan of this region, whose ends vary
             with the seed. Landmarks outside the volume are absent. ``"whole"`` is ``"hips"`` with all landmarks, even
             of a hanging hand that is cut.
         warp: seed of another family of bones, see `carm_env.anatomy.warp`; 0 for the bones of myo-sim.
@@ -155,7 +155,7 @@ class PatientParameters:
         object.__setattr__(self, "voxel_mm", float(self.voxel_mm))
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the parameters as JSON values, without those of `_OMITTED_DEFAULTS` at their defaults."""
+        """Returns the parameters as JSON values; `covers`, `warp` and `anatomy` are left out at their defaults."""
         values = asdict(self)
         return {key: value for key, value in values.items() if _OMITTED_DEFAULTS.get(key, self) != value}
 

@@ -42,7 +42,7 @@ _ROUNDED_MM = 3
 
 @dataclass(frozen=True, eq=False)
 class Warp:
-    """A smooth, invertible deformation. Wave vectors, phases and amplitudes are those of its waves.
+    """A smooth, invertible deformation: a sum of waves.
 
     Attributes:
         pivot_mm: ``(3,)`` point that the waves refer to, LPS mm; in the midplane of the upright patient.

@@ -88,7 +88,7 @@ def remove_results(out: Path) -> None:
 
 
 def _of_others(out: Path) -> Iterator[Path]:
-    """Yields what is in the way of the results and was not written by the command."""
+    """Yields the files, links and folders at the paths of the results that the command did not write."""
     for path, start in ((out / CSV, CSV_START), (out / JSON, JSON_START)):
         if os.path.lexists(path) and not _starts_with(path, start):
             yield path

@@ -50,7 +50,7 @@ class Scan:
         slice_mm: thickness of the slices, which touch each other; 0 as above.
         kernel: ``"soft"``, ``"standard"`` or ``"sharp"``.
         hu_offset: error of the calibration at water, HU; it declines linearly to none in air.
-        hu_slope: factor of positive HU, as of another tube voltage.
+        hu_slope: factor of positive HU, as another tube voltage gives it.
         field_of_view_mm: diameter of the reconstructed field around the body's middle; air outside. 0 for the whole.
         above_t1_mm: the scan ends this far above T1; None for the whole head. Without T1 it is not cut.
         below_t12_mm: the scan ends this far below T12; None for the whole volume. Without T12 it is not cut.

@@ -51,7 +51,7 @@ class GrpoArguments(EpisodeArguments):
         freeze_vision: do not train the vision tower; its outputs are then computed once
         eval_every: evaluate in closed loop at first and every so many optimizer steps; 0 or more than max_steps: never
         eval_episodes: episodes of each evaluation
-        perception_every: check every so many optimizer steps whether the moves depend on the X-ray; 0 for never
+        perception_every: optimizer steps between checks of perception and of answers that are not rewarded; 0 for never
         perception_states: states of each of these checks
         stop_when_blind: stop with an error if the model no longer looks
         example_episodes: episodes of each evaluation to save as GIF and to show in the tracker of --report_to

@@ -23,7 +23,7 @@ _TRACHEA_RADIUS_MM = (5.2, 9.2, 9.8, 9.9, 10.2)
 _SAGITTAL_EXCESS_MM = 1.6
 """Half the difference of the sagittal and the coronal diameter."""
 _FEMALE_FRACTION = 0.15
-"""By this fraction tracheas of women are narrower at equal stature."""
+"""Fraction by which a woman's trachea is narrower than a man's of equal stature."""
 _TRACHEA_STD = 0.07
 _BRONCHUS_FACTOR = 1.07
 _BRONCHI_HIGHER_MM = 7.5

@@ -422,7 +422,7 @@ def _reshaped(meshes: dict[str, Mesh], shapes: BoneShapes, arms: dict[str, Fitte
 
 
 def _fixed_points(frame: Frame, arms: dict[str, FittedArm], scale: float) -> Vectors:
-    """Returns the points that landmarks refer to and that are no points of a mesh."""
+    """Returns the reference points of landmarks that are not vertices of a mesh."""
     points = {"Skull": frame.head_to_patient(_CRANIUM_CENTRE_MM)}
     for side in _TITLES:
         for name in ("head", "elbow"):
