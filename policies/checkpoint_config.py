@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from carm_env.geometry import MAX_ISOCENTER_DEPTH_MM
 from carm_env.system.errors import CArmEnvError, shortened
 from carm_env.system.structured_files import read_json_mapping
 
@@ -36,6 +37,14 @@ def read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} has no {', '.join(missing)}: train or fetch it again.")
     check_config(config, str(path))
     return config
+
+
+def trained_depth_mm(config: Mapping[str, Any]) -> float:
+    """Returns the depth of the isocentre in the images that a network was trained on, mm.
+
+    It is 0 in checkpoints that do not state it (`carm_env.geometry.check_isocenter_depth`).
+    """
+    return float(config.get("isocenter_depth_mm", 0.0))
 
 
 def check_config(config: Mapping[str, Any], source: str) -> None:
@@ -93,4 +102,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "quantiles": _integer(1, 1000),
     "masked": (lambda value: isinstance(value, bool), "true or false"),
     "shipped_eye": _NAME,
+    "isocenter_depth_mm": (
+        lambda value: _is_number(value, -MAX_ISOCENTER_DEPTH_MM, MAX_ISOCENTER_DEPTH_MM),
+        f"a depth from -{MAX_ISOCENTER_DEPTH_MM:g} to {MAX_ISOCENTER_DEPTH_MM:g} mm",
+    ),
 }

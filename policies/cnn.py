@@ -16,6 +16,7 @@ from carm_env.landmarks import N_CLOSEST
 from carm_env.system.extras import optional_imports
 from policies.atlas import BeliefPolicy
 from policies.checkpoint import SHIPPED, fill_network, load_checkpoint
+from policies.checkpoint_config import trained_depth_mm
 from policies.images import batches, image_of
 from policies.networks import SCALE_MM, as_input, build_classifier
 
@@ -40,7 +41,7 @@ class LandmarkClassifier:
         origin = Path(folder) if folder is not None else SHIPPED / KIND
         config, tensors = load_checkpoint(origin, KIND, ("image_size", "architecture"))
         self.image_size = int(config["image_size"])
-        self.network = build_classifier(config["architecture"])
+        self.network = build_classifier(config["architecture"], trained_depth_mm(config))
         fill_network(self.network, tensors, str(origin))
         self.network.eval()
 

@@ -22,6 +22,7 @@ from carm_env.landmarks import N_CLOSEST, N_LANDMARKS, landmark
 from carm_env.system.extras import optional_imports
 from carm_env.views.read import ViewImages
 from policies.checkpoint import SHIPPED, CheckpointError, fill_network, load_checkpoint
+from policies.checkpoint_config import trained_depth_mm
 from policies.features import DisplacementTracker
 from policies.images import batches, image_of
 from policies.networks import SCALE_MM, DisplacementNetwork, as_input
@@ -89,13 +90,14 @@ class DisplacementRegressor:
         config, tensors = load_checkpoint(origin, KIND, ("architecture", "image_size", "levels", "radius", "members"))
         self.architecture = str(config["architecture"])
         self.image_size = int(config["image_size"])
+        self.isocenter_depth_mm = trained_depth_mm(config)
         self.levels = tuple(config["levels"])
         if [len(row) for row in config["radius"]] != [N_LANDMARKS] * len(self.levels):
             raise CheckpointError(f"{origin} has other radii than {(len(self.levels), N_LANDMARKS)}: train it again.")
         self.radius = np.array(config["radius"], float)
         self.networks: list[DisplacementNetwork] = []
         for number in range(config["members"] if members is None else members):
-            network = DisplacementNetwork(self.architecture)
+            network = DisplacementNetwork(self.architecture, self.isocenter_depth_mm)
             fill_network(network, member_tensors(tensors, number), f"{origin}, network {number}")
             network.eval()
             self.networks.append(network)

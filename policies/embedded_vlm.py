@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any
 
+from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM
 from carm_env.landmarks import LANDMARKS
 from carm_env.language.reasons import MIDDLE_NAME, in_sentence
 from carm_env.system.extras import optional_imports
@@ -105,6 +106,7 @@ def build_model(
     hidden: int = 192,
     layers: int = 4,
     seed: int = 0,
+    isocenter_depth_mm: float = DEFAULT_ISOCENTER_DEPTH_MM,
 ) -> tuple[nn.Module, Any]:
     """Builds the model, with random weights except for its backbone, and its processor.
 
@@ -115,6 +117,7 @@ def build_model(
         hidden: width of the language model; a multiple of 32.
         layers: layers of the language model.
         seed: seed of the weights.
+        isocenter_depth_mm: depth of the isocentre in the images of the backbone.
     """
     register()
     size = find_architecture(architecture).image_size
@@ -130,7 +133,8 @@ def build_model(
             "bos_token_id": ids("<bos>"), "eos_token_id": ids("<eos>"), "pad_token_id": ids("<pad>"),
         },
         vision_config=LandmarkVisionConfig(
-            hidden_size=hidden, image_size=size, patch_size=size // _IMAGE_TOKENS_PER_SIDE, architecture=architecture
+            hidden_size=hidden, image_size=size, patch_size=size // _IMAGE_TOKENS_PER_SIDE, architecture=architecture,
+            isocenter_depth_mm=isocenter_depth_mm,
         ),
         mm_tokens_per_image=N_IMAGE_TOKENS,
         boi_token_index=ids("<start_of_image>"),

@@ -118,22 +118,23 @@ def _resnet(embedding: int, channels: tuple[int, ...], depths: tuple[int, ...], 
 class DisplacementNetwork(nn.Module):
     """Predicts the displacements from the middle of an X-ray to all landmarks.
 
-    Displacements are to the left and cranially, at mid-depth of the body, for the default C-arm and the default depth
-    of its isocentre. Each cell of the ResNet's last map predicts them relative to itself; the result is their weighted
-    mean over the map.
+    Displacements are to the left and cranially, at mid-depth of the body, for the default C-arm. Each cell of the
+    ResNet's last map predicts them relative to itself; the result is their weighted mean over the map.
 
     Args:
         architecture: name in `ARCHITECTURES`.
+        isocenter_depth_mm: depth of the isocentre in its images (`carm_env.geometry.check_isocenter_depth`), which
+            sets how far apart the cells are.
 
     Raises:
         UnknownNameError: an unknown architecture.
     """
 
-    def __init__(self, architecture: str) -> None:
+    def __init__(self, architecture: str, isocenter_depth_mm: float = DEFAULT_ISOCENTER_DEPTH_MM) -> None:
         super().__init__()
         shape = find_architecture(architecture)
         self._local_contrast = shape.local_contrast
-        self._field = DEFAULT_GEOMETRY.field_of_view_at_mm(DEFAULT_ISOCENTER_DEPTH_MM) / SCALE_MM
+        self._field = DEFAULT_GEOMETRY.field_of_view_at_mm(isocenter_depth_mm) / SCALE_MM
         self.resnet = _resnet(shape.embedding, shape.channels, shape.depths, 1 + shape.local_contrast)
         self.n_features = shape.channels[-1]
         self.head = nn.Conv2d(self.n_features, _OUTPUTS_PER_LANDMARK * N_LANDMARKS, 1)
@@ -184,11 +185,12 @@ class DisplacementClassifier(nn.Module):
 
     Args:
         architecture: name in `ARCHITECTURES`.
+        isocenter_depth_mm: see `DisplacementNetwork`.
     """
 
-    def __init__(self, architecture: str) -> None:
+    def __init__(self, architecture: str, isocenter_depth_mm: float = DEFAULT_ISOCENTER_DEPTH_MM) -> None:
         super().__init__()
-        self.backbone = DisplacementNetwork(architecture)
+        self.backbone = DisplacementNetwork(architecture, isocenter_depth_mm)
         self.n_features = self.backbone.n_features
         self.log_sharpness = nn.Parameter(torch.tensor(math.log(SCALE_MM / _INITIAL_SOFTNESS_MM)))
         self.log_caution = nn.Parameter(torch.zeros(()))
@@ -229,8 +231,10 @@ class PooledClassifier(nn.Module):
         return (self.head(self.features(images)),)
 
 
-def build_classifier(architecture: str) -> DisplacementClassifier | PooledClassifier:
-    """Builds the classifier of an architecture.
+def build_classifier(
+    architecture: str, isocenter_depth_mm: float = DEFAULT_ISOCENTER_DEPTH_MM
+) -> DisplacementClassifier | PooledClassifier:
+    """Builds the classifier of an architecture; for the depth see `DisplacementNetwork`.
 
     It maps images ``(n, 1, s, s)`` (see `as_input`) to a tuple that begins with logits ``(n, 14)``, the highest for the
     closest landmark.
@@ -239,7 +243,7 @@ def build_classifier(architecture: str) -> DisplacementClassifier | PooledClassi
         UnknownNameError: an unknown architecture.
     """
     pooled = find_architecture(architecture).classifier_stage is not None
-    return PooledClassifier(architecture) if pooled else DisplacementClassifier(architecture)
+    return PooledClassifier(architecture) if pooled else DisplacementClassifier(architecture, isocenter_depth_mm)
 
 
 def as_input(images: NDArray[np.uint8] | Tensor, size: int) -> Tensor:

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from carm_env.system.extras import optional_imports
 from carm_env.views.read import ViewImages
 from policies.checkpoint import SHIPPED, CheckpointError, fill_network, fingerprint, load_checkpoint
+from policies.checkpoint_config import trained_depth_mm
 from policies.conformal import KIND as CONFORMAL
 from policies.conformal import member_tensors
 from policies.images import batches
@@ -63,7 +64,7 @@ class Backbone:
         own = member_tensors(tensors, 0)
         self.architecture, self.image_size = str(config["architecture"]), int(config["image_size"])
         self.fingerprint = fingerprint(own)
-        self._network = DisplacementNetwork(self.architecture)
+        self._network = DisplacementNetwork(self.architecture, trained_depth_mm(config))
         fill_network(self._network, own, f"{origin}, network 0")
         self._network.eval()
         self.n_outputs = 2 * self._network.n_features

@@ -20,6 +20,7 @@ from carm_env.landmarks import N_LANDMARKS, landmark
 from carm_env.system.errors import UnknownNameError
 from carm_env.system.extras import optional_imports
 from policies.checkpoint import SHIPPED, CheckpointError, fill_network, fingerprint, load_checkpoint
+from policies.checkpoint_config import trained_depth_mm
 from policies.conformal import KIND as CONFORMAL
 from policies.conformal import member_tensors
 from policies.features import N_FEATURES, TargetFeatures
@@ -87,7 +88,7 @@ class Agent:
                     f"{folder} was trained with another {SHIPPED / CONFORMAL} than the installed one: use the version "
                     "of carm-env that it was trained with, or train it again."
                 )
-        self._backbone = DisplacementNetwork(config["architecture"])
+        self._backbone = DisplacementNetwork(config["architecture"], trained_depth_mm(config))
         self._head = perceptron(config["layers"], config["activation"])
         expected = (N_FEATURES if self.features == "target" else self._backbone.n_features + N_LANDMARKS,
                     N_ACTIONS * self.quantiles)  # fmt: skip

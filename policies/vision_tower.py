@@ -39,6 +39,7 @@ class LandmarkVisionConfig(PreTrainedConfig):
     image_size: int = 128
     patch_size: int = 32
     architecture: str = "medium"
+    isocenter_depth_mm: float = 0.0
     layer_norm_eps: float = 1e-6
 
 
@@ -58,7 +59,7 @@ class LandmarkVisionModel(PreTrainedModel):
     def __init__(self, config: LandmarkVisionConfig) -> None:
         super().__init__(config)
         # Frozen: training on text would spoil the positions that it has learnt.
-        self.backbone = DisplacementNetwork(config.architecture).requires_grad_(False)
+        self.backbone = DisplacementNetwork(config.architecture, config.isocenter_depth_mm).requires_grad_(False)
         self.landmark = nn.Linear(_N_POSITION_FEATURES, config.hidden_size)
         self.appearance = nn.Linear(self.backbone.n_features, config.hidden_size)
         self.image = nn.Linear(self.backbone.n_features, 2 * config.hidden_size)

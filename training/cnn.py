@@ -33,6 +33,7 @@ from policies.conformal import KIND as CONFORMAL
 from policies.conformal import member_tensors
 from policies.networks import DisplacementClassifier, build_classifier
 from training._support.arguments import NetworkArguments
+from training._support.augmentation import Deformations
 from training._support.card import model_card
 from training._support.fit import Objective, fit_network, predict
 from training._support.losses import DEFAULT_CONSISTENCY, DisplacementLoss
@@ -124,7 +125,7 @@ def _learn_position(network: nn.Module, views: ViewArrays, arguments: CnnArgumen
     targets = torch.as_tensor((positions - means[views.patients]) / _POSITION_SCALE_MM)
     regressor = nn.Sequential(FeatureExtractor(network), nn.Linear(network.n_features, 2))
 
-    def loss(outputs: Tensor, batch: NDArray[np.int64], transforms: Tensor) -> Tensor:
+    def loss(outputs: Tensor, batch: NDArray[np.int64], deformations: Deformations) -> Tensor:
         return functional.smooth_l1_loss(outputs, targets[batch].to(outputs.device))
 
     def evaluate(plain: nn.Module) -> dict[str, float]:
@@ -166,7 +167,7 @@ def train(arguments: CnnArguments, words: Sequence[str] = ()) -> TrainingResult:
     folder, size = Path(arguments.output_dir), arguments.size
     views, calibration = load_split(arguments, "train"), load_split(arguments, "calibration")
     torch.manual_seed(arguments.seed)
-    network = build_classifier(arguments.architecture)
+    network = build_classifier(arguments.architecture, arguments.isocenter_depth_mm)
     print(f"{arguments.architecture}: {sum(value.numel() for value in network.parameters()) / 1e6:.2f} M parameters, "
           f"{len(views)} views of {size} x {size} pixels")  # fmt: skip
     if arguments.warm_start:
@@ -179,13 +180,14 @@ def train(arguments: CnnArguments, words: Sequence[str] = ()) -> TrainingResult:
     labels = torch.as_tensor(soft_labels(views, arguments.label_smoothing_mm))
     displacement_loss = DisplacementLoss(views.displacement_mm, DEFAULT_CONSISTENCY)
 
-    def loss(outputs: tuple[Tensor, ...], batch: NDArray[np.int64], transforms: Tensor) -> Tensor:
-        # A landmark stays the closest one when the image is zoomed or rotated about its middle.
+    def loss(outputs: tuple[Tensor, ...], batch: NDArray[np.int64], deformations: Deformations) -> Tensor:
+        # A landmark stays the closest one when the image is zoomed or rotated about its middle, and mostly when it is
+        # deformed smoothly.
         logits, *displacements = outputs
         result = functional.cross_entropy(logits, labels[batch].to(logits.device))
         if displacements:
             mean, log_std = displacements
-            result = result + displacement_loss(mean, log_std, batch, transforms)
+            result = result + displacement_loss(mean, log_std, batch, deformations)
         return result
 
     def evaluate(plain: nn.Module) -> dict[str, float]:
@@ -205,6 +207,7 @@ def train(arguments: CnnArguments, words: Sequence[str] = ()) -> TrainingResult:
         "kind": KIND,
         "architecture": arguments.architecture,
         "image_size": size,
+        **arguments.depth_config,
         "pretext": arguments.pretext,
         "epochs": arguments.epochs,
         "views": len(views),

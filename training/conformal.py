@@ -30,6 +30,7 @@ from policies.conformal import KIND, DisplacementRegressor, ensemble_prediction,
 from policies.networks import DisplacementNetwork, find_architecture, with_local_contrast
 from policies.regions import LEVELS, Prediction, calibrate, levels_for_new_patients, nonconformity
 from training._support.arguments import NetworkArguments
+from training._support.augmentation import Deformations
 from training._support.card import model_card
 from training._support.fit import Objective, fit_network
 from training._support.losses import DEFAULT_CONSISTENCY, DisplacementLoss
@@ -89,8 +90,8 @@ def train(arguments: ConformalArguments, words: Sequence[str] = ()) -> TrainingR
     views, calibration = load_split(arguments, "train"), load_split(arguments, "calibration")
     displacement_loss = DisplacementLoss(views.displacement_mm, arguments.consistency)
 
-    def loss(outputs: tuple[Tensor, Tensor], batch: NDArray[np.int64], transforms: Tensor) -> Tensor:
-        return displacement_loss(*outputs, batch, transforms)
+    def loss(outputs: tuple[Tensor, Tensor], batch: NDArray[np.int64], deformations: Deformations) -> Tensor:
+        return displacement_loss(*outputs, batch, deformations)
 
     def evaluate(network: Any) -> dict[str, float]:
         errors = _errors(ensemble_prediction([network], calibration.images, size), calibration)
@@ -101,7 +102,7 @@ def train(arguments: ConformalArguments, words: Sequence[str] = ()) -> TrainingR
     for number in range(arguments.members):
         member = replace(arguments, seed=arguments.seed + number)
         torch.manual_seed(member.seed)
-        network = DisplacementNetwork(arguments.architecture)
+        network = DisplacementNetwork(arguments.architecture, arguments.isocenter_depth_mm)
         if initial_weights:
             fill_network(network, initial_weights[number], f"{arguments.warm_start}, network {number}")
         if is_main_process():
@@ -120,6 +121,7 @@ def train(arguments: ConformalArguments, words: Sequence[str] = ()) -> TrainingR
         "kind": KIND,
         "architecture": arguments.architecture,
         "image_size": size,
+        **arguments.depth_config,
         "members": len(networks),
         "trained_before": n_initial,
         "levels": list(LEVELS),

@@ -32,6 +32,7 @@ from carm_env.system.files import write_json, write_text
 from carm_env.system.threads import limit_threads
 from carm_env.views.read import ViewArrays, read_views
 from policies.checkpoint import SHIPPED, load_checkpoint
+from policies.checkpoint_config import trained_depth_mm
 from policies.conformal import KIND as CONFORMAL
 from policies.conformal import member_tensors
 from policies.embedded_vlm import build_model, build_tokenizer
@@ -154,7 +155,13 @@ def build_embedded(source: Examples, arguments: SftArguments, seed: int) -> tupl
     )
     tokenizer = build_tokenizer(corpus)
     backbone = member_tensors(tensors, 0)
-    return build_model(tokenizer, backbone, config["architecture"], arguments.hidden, arguments.layers, seed)
+    depth = trained_depth_mm(config)
+    if depth != arguments.isocenter_depth_mm:
+        raise ValueError(
+            f"the backbone {origin} knows images with isocenter_depth_mm {depth:g}, and the views have "
+            f"{arguments.isocenter_depth_mm:g}: set --isocenter_depth_mm {depth:g}, or take another --backbone."
+        )
+    return build_model(tokenizer, backbone, config["architecture"], arguments.hidden, arguments.layers, seed, depth)
 
 
 def check_loss_mask(collate: Any, processor: Any, source: Examples) -> None:

@@ -58,6 +58,8 @@ class ViewOptions:
             (`carm_env.randomization.draw`), with noise, and replaces what the others set.
         seed: seed of the sampling, 0 or more.
         isocenter_depth_mm: depth of the isocentre (`carm_env.geometry.check_isocenter_depth`).
+        isocenter_depth_spread_mm: the depth of each view is drawn uniformly from ``isocenter_depth_mm`` minus to plus
+            this; 0 for one depth. No two patients lie at the same height under a C-arm.
         domain_severity: severity of ``domain``, 0 to 1.
         domain_groups: groups of ``domain``, of `carm_env.randomization.draw.CHAIN_GROUPS`.
 
@@ -72,11 +74,15 @@ class ViewOptions:
     augment: tuple[str, ...] = ("noise",)
     seed: int = 0
     isocenter_depth_mm: float = DEFAULT_ISOCENTER_DEPTH_MM
+    isocenter_depth_spread_mm: float = 0.0
     domain_severity: float = 1.0
     domain_groups: tuple[str, ...] = CHAIN_GROUPS
 
     def __post_init__(self) -> None:
         check_isocenter_depth(self.isocenter_depth_mm)
+        if finite_number("isocenter_depth_spread_mm", self.isocenter_depth_spread_mm) < 0:
+            raise ValueError(f"isocenter_depth_spread_mm is {self.isocenter_depth_spread_mm}, expected 0 or more.")
+        check_isocenter_depth(abs(self.isocenter_depth_mm) + self.isocenter_depth_spread_mm)
         for name in self.domain_groups:
             if name not in CHAIN_GROUPS:
                 raise UnknownNameError("group of domain", name, CHAIN_GROUPS)
@@ -95,8 +101,10 @@ class ViewOptions:
         object.__setattr__(self, "augment", tuple(name for name in AUGMENTATIONS if name in self.augment))
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the options as JSON values, without those of ``domain`` unless it is drawn."""
+        """Returns the options as JSON values, without those of ``domain`` and of the depths unless they are drawn."""
         values = {**asdict(self), "augment": list(self.augment), "domain_groups": list(self.domain_groups)}
+        if not self.isocenter_depth_spread_mm:
+            del values["isocenter_depth_spread_mm"]
         is_drawn = "domain" in self.augment
         return {name: value for name, value in values.items() if is_drawn or not name.startswith("domain_")}
 
@@ -222,6 +230,7 @@ def render_views(patient: PatientName, options: ViewOptions) -> Iterator[View]:
     scene = load_scene(ref)
     subject, camera = scene.patient, scene.camera
     domain_seeds = np.random.default_rng([options.seed, _name_seed(subject.id), 2])
+    depths = np.random.default_rng([options.seed, _name_seed(subject.id), 3])
     if not subject.landmarks_lps_mm:
         raise ValueError(f"patient {subject.id} has no landmarks, so its views cannot be labelled.")
     isocenters = draw_isocenters(subject, options.views_per_patient, options.seed)
@@ -232,7 +241,8 @@ def render_views(patient: PatientName, options: ViewOptions) -> Iterator[View]:
         technique = _draw_technique(options.augment, rng)
         if technique:
             camera = camera.with_settings(XRaySettings(**technique))
-        pose = CArmPose(tuple(isocenter.tolist()), alpha, beta).towards_source(options.isocenter_depth_mm)
+        depth = options.isocenter_depth_mm + options.isocenter_depth_spread_mm * depths.uniform(-1, 1)
+        pose = CArmPose(tuple(isocenter.tolist()), alpha, beta).towards_source(depth)
         taking = camera
         if "domain" in options.augment:
             seed = int(domain_seeds.integers(2**31))

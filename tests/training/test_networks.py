@@ -10,6 +10,7 @@ from policies import make_policy, networks
 from policies.checkpoint import SHIPPED
 from policies.conformal import DisplacementRegressor
 from training import cnn, conformal
+from training._support.augmentation import Deformations, transform_images
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
@@ -267,7 +268,8 @@ def test_the_loss_prefers_anatomical_layouts():
 
     anatomical = layout_statistics()[0].reshape(1, 14, 2)
     swapped = anatomical[:, [0, 2, 1, *range(3, 14)]]
-    log_std, batch, identity = torch.zeros(1, 14, 2), np.array([0]), torch.eye(2)[None]
+    log_std, batch, none = torch.zeros(1, 14, 2), np.array([0]), torch.zeros(1, 0, 2)
+    identity = Deformations(torch.eye(2)[None], none, none, torch.zeros(1, 0))
     absent = DisplacementLoss(np.full((1, 14, 2), np.nan, np.float32), 1.0)
     losses = [float(absent(mean, log_std, batch, identity)) for mean in (anatomical, swapped)]
     assert losses[0] == pytest.approx(0, abs=1e-5) and losses[1] > 1
@@ -278,8 +280,6 @@ def test_the_loss_prefers_anatomical_layouts():
 
 def test_images_and_displacements_are_transformed_alike():
     # A bright spot at a displacement must be found at the transformed displacement.
-    from training._support.augmentation import transform_images
-
     size = 65
     image = torch.zeros(1, 1, size, size)
     left, up = 12, 9
@@ -291,6 +291,38 @@ def test_images_and_displacements_are_transformed_alike():
     found = [float((part * transformed).sum() / transformed.sum()) for part in (columns - size // 2, size // 2 - rows)]
     expected = transform[0] @ torch.tensor([left, up]).float()
     np.testing.assert_allclose(found, expected, atol=0.4)
+
+
+def test_images_and_displacements_are_deformed_alike():
+    size, field_mm = 128, 200.0
+    generator = torch.Generator().manual_seed(0)
+    deformations = Deformations.draw(32, generator, 0.3)
+    points = 1.2 * (torch.rand(32, 1, 2, generator=generator) - 0.5)
+    rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+
+    def pixels(displacement):
+        return (0.5 + displacement * torch.tensor([1.0, -1.0]) * networks.SCALE_MM / field_mm) * size - 0.5
+
+    column, row = pixels(points)[..., None].unbind(2)
+    spots = torch.exp(-((columns - column) ** 2 + (rows - row) ** 2) / 8)[:, None]
+    deformed = deformations.images(spots, field_mm)[:, 0]
+    found = torch.stack([(deformed * axis).sum((1, 2)) / deformed.sum((1, 2)) for axis in (columns, rows)], 1)
+    moved = deformations.moved(points)
+    inside = ((pixels(moved)[:, 0] - size / 2).abs() < size / 2 - 7).all(1)
+    assert inside.sum() > 20
+    assert (found - pixels(moved)[:, 0])[inside].abs().max() < 0.2
+    far = 4 * torch.rand(32, 14, 2, generator=generator) - 2
+    moved = deformations.moved(far)
+    assert networks.SCALE_MM * (moved - far @ deformations.matrix.mT).norm(dim=-1).mean() > 2
+    assert networks.SCALE_MM * (deformations.sources(moved) - far).norm(dim=-1).max() < 0.1
+    assert deformations.moved(torch.zeros(32, 1, 2)).abs().max() == 0
+
+
+def test_no_strain_means_no_waves():
+    plain, none = (Deformations.draw(5, torch.Generator().manual_seed(3), strain) for strain in (0.0, 0.0))
+    images = torch.rand(5, 1, 32, 32)
+    assert plain.phase.shape == (5, 0)
+    assert torch.equal(plain.images(images, 150.0), transform_images(images, none.matrix))
 
 
 def test_two_processes_train_together(quick, small_patients, tmp_path):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM
 from carm_env.randomization.draw import DomainRandomization
 from carm_env.system.errors import UnknownNameError
 from policies.networks import ARCHITECTURES
 
 REPORTS = ("none", "tensorboard", "trackio")
 PRECISIONS = ("no", "fp16", "bf16")
+MAX_STRAIN = 0.5
+"""Smooth deformations with more strain no longer look like bodies."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class ViewArguments(DomainArguments):
         train: patients to train on, separated by commas
         test: patients to evaluate on after training, never trained on
         views_per_patient: views of each patient
+        isocenter_depth_mm: distance of the isocentre from mid-depth of the body towards the source, mm
+        isocenter_depth_spread_mm: how far the depths of the training views lie from it at most, mm
         workers: processes that render; 0 for one per CPU
     """
 
@@ -47,6 +52,8 @@ class ViewArguments(DomainArguments):
     train: str = "standard/train"
     test: str = "standard/test"
     views_per_patient: int = 768
+    isocenter_depth_mm: float = DEFAULT_ISOCENTER_DEPTH_MM
+    isocenter_depth_spread_mm: float = 0.0
     workers: int = 0
 
 
@@ -65,6 +72,7 @@ class NetworkArguments(ViewArguments):
         learning_rate: peak of the learning-rate schedule
         weight_decay: weight decay of AdamW
         noise: maximum std of the noise added to images, in units of the network's input; views have their own noise
+        deformation: bound of the strain of smooth deformations of the training images, 0 (none) to 0.5
         patience: epochs without progress on the calibration patients before training stops
         seed: seed of weights, order and augmentation
         mixed_precision: no, fp16 or bf16
@@ -84,6 +92,7 @@ class NetworkArguments(ViewArguments):
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
     noise: float = 0.02
+    deformation: float = 0.0
     patience: int = 4
     seed: int = 0
     mixed_precision: str = "no"
@@ -107,6 +116,8 @@ class NetworkArguments(ViewArguments):
         for name in ("max_steps", "noise"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more.")
+        if not 0 <= self.deformation <= MAX_STRAIN:
+            raise ValueError(f"deformation is {self.deformation}, expected 0 to {MAX_STRAIN}.")
         if not 0 < self.learning_rate < 1:
             raise ValueError(f"learning_rate is {self.learning_rate}, expected between 0 and 1.")
 
@@ -114,6 +125,11 @@ class NetworkArguments(ViewArguments):
     def size(self) -> int:
         """Side of the images, pixels."""
         return self.image_size or ARCHITECTURES[self.architecture].image_size
+
+    @property
+    def depth_config(self) -> dict[str, float]:
+        """What the checkpoint states of the depth of the isocentre; nothing for a depth of 0."""
+        return {"isocenter_depth_mm": self.isocenter_depth_mm} if self.isocenter_depth_mm else {}
 
     @property
     def max_views(self) -> int | None:

@@ -18,13 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from carm_env.geometry import DEFAULT_GEOMETRY
 from carm_env.system.errors import MissingExtraError
 from carm_env.system.extras import optional_imports
 from carm_env.views.read import ViewImages
 from policies.images import batches
 from policies.networks import as_input
 from training._support.arguments import NetworkArguments
-from training._support.augmentation import draw_transforms, transform_images, vary_grey_values
+from training._support.augmentation import Deformations, vary_grey_values
 from training._support.processes import TrainingError, explain_out_of_memory, smaller_batches
 from training._support.training_state import TrainingState
 
@@ -40,15 +41,15 @@ class Objective:
     """What a network is trained for, and how its progress is measured.
 
     Attributes:
-        loss: maps network outputs, view indices ``(n,)`` and the transforms ``(n, 2, 2)`` of `draw_transforms` to a
-            scalar loss.
+        loss: maps network outputs, view indices ``(n,)`` and the `Deformations` of the images to a scalar
+            loss.
         evaluate: computes metrics of the network after each epoch.
         metric_for_best_model: metric that selects the best epoch; higher is better.
         views: `views_fingerprint` of the views that are trained and evaluated on.
         find_unused_parameters: some parameters do not enter the loss, which several processes must know.
     """
 
-    loss: Callable[[Any, NDArray[np.int64], Tensor], Tensor]
+    loss: Callable[[Any, NDArray[np.int64], Deformations], Tensor]
     evaluate: Callable[[nn.Module], dict[str, float]]
     metric_for_best_model: str
     views: str
@@ -99,6 +100,7 @@ class _Training:
         self, network: nn.Module, images: ViewImages, objective: Objective, arguments: NetworkArguments, folder: Path
     ) -> None:
         self._images, self._objective, self._arguments = images, objective, arguments
+        self._field_of_view_mm = DEFAULT_GEOMETRY.field_of_view_at_mm(arguments.isocenter_depth_mm)
         self._steps_per_epoch = len(images) // arguments.batch_size
         if self._steps_per_epoch == 0:
             raise ValueError(
@@ -191,11 +193,12 @@ class _Training:
 
     def _train_step(self, batch: NDArray[np.int64], generator: torch.Generator) -> float:
         """Takes an optimizer step, unless the loss is not finite; returns the loss."""
-        transforms = draw_transforms(len(batch), generator)
-        images = transform_images(as_input(self._images[batch], self._images.shape[1]), transforms)
+        deformations = Deformations.draw(len(batch), generator, self._arguments.deformation)
+        images = as_input(self._images[batch], self._images.shape[1])
+        images = deformations.images(images, self._field_of_view_mm)
         images = vary_grey_values(images, self._arguments.noise, generator).to(self._accelerator.device)
         with self._accelerator.autocast():
-            loss = self._objective.loss(self._model(images), batch, transforms)
+            loss = self._objective.loss(self._model(images), batch, deformations)
         value = float(loss.detach())
         if math.isfinite(value):
             self._accelerator.backward(loss)

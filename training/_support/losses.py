@@ -13,6 +13,7 @@ from torch.nn import functional
 from carm_env.anatomy.layout import landmark_layout
 from carm_env.landmarks import N_LANDMARKS
 from policies.networks import SCALE_MM
+from training._support.augmentation import Deformations
 
 DEFAULT_CONSISTENCY = 0.02
 _ERROR_WEIGHT = 1.0
@@ -47,16 +48,16 @@ class DisplacementLoss:
         self._layout_mean, self._layout_precision = layout_statistics()
         self._consistency = consistency
 
-    def __call__(self, mean: Tensor, log_std: Tensor, batch: NDArray[np.int64], transforms: Tensor) -> Tensor:
+    def __call__(self, mean: Tensor, log_std: Tensor, batch: NDArray[np.int64], deformations: Deformations) -> Tensor:
         """Returns the mean loss of a batch.
 
         Args:
             mean: ``(n, 14, 2)`` predicted displacements in `SCALE_MM`.
             log_std: ``(n, 14, 2)`` logarithms of their standard deviations.
             batch: ``(n,)`` indices of the views.
-            transforms: ``(n, 2, 2)`` matrices that the displacements were transformed with.
+            deformations: deformations of the images, which the displacements follow.
         """
-        truth = (self._truth[batch] @ transforms.mT).to(mean.device)
+        truth = deformations.moved(self._truth[batch]).to(mean.device)
         known = torch.isfinite(truth)
         error = torch.where(known, mean - torch.nan_to_num(truth), torch.zeros_like(mean))
         likelihood = 0.5 * (error * (-log_std).exp()) ** 2 + log_std

@@ -57,12 +57,18 @@ def load_views(
     check_separate(splits)
     for key in TRAINED_ON:
         check_trainable(splits.get(key, ()), f"--{key}")
-    options, name = ViewOptions(views_per_patient=arguments.views_per_patient, size=size), "views"
+    options = ViewOptions(
+        views_per_patient=arguments.views_per_patient, size=size, isocenter_depth_mm=arguments.isocenter_depth_mm
+    )
+    name = "views"
     if split == "train" and domain.severity:
         splits[split] = tuple(with_scans(splits[split], domain))
         augment = ("noise", "domain") if domain.chain_groups else ("noise",)
         options = replace(options, augment=augment, domain_severity=domain.severity, domain_groups=domain.chain_groups)
         name = "views-domain"
+    if split == "train" and arguments.isocenter_depth_spread_mm:
+        options = replace(options, isocenter_depth_spread_mm=arguments.isocenter_depth_spread_mm)
+        name += "-depths"
     if max_views and split != "train":
         max_views = min(max_views, arguments.views_per_patient)
     needed = {split: max_views} if max_views else None
