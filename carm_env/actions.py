@@ -14,7 +14,7 @@ Source: "Autonomous Skeletal Landmark Localization towards Agentic C-Arm Control
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -177,17 +177,22 @@ class MoveLattice:
         """Returns the displacements ``(49, 2)`` of all actions, mm."""
         return np.stack([self.displacement_mm(Move.from_index(i)) for i in range(N_ACTIONS)])
 
-    def closest_move(self, displacement_mm: ArrayLike) -> Move:
+    def closest_move(self, displacement_mm: ArrayLike, action_mask: ArrayLike | None = None) -> Move:
         """Returns the move whose displacement is nearest to `displacement_mm`; `ALIGNED` if no move comes nearer.
 
         Args:
             displacement_mm: ``(2,)`` wanted displacement, to the patient's left and cranially, mm.
+            action_mask: ``(49,)`` the environment's ``action_mask``: an axis along which the C-arm is at the end of its
+                workspace is not moved further. None for no limits.
         """
         wanted = np.asarray(displacement_mm, dtype=float)
         if wanted.shape != (2,) or not np.isfinite(wanted).all():
             raise ValueError(f"displacement_mm is {displacement_mm!r}, expected two finite lengths (left, cranial).")
-        x, y = (self._closest_step(length) for length in wanted)
+        allowed = np.ones(N_ACTIONS, bool) if action_mask is None else np.asarray(action_mask, bool)
+        steps = range(-3, 4)
+        x = self._closest_step(wanted[0], [step for step in steps if allowed[Move(step, 0).index]])
+        y = self._closest_step(wanted[1], [step for step in steps if allowed[Move(0, step).index]])
         return Move(x, y)
 
-    def _closest_step(self, length_mm: float) -> int:
-        return min(range(-3, 4), key=lambda step: (abs(self._length(step) - length_mm), abs(step)))
+    def _closest_step(self, length_mm: float, steps: Iterable[int]) -> int:
+        return min(steps, key=lambda step: (abs(self._length(step) - length_mm), abs(step)))

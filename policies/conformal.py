@@ -132,9 +132,10 @@ class DisplacementRegressor:
 class ConformalPolicy(Policy):
     """A policy that takes the lattice move closest to the predicted displacement.
 
-    It declares "aligned" when the region of the target is within the tolerance, when no move comes closer, or when it
-    would return to an earlier position for the second time. It abstains when it would declare but the region is wider
-    than `abstain_mm`.
+    It does not move towards an end of the workspace that it has reached. It declares "aligned" when the region of the
+    target is within the tolerance, when no move comes closer, or when it would return to an earlier position for the
+    second time. It abstains when it would declare but the region is wider than `abstain_mm`, or when the end of the
+    workspace keeps it farther from the target than the tolerance.
 
     Args:
         folder: see `DisplacementRegressor`.
@@ -199,7 +200,10 @@ class ConformalPolicy(Policy):
         self.region_mm = region_mm = float(self._radius[index] * math.sqrt(float(std.prod())))
         farthest_mm = float(np.hypot(*mean) + self._radius[index] * std.max())
         lattice = task_lattice(info, self._lattice)
-        move = self._without_oscillation(lattice.closest_move(mean), lattice)
+        nearest = lattice.closest_move(mean, info.get("action_mask"))
+        is_blocked = nearest.is_aligned and not lattice.closest_move(mean).is_aligned
+        is_out_of_reach = is_blocked and bool(np.hypot(*mean) > self._tolerance_mm)
+        move = self._without_oscillation(nearest, lattice)
         if farthest_mm <= self._tolerance_mm:
             move = ALIGNED
         return Decision(
@@ -208,5 +212,5 @@ class ConformalPolicy(Policy):
             rationale=f"{landmark(index + 1).name} should be {mean[0]:.0f} mm to the left and {mean[1]:.0f} mm "
             f"cranially, within {region_mm:.0f} mm.",
             confidence=probability_within(mean, std, self._tolerance_mm),
-            abstain=move.is_aligned and region_mm > self._abstain_mm,
+            abstain=move.is_aligned and (region_mm > self._abstain_mm or is_out_of_reach),
         )

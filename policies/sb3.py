@@ -67,12 +67,11 @@ class Agent:
     """
 
     def __init__(self, folder: Path, kind: str) -> None:
-        keys = "features", "architecture", "image_size", "layers", "activation", "quantiles", "masked"
+        keys = "features", "architecture", "image_size", "layers", "activation", "quantiles"
         config, tensors = load_checkpoint(folder, kind, keys)
         self.features = _OLD_FEATURES.get(config["features"], config["features"])
         self.image_size = int(config["image_size"])
         self.quantiles = int(config["quantiles"])
-        self.masked = bool(config["masked"])
         if self.features not in FEATURES:
             raise CheckpointError(f"{folder} has features {self.features!r}, expected one of {', '.join(FEATURES)}.")
         modules: dict[str, dict[str, Tensor]] = {"backbone": {}, "head": {}}
@@ -147,10 +146,9 @@ class AgentPolicy(Policy):
         self._agent.reset()
 
     def act(self, observation: Any, info: Mapping[str, Any]) -> Decision:
-        """Takes the best action; an agent trained with action masks ignores actions that would not move the C-arm."""
+        """Takes the best action of those that would move the C-arm along every axis they command."""
         values = self._agent.values(image_of(observation), int(info["target_landmark"]), info)
-        if self._agent.masked:
-            values = np.where(np.asarray(info["action_mask"], bool), values, -np.inf)
+        values = np.where(np.asarray(info["action_mask"], bool), values, -np.inf)
         return Decision(Move.from_index(int(np.argmax(values))))
 
 

@@ -51,6 +51,7 @@ class ConformalArguments(NetworkArguments):
         members: networks to train
         init_members: checkpoint whose networks are the first members of the ensemble
         warm_start: checkpoint whose networks the new ones continue from, in the same order
+        warm_start_first: number of the network of warm_start that the first new one continues from
         consistency: weight of the loss term for anatomical consistency
     """
 
@@ -58,6 +59,7 @@ class ConformalArguments(NetworkArguments):
     members: int = 3
     init_members: str = ""
     warm_start: str = ""
+    warm_start_first: int = 0
     consistency: float = DEFAULT_CONSISTENCY
 
     def check(self) -> None:
@@ -65,6 +67,8 @@ class ConformalArguments(NetworkArguments):
         super().check()
         if self.members < 1:
             raise ValueError(f"members is {self.members}, expected at least 1.")
+        if self.warm_start_first < 0:
+            raise ValueError(f"warm_start_first is {self.warm_start_first}, expected 0 or more.")
         if self.consistency < 0:
             raise ValueError(f"consistency is {self.consistency}, expected 0 or more.")
         for name in ("init_members", "warm_start"):
@@ -183,12 +187,13 @@ def _initial_weights(arguments: ConformalArguments) -> list[dict[str, Tensor]]:
     if not arguments.warm_start:
         return []
     config, tensors = load_checkpoint(arguments.warm_start, KIND, ("architecture", "members"))
-    if config["members"] < arguments.members:
+    numbers = range(arguments.warm_start_first, arguments.warm_start_first + arguments.members)
+    if config["members"] < numbers.stop:
         raise ValueError(
-            f"{arguments.warm_start} holds {config['members']} networks, expected {arguments.members}, one for each "
-            "new network: take fewer --members."
+            f"{arguments.warm_start} holds {config['members']} networks, expected {numbers.stop}, one for each "
+            "new network: take fewer --members, or a smaller --warm_start_first."
         )
-    weights = [member_tensors(tensors, number) for number in range(arguments.members)]
+    weights = [member_tensors(tensors, number) for number in numbers]
     before, now = find_architecture(config["architecture"]), find_architecture(arguments.architecture)
     if now.local_contrast and not before.local_contrast:
         weights = [with_local_contrast(tensors) for tensors in weights]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carm_env.actions import MoveLattice
+from carm_env.actions import Move, MoveLattice
 from carm_env.landmarks import N_LANDMARKS
 from policies import make_policy
 from policies.belief import AtlasBelief
@@ -290,6 +290,23 @@ def test_the_conformal_policy_does_not_oscillate(ensemble, monkeypatch):
     assert steps == [1, -1, 0]
 
 
+def test_the_conformal_policy_does_not_push_against_the_end_of_the_workspace(ensemble, monkeypatch):
+    policy = ConformalPolicy(ensemble)
+    policy.reset(0)
+    image, mean = {"image": np.zeros((32, 32, 1), np.uint8)}, np.array([90.0, 60.0])
+    monkeypatch.setattr(
+        policy._regressor, "predict", lambda images: Prediction(np.tile(mean, (1, 14, 1)), np.full((1, 14, 2), 5.0))
+    )
+    mask = np.array([Move.from_index(index).x_step <= 0 for index in range(49)], np.int8)
+    info = {"target_landmark": 1, "moved_mm": np.zeros(2), "action_mask": mask}
+    assert policy.act(image, info).move == Move(0, 2)
+    mean[:] = 90.0, 0.0
+    policy.reset(0)
+    blocked = policy.act(image, info)
+    assert blocked.move.is_aligned and blocked.abstain
+    assert policy.act(image, {**info, "action_mask": np.ones(49, np.int8)}).move == Move(3, 0)
+
+
 @pytest.mark.parametrize("correlation", [0.0, 0.7])
 def test_new_patients_are_covered_as_promised(correlation):
     rng = np.random.default_rng(0)
@@ -332,6 +349,18 @@ def test_an_agent_refuses_another_shipped_backbone(tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "shipped_eye": "0" * 64}))
     with pytest.raises(CheckpointError, match="was trained with another"):
         make_policy(f"ppo:{tmp_path / 'ppo'}")
+
+
+@pytest.mark.parametrize("kind", ["ppo", "maskable_ppo"])
+def test_an_agent_does_not_push_against_the_end_of_the_workspace(kind, monkeypatch):
+    policy = make_policy(kind)
+    wish = Move(3, 0).index
+    monkeypatch.setattr(policy._agent, "values", lambda *given: 2.0 * np.eye(49)[wish] + np.eye(49)[Move(0, 1).index])
+    info = {"target_landmark": 1, "action_mask": np.ones(49, np.int8)}
+    image = np.zeros((32, 32, 1), np.uint8)
+    assert policy.act(image, info).move == Move(3, 0)
+    info["action_mask"][wish] = 0
+    assert policy.act(image, info).move == Move(0, 1)
 
 
 def test_checkpoints_keep_the_stored_names_of_format_1(classifier):
