@@ -65,7 +65,7 @@ def measure(regressor: DisplacementRegressor, patients: Sequence[str], views: in
         seed: draws the views.
     """
     scores, widths, errors, owners, closest = [], [], [], [], []
-    for found in predict_views(regressor, patients, views, seed):
+    for found in predict_views(regressor, patients, views, seed, regressor.isocenter_depth_mm):
         scores.append(nonconformity(found.prediction, found.truth_mm))
         widths.append(np.sqrt(found.prediction.std_mm.prod(-1)))
         errors.append(np.hypot(*np.moveaxis(found.prediction.mean_mm - found.truth_mm, -1, 0)))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.evaluation.intervals import Estimate, estimate
+from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM
 from carm_env.views.sample import ViewOptions, render_views
 from policies.conformal import DisplacementRegressor
 from policies.regions import Prediction, nonconformity
@@ -34,7 +35,7 @@ class PatientPrediction:
 
 
 def predict_views(
-    regressor: DisplacementRegressor, patients: Sequence[str], views: int, seed: int
+    regressor: DisplacementRegressor, patients: Sequence[str], views: int, seed: int, isocenter_depth_mm: float
 ) -> Iterator[PatientPrediction]:
     """Yields the predictions of an ensemble on random views of each patient.
 
@@ -43,9 +44,11 @@ def predict_views(
         patients: names of the patients.
         views: views per patient.
         seed: seed of the views.
+        isocenter_depth_mm: depth of the isocentre in the views (`carm_env.geometry.check_isocenter_depth`).
     """
+    options = ViewOptions(views, _IMAGE_SIZE, seed=seed, isocenter_depth_mm=isocenter_depth_mm)
     for name in patients:
-        rendered = list(render_views(name, ViewOptions(views, _IMAGE_SIZE, seed=seed)))
+        rendered = list(render_views(name, options))
         yield PatientPrediction(
             name,
             regressor.predict(np.stack([view.image for view in rendered])),
@@ -55,7 +58,12 @@ def predict_views(
 
 
 def coverage_at(
-    level: float, regressor: DisplacementRegressor, patients: Sequence[str], views: int, seed: int
+    level: float,
+    regressor: DisplacementRegressor,
+    patients: Sequence[str],
+    views: int,
+    seed: int,
+    isocenter_depth_mm: float = DEFAULT_ISOCENTER_DEPTH_MM,
 ) -> Estimate:
     """Returns the share of true displacements inside the regions of a level, over views and landmarks.
 
@@ -65,6 +73,7 @@ def coverage_at(
         patients: names of the patients.
         views: views per patient.
         seed: seed of the views.
+        isocenter_depth_mm: see `predict_views`.
 
     Raises:
         ValueError: the ensemble was not calibrated at this level.
@@ -72,7 +81,7 @@ def coverage_at(
     radius = regressor.radius_at(level)
     inside: list[float] = []
     owners: list[str] = []
-    for found in predict_views(regressor, patients, views, seed):
+    for found in predict_views(regressor, patients, views, seed, isocenter_depth_mm):
         scores = nonconformity(found.prediction, found.truth_mm)
         present = np.isfinite(scores)
         inside += (scores <= radius)[present].astype(float).tolist()
