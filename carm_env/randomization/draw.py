@@ -12,7 +12,7 @@ quoted from memory and were not compared with the documents.
 | ``calibration`` | error at water, with probability 0.7 | -20 to 20 HU | ACR accredits -7 to 7 HU (Computed Tomography Quality Control Manual, 2017); wider by hand |
 | | factor of positive HU | 0.93-1.07 | ACR accepts 850 to 970 HU for the bone insert, 910 +- 6.6 % |
 | ``truncation`` | field of view, with probability 0.25 | 320-500 mm | 500 mm is the field of usual scanners; the lower end by hand |
-| | end at the neck, with probability 0.25 | 20 mm below to 90 mm above T1 | by hand |
+| | upper end, with probability 0.4 | 20 mm below to 260 mm above T1 | from the upper chest to below the vertex, where the OpenKBP CTs end; by hand |
 | | end at the belly, with probability 0.25 | 50 mm above to 120 mm below T12 | by hand |
 | ``couch`` | a couch, with probability 0.5, unless the CT has or may have one | | by hand |
 | ``metal`` | buttons and cables, with probability 0.3 | 1-4 | by hand |
@@ -57,7 +57,7 @@ GROUPS = (*SCAN_GROUPS, *CHAIN_GROUPS)
 _EXAMPLE = {"severity": 0.5, "groups": ["window", "polarity"]}
 _SLICE_MM, _COARSE_PIXEL_MM, _COARSE_SLICE_MM = (1.0, 5.0), (3.5, 5.0), (4.0, 5.0)
 _HU_OFFSET, _HU_SLOPE = (-20.0, 20.0), (0.93, 1.07)
-_FIELD_MM, _ABOVE_T1_MM, _BELOW_T12_MM = (320.0, 500.0), (-20.0, 90.0), (-50.0, 120.0)
+_FIELD_MM, _ABOVE_T1_MM, _BELOW_T12_MM = (320.0, 500.0), (-20.0, 260.0), (-50.0, 120.0)
 _DARK, _BRIGHT, _GAMMA, _CURVE = (0.0, 3.0), (97.0, 100.0), (0.55, 1.1), (-0.3, 0.5)
 _MAS, _KVP, _SCATTER, _BLUR_MM, _ELECTRONIC = (0.2, 2.0), (70.0, 120.0), (0.0, 0.3), (0.1, 1.2), (1.0, 6.0)
 _SHUTTER, _BORDER_GREY = (0.0, 0.2), (20, 170)
@@ -243,7 +243,7 @@ def _draw_calibration(draws: _Draws) -> dict[str, Any]:
 def _draw_truncation(draws: _Draws) -> dict[str, Any]:
     drawn = {
         "field_of_view_mm": (draws.happens(0.25), draws.uniform(_WIDE_FIELD_MM, _FIELD_MM)),
-        "above_t1_mm": (draws.happens(0.25), draws.plain(_ABOVE_T1_MM)),
+        "above_t1_mm": (draws.happens(0.4), draws.plain(_ABOVE_T1_MM)),
         "below_t12_mm": (draws.happens(0.25), draws.plain(_BELOW_T12_MM)),
     }
     return {name: value for name, (happens, value) in drawn.items() if happens}

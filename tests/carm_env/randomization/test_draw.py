@@ -50,7 +50,7 @@ def test_draws_stay_in_the_documented_ranges(seed):
     assert scan.pixel_mm == 0 or (3.5 <= scan.pixel_mm <= 5 and 4 <= scan.slice_mm)
     assert abs(scan.hu_offset) <= 20 and 0.93 <= scan.hu_slope <= 1.07
     assert scan.field_of_view_mm == 0 or 320 <= scan.field_of_view_mm <= 500
-    assert scan.above_t1_mm is None or -20 <= scan.above_t1_mm <= 90
+    assert scan.above_t1_mm is None or -20 <= scan.above_t1_mm <= 260
     assert scan.below_t12_mm is None or -50 <= scan.below_t12_mm <= 120
     assert abs(chain.rotation_deg) <= 6 and 0.85 <= chain.crop <= 1
     assert max(chain.shutters) <= 0.2 and (chain.border_grey == 0 or 20 <= chain.border_grey <= 170)
