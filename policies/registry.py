@@ -14,6 +14,7 @@ POLICIES: dict[str, str] = {
     "conformal": "policies.conformal:ConformalPolicy",
     "ppo": "policies.sb3:PpoPolicy",
     "maskable_ppo": "policies.sb3:MaskablePpoPolicy",
+    "ppo_pixels": "policies.sb3:PpoPixelsPolicy",
     "dqn": "policies.sb3:DqnPolicy",
     "qrdqn": "policies.sb3:QrDqnPolicy",
     "mllm": "policies.mllm:MllmPolicy",
@@ -22,7 +23,7 @@ POLICIES: dict[str, str] = {
 }
 """Name to ``module:Class``; the module is imported when its policy is constructed."""
 
-LEARNED = ("cnn", "conformal", "ppo", "maskable_ppo", "dqn", "qrdqn", "mllm", "mllm_grpo")
+LEARNED = ("cnn", "conformal", "ppo", "maskable_ppo", "ppo_pixels", "dqn", "qrdqn", "mllm", "mllm_grpo")
 """Policies with weights of this repository. The name alone means the weights that ship; ``cnn:runs/cnn/checkpoint``
 means other ones."""
 

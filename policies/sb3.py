@@ -137,9 +137,11 @@ class AgentPolicy(Policy):
     max_threads = 1
 
     kind: ClassVar[str]
+    shipped: ClassVar[str] = ""
+    """Folder of the shipped checkpoint; empty if it is called like the kind."""
 
     def __init__(self, folder: str | Path | None = None) -> None:
-        self._agent = Agent(Path(folder) if folder is not None else SHIPPED / self.kind, self.kind)
+        self._agent = Agent(Path(folder) if folder is not None else SHIPPED / (self.shipped or self.kind), self.kind)
 
     def reset(self, seed: int | None = None) -> None:
         """Starts an episode."""
@@ -148,7 +150,8 @@ class AgentPolicy(Policy):
     def act(self, observation: Any, info: Mapping[str, Any]) -> Decision:
         """Takes the best action of those that would move the C-arm along every axis they command."""
         values = self._agent.values(image_of(observation), int(info["target_landmark"]), info)
-        values = np.where(np.asarray(info["action_mask"], bool), values, -np.inf)
+        if (mask := info.get("action_mask")) is not None:
+            values = np.where(np.asarray(mask, bool), values, -np.inf)
         return Decision(Move.from_index(int(np.argmax(values))))
 
 
@@ -156,6 +159,13 @@ class PpoPolicy(AgentPolicy):
     """Proximal policy optimisation."""
 
     kind = "ppo"
+
+
+class PpoPixelsPolicy(AgentPolicy):
+    """Proximal policy optimisation from pixels alone, without a network that was trained on labels."""
+
+    kind = "ppo"
+    shipped = "ppo_pixels"
 
 
 class MaskablePpoPolicy(AgentPolicy):

@@ -4,11 +4,14 @@
     python training/rl.py --algo ppo --timesteps 200 --no-evaluate
     python training/rl.py --algo maskable_ppo --seeds 0 1 2
     python training/rl.py --algo ppo --features backbone --no-freeze
+    python training/rl.py --algo ppo --features pixels
 
 By default the agent observes the displacement to its target as predicted by the shipped displacement network
 (`policies/conformal.py`), which is learnt in minutes on a CPU. It is trained on patients that this network was not
 trained on: on those the agent would learn to trust the network too much. With ``--features backbone`` the agent
-observes the features of the network, frozen or not. The agent is evaluated on the calibration patients during training.
+observes the features of the network, frozen or not. With ``--features pixels`` it learns from images and rewards alone,
+with a network of random weights and no knowledge of landmarks. The X-rays have the field of view that the network
+knows. The agent is evaluated on the calibration patients during training.
 
 Each seed writes to ``OUT/seed-N``: ``checkpoint`` (safetensors and JSON, for the policy ``ppo:OUT/seed-N/checkpoint``),
 ``evaluations.npz``, and ``model.zip`` to resume from, with a replay buffer for algorithms that have one. The archive
@@ -32,6 +35,7 @@ import numpy as np
 
 import carm_env  # noqa: F401  registers the environment
 from carm_env.evaluation.provenance import save_measurement
+from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM
 from carm_env.landmarks import N_LANDMARKS
 from carm_env.patients.build import default_workers, prepare_patients
 from carm_env.patients.catalogue import expand_patients
@@ -47,7 +51,7 @@ from carm_env.system.threads import limit_threads
 from policies.checkpoint import SHIPPED, fingerprint, save_checkpoint
 from policies.conformal import KIND as CONFORMAL
 from policies.conformal import DisplacementRegressor
-from policies.networks import DisplacementNetwork, as_input
+from policies.networks import DisplacementNetwork, as_input, find_architecture
 from policies.sb3 import ACTIVATIONS, FEATURES, SHIPPED_BACKBONE, shipped_backbone
 from training._support.agent_training import DAMAGED, EVALUATIONS, check_clock, learn, load, restore_evaluations
 from training._support.arguments import DomainArguments
@@ -70,6 +74,9 @@ with optional_imports("rl", "Training an agent"):
 ALGORITHMS = {"ppo": PPO, "dqn": DQN, "qrdqn": QRDQN, "maskable_ppo": MaskablePPO}
 HYPERPARAMETERS = Path(__file__).parent / "hyperparameters"
 ENVIRONMENT = "CArmNav-v0"
+PIXELS = "pixels"
+_FEATURES = (*FEATURES, PIXELS)
+_PIXELS_ARCHITECTURE = "small"
 _STEPS_PER_PATIENT = 100
 """In a short run no more patients are built than have this number of steps each."""
 
@@ -87,11 +94,12 @@ class RlArguments(DomainArguments):
         evaluate: evaluate the agent during training
         timesteps: environment steps; by default the number in the hyperparameters
         seeds: seeds; one agent is trained for each
-        features: target (the predicted displacement) or backbone (features of the network)
+        features: target (the predicted displacement), backbone (features of the network) or pixels (features of a
+            network with random weights, which is trained)
         freeze: do not train the backbone
         regressor: checkpoint of training/conformal.py; by default the shipped one
-        hyperparameters: YAML file; by default training/hyperparameters/ALGO.yml
-        out: output folder; by default runs/ALGO
+        hyperparameters: YAML file; by default training/hyperparameters/ALGO.yml, or ALGO_pixels.yml for pixels
+        out: output folder; by default runs/ALGO, or runs/ALGO_pixels for pixels
         resume: continue from OUT/seed-N/model.zip
         json: file to write the results to
     """
@@ -117,8 +125,10 @@ class RlArguments(DomainArguments):
         check_clock()
         if self.algo not in ALGORITHMS:
             raise UnknownNameError("algorithm", self.algo, ALGORITHMS)
-        if self.features not in FEATURES:
-            raise UnknownNameError("features", self.features, FEATURES)
+        if self.features not in _FEATURES:
+            raise UnknownNameError("features", self.features, _FEATURES)
+        if self.features == PIXELS and self.regressor is not None:
+            raise ValueError(f"regressor is {self.regressor}, but features pixels use no network: leave it out.")
         for name in ("eval_episodes", "evaluations", "timesteps"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -136,9 +146,14 @@ class RlArguments(DomainArguments):
             check_separate(splits, trained_on=("--patients",))
 
     @property
+    def name(self) -> str:
+        """Name of the agent: the algorithm, and ``_pixels`` if it learns from pixels alone."""
+        return f"{self.algo}_{PIXELS}" if self.features == PIXELS else self.algo
+
+    @property
     def folder(self) -> Path:
         """The output folder."""
-        return self.out or Path("runs") / self.algo
+        return self.out or Path("runs") / self.name
 
 
 def read_hyperparameters(path: Path) -> dict[str, Any]:
@@ -201,6 +216,39 @@ def make_environments(
     return VecTransposeImage(venv) if regressor is None else TargetVecEnv(venv, regressor)
 
 
+@dataclass(frozen=True, eq=False)
+class Vision:
+    """What an agent sees with.
+
+    Attributes:
+        network: the network whose features or predictions it observes.
+        architecture: name of its architecture.
+        image_size: side of its input, pixels.
+        isocenter_depth_mm: depth of the isocentre in the images that it knows.
+        regressor: predicts displacements; None if the network is untrained.
+    """
+
+    network: DisplacementNetwork
+    architecture: str
+    image_size: int
+    isocenter_depth_mm: float
+    regressor: DisplacementRegressor | None
+
+    @classmethod
+    def trained(cls, folder: Path | None) -> Vision:
+        """Returns the first network of a checkpoint of `training/conformal.py`; None for the shipped one."""
+        found = DisplacementRegressor(folder, members=1)
+        return cls(found.networks[0], found.architecture, found.image_size, found.isocenter_depth_mm, found)
+
+    @classmethod
+    def untrained(cls, seed: int) -> Vision:
+        """Returns a network with random weights."""
+        torch.manual_seed(seed)
+        name = _PIXELS_ARCHITECTURE
+        size = find_architecture(name).image_size
+        return cls(DisplacementNetwork(name), name, size, DEFAULT_ISOCENTER_DEPTH_MM, None)
+
+
 class BackboneExtractor(BaseFeaturesExtractor):
     """Features of the image from a displacement network, and the one-hot target.
 
@@ -230,7 +278,7 @@ class BackboneExtractor(BaseFeaturesExtractor):
 
 
 def _policy_and_kwargs(
-    hyperparameters: dict[str, Any], regressor: DisplacementRegressor, arguments: RlArguments
+    hyperparameters: dict[str, Any], vision: Vision, arguments: RlArguments
 ) -> tuple[str, dict[str, Any]]:
     """Takes the policy's name and arguments out of the hyperparameters, adapted to the features."""
     policy, kwargs = hyperparameters.pop("policy", "MlpPolicy"), hyperparameters.pop("policy_kwargs", {})
@@ -238,7 +286,8 @@ def _policy_and_kwargs(
         return policy, kwargs
     kwargs["features_extractor_class"] = BackboneExtractor
     kwargs["features_extractor_kwargs"] = {
-        "backbone": regressor.networks[0], "image_size": regressor.image_size, "freeze": arguments.freeze
+        "backbone": vision.network, "image_size": vision.image_size,
+        "freeze": arguments.freeze and vision.regressor is not None,
     }  # fmt: skip
     if "ppo" in arguments.algo:
         # Orthogonal initialisation, the default of actors and critics, would overwrite the trained backbone.
@@ -247,8 +296,7 @@ def _policy_and_kwargs(
 
 
 def export(
-    model: BaseAlgorithm, arguments: RlArguments, regressor: DisplacementRegressor, folder: Path, card: str,
-    seed: int, steps: int,
+    model: BaseAlgorithm, arguments: RlArguments, vision: Vision, folder: Path, card: str, seed: int, steps: int
 ) -> None:  # fmt: skip
     """Writes the checkpoint: the perceptron, and the backbone unless it is the shipped one."""
     policy, algo = model.policy, arguments.algo
@@ -261,7 +309,7 @@ def export(
         extractor = network.features_extractor
     linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
     used = [name for name, kind in ACTIVATIONS.items() if any(isinstance(layer, kind) for layer in layers)]
-    backbone = extractor.backbone if arguments.features == "backbone" else regressor.networks[0]
+    backbone = vision.network if arguments.features == "target" else extractor.backbone
     known = fingerprint(backbone.state_dict())
     is_shipped = (SHIPPED / CONFORMAL).is_dir() and known == fingerprint(shipped_backbone())
     tensors = {} if is_shipped else {f"backbone.{name}": value for name, value in backbone.state_dict().items()}
@@ -269,9 +317,10 @@ def export(
         tensors |= {f"head.{2 * number}.{name}": value for name, value in layer.state_dict().items()}
     config = {
         "kind": algo,
-        "features": arguments.features,
-        "architecture": regressor.architecture,
-        "image_size": regressor.image_size,
+        "features": "backbone" if arguments.features == PIXELS else arguments.features,
+        "architecture": vision.architecture,
+        "image_size": vision.image_size,
+        **({"isocenter_depth_mm": vision.isocenter_depth_mm} if vision.isocenter_depth_mm else {}),
         "layers": [linear[0].in_features, *(layer.out_features for layer in linear)],
         "activation": used[0] if used else "tanh",
         "quantiles": model.n_quantiles if algo == "qrdqn" else 1,
@@ -299,26 +348,27 @@ def train(arguments: RlArguments, seed: int, words: Sequence[str] = ()) -> dict[
 
 def _train(arguments: RlArguments, seed: int, words: Sequence[str], folder: Path) -> dict[str, float]:
     algorithm, archive = ALGORITHMS[arguments.algo], folder / "model.zip"
-    regressor = DisplacementRegressor(arguments.regressor, members=1)
-    hyperparameters = read_hyperparameters(arguments.hyperparameters or HYPERPARAMETERS / f"{arguments.algo}.yml")
+    vision = Vision.untrained(seed) if arguments.features == PIXELS else Vision.trained(arguments.regressor)
+    hyperparameters = read_hyperparameters(arguments.hyperparameters or HYPERPARAMETERS / f"{arguments.name}.yml")
     count, default_steps = int(hyperparameters.pop("n_envs", 1)), int(hyperparameters.pop("n_timesteps"))
     steps = arguments.timesteps or default_steps
-    policy, policy_kwargs = _policy_and_kwargs(hyperparameters, regressor, arguments)
-    options = hyperparameters.pop("env_kwargs", {})
-    observer = regressor if arguments.features == "target" else None
+    policy, policy_kwargs = _policy_and_kwargs(hyperparameters, vision, arguments)
+    depth = {"isocenter_depth_mm": vision.isocenter_depth_mm}
+    options = {**depth, **hyperparameters.pop("env_kwargs", {})}
+    observer = vision.regressor if arguments.features == "target" else None
     patients, eval_patients = (needed_patients(names, steps) for names in (arguments.patients, arguments.eval_patients))
     domain = arguments.domain
     if domain.severity:
         patients = with_scans(patients, domain)
         options = {**options, "domain_randomization": domain.chain_settings}
     prepare_patients([*patients, *(eval_patients if arguments.evaluate else ())], default_workers())
-    venv = make_environments(patients, count, seed, regressor.image_size, observer, options)
+    venv = make_environments(patients, count, seed, vision.image_size, observer, options)
     segment = max(steps // arguments.evaluations // count, 1)
     evaluation = None
     # The callback writes a file of its own, which a kill would leave incomplete.
     log_folder = hidden_path(folder / "evaluation-log", UNFINISHED)
     if arguments.evaluate:
-        eval_venv = make_environments(eval_patients, min(count, 4), 10_000 + seed, regressor.image_size, observer)
+        eval_venv = make_environments(eval_patients, min(count, 4), 10_000 + seed, vision.image_size, observer, depth)
         callback = MaskableEvalCallback if arguments.algo == "maskable_ppo" else EvalCallback
         evaluation = callback(
             eval_venv, n_eval_episodes=arguments.eval_episodes, eval_freq=segment, log_path=str(log_folder), verbose=0
@@ -339,10 +389,11 @@ def _train(arguments: RlArguments, seed: int, words: Sequence[str], folder: Path
         shutil.rmtree(log_folder, ignore_errors=True)
     minutes = (time.perf_counter() - started) / 60
     figures = _last_evaluation(folder) if evaluation is not None else {}
-    description = f"Drives the C-arm to a landmark; trained with {arguments.algo}."
-    title, config = f"{arguments.algo} agent", {"steps": steps, "seed": seed}
+    sight = ", from pixels alone" if arguments.features == PIXELS else ""
+    description = f"Drives the C-arm to a landmark; trained with {arguments.algo}{sight}."
+    title, config = f"{arguments.name} agent", {"steps": steps, "seed": seed}
     card = model_card(title, description, "training/rl.py", words, config, figures, minutes)
-    export(model, arguments, regressor, folder / "checkpoint", card, seed, steps)
+    export(model, arguments, vision, folder / "checkpoint", card, seed, steps)
     venv.close()
     if evaluation is not None:
         evaluation.eval_env.close()
@@ -366,9 +417,9 @@ def run(arguments: RlArguments, words: Sequence[str] = ()) -> None:
     arguments.check()
     results = {f"seed_{seed}": train(arguments, seed, words) for seed in arguments.seeds}
     if arguments.json is not None:
-        save_measurement(arguments.json, {"algo": arguments.algo, **results}, arguments.seeds[0])
+        save_measurement(arguments.json, {"algo": arguments.name, **results}, arguments.seeds[0])
     folders = [arguments.folder / f"seed-{seed}" for seed in arguments.seeds]
-    save_learning_curve(folders, arguments.folder / "learning_curve.png", arguments.algo)
+    save_learning_curve(folders, arguments.folder / "learning_curve.png", arguments.name)
     print(f"\npolicy: {arguments.algo}:{folders[0]}/checkpoint")
 
 
