@@ -156,10 +156,11 @@ class PatientRef:
             CTImportError: the CT file cannot be read.
             ValueError: the scan leaves nothing of the patient.
         """
-        patient = self._load_unscanned(quiet)
+        patient = self.load_unscanned(quiet=quiet)
         return patient if self.scan is None else self.scan.scan(patient)
 
-    def _load_unscanned(self, quiet: bool) -> Patient:
+    def load_unscanned(self, *, quiet: bool = False) -> Patient:
+        """Loads the patient without the scan of its name; for arguments and errors see `load`."""
         if self.virtual is not None:
             from carm_env.anatomy.build import virtual_patient
 

@@ -231,7 +231,12 @@ def _schema() -> Any:
 def _file_name(ref: PatientRef) -> str:
     name = str(ref)
     readable = "".join(letter if letter.isalnum() else "-" for letter in name)[:60]
-    return f"{readable}-{content_hash(name)[:6]}-{ref.load().fingerprint}"
+    patient = ref.load_unscanned()
+    content = patient.fingerprint
+    if ref.scan is not None:
+        # Scanning takes a second, and hundreds of patients are named one after another.
+        content = content_hash([content, repr(ref.scan.scan_of(patient))])[: len(content)]
+    return f"{readable}-{content_hash(name)[:6]}-{content}"
 
 
 def _patient_of(path: Path) -> str:
