@@ -6,6 +6,8 @@ of and, where somebody has read them, where its landmarks are.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -23,6 +25,8 @@ _FILE = "real_cts.yaml"
 _KEYS = (
     "name", "title", "origin", "coverage", "licence", "citation", "package", "ct", "labels", "get", "landmarks",
 )  # fmt: skip
+_READING_KEYS = ("reader", "date", "method", "points_lps_mm", "repeat_mm")
+_DATE = re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])")
 _REQUIRED = ("name", "title", "origin", "coverage", "licence", "citation", "get")
 
 
@@ -56,17 +60,53 @@ class Package:
 
 @dataclass(frozen=True)
 class Reading:
-    """Landmarks that were read in a CT.
+    """Landmarks that one reader read in a CT.
 
     Attributes:
-        reading: who read them, how and when.
+        reader: who read them.
+        date: when, ``YYYY-MM-DD``.
+        method: how.
         points_lps_mm: from landmark id to ``(x, y, z)`` in the frame of the file.
-        between_readings_mm: from landmark id to the distance between two readings.
+        repeat_mm: from landmark id to the distance from a repetition whose points were not kept; empty if none.
     """
 
-    reading: str
+    reader: str
+    date: str
+    method: str
     points_lps_mm: Mapping[int, tuple[float, float, float]]
-    between_readings_mm: Mapping[int, float]
+    repeat_mm: Mapping[int, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"read on {self.date} by {self.reader}. {self.method}"
+
+
+@dataclass(frozen=True)
+class ReadLandmarks:
+    """Landmarks that were read in a CT, once or several times.
+
+    Attributes:
+        readings: the readings; the first one is used.
+    """
+
+    readings: tuple[Reading, ...]
+
+    @property
+    def points_lps_mm(self) -> Mapping[int, tuple[float, float, float]]:
+        """The points of the reading that is used, from landmark id to ``(x, y, z)`` in the frame of the file."""
+        return self.readings[0].points_lps_mm
+
+    @property
+    def between_readings_mm(self) -> Mapping[int, float]:
+        """From landmark id to the largest distance of another reading from the one that is used.
+
+        A landmark that was read only once is absent.
+        """
+        distances: dict[int, float] = {}
+        for key, used in self.points_lps_mm.items():
+            others = [reading.points_lps_mm[key] for reading in self.readings[1:] if key in reading.points_lps_mm]
+            if others:
+                distances[key] = max(math.dist(used, other) for other in others)
+        return distances
 
 
 @dataclass(frozen=True)
@@ -97,7 +137,7 @@ class RealCT:
     package: Package | None = None
     ct: PinnedFile | None = None
     labels: PinnedFile | None = None
-    landmarks: Reading | None = field(default=None, repr=False)
+    landmarks: ReadLandmarks | None = field(default=None, repr=False)
 
     @property
     def card(self) -> dict[str, Any]:
@@ -111,10 +151,18 @@ class RealCT:
         }
         card["file_sha256"] = "none in the registry: brought by the user" if self.ct is None else self.ct.sha256
         if self.landmarks is not None:
-            card["landmarks"] = self.landmarks.reading
-            distances = self.landmarks.between_readings_mm.items()
-            card["landmark_between_readings_mm"] = {landmark(key).name: value for key, value in distances}
+            used, *others = self.landmarks.readings
+            card["landmarks"] = str(used)
+            if others:
+                card["landmark_other_readings"] = "; ".join(map(str, others))
+                card["landmark_between_readings_mm"] = _by_name(self.landmarks.between_readings_mm)
+            if used.repeat_mm:
+                card["landmark_repeat_mm"] = _by_name(used.repeat_mm)
         return card
+
+
+def _by_name(distances_mm: Mapping[int, float]) -> dict[str, float]:
+    return {landmark(key).name: round(value, 1) for key, value in distances_mm.items()}
 
 
 @cache
@@ -178,7 +226,7 @@ def _entry(row: Mapping[str, Any]) -> RealCT:
     for file in (ct, labels):
         if file is not None and (len(file.sha256) != 64 or set(file.sha256) - set("0123456789abcdef")):
             raise ValueError(f"the sha256 of {file.file} is {file.sha256!r}, expected 64 hex digits.")
-    landmarks = _reading(row["landmarks"]) if "landmarks" in row else None
+    landmarks = _read_landmarks(row["landmarks"]) if "landmarks" in row else None
     if landmarks is not None and ct is None:
         raise ValueError("it has landmarks but no file 'ct' with a hash, which they hold for: add it.")
     package = Package(**row["package"]) if "package" in row else None
@@ -188,10 +236,46 @@ def _entry(row: Mapping[str, Any]) -> RealCT:
     return RealCT(**texts, citation=citation, package=package, ct=ct, labels=labels, landmarks=landmarks)
 
 
+def _read_landmarks(row: Mapping[str, Any]) -> ReadLandmarks:
+    check_keys("key of landmarks", row, ("readings",))
+    rows = row.get("readings")
+    if not isinstance(rows, list) or not rows or not all(isinstance(reading, dict) for reading in rows):
+        raise ValueError("the readings are not a list of mappings, expected one for each reading, the used one first.")
+    readings = []
+    for number, reading in enumerate(rows, 1):
+        try:
+            readings.append(_reading(reading))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"reading {number}: {error}") from error
+    landmarks = ReadLandmarks(tuple(readings))
+    for number, other in enumerate(landmarks.readings[1:], 2):
+        if unused := set(other.points_lps_mm) - set(landmarks.points_lps_mm):
+            names = ", ".join(landmark(key).name for key in sorted(unused))
+            raise ValueError(f"reading {number} has {names}, which the first one, which is used, lacks: add it there.")
+    return landmarks
+
+
 def _reading(row: Mapping[str, Any]) -> Reading:
-    check_keys("key of landmarks", row, ("reading", "points_lps_mm", "between_readings_mm"))
+    check_keys("key of a reading", row, _READING_KEYS)
+    missing = [key for key in _READING_KEYS if key != "repeat_mm" and not row.get(key)]
+    if missing:
+        raise ValueError(f"the key {missing[0]!r} is missing or empty: add it.")
+    reader, date, method = row["reader"], row["date"], row["method"]
+    if not all(isinstance(text, str) for text in (reader, date, method)):
+        raise ValueError("'reader', 'date' or 'method' is not a text.")
+    if _DATE.fullmatch(date) is None:
+        raise ValueError(f"the date is {shortened(date)}, expected YYYY-MM-DD.")
+    for key in ("points_lps_mm", "repeat_mm"):
+        if not isinstance(row.get(key, {}), dict):
+            raise ValueError(f"{key} is not a mapping from landmarks.")
     points = {landmark(name).id: finite_point(name, point) for name, point in row["points_lps_mm"].items()}
-    between = {landmark(name).id: float(value) for name, value in row["between_readings_mm"].items()}
-    if set(between) != set(points):
-        raise ValueError("points_lps_mm and between_readings_mm name other landmarks: name the same ones.")
-    return Reading(str(row["reading"]), {key: (p[0], p[1], p[2]) for key, p in points.items()}, between)
+    repeat = {landmark(name).id: _distance_mm(name, value) for name, value in row.get("repeat_mm", {}).items()}
+    if set(repeat) - set(points):
+        raise ValueError("repeat_mm names landmarks that points_lps_mm lacks: name the same ones.")
+    return Reading(reader, date, method, {key: (p[0], p[1], p[2]) for key, p in points.items()}, repeat)
+
+
+def _distance_mm(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ValueError(f"the distance of {name} is {shortened(value)}, expected millimetres, 0 or more.")
+    return float(value)

@@ -22,7 +22,7 @@ from carm_env.landmarks import landmark
 from carm_env.patient_store import imported_names, load_imported
 from carm_env.patients import install, registry
 from carm_env.patients.install import InstallError, InstallOptions, install_real_ct
-from carm_env.patients.registry import Package, PinnedFile, Reading, RealCT, real_cts
+from carm_env.patients.registry import Package, PinnedFile, Reading, ReadLandmarks, RealCT, real_cts
 from carm_env.system.errors import UnknownNameError
 from carm_env.system.files import DiskFullError, file_hash
 from carm_env.system.structured_files import StructuredFileError
@@ -36,6 +36,8 @@ SHAPE = (30, 24, 40)
 ROWS = np.column_stack([np.diag([-10.0, -10.0, 10.0]), [145.0, 115.0, -200.0]])
 """RAS affine of an LPS grid from (-145, -115, -200) to (145, 115, 190) mm."""
 POINTS = {10: (0.0, 0.0, 120.0), 11: (-5.0, 0.0, 60.0), 14: (0.0, 0.0, -140.0)}
+FIRST = Reading("A. Reader", "2026-01-01", "Axial slices.", POINTS, dict.fromkeys(POINTS, 1.5))
+SECOND = Reading("B. Reader", "2026-01-02", "Sagittal slices.", {10: (3.0, 4.0, 120.0), 14: (0.0, 0.0, -139.0)})
 
 
 def ct_bytes():
@@ -82,7 +84,7 @@ class World:
             citation=("A. Author, A scan, 2026",), get="Ask the author.", package=Package("scan", "1.0", 1),
             ct=PinnedFile("scan/ct.nii.gz", hashes["scan/ct.nii.gz"]),
             labels=PinnedFile("scan/labels.nii.gz", hashes["scan/labels.nii.gz"]),
-            landmarks=Reading("Read twice.", POINTS, dict.fromkeys(POINTS, 1.5)),
+            landmarks=ReadLandmarks((FIRST, SECOND)),
         )  # fmt: skip
         monkeypatch.setattr(install, "find_real_ct", lambda name: self.entry)
         monkeypatch.setattr(subprocess, "run", self.run)
@@ -121,7 +123,9 @@ def test_a_ct_is_fetched_checked_imported_and_nothing_else_is_kept(world):
     np.testing.assert_allclose(patient.landmarks_lps_mm[10], POINTS[10])
     card = dict(patient.card)
     assert (card["licence"], card["origin"]) == ("CC BY 4.0", "Somewhere") and "A. Author" in card["citation"]
-    assert card["file_sha256"] == world.entry.ct.sha256 and card["landmark_between_readings_mm"]["T1"] == 1.5
+    assert card["file_sha256"] == world.entry.ct.sha256
+    assert "A. Reader" in card["landmarks"] and "B. Reader" in card["landmark_other_readings"]
+    assert card["landmark_between_readings_mm"] == {"T1": 5.0, "T12": 1.0} and card["landmark_repeat_mm"]["T1"] == 1.5
     assert any("T1: the label map gives" in note for note in done.notes)
     assert not list((world.folder / "temporary").iterdir())
     with pytest.raises(FileExistsError, match="--replace"):
@@ -192,7 +196,7 @@ def test_a_label_map_of_another_version_is_named(world):
 
 def test_landmarks_that_do_not_fit_the_ct_are_named(world):
     points = {10: (0.0, 0.0, -140.0), 11: (0.0, 0.0, 60.0), 14: (0.0, 0.0, 120.0)}
-    world.entry = replace(world.entry, landmarks=Reading("Read twice.", points, dict.fromkeys(points, 1.0)))
+    world.entry = replace(world.entry, landmarks=ReadLandmarks((replace(FIRST, points_lps_mm=points),)))
     with pytest.raises(InstallError, match="do not fit its CT"):
         install_scan()
     world.nothing_is_left()
@@ -269,20 +273,21 @@ def test_every_entry_of_the_registry_is_complete_and_its_landmarks_are_plausible
         "Right scapular inferior angle", "Left scapular inferior angle", "T1", "T12", "Carina", "Right hemidiaphragm",
         "Left hemidiaphragm",
     }  # fmt: skip
+    first, second = lidc.landmarks.readings
+    assert set(second.points_lps_mm) == set(first.points_lps_mm) == set(lidc.landmarks.between_readings_mm)
+    assert 0.0 < max(lidc.landmarks.between_readings_mm.values()) < 6.0
     with pytest.raises(UnknownNameError, match="Did you mean 'lidc-0001'"):
         registry.find_real_ct("lidc-1")
 
 
+READING = "{reader: r, date: 2026-01-01, method: m, points_lps_mm: {T1: [0, 0, 0], T12: [0, 0, -250]}%s}"
 ENTRY = "{name: a, title: t, origin: o, coverage: c, licence: l, citation: [x], get: g%s}"
 FAULTS = {
     "no list": ("{}", "is not a list"),
     "unknown key": (f"[{ENTRY % ', licens: x'}]", "Did you mean 'licence'"),
     "no licence": ("[{name: a, title: t, origin: o, coverage: c, citation: [x], get: g}]", "'licence' is missing"),
     "bad hash": (f"[{ENTRY % ', ct: {file: a, sha256: abc}'}]", "expected 64 hex digits"),
-    "landmarks of no file": (
-        f"[{ENTRY % ', landmarks: {reading: r, points_lps_mm: {}, between_readings_mm: {}}'}]",
-        "landmarks but no file",
-    ),
+    "landmarks of no file": (f"[{ENTRY % f', landmarks: {{readings: [{READING % str()}]}}'}]", "landmarks but no file"),
     "twice": (f"[{ENTRY % ''}, {ENTRY % ''}]", "occurs twice"),
     "a name with a space": (f"[{ENTRY.replace('name: a', 'name: A B') % ''}]", "name is 'A B'"),
 }  # fmt: skip
@@ -293,6 +298,47 @@ def test_a_wrong_registry_is_named(fault):
     text, words = FAULTS[fault]
     with pytest.raises(StructuredFileError, match=words):
         registry.read_registry(text, "cts.yaml")
+
+
+READ = ENTRY % (", ct: {file: a, sha256: " + "a" * 64 + "}, landmarks: {readings: [%s]}")
+
+
+def test_distances_between_readings_are_computed_and_the_first_reading_is_used():
+    others = [
+        "{reader: s, date: 2026-01-02, method: m, points_lps_mm: {T1: [3, 4, 0]}}",
+        "{reader: t, date: 2026-01-03, method: m, points_lps_mm: {T1: [0, 0, 2]}}",
+    ]
+    entry = registry.read_registry(f"[{READ % ', '.join([READING % '', *others])}]", "cts.yaml")["a"]
+    assert entry.landmarks.points_lps_mm[10] == (0.0, 0.0, 0.0)
+    assert entry.landmarks.between_readings_mm == {10: 5.0}
+    assert entry.card["landmark_between_readings_mm"] == {"T1": 5.0} and "landmark_repeat_mm" not in entry.card
+    once = registry.read_registry(f"[{READ % (READING % ', repeat_mm: {T1: 2.5}')}]", "cts.yaml")["a"]
+    assert once.card["landmark_repeat_mm"] == {"T1": 2.5} and "landmark_between_readings_mm" not in once.card
+
+
+READING_FAULTS = {
+    "no reading": ("", "not a list of mappings"),
+    "typed distances": (READING % ", between_readings_mm: {T1: 1}", "reading 1: .*between_readings_mm"),
+    "no reader": ("{date: 2026-01-01, method: m, points_lps_mm: {T1: [0, 0, 0]}}", "'reader' is missing"),
+    "no points": ("{reader: r, date: 2026-01-01, method: m, points_lps_mm: {}}", "'points_lps_mm' is missing or empty"),
+    "bad date": (READING.replace("2026-01-01", "2026-13-01") % "", "expected YYYY-MM-DD"),
+    "a number as the method": (READING.replace("method: m", "method: 7") % "", "not a text"),
+    "a list of points": (READING.replace("{T1: [0, 0, 0], T12: [0, 0, -250]}", "[1]") % "", "points_lps_mm is not a"),
+    "two coordinates": (READING.replace("[0, 0, 0]", "[0, 0]") % "", "expected three finite numbers"),
+    "unknown landmark": (READING.replace("T12", "T13") % "", "reading 1: .*T13"),
+    "repetition of no point": (READING % ", repeat_mm: {Carina: 1}", "points_lps_mm lacks"),
+    "negative distance": (READING % ", repeat_mm: {T1: -1}", "expected millimetres"),
+    "more than the first": (
+        f"{READING % ''}, {READING.replace('T12', 'Carina') % ''}", "reading 2 has Carina, which the first one",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", READING_FAULTS)
+def test_a_wrong_reading_is_named(fault):
+    readings, words = READING_FAULTS[fault]
+    with pytest.raises(StructuredFileError, match=words):
+        registry.read_registry(f"[{READ % readings}]", "cts.yaml")
 
 
 def test_the_command_lists_and_installs(world, monkeypatch, capsys):
