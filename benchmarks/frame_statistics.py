@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import convolve
 
+from benchmarks._support.power_spectrum import power_spectrum, radial_mean
 from benchmarks._support.sample_views import PUBLISHED_VIEWS, VIEWS
 from carm_env.envs.scene import Scene, load_scene
 from carm_env.evaluation.provenance import save_measurement
@@ -86,15 +87,8 @@ def describe(frame: Frame) -> dict[str, Any]:
 
 def _spectrum(grey: NDArray[np.float64]) -> dict[str, float]:
     """Computes the slope and the high-frequency shares of the radial power spectrum."""
-    side = len(grey)
-    hann = np.hanning(side)
-    power = np.abs(np.fft.fft2((grey - grey.mean()) * hann * hann[:, None])) ** 2
-    power[0, 0] = 0
-    frequency = np.fft.fftfreq(side)
-    radius = np.hypot(frequency, frequency[:, None])
-    ring = np.rint(radius * side).astype(int).ravel()
-    mean_power = np.bincount(ring, power.ravel()) / np.maximum(np.bincount(ring), 1)
-    rings = np.arange(len(mean_power)) / side
+    power, radius = power_spectrum(grey)
+    rings, mean_power = radial_mean(power, radius)
     fitted = (rings >= SPECTRUM_FIT[0]) & (rings <= SPECTRUM_FIT[1]) & (mean_power > 0)
     slope = np.polyfit(np.log(rings[fitted]), np.log(mean_power[fitted]), 1)[0] if fitted.sum() > 1 else np.nan
     total = power.sum() or 1.0

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from benchmarks._support import unfamiliar_images as unfamiliar
+from benchmarks._support.roc import area_under_curve
 from carm_env.ct.radiographs import read_radiograph
 from carm_env.evaluation.external_images import find_images, square_view
 from carm_env.evaluation.provenance import save_measurement
@@ -59,17 +59,6 @@ class Arguments:
     backbone: Path | None = None
     images: tuple[Path, ...] = ()
     json: Path | None = None
-
-
-def area_under_curve(familiar: ArrayLike, other: ArrayLike) -> float:
-    """Returns the probability that a random other image scores higher than a random familiar one; ties count half.
-
-    >>> area_under_curve([1.0, 2.0], [2.0, 3.0])
-    0.875
-    """
-    known, scores = np.sort(np.asarray(familiar, float)), np.asarray(other, float)
-    lower, not_higher = np.searchsorted(known, scores, "left"), np.searchsorted(known, scores, "right")
-    return float((lower + not_higher).mean() / (2 * len(known)))
 
 
 def image_groups(arguments: Arguments) -> Iterator[tuple[str, unfamiliar.Images]]:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.ct._distribution import AIR, FEW_VALUES, NO_AIR_HU, SAMPLE, is_spike, is_textured, sampled, share_between
-from carm_env.ct._grid import HIGHEST_HU
+from carm_env.ct.grid import HIGHEST_HU
 from carm_env.volume import AIR_HU
 
 LOWEST_HU, HIGHEST_VALUE, INT16_MAX = -5000.0, 20_000.0, 32_767.0

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from carm_env.ct._acquisitions import acquisitions_of, joined_acquisitions
 from carm_env.ct._dicom_headers import quiet_pydicom
-from carm_env.ct._grid import LARGEST_MM
 from carm_env.ct._pixels import read_pixels
 from carm_env.ct._rescale import hounsfield
 from carm_env.ct._set_aside import without_copies, without_extra, without_localizers
 from carm_env.ct._slice_grid import SliceGrid, fill_missing, fit_grid, interpolate
 from carm_env.ct._slices import Slice
 from carm_env.ct.errors import DicomError
+from carm_env.ct.grid import LARGEST_MM
 from carm_env.ct.series import Series
 from carm_env.system.memory import check_memory
 

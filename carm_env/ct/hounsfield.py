@@ -26,7 +26,6 @@ from carm_env.ct._distribution import (
     sampled,
     share_between,
 )
-from carm_env.ct._grid import HIGHEST_HU
 from carm_env.ct._padding import (
     HIGHEST_VALUE,
     INT16_MAX,
@@ -37,6 +36,7 @@ from carm_env.ct._padding import (
     restore_signs,
 )
 from carm_env.ct.errors import CTImportError
+from carm_env.ct.grid import HIGHEST_HU
 from carm_env.volume import AIR_HU
 
 _LEAST_RANGE, _GREY_MAX, _UNIT_MAX = 30.0, 255.0, 1.5

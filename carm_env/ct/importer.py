@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.anatomy.plausibility import check_landmarks
-from carm_env.ct._grid import DEFAULT_SPACING_MM, to_isotropic, without_table
 from carm_env.ct._identity import case_id, create_key
 from carm_env.ct.archives import extracted
 from carm_env.ct.dicom import read_stack
 from carm_env.ct.errors import CTImportError, LandmarkFileError
+from carm_env.ct.grid import DEFAULT_SPACING_MM, to_isotropic, without_table
 from carm_env.ct.hounsfield import judge_values
 from carm_env.ct.images import read_image
 from carm_env.ct.kinds import ARCHIVE_SUFFIXES, is_image

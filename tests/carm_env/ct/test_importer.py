@@ -12,9 +12,9 @@ import pytest
 
 from carm_env import patient_store as store
 from carm_env.cli import main
-from carm_env.ct._grid import to_isotropic, without_table
 from carm_env.ct._identity import case_id, create_key
 from carm_env.ct.errors import ArchiveError, CTImportError, DicomError, LandmarkFileError
+from carm_env.ct.grid import to_isotropic, without_table
 from carm_env.ct.importer import ImportOptions, import_ct, load_ct, read_ct
 from carm_env.patients.catalogue import load_patient
 from carm_env.volume import Volume
