@@ -144,10 +144,10 @@ def linear_probe(features: NDArray[np.floating]) -> Classifier:
             output = inputs @ coefficients[1:] + coefficients[0]
             loss = functional.binary_cross_entropy_with_logits(output, target.double(), weight.double())
             loss = loss + _PENALTY / 2 * coefficients[1:].square().sum()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             return loss
 
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
+        optimizer.step(closure)
         with torch.no_grad():
             result: NDArray[np.float64] = (others @ coefficients[1:] + coefficients[0]).numpy()
         return result
