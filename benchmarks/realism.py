@@ -90,7 +90,7 @@ class Arguments:
     isocenter_depth_mm: float = PAPER_ISOCENTER_DEPTH_MM
     blurs_px: tuple[float, ...] = (0.0, 3.0)
     epochs: int = 6
-    controls: int = 2
+    controls: int = 1
     seed: int = 0
     plot: Path | None = None
     sheet: Path | None = None
