@@ -70,9 +70,9 @@ class Arguments:
         isocenter_depth_mm: depth of the isocentre (`carm_env.geometry.check_isocenter_depth`).
         blurs_px: standard deviations of blurs of the images, pixels; the linear probe runs for each, the CNN for the
             first.
-        epochs: epochs of the CNN; 0 leaves it out.
+        steps: optimizer steps of the CNN; 0 leaves it out.
         controls: random divisions of the virtual patients for a control.
-        seed: seed of positions, noise, divisions and CNN.
+        seed: seed of positions, divisions and CNN.
         plot: PNG file for the power spectra.
         sheet: PNG file for views of every CT beside those of a virtual patient; they show people, so do not publish it
             without their licence.
@@ -89,7 +89,7 @@ class Arguments:
     size: int = 128
     isocenter_depth_mm: float = PAPER_ISOCENTER_DEPTH_MM
     blurs_px: tuple[float, ...] = (0.0, 3.0)
-    epochs: int = 6
+    steps: int = 150
     controls: int = 1
     seed: int = 0
     plot: Path | None = None
@@ -99,7 +99,7 @@ class Arguments:
     def __post_init__(self) -> None:
         check_image_size(self.size)
         check_isocenter_depth(self.isocenter_depth_mm)
-        for name, least in (("views", 1), ("epochs", 0), ("controls", 0), ("seed", 0)):
+        for name, least in (("views", 1), ("steps", 0), ("controls", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} is {getattr(self, name)}, expected {least} or more.")
         if not self.blurs_px or min(self.blurs_px) < 0:
@@ -123,6 +123,11 @@ class Collection:
     position: NDArray[np.intp]
     axis: Mapping[str, tuple[str, str]]
     mid_depth_pixel_mm: float
+
+    @property
+    def air(self) -> NDArray[np.bool_]:
+        """``(n, s, s)`` pixels of open air, which are black."""
+        return self.images == 0
 
 
 def version_of(person: str, version: str) -> PatientRef:
@@ -154,7 +159,7 @@ def collect(arguments: Arguments) -> Collection:
         subject, voxels[name] = Subject.of(patient, arguments.isocenter_depth_mm), Voxels.of(patient)
         positions[name] = draw_positions(subject, arguments.views, np.random.default_rng([arguments.seed, number]))
         own = voxels[name].own_mm, voxels[name].spacing_mm
-        images = render_matched(subject, positions[name], *own, arguments.size, arguments.seed)
+        images = render_matched(subject, positions[name], *own, arguments.size)
         builder.add(REAL, person_of(ref), name, images, np.arange(len(images)))
     for version, refs in versions.items():
         for pose in dict.fromkeys(arms.values()):
@@ -169,8 +174,7 @@ def collect(arguments: Arguments) -> Collection:
                     if not len(chosen):
                         raise ValueError(f"{ref} shows an end of its volume in all views that match {name}.")
                     wanted = voxels[name].of_others_mm, voxels[name].spacing_mm
-                    seed = arguments.seed + 1 + number
-                    images = render_matched(subject, positions[name].only(chosen), *wanted, arguments.size, seed)
+                    images = render_matched(subject, positions[name].only(chosen), *wanted, arguments.size)
                     builder.add(version, person_of(ref), name, images, chosen)
     field_mm = DEFAULT_GEOMETRY.field_of_view_at_mm(arguments.isocenter_depth_mm)
     axis = {name: found.axis for name, found in positions.items()}
@@ -246,12 +250,12 @@ def judge(collection: Collection, arguments: Arguments) -> list[dict[str, Any]]:
     """Runs every classifier on every comparison; returns one mapping for each."""
     backbone, rows = Backbone(), []
     for number, sigma in enumerate(arguments.blurs_px):
-        matched = match_histograms(blurred(collection.images, sigma))
+        matched = match_histograms(blurred(collection.images, sigma), collection.air)
         classifiers: dict[str, Classifier] = {
             "linear probe": linear_probe(backbone.features(np.rint(matched).astype(np.uint8)))
         }
-        if arguments.epochs and number == 0:
-            classifiers["small CNN"] = small_cnn(matched, arguments.epochs, arguments.seed)
+        if arguments.steps and number == 0:
+            classifiers["small CNN"] = small_cnn(matched, arguments.steps, arguments.seed)
         for kind, classify in classifiers.items():
             found: dict[str, list[Score]] = {}
             for name, first, second, is_matched in comparisons(collection, arguments.controls, arguments.seed):
@@ -305,7 +309,7 @@ def spectra(collection: Collection) -> dict[str, dict[str, Any]]:
 
     A person counts once, whatever the number of images. ``per_mm`` are the frequencies at mid-depth.
     """
-    matched = match_histograms(collection.images)
+    matched = match_histograms(collection.images, collection.air)
     found: dict[str, dict[str, Any]] = {}
     for axis in dict.fromkeys(collection.axis.values()):
         part: dict[str, Any] = {}
@@ -362,7 +366,7 @@ def draw_spectra(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 
 def draw_sheet(collection: Collection, count: int = 3) -> Image.Image:
     """Draws views of each CT, each above the same view of a virtual person in every version, with equal histograms."""
-    matched = np.rint(match_histograms(collection.images)).astype(np.uint8)
+    matched = np.rint(match_histograms(collection.images, collection.air)).astype(np.uint8)
     side, cts = matched.shape[-1], list(collection.axis)
     sheet = Image.new("L", (count * len(cts) * side, len(collection.groups) * side))
     for (row, groups), (column, ct) in product(enumerate(collection.groups.values()), enumerate(cts)):
@@ -390,7 +394,7 @@ def run(arguments: Arguments) -> None:
         "bands_per_mm": list(BANDS_PER_MM), "real": list(arguments.real), "people": list(arguments.people),
         "versions": list(arguments.versions),
         "views": arguments.views, "size": arguments.size, "isocenter_depth_mm": arguments.isocenter_depth_mm,
-        "epochs": arguments.epochs, "controls": arguments.controls,
+        "steps": arguments.steps, "controls": arguments.controls,
     }  # fmt: skip
     save_measurement(arguments.json, values, arguments.seed)
     if arguments.plot is not None:

@@ -155,7 +155,7 @@ def linear_probe(features: NDArray[np.floating]) -> Classifier:
     return classify
 
 
-def small_cnn(images: NDArray[np.float32], epochs: int, seed: int) -> Classifier:
+def small_cnn(images: NDArray[np.float32], steps: int, seed: int) -> Classifier:
     """Returns a CNN of four convolutions, trained from scratch on random crops of images ``(n, s, s)``.
 
     Some crops are mirrored. Both kinds have the same weight. Images are tested whole.
@@ -172,23 +172,20 @@ def small_cnn(images: NDArray[np.float32], epochs: int, seed: int) -> Classifier
             layers += [nn.Conv2d(before, after, side, 2, side // 2, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
         network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(_CHANNELS[-1], 1))
         target, weight = _targets(labels)
-        steps = epochs * -(-len(rows) // _BATCH)
         optimizer = torch.optim.AdamW(network.parameters(), _LEARNING_RATE)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=max(steps, 2))
-        for _ in range(epochs):
-            order = rng.permutation(len(rows))
-            for start in range(0, len(order), _BATCH):
-                part = order[start : start + _BATCH]
-                top, left = rng.integers(images.shape[-1] - crop + 1, size=2)
-                inputs = scaled[rows[part], :, top : top + crop, left : left + crop]
-                if rng.random() < 0.5:
-                    inputs = inputs.flip(-1)
-                output = network(inputs)[:, 0]
-                loss = functional.binary_cross_entropy_with_logits(output, target[part], weight[part])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
+        for _ in range(steps):
+            part = rng.choice(len(rows), min(_BATCH, len(rows)), replace=False)
+            top, left = rng.integers(images.shape[-1] - crop + 1, size=2)
+            inputs = scaled[rows[part], :, top : top + crop, left : left + crop]
+            if rng.random() < 0.5:
+                inputs = inputs.flip(-1)
+            output = network(inputs)[:, 0]
+            loss = functional.binary_cross_entropy_with_logits(output, target[part], weight[part])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
         network.eval()
         with torch.inference_mode():
             result: NDArray[np.float64] = network(scaled[tested])[:, 0].double().numpy()

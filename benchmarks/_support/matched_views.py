@@ -201,9 +201,9 @@ def _cropped(volume: Volume, low: Floats, high: Floats) -> Volume:
 
 
 def render_matched(
-    subject: Subject, positions: Positions, source_mm: tuple[float, float], spacing_mm: float, size: int, seed: int
+    subject: Subject, positions: Positions, source_mm: tuple[float, float], spacing_mm: float, size: int
 ) -> Images:
-    """Renders a patient at relative positions, on the voxels of a CT, with noise.
+    """Renders a patient at relative positions, on the voxels of a CT, without noise.
 
     Args:
         subject: the patient.
@@ -211,35 +211,40 @@ def render_matched(
         source_mm: pixels and slices to average to; 0 for those of the patient.
         spacing_mm: side of the cubes to resample to.
         size: side of the images in pixels.
-        seed: seed of the noise.
 
     Returns:
-        Images ``(n, size, size)``.
+        Images ``(n, size, size)``; open air is black.
     """
     points = subject.isocenters(positions)
     margin = subject.reach_mm + _MARGIN_MM
     part = _cropped(subject.patient.volume, points.min(0)[[0, 2]] - margin, points.max(0)[[0, 2]] + margin)
     camera = XRayCamera(rescanned(part, source_mm, spacing_mm))
-    seeds = np.random.default_rng(seed).integers(2**31, size=len(points)).tolist()
-    poses = [CArmPose(tuple(point.tolist())) for point in points]
-    return np.stack([camera.image(pose, size, noise) for pose, noise in zip(poses, seeds, strict=True)])
+    return np.stack([camera.image(CArmPose(tuple(point.tolist())), size) for point in points])
 
 
-def match_histograms(images: Images) -> NDArray[np.float32]:
-    """Gives all images the same histogram, the mean of theirs, exactly.
+def match_histograms(images: Images, air: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Gives the bodies in all images the same histogram, the mean of theirs; air becomes black.
 
-    The pixels of an image keep their order; equal ones are ordered by the means of their surroundings (Coltuc et al.,
-    Exact histogram specification, IEEE Transactions on Image Processing 15, 2006).
+    The pixels of a body keep their order; equal ones are ordered by the means of their surroundings (Coltuc et al.,
+    Exact histogram specification, IEEE Transactions on Image Processing 15, 2006). Air is left out: in it, any order
+    would become a pattern that tells one kind of images from another.
 
     Args:
         images: ``(n, s, s)``.
+        air: ``(n, s, s)`` pixels without a body.
     """
     from scipy.ndimage import gaussian_filter
 
     values = np.asarray(images, np.float32)
-    reference = np.mean([np.sort(image, axis=None) for image in values], axis=0)
-    matched = np.empty_like(values)
-    for image, out in zip(values, matched, strict=True):
-        surroundings = [gaussian_filter(image, sigma).ravel() for sigma in _SURROUNDINGS_PX]
-        out.ravel()[np.lexsort((*surroundings, image.ravel()))] = reference
+    shares = (np.arange(values[0].size) + 0.5) / values[0].size
+    bodies = [np.quantile(image[~outside], shares) for image, outside in zip(values, air, strict=True)]
+    reference = np.mean(bodies, axis=0)
+    matched = np.zeros_like(values)
+    for image, outside, out in zip(values, air, matched, strict=True):
+        body = ~outside
+        surroundings = [gaussian_filter(image, sigma)[body] for sigma in _SURROUNDINGS_PX]
+        order = np.lexsort((*surroundings, image[body]))
+        ranked = np.empty(len(order), np.float32)
+        ranked[order] = np.interp((np.arange(len(order)) + 0.5) / len(order), shares, reference)
+        out[body] = ranked
     return matched
