@@ -31,7 +31,13 @@ from tyro.conf import Positional
 from benchmarks._support.frame_reading import FrameReading, read_frame_readings
 from carm_env.ct.radiographs import read_radiograph
 from carm_env.evaluation.external_images import SquareView, square_view
-from carm_env.evaluation.localization import Localization, Localizer, locate
+from carm_env.evaluation.localization import (
+    DEFAULT_FIELD_OF_VIEW_MM,
+    Localization,
+    Localizer,
+    expected_field_of_view_mm,
+    locate,
+)
 from carm_env.evaluation.provenance import save_measurement
 from carm_env.evaluation.report import markdown_table
 from carm_env.landmarks import landmark
@@ -51,7 +57,7 @@ class Arguments:
         folder: folder with the published frames.
         policies: cnn, conformal, mllm or mllm_grpo; with :CHECKPOINT for other weights.
         readings: YAML file of what was read in the frames.
-        field_of_view: length that a frame shows in the middle of the body, mm; by default that of the default C-arm.
+        field_of_view: length that a frame shows in the middle of the body, mm; by default that which the policy knows.
         json: file for the results.
     """
 
@@ -101,11 +107,16 @@ class Frame:
     size: tuple[int, int]
 
 
-def load_frame(folder: Path, reading: FrameReading, field_of_view_mm: float | None = None) -> Frame:
-    """Loads the frame of a reading; see `square_view` for the field of view and the errors."""
+def load_frame(
+    folder: Path,
+    reading: FrameReading,
+    field_of_view_mm: float | None = None,
+    expected_mm: float = DEFAULT_FIELD_OF_VIEW_MM,
+) -> Frame:
+    """Loads the frame of a reading; see `square_view` for the fields of view and the errors."""
     radiograph = read_radiograph(folder / reading.file)
     height, width = radiograph.image.shape
-    return Frame(reading, square_view(radiograph, field_of_view_mm), (width, height))
+    return Frame(reading, square_view(radiograph, field_of_view_mm, expected_mm), (width, height))
 
 
 def compare(localizer: Localizer, frames: Sequence[Frame]) -> dict[str, Any]:
@@ -174,8 +185,10 @@ def run(arguments: Arguments) -> None:
     localizers = {policy: make_localizer(policy) for policy in arguments.policies}
     for name, reason in left_out.items():
         print(f"{name} is left out: {reason}.", file=sys.stderr)
-    frames = [load_frame(arguments.folder, reading, arguments.field_of_view) for reading in readings]
-    results = {name: compare(localizer, frames) for name, localizer in localizers.items()}
+    results = {}
+    for name, localizer in localizers.items():
+        fields = arguments.field_of_view, expected_field_of_view_mm(localizer)
+        results[name] = compare(localizer, [load_frame(arguments.folder, reading, *fields) for reading in readings])
     print(
         markdown_table(
             ("policy", *COUNTS, "distance, % of the side (positions)"),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from carm_env.actions import MoveLattice
 from carm_env.evaluation.localization import Localization
 from carm_env.evaluation.policy import Decision
+from carm_env.geometry import DEFAULT_GEOMETRY
 from carm_env.landmarks import N_CLOSEST
 from carm_env.system.extras import optional_imports
 from policies.atlas import BeliefPolicy
@@ -41,6 +42,7 @@ class LandmarkClassifier:
         origin = Path(folder) if folder is not None else SHIPPED / KIND
         config, tensors = load_checkpoint(origin, KIND, ("image_size", "architecture"))
         self.image_size = int(config["image_size"])
+        self.field_of_view_mm = DEFAULT_GEOMETRY.field_of_view_at_mm(trained_depth_mm(config))
         self.network = build_classifier(config["architecture"], trained_depth_mm(config))
         fill_network(self.network, tensors, str(origin))
         self.network.eval()

@@ -18,6 +18,7 @@ from carm_env.actions import ALIGNED, Move, MoveLattice
 from carm_env.envs.navigation import DEFAULT_TOLERANCE_MM
 from carm_env.evaluation.localization import Localization
 from carm_env.evaluation.policy import Decision, Policy, task_lattice
+from carm_env.geometry import DEFAULT_GEOMETRY
 from carm_env.landmarks import N_CLOSEST, N_LANDMARKS, landmark
 from carm_env.system.extras import optional_imports
 from carm_env.views.read import ViewImages
@@ -101,6 +102,11 @@ class DisplacementRegressor:
             fill_network(network, member_tensors(tensors, number), f"{origin}, network {number}")
             network.eval()
             self.networks.append(network)
+
+    @property
+    def field_of_view_mm(self) -> float:
+        """What the images that it knows show in the middle of the body, mm."""
+        return DEFAULT_GEOMETRY.field_of_view_at_mm(self.isocenter_depth_mm)
 
     def predict(self, images: NDArray[np.uint8]) -> Prediction:
         """Predicts the displacements in images ``(n, H, W)`` or ``(n, H, W, 1)`` uint8."""

@@ -35,7 +35,7 @@ def make_localizer(name: str, *, sampled: bool = False, **options: Any) -> Local
         from policies.cnn import LandmarkClassifier
 
         classifier = LandmarkClassifier(folder or None)
-        return RankedLocalizer(classifier.localize, classifier.locate)
+        return RankedLocalizer(classifier.localize, classifier.locate, classifier.field_of_view_mm)
     if kind in LANGUAGE_MODELS:
         from policies.mllm import MllmLocalizer, SampledLocalizer
 
@@ -45,4 +45,4 @@ def make_localizer(name: str, *, sampled: bool = False, **options: Any) -> Local
     from policies.conformal import DisplacementRegressor
 
     regressor = DisplacementRegressor(folder or None)
-    return RankedLocalizer(regressor.localize, regressor.locate)
+    return RankedLocalizer(regressor.localize, regressor.locate, regressor.field_of_view_mm)

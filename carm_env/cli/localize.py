@@ -135,7 +135,7 @@ def _examine(
     for file in tqdm(files, unit="image", disable=len(files) < 2):
         shown = {"file": printable_name(file.as_posix())}
         try:
-            radiograph, view = _read(folder / file, arguments)
+            radiograph, view = _read(folder / file, arguments, examiner.field_of_view_mm)
         except (RadiographError, OSError) as error:
             if not keep_going:
                 raise
@@ -150,14 +150,14 @@ def _examine(
         yield {**shown, **_record(radiograph, view, findings, examiner, names[file])}
 
 
-def _read(path: Path, arguments: Arguments) -> tuple[Radiograph, SquareView]:
+def _read(path: Path, arguments: Arguments, expected_mm: float) -> tuple[Radiograph, SquareView]:
     from carm_env.ct.radiographs import read_radiograph
     from carm_env.evaluation.external_images import square_view
 
     radiograph = read_radiograph(path, arguments.frame)
     if arguments.invert:
         radiograph = radiograph.inverted()
-    return radiograph, square_view(radiograph, arguments.field_of_view)
+    return radiograph, square_view(radiograph, arguments.field_of_view, expected_mm)
 
 
 def _reason(findings: ImageFindings) -> str:

@@ -13,12 +13,15 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from carm_env.ct.radiographs import Radiograph, RadiographError, is_image_file
-from carm_env.evaluation.localization import IMAGE_SIZE, Localizer, locate
-from carm_env.geometry import DEFAULT_GEOMETRY, DEFAULT_ISOCENTER_DEPTH_MM
+from carm_env.evaluation.localization import (
+    DEFAULT_FIELD_OF_VIEW_MM,
+    IMAGE_SIZE,
+    Localizer,
+    expected_field_of_view_mm,
+    locate,
+)
 from carm_env.landmarks import LANDMARKS, N_LANDMARKS, landmark
 
-DEFAULT_FIELD_OF_VIEW_MM = DEFAULT_GEOMETRY.field_of_view_at_mm(DEFAULT_ISOCENTER_DEPTH_MM)
-"""What the views of the shipped networks show in the middle of the body."""
 FIELD_OF_VIEW_LIMITS_MM = (50.0, 1000.0)
 LOCALIZED, OUT_OF_DISTRIBUTION = "localized", "out_of_distribution"
 NO_GUESS_P_VALUE = 0.001
@@ -65,18 +68,21 @@ class SquareView:
         return np.array(self.centre) + displacement * [self.pixels_per_mm, -self.pixels_per_mm]
 
 
-def square_view(radiograph: Radiograph, field_of_view_mm: float | None = None) -> SquareView:
-    """Takes the square about the middle of an image that shows the field of view of the default C-arm.
+def square_view(
+    radiograph: Radiograph, field_of_view_mm: float | None = None, expected_mm: float = DEFAULT_FIELD_OF_VIEW_MM
+) -> SquareView:
+    """Takes the square about the middle of an image that shows the field of view that a localiser knows.
 
     Args:
         radiograph: the image.
         field_of_view_mm: length in the middle of the body that the shorter side of the image shows; by default what
-            the file states, or else the field of view of the default C-arm.
+            the file states, or else `expected_mm`.
+        expected_mm: the field of view that the localiser knows
+            (`carm_env.evaluation.localization.expected_field_of_view_mm`).
 
     Raises:
         RadiographError: the field of view is not between 50 and 1000 mm.
     """
-    expected_mm = DEFAULT_FIELD_OF_VIEW_MM
     height, width = radiograph.image.shape
     side = min(height, width)
     notes = [] if height == width else [f"of {width} x {height} pixels the middle {side} x {side} were used"]
@@ -166,12 +172,16 @@ class ImageExaminer:
         detector: scores the images.
         false_alarm_rate: share of familiar views that may count as out of distribution.
 
+    Attributes:
+        field_of_view_mm: field of view that the square views must have.
+
     Raises:
         ValueError: the detector is not calibrated for such a rate.
     """
 
     def __init__(self, localizer: Localizer, detector: Detector, false_alarm_rate: float) -> None:
         self._localizer, self._detector = localizer, detector
+        self.field_of_view_mm = expected_field_of_view_mm(localizer)
         self.false_alarm_rate = false_alarm_rate
         self.threshold = detector.threshold(false_alarm_rate)
 

@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from carm_env.envs.scene import load_scene
 from carm_env.evaluation.intervals import Estimate, mean_interval
 from carm_env.evaluation.metrics import centred_values, confusion_matrix, retrieval_values, share_estimate
-from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM, CArmPose
+from carm_env.geometry import DEFAULT_GEOMETRY, DEFAULT_ISOCENTER_DEPTH_MM, CArmPose
 from carm_env.landmarks import N_CLOSEST
 from carm_env.language.reasons import Situation
 from carm_env.views.sample import ViewOptions, render_views
 
 Localize = Callable[[NDArray[np.uint8]], NDArray[np.int64]]
 """Maps images ``(n, H, W)`` to landmark ids ``(n, 3)``, closest first."""
+DEFAULT_FIELD_OF_VIEW_MM = DEFAULT_GEOMETRY.field_of_view_at_mm(DEFAULT_ISOCENTER_DEPTH_MM)
+"""What the views of the default C-arm show in the middle of the body."""
 IMAGE_SIZE = 256
 """Pixels per side of the rendered views."""
 STEP_FLAGS = ("readable", "reasons_true", "reasons_relevant", "best_move")
@@ -78,6 +80,14 @@ class LocatingLocalizer(Protocol):
         ...
 
 
+def expected_field_of_view_mm(localizer: Localizer) -> float:
+    """Returns what the images that a localiser knows show in the middle of the body: its ``field_of_view_mm``.
+
+    A localiser without this attribute knows the views of the default C-arm.
+    """
+    return float(getattr(localizer, "field_of_view_mm", DEFAULT_FIELD_OF_VIEW_MM))
+
+
 def locate(localizer: Localizer, images: NDArray[np.uint8]) -> Localization:
     """Returns what a localiser says of images ``(n, H, W)``: all it knows, or the names alone."""
     if isinstance(localizer, LocatingLocalizer):
@@ -91,10 +101,17 @@ class RankedLocalizer:
     Args:
         localize: ranks the landmarks.
         locate: gives more than names, see `LocatingLocalizer`; None if nothing more is known.
+        field_of_view_mm: what the images that it knows show in the middle of the body.
     """
 
-    def __init__(self, localize: Localize, locate: Callable[[NDArray[np.uint8]], Localization] | None = None) -> None:
+    def __init__(
+        self,
+        localize: Localize,
+        locate: Callable[[NDArray[np.uint8]], Localization] | None = None,
+        field_of_view_mm: float = DEFAULT_FIELD_OF_VIEW_MM,
+    ) -> None:
         self.closest = self.centred = localize
+        self.field_of_view_mm = field_of_view_mm
         if locate is not None:
             self.locate = locate
 

@@ -8,8 +8,7 @@ from PIL import Image
 from benchmarks import published_frames
 from benchmarks._support.frame_reading import FrameReadingError, read_frame_readings
 from benchmarks.published_frames import DEFAULT_READINGS, compare, load_frame, usable_frames
-from carm_env.evaluation.external_images import DEFAULT_FIELD_OF_VIEW_MM
-from carm_env.evaluation.localization import Localization
+from carm_env.evaluation.localization import DEFAULT_FIELD_OF_VIEW_MM, Localization
 from carm_env.landmarks import N_LANDMARKS, landmark
 from carm_env.system.errors import UnknownNameError
 from carm_env.system.files import file_hash

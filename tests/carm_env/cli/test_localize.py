@@ -12,7 +12,8 @@ from carm_env.cli import main
 from carm_env.ct.radiographs import Radiograph, RadiographError
 from carm_env.envs.episode import landmark_lps_mm
 from carm_env.envs.scene import load_scene
-from carm_env.evaluation.external_images import DEFAULT_FIELD_OF_VIEW_MM, square_view
+from carm_env.evaluation.external_images import square_view
+from carm_env.evaluation.localization import DEFAULT_FIELD_OF_VIEW_MM, RankedLocalizer, expected_field_of_view_mm
 from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM, CArmPose, ProjectionGeometry
 
 SIZE = 300
@@ -191,3 +192,15 @@ def test_the_field_of_view_is_what_the_file_states_or_an_error():
     assert f"field of view {2 * FIELD_MM:.0f} mm, as the file states" in stated.notes
     with pytest.raises(RadiographError, match="set --field-of-view"):
         square_view(Radiograph(np.zeros((200, 200), np.uint8), pixel_mm=100.0))
+
+
+def test_an_image_is_shown_at_the_scale_that_the_localiser_knows():
+    wide_mm = 1.25 * FIELD_MM
+    radiograph = Radiograph(np.zeros((200, 200), np.uint8), pixel_mm=wide_mm / 200)
+    as_known = square_view(radiograph, None, wide_mm)
+    np.testing.assert_allclose(as_known.pixels([wide_mm / 2, 0.0]) - as_known.centre, [100.0, 0.0])
+    assert not any("cropped" in note for note in as_known.notes)
+    assert any("cropped" in note for note in square_view(radiograph).notes)
+    localizer = RankedLocalizer(lambda images: np.ones((len(images), 3), np.int64), field_of_view_mm=wide_mm)
+    assert expected_field_of_view_mm(localizer) == wide_mm
+    assert expected_field_of_view_mm(object()) == FIELD_MM
