@@ -4,10 +4,12 @@
     python training/conformal.py --max-steps 20 --members 1 --no-evaluate
     python training/conformal.py --members 5 --output-dir runs/conformal5
     python training/conformal.py --train broad/train --members 1 --seed 5 --init-members runs/conformal5/checkpoint
+    python training/conformal.py --members 0 --init-members runs/a/checkpoint,runs/b/checkpoint
 
 The members are trained one after another (`training/_support/losses.py`). The regions are calibrated on the calibration
-patients and evaluated on the test patients. With ``--init-members`` the ensemble begins with the networks of another
-checkpoint: members can be trained on other patients or machines and are calibrated together. With ``--warm-start`` the
+patients and evaluated on the test patients. With ``--init-members`` the ensemble begins with the networks of other
+checkpoints: members can be trained on other patients or machines, or at the same time, and are calibrated together;
+``--members 0`` trains none and only calibrates. With ``--warm-start`` the
 new networks start from the networks of another checkpoint, also from networks without local contrast (``--architecture
 medium_contrast``).
 """
@@ -48,8 +50,8 @@ class ConformalArguments(NetworkArguments):
     """Training of the ensemble.
 
     Attributes:
-        members: networks to train
-        init_members: checkpoint whose networks are the first members of the ensemble
+        members: networks to train; 0 to calibrate those of init_members only
+        init_members: checkpoints whose networks are the first members of the ensemble, separated by commas
         warm_start: checkpoint whose networks the new ones continue from, in the same order
         warm_start_first: number of the network of warm_start that the first new one continues from
         consistency: weight of the loss term for anatomical consistency
@@ -65,19 +67,24 @@ class ConformalArguments(NetworkArguments):
     def check(self) -> None:
         """Raises ValueError for a wrong value."""
         super().check()
-        if self.members < 1:
-            raise ValueError(f"members is {self.members}, expected at least 1.")
+        if self.members < (0 if self.init_members else 1):
+            raise ValueError(f"members is {self.members}, expected at least 1, or 0 with --init-members.")
         if self.warm_start_first < 0:
             raise ValueError(f"warm_start_first is {self.warm_start_first}, expected 0 or more.")
         if self.consistency < 0:
             raise ValueError(f"consistency is {self.consistency}, expected 0 or more.")
-        for name in ("init_members", "warm_start"):
-            folder = getattr(self, name)
+        folders = [("warm_start", self.warm_start), *(("init_members", folder) for folder in self.init_folders)]
+        for name, folder in folders:
             if folder and Path(folder).resolve() == (Path(self.output_dir) / "checkpoint").resolve():
                 raise ValueError(
                     f"{name} is {folder}, where the new checkpoint would be written: take another --output-dir, so "
                     "that the earlier networks are kept."
                 )
+
+    @property
+    def init_folders(self) -> list[str]:
+        """The folders of `init_members`."""
+        return self.init_members.split(",") if self.init_members else []
 
 
 def train(arguments: ConformalArguments, words: Sequence[str] = ()) -> TrainingResult:
@@ -91,28 +98,11 @@ def train(arguments: ConformalArguments, words: Sequence[str] = ()) -> TrainingR
     networks = _initial_members(arguments)
     n_initial = len(networks)
     initial_weights = _initial_weights(arguments)
-    views, calibration = load_split(arguments, "train"), load_split(arguments, "calibration")
-    displacement_loss = DisplacementLoss(views.displacement_mm, arguments.consistency)
-
-    def loss(outputs: tuple[Tensor, Tensor], batch: NDArray[np.int64], deformations: Deformations) -> Tensor:
-        return displacement_loss(*outputs, batch, deformations)
-
-    def evaluate(network: Any) -> dict[str, float]:
-        errors = _errors(ensemble_prediction([network], calibration.images, size), calibration)
-        return {**errors, "nearness": -errors["error_mm"]}
-
-    objective = Objective(loss, evaluate, "nearness", views_fingerprint(views, calibration))
-    minutes = 0.0
-    for number in range(arguments.members):
-        member = replace(arguments, seed=arguments.seed + number)
-        torch.manual_seed(member.seed)
-        network = DisplacementNetwork(arguments.architecture, arguments.isocenter_depth_mm)
-        if initial_weights:
-            fill_network(network, initial_weights[number], f"{arguments.warm_start}, network {number}")
-        if is_main_process():
-            print(f"network {number + 1} of {arguments.members}")
-        minutes += fit_network(network, views.images, objective, member, folder / f"member-{number}")
-        networks.append(network)
+    calibration = load_split(arguments, "calibration")
+    minutes, n_views = 0.0, 0
+    if arguments.members:
+        trained, minutes, n_views = _train_members(arguments, initial_weights, calibration)
+        networks += trained
     prediction = ensemble_prediction(networks, calibration.images, size)
     scores = nonconformity(prediction, calibration.displacement_mm)
     radius = calibrate(scores, calibration.patients, levels_for_new_patients(scores, calibration.patients))
@@ -131,7 +121,7 @@ def train(arguments: ConformalArguments, words: Sequence[str] = ()) -> TrainingR
         "levels": list(LEVELS),
         "radius": radius.round(5).tolist(),
         "epochs": arguments.epochs,
-        "views": len(views),
+        "views": n_views,
         "seed": arguments.seed,
         **({"warm_start": fingerprint(initial_weights[0])} if initial_weights else {}),
     }
@@ -146,6 +136,35 @@ def train(arguments: ConformalArguments, words: Sequence[str] = ()) -> TrainingR
         card = model_card("Displacements with conformal regions", description, script, words, config, figures, minutes)
         save_checkpoint(folder / "checkpoint", config, tensors, card)
     return TrainingResult(figures, {"minutes": minutes, "seed": arguments.seed})
+
+
+def _train_members(
+    arguments: ConformalArguments, initial_weights: Sequence[dict[str, Tensor]], calibration: ViewArrays
+) -> tuple[list[DisplacementNetwork], float, int]:
+    """Trains the new members one after another; returns them, the minutes it took, and the number of views."""
+    views, folder, size = load_split(arguments, "train"), Path(arguments.output_dir), arguments.size
+    displacement_loss = DisplacementLoss(views.displacement_mm, arguments.consistency)
+
+    def loss(outputs: tuple[Tensor, Tensor], batch: NDArray[np.int64], deformations: Deformations) -> Tensor:
+        return displacement_loss(*outputs, batch, deformations)
+
+    def evaluate(network: Any) -> dict[str, float]:
+        errors = _errors(ensemble_prediction([network], calibration.images, size), calibration)
+        return {**errors, "nearness": -errors["error_mm"]}
+
+    objective = Objective(loss, evaluate, "nearness", views_fingerprint(views, calibration))
+    networks, minutes = list[DisplacementNetwork](), 0.0
+    for number in range(arguments.members):
+        member = replace(arguments, seed=arguments.seed + number)
+        torch.manual_seed(member.seed)
+        network = DisplacementNetwork(arguments.architecture, arguments.isocenter_depth_mm)
+        if initial_weights:
+            fill_network(network, initial_weights[number], f"{arguments.warm_start}, network {number}")
+        if is_main_process():
+            print(f"network {number + 1} of {arguments.members}")
+        minutes += fit_network(network, views.images, objective, member, folder / f"member-{number}")
+        networks.append(network)
+    return networks, minutes, len(views)
 
 
 def _errors(prediction: Prediction, views: ViewArrays) -> dict[str, float]:
@@ -166,21 +185,27 @@ def _coverage(prediction: Prediction, views: ViewArrays, radius: NDArray[np.floa
 
 
 def _initial_members(arguments: ConformalArguments) -> list[DisplacementNetwork]:
-    if not arguments.init_members:
-        return []
-    try:
-        earlier = DisplacementRegressor(arguments.init_members)
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"init_members is {arguments.init_members}, expected the folder of a checkpoint of this script."
-        ) from error
-    if (earlier.architecture, earlier.image_size) != (arguments.architecture, arguments.size):
-        raise ValueError(
-            f"{arguments.init_members} holds {earlier.architecture} networks for {earlier.image_size} pixels, expected "
-            f"{arguments.architecture} for {arguments.size}: all members of an ensemble have one architecture; set "
-            "--architecture and --image-size alike."
-        )
-    return earlier.networks
+    networks: list[DisplacementNetwork] = []
+    for folder in arguments.init_folders:
+        try:
+            earlier = DisplacementRegressor(folder)
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"init_members is {folder}, expected a folder with a checkpoint of this script."
+            ) from error
+        if (earlier.architecture, earlier.image_size) != (arguments.architecture, arguments.size):
+            raise ValueError(
+                f"{folder} holds {earlier.architecture} networks for {earlier.image_size} pixels, expected "
+                f"{arguments.architecture} for {arguments.size}: all members of an ensemble have one architecture; set "
+                "--architecture and --image-size alike."
+            )
+        if earlier.isocenter_depth_mm != arguments.isocenter_depth_mm:
+            raise ValueError(
+                f"{folder} knows images with isocenter_depth_mm {earlier.isocenter_depth_mm:g}, expected "
+                f"{arguments.isocenter_depth_mm:g}: set --isocenter-depth-mm {earlier.isocenter_depth_mm:g}."
+            )
+        networks += earlier.networks
+    return networks
 
 
 def _initial_weights(arguments: ConformalArguments) -> list[dict[str, Tensor]]:

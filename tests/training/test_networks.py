@@ -106,6 +106,17 @@ def test_the_ensemble_is_trained_and_calibrated(quick, tmp_path, capsys):
         for name, value in network.state_dict().items():
             assert torch.equal(value, together.networks[number].state_dict()[name]), name
     capsys.readouterr()
+    both = ",".join(str(folder / "checkpoint") for folder in (out, tmp_path / "more"))
+    calibrated = tmp_path / "calibrated"
+    only = [*quick, "--members", "0", "--init-members", both, "--output_dir", str(calibrated)]
+    assert conformal.main(only) == 0
+    assert len(DisplacementRegressor(calibrated / "checkpoint").networks) == 5
+    assert not (calibrated / "member-0").exists()
+    capsys.readouterr()
+    assert conformal.main([*quick, "--members", "0", "--output_dir", str(calibrated)]) == 2
+    assert "members is 0, expected at least 1, or 0 with --init-members" in capsys.readouterr().err
+    assert conformal.main([*only, "--isocenter_depth_mm", "140"]) == 2
+    assert "knows images with isocenter_depth_mm 0, expected 140" in capsys.readouterr().err
     assert conformal.main([*more, "--init-members", str(SHIPPED / "conformal")]) == 2
     assert "all members of an ensemble have one architecture" in capsys.readouterr().err
     for given, message in (
