@@ -104,7 +104,7 @@ def build_anatomy(parameters: PatientParameters) -> Anatomy:
     airways = soft.paint_airways(canvas, body, thorax)
 
     brain = paint_skull(canvas, body, parameters.bone_density, streams["skull"])
-    paint_face(canvas, body, parameters.bone_density, streams["face"])
+    paint_face(canvas, body, parameters.bone_density, streams["face"], teeth=parameters.anatomy == "4")
     if parameters.anatomy == "5":
         paint_jaw(canvas, body, parameters.bone_density, np.random.default_rng([parameters.seed, *b"jaw"]))
     paint_skeleton = paint_bones if parameters.anatomy == "4" else paint_graded_bones
@@ -115,7 +115,10 @@ def build_anatomy(parameters: PatientParameters) -> Anatomy:
 
     table_pose = make_table_pose(body, parameters)
     warp = body_warp(body, parameters.warp)
-    finished = canvas.finish(envelope.skin, streams["noise"], blur=warp is None and not table_pose.rotates)
+    resampled = warp is not None or table_pose.rotates
+    if parameters.anatomy == "5":
+        canvas.sharpen(2 if resampled else 1)
+    finished = canvas.finish(envelope.skin, streams["noise"], blur=parameters.anatomy == "4" and not resampled)
     if warp is None:
         hu, lattice = apply_table_pose(*_cropped(finished, fine), table_pose)
         points = landmark_points(body, thorax)

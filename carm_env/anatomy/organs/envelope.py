@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.anatomy.organs.head import HeadSurface
-from carm_env.anatomy.organs.limbs import arm_field
+from carm_env.anatomy.organs.limbs import SMOOTH_ARM, ArmContour, arm_field
 from carm_env.anatomy.painting.lattice import Lattice
 from carm_env.anatomy.painting.meshes import Mesh
 from carm_env.anatomy.painting.shapes import FAR_MM, Capsule, Ellipsoid, Field, smooth_intersection, smooth_union
@@ -36,8 +36,30 @@ _THIGH_MM = ((90.0, 168.0, 880.0), (84.0, 160.0, 560.0))
 """Axis of a thigh from the hip to above the knee: |x|, y, z in skeleton coordinates."""
 _THIGH_RADII_MM = (74.0, 56.0)
 """Radius of the muscle of a thigh at both ends."""
+_FOLD_TOP_MM, _FOLD_FADE_MM = 50.0, 40.0
+"""Height above the armpit at which a cleft between arm and trunk ends, and over which it becomes shallow."""
 _TABLE_MM = 316.0
 """y in skeleton coordinates at which the table flattens the back of a supine patient."""
+
+
+@dataclass(frozen=True)
+class Junction:
+    """The junction of arm and trunk, and the contour of the arm.
+
+    Attributes:
+        armpit_blend_mm: additional width over which the crease between arm and trunk is rounded above the armpit.
+        crease_mm: half the width, and the depth, of a cleft between the skin of the arm and that of the trunk up to the
+            axillary folds; None for no cleft.
+        arm: contour of the arm.
+    """
+
+    armpit_blend_mm: float = 30.0
+    crease_mm: tuple[float, float] | None = None
+    arm: ArmContour = SMOOTH_ARM
+
+
+SMOOTH_JUNCTION = Junction()
+"""The junction of version 4."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +180,11 @@ def back_y_mm(body: Body, parameters: PatientParameters) -> float:
 
 
 def build_envelope(
-    body: Body, parameters: PatientParameters, lattice: Lattice, head: HeadSurface, armpit_blend_mm: float = 30.0
+    body: Body,
+    parameters: PatientParameters,
+    lattice: Lattice,
+    head: HeadSurface,
+    junction: Junction = SMOOTH_JUNCTION,
 ) -> Envelope:
     """Returns the surfaces of muscle and skin of the whole patient.
 
@@ -170,9 +196,9 @@ def build_envelope(
         parameters: parameters of the patient.
         lattice: the coarse lattice.
         head: surfaces of the head.
-        armpit_blend_mm: additional width over which the crease between arm and trunk is rounded above the armpit.
+        junction: junction of arm and trunk.
     """
-    scale = body.scale
+    scale, contour = body.scale, junction.arm
     wall = body.wall.distance(lattice)
     trunk = _trunk_muscle(body, parameters, lattice, wall)
     in_arms: dict[str, list[Mesh]] = {side: [] for side in SIDES}
@@ -196,14 +222,22 @@ def build_envelope(
     arm_skin = arms.copy()
     for side in SIDES:
         bone = _bone_distance(lattice, in_arms[side])
-        arm_muscle = arm_field(body, lattice, side, parameters.muscle, 0.0).values
+        arm_muscle = arm_field(body, lattice, side, parameters.muscle, 0.0, contour).values
         arms = np.minimum(arms, _cover_bones(arm_muscle, bone, _COVER_MM, 5.0))
         cover = SKIN_MM + _ARM_FAT_FRACTION * parameters.fat_mm
-        covered = arm_field(body, lattice, side, parameters.muscle, cover).values
+        covered = arm_field(body, lattice, side, parameters.muscle, cover, contour).values
         on_bone = _COVER_MM + SKIN_MM + _BONE_FAT_FRACTION * parameters.fat_mm
         arm_skin = smooth_union(arm_skin, _cover_bones(covered, bone, on_bone, 5.0), 5.0)
     armpit = body.landmarks_mm["T1"][2] - 82.0 * scale
-    blend = 5.0 + armpit_blend_mm * np.clip((z - armpit) / (60.0 * scale), 0, 1).astype(np.float32)
-    overlap = np.maximum(blend - np.abs(skin - arm_skin), 0) / blend
-    skin = np.minimum(skin, arm_skin) - overlap * overlap * (blend / 4)
+    blend = 5.0 + junction.armpit_blend_mm * np.clip((z - armpit) / (60.0 * scale), 0, 1).astype(np.float32)
+    difference = np.abs(skin - arm_skin)
+    overlap = np.maximum(blend - difference, 0) / blend
+    nearer = np.minimum(skin, arm_skin)
+    skin = nearer - overlap * overlap * (blend / 4)
+    if junction.crease_mm is not None:
+        half_width, deepest = junction.crease_mm
+        # Where skin touches skin; the folds end between armpit and shoulder.
+        depth = deepest * np.clip((armpit + _FOLD_TOP_MM * scale - z) / (_FOLD_FADE_MM * scale), 0, 1)
+        cleft = np.maximum(difference - np.float32(half_width), -nearer - depth.astype(np.float32))
+        skin = smooth_intersection(skin, -cleft, 2.0)
     return Envelope(wall, muscle, arms, skin)

@@ -22,12 +22,13 @@ _OCCLUSION_MM = {"upper": (1.0, 1594.0, 0.0), "lower": (-1.0, 1587.0, 2.5)}
 """Of each jaw: direction of the roots, height of the edges, dorsal offset."""
 
 
-def paint_face(canvas: Canvas, body: Body, density: float, rng: np.random.Generator) -> None:
-    """Paints eyes and nasal airway, and builds mandible, teeth and hyoid bone."""
+def paint_face(canvas: Canvas, body: Body, density: float, rng: np.random.Generator, teeth: bool = True) -> None:
+    """Paints eyes and nasal airway, and builds mandible, hyoid bone and, unless `teeth` is false, teeth."""
     _paint_orbits(canvas, body)
     _paint_nose_airway(canvas, body)
     _paint_mandible(canvas, body, density, rng)
-    _paint_teeth(canvas, body, rng)
+    if teeth:
+        _paint_teeth(canvas, body, rng)
     for shape in _hyoid(body):
         canvas.add_bone_shape(shape, tissue.hu("hyoid") * density)
 

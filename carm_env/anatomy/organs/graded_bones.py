@@ -59,14 +59,14 @@ class GradedStyle(BoneStyle):
 _MARROW = tissue.hu("marrow")
 HUMERUS = GradedStyle(
     4.3, 1400.0, 200.0, 95.0, smoothing_mm=1.1, depth_mm=2.4, subchondral_hu=200.0, gradient_mm=4.0, canal_hu=_MARROW,
-    ends_mm=(0.6, 1.1), ends_hu=(850.0, 1150.0), distal_core_hu=330.0,
+    ends_mm=(0.7, 1.5), ends_hu=(950.0, 1350.0), distal_core_hu=250.0,
 )  # fmt: skip
 FEMUR = replace(HUMERUS, cortex_mm=6.0, core_hu=230.0, ends_mm=(0.8, 0.8), ends_hu=(900.0, 900.0), distal_core_hu=None)
 ULNA = GradedStyle(
-    3.0, 1400.0, 420.0, 95.0, smoothing_mm=0.8, depth_mm=1.8, subchondral_hu=260.0, gradient_mm=2.5, canal_hu=_MARROW,
-    ends_mm=(1.4, 0.9), ends_hu=(1200.0, 1050.0), distal_core_hu=370.0,
+    3.0, 1400.0, 340.0, 95.0, smoothing_mm=0.6, depth_mm=1.8, subchondral_hu=260.0, gradient_mm=2.0, canal_hu=_MARROW,
+    ends_mm=(1.6, 1.1), ends_hu=(1350.0, 1250.0), distal_core_hu=280.0,
 )  # fmt: skip
-RADIUS = replace(ULNA, core_hu=370.0, ends_mm=(0.9, 1.0), ends_hu=(1050.0, 1150.0), distal_core_hu=420.0)
+RADIUS = replace(ULNA, core_hu=300.0, ends_mm=(1.1, 1.3), ends_hu=(1250.0, 1300.0), distal_core_hu=300.0)
 CLAVICLE = replace(
     HUMERUS, cortex_mm=2.1, cortex_hu=1150.0, core_hu=300.0, smoothing_mm=0.8, depth_mm=1.8, gradient_mm=3.0,
     canal_hu=190.0, ends_mm=(0.7, 0.7), ends_hu=(850.0, 850.0), distal_core_hu=None, taper=(0.05, 0.4),
@@ -78,10 +78,10 @@ RIB = GradedStyle(0.9, 1050.0, 260.0, 70.0, threshold=0.38, subchondral_hu=0.0)
 STERNAL = GradedStyle(0.8, 750.0, 130.0, 60.0, smoothing_mm=0.9)
 CERVICAL = GradedStyle(1.0, 1050.0, 300.0, 80.0, smoothing_mm=0.7)
 HAND = GradedStyle(
-    1.1, 1200.0, 430.0, 90.0, smoothing_mm=0.4, subchondral_hu=160.0, gradient_mm=2.0, canal_hu=120.0,
-    ends_mm=(0.6, 0.6),
+    1.4, 1350.0, 330.0, 90.0, smoothing_mm=0.4, subchondral_hu=160.0, gradient_mm=1.5, canal_hu=80.0,
+    ends_mm=(0.9, 0.9), ends_hu=(1200.0, 1200.0),
 )  # fmt: skip
-CARPAL = GradedStyle(0.8, 1200.0, 540.0, 90.0, smoothing_mm=0.4, subchondral_hu=260.0, gradient_mm=2.0)
+CARPAL = GradedStyle(1.1, 1400.0, 360.0, 90.0, smoothing_mm=0.4, subchondral_hu=200.0, gradient_mm=1.5)
 
 _SHAFTS = {
     "humerus": HUMERUS, "ulna": ULNA, "radius": RADIUS, "r_femur": FEMUR, "l_femur": FEMUR, "clavicle": CLAVICLE,

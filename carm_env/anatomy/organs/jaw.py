@@ -1,4 +1,4 @@
-"""Teeth and dense bone of the jaws in anatomy 5, added to the mandible and the teeth of `carm_env.anatomy.organs.face`.
+"""Teeth and dense bone of the jaws in anatomy 5, added to the mandible of `carm_env.anatomy.organs.face`.
 
 Positions are in skeleton coordinates of the head (mm); `Body.head_point` maps them to the patient. Sizes and HU were
 chosen by hand, beside published DRRs of real patients.
@@ -23,6 +23,8 @@ _LOWER_INCISOR_WIDTH = 0.7
 _ARCH_HALF_WIDTH_MM, _ARCH_DEPTH_MM, _ARCH_FRONT_MM = 25.5, 44.0, 128.0
 _EDGES_MM = {"upper": (1.0, 1593.0, 0.0), "lower": (-1.0, 1589.5, 2.0)}
 """Of each jaw: direction of the roots, height of the edges, dorsal offset."""
+_CROWN, _NECK, _APEX = 0.42, 0.32, 0.15
+"""Radii of a tooth relative to its width; the space between two teeth parts them in views."""
 _ENAMEL_HU, _DENTINE_HU, _FILLING_HU = 2500.0, 1650.0, 3000.0
 _MISSING, _FILLED = 0.06, 0.15
 """Probabilities that a tooth is missing, and that a molar or premolar is filled."""
@@ -60,10 +62,10 @@ def _paint_half(canvas: Canvas, body: Body, jaw: str, sign: float, rng: np.rando
 
         at_neck = at(x, y, neck)
         canvas.add_bone_shape(
-            Capsule(at(x, y, edge + up * 2.0), at_neck, 0.46 * width * size, 0.38 * width * size), _ENAMEL_HU
+            Capsule(at(x, y, edge + up * 2.0), at_neck, _CROWN * width * size, _NECK * width * size), _ENAMEL_HU
         )
         canvas.add_bone_shape(
-            Capsule(at_neck, at(0.95 * x + 0.3 * tilt, y + 1.5, tip), 0.36 * width * size, 0.18 * width * size),
+            Capsule(at_neck, at(0.95 * x + 0.3 * tilt, y + 1.5, tip), _NECK * width * size, _APEX * width * size),
             _DENTINE_HU,
         )
         if number > 2 and filled < _FILLED:

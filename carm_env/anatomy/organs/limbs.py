@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +11,28 @@ from carm_env.anatomy.painting.lattice import Lattice
 from carm_env.anatomy.painting.shapes import Capsule, Ellipsoid, Field, Shape
 from carm_env.anatomy.skeleton.body import Body
 
+
+@dataclass(frozen=True)
+class ArmContour:
+    """Widths by which the contour of an arm differs between versions of the anatomy.
+
+    Attributes:
+        elbow_mm: radius of the muscle at the end of the upper arm and at the beginning of the forearm.
+        elbow_blend_mm: width over which the creases between upper arm and forearm are rounded.
+        belly: factor of the bulge of the forearm.
+        finger_mm: radius of a finger without fat.
+        finger_blend_mm: width over which the creases between the fingers are rounded.
+    """
+
+    elbow_mm: tuple[float, float] = (26.0, 27.0)
+    elbow_blend_mm: tuple[float, float] = (35.0, 30.0)
+    belly: float = 1.0
+    finger_mm: float = 8.0
+    finger_blend_mm: float = 5.0
+
+
+SMOOTH_ARM = ArmContour()
+"""The arm of version 4."""
 _FINGER_BONES = ("proxph", "midph", "dist", "thumb", "1mc", "2mc", "3mc", "4mc", "5mc")
 
 
@@ -19,7 +43,9 @@ def _upper_arm(
     scale: float,
     muscle: float,
     fat_mm: float,
+    contour: ArmContour,
 ) -> list[tuple[Shape, float]]:
+    end, blend = contour.elbow_mm[0], contour.elbow_blend_mm[0]
     down = scale * (elbow - head) / float(np.linalg.norm(elbow - head))
     forward = scale * forward
     belly = head + 0.55 * (elbow - head)
@@ -27,20 +53,26 @@ def _upper_arm(
     return [
         (Ellipsoid(head + 18 * down, np.array([30, 34, 46]) * muscle + fat_mm + 3), 0.0),
         (Capsule(head + 8 * down, head + 60 * down, 31 * muscle + fat_mm, 35 * muscle + fat_mm), 25.0),
-        (Capsule(head + 70 * down, elbow - 12 * down, 31 * muscle + fat_mm, 26 * muscle + fat_mm), 35.0),
+        (Capsule(head + 70 * down, elbow - 12 * down, 31 * muscle + fat_mm, end * muscle + fat_mm), blend),
         (Capsule(belly - 25 * down + 9 * forward, belly + 40 * down + 8 * forward, 23 * muscle + fat_mm), 30.0),
         (Capsule(belly - 35 * down - 9 * forward, belly + 55 * down - 7 * forward, 22 * muscle + fat_mm), 30.0),
     ]
 
 
 def _forearm(
-    elbow: NDArray[np.float64], wrist: NDArray[np.float64], scale: float, muscle: float, fat_mm: float
+    elbow: NDArray[np.float64],
+    wrist: NDArray[np.float64],
+    scale: float,
+    muscle: float,
+    fat_mm: float,
+    contour: ArmContour,
 ) -> list[tuple[Shape, float]]:
+    begin, blend = contour.elbow_mm[1], contour.elbow_blend_mm[1]
     along = scale * (wrist - elbow) / float(np.linalg.norm(wrist - elbow))
     thick = elbow + 0.24 * (wrist - elbow)
-    bulge = 31 * muscle * scale + 0.8 * fat_mm
+    bulge = contour.belly * 31 * muscle * scale + 0.8 * fat_mm
     return [
-        (Capsule(elbow - 4 * along, thick, 27 * scale + 0.7 * fat_mm, bulge), 30.0),
+        (Capsule(elbow - 4 * along, thick, begin * scale + 0.7 * fat_mm, bulge), blend),
         (Capsule(thick, wrist - 30 * along, bulge, 20 * scale + 0.45 * fat_mm), 30.0),
         (Capsule(wrist - 32 * along, wrist, 20 * scale + 0.4 * fat_mm, 19 * scale + 0.35 * fat_mm), 15.0),
     ]
@@ -59,9 +91,9 @@ def _palm(wrist: NDArray[np.float64], hand: dict[str, NDArray[np.float64]], scal
     return [Capsule(start, end, r0 * scale + 0.15 * fat_mm, r1 * scale + 0.15 * fat_mm) for start, end, r0, r1 in rays]
 
 
-def _fingers(body: Body, side: str, fat_mm: float) -> list[Shape]:
+def _fingers(body: Body, side: str, fat_mm: float, contour: ArmContour) -> list[Shape]:
     shapes: list[Shape] = []
-    radius = 8 * body.scale + 0.15 * fat_mm
+    radius = contour.finger_mm * body.scale + 0.15 * fat_mm
     for mesh in body.meshes.values():
         if mesh.name.endswith(f"_{side}") and any(part in mesh.name for part in _FINGER_BONES):
             centre, direction, begin, end = mesh.long_axis()
@@ -69,7 +101,9 @@ def _fingers(body: Body, side: str, fat_mm: float) -> list[Shape]:
     return shapes
 
 
-def arm_field(body: Body, lattice: Lattice, side: str, muscle: float, fat_mm: float) -> Field:
+def arm_field(
+    body: Body, lattice: Lattice, side: str, muscle: float, fat_mm: float, contour: ArmContour = SMOOTH_ARM
+) -> Field:
     """Returns the signed distance from the surface of an arm.
 
     Args:
@@ -78,6 +112,7 @@ def arm_field(body: Body, lattice: Lattice, side: str, muscle: float, fat_mm: fl
         side: ``"r"`` or ``"l"``.
         muscle: thickness of the muscle relative to an average adult.
         fat_mm: thickness of the layer on the muscle; 0 gives the surface of the muscle.
+        contour: widths at elbow and fingers.
     """
     _, _, head, elbow, wrist = body.joints_mm(side)
     hand = body.hand_mm(side)
@@ -86,11 +121,11 @@ def arm_field(body: Body, lattice: Lattice, side: str, muscle: float, fat_mm: fl
     forward /= max(float(np.linalg.norm(forward)), 1e-6)
     field = Field(lattice)
     shoulder_to_wrist = [
-        *_upper_arm(head, elbow, forward, body.scale, muscle, fat_mm),
-        *_forearm(elbow, wrist, body.scale, muscle, fat_mm),
+        *_upper_arm(head, elbow, forward, body.scale, muscle, fat_mm, contour),
+        *_forearm(elbow, wrist, body.scale, muscle, fat_mm, contour),
     ]
     for shape, blend in shoulder_to_wrist:
         field.add(shape, blend)
     field.add(_palm(wrist, hand, body.scale, fat_mm), 14.0, margin_mm=24.0)
-    field.add(_fingers(body, side, fat_mm), 5.0, margin_mm=16.0)
+    field.add(_fingers(body, side, fat_mm, contour), contour.finger_blend_mm, margin_mm=16.0)
     return field

@@ -27,9 +27,9 @@ _EDGE_MM, _ARCH_BLEND_MM = 2.5, 3.0
 _ROUGHNESS_MM = 0.45
 """Standard deviation of the irregularities of the surface, grains of several millimetres."""
 
-_WALL_MM, _WALL_HU = 0.6, 750.0
+_WALL_MM, _WALL_HU = 0.8, 900.0
 _PLATE_MM, _PLATE_HU, _RIM_HU = 0.4, 460.0, 100.0
-_CORE_HU, _NEAR_PLATE_HU, _CENTRE_HU, _CORE_TEXTURE_HU = 265.0, 90.0, -30.0, 70.0
+_CORE_HU, _NEAR_PLATE_HU, _CENTRE_HU, _CORE_TEXTURE_HU = 285.0, 90.0, -30.0, 70.0
 _ARCH_WALL_MM, _ARCH_WALL_HU = (0.8, 1.25), (900.0, 1220.0)
 """Thickness and HU of the cortex of the pedicles, and of the spinous process."""
 _ARCH_CORE_HU, _ARCH_TEXTURE_HU = 300.0, 90.0

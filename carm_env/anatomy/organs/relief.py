@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_env.anatomy.organs.envelope import Envelope, build_envelope
+from carm_env.anatomy.organs.envelope import Envelope, Junction, build_envelope
 from carm_env.anatomy.organs.head import HeadSurface
+from carm_env.anatomy.organs.limbs import ArmContour
 from carm_env.anatomy.organs.organ_variation import OrganVariation
 from carm_env.anatomy.painting import tissue
 from carm_env.anatomy.painting.canvas import Canvas
@@ -18,12 +19,19 @@ from carm_env.anatomy.parameters import PatientParameters
 from carm_env.anatomy.skeleton.body import Body
 from carm_env.anatomy.skeleton.model import SIDE_SIGN, SIDES
 
-_AXILLARY_BLEND_MM = 9.0
-"""Narrower than the smooth armpit of version 4: the skin folds in front of and behind the axilla."""
+_JUNCTION = Junction(
+    armpit_blend_mm=9.0,
+    crease_mm=(2.6, 16.0),
+    arm=ArmContour(elbow_mm=(21.0, 20.0), elbow_blend_mm=(22.0, 16.0), belly=0.93, finger_mm=6.8, finger_blend_mm=3.0),
+)
+"""Narrower than the smooth armpit of version 4: the skin folds in front of and behind the axilla. Bone is close below
+the skin at the elbow, and the fingers are apart."""
 _COVER_MM = 1.0
 """Minimum thickness of skin and fat on muscle."""
-_RIPPLES_MM = ((1.6, 85.0), (0.7, 30.0))
+_RIPPLES_MM = ((2.0, 85.0), (1.1, 32.0), (0.7, 17.0))
 """Standard deviation and wavelength of the unevenness of the skin."""
+_SKIN_SEED = 0x736B696E
+"""Added to the seed of a patient: the skin of the average patient is uneven, too."""
 _BREAST_MM = ((90.0, 124.0, -150.0), (60.0, 44.0, 58.0))
 """Position (x and y in the skeleton, height relative to T1) and radii."""
 _BREAST_BLEND_MM = 9.0
@@ -86,11 +94,12 @@ def build_relief(
 ) -> Envelope:
     """Returns the surfaces of muscle and skin with folds, creased breasts and uneven skin."""
     plain = replace(parameters, female=0.0)
-    envelope = build_envelope(body, plain, lattice, head, armpit_blend_mm=_AXILLARY_BLEND_MM)
+    envelope = build_envelope(body, plain, lattice, head, _JUNCTION)
     field = Field(lattice, envelope.skin)
     _breasts(body, parameters, variation, field)
+    uneven = OrganVariation(parameters.seed + _SKIN_SEED)
     for amplitude, wavelength in _RIPPLES_MM:
-        variation.ripple(f"skin {wavelength}", field, amplitude, wavelength)
+        uneven.ripple(f"skin {wavelength}", field, amplitude, wavelength)
     grooves = Field(lattice)
     for fold in _folds(body, parameters, variation):
         points = _front_line(field.values, lattice, fold[:, 0], fold[:, 1])

@@ -9,11 +9,13 @@ from carm_env.anatomy.painting.shapes import Capsule, tube
 from carm_env.anatomy.skeleton.body import Body
 
 _BINS = 9
-_LATERAL_RADIUS_MM, _MEDIAL_RADIUS_MM = (3.6, 4.4), (3.0, 1.8)
-"""Radius at the inferior angle and at the upper end."""
+_LATERAL_RADIUS_MM, _MEDIAL_RADIUS_MM = (1.7, 1.9), (1.5, 1.1)
+"""Half the width in the plane of the blade at the inferior angle and at the upper end: a cortex seen edge on."""
+_LATERAL_HALF_DEPTH_MM, _MEDIAL_HALF_DEPTH_MM = 4.5, 2.8
+"""Distance of the outer pieces of a border from the middle of the blade, along its normal."""
 _UPPER_END = (0.78, 0.86)
 """Upper ends of the lateral and of the medial border, as fractions of the length of the blade."""
-_LATERAL_HU, _MEDIAL_HU = 880.0, 820.0
+_LATERAL_HU, _MEDIAL_HU = 1350.0, 1250.0
 
 
 def border_shapes(body: Body, side: str) -> list[tuple[Capsule, float]]:
@@ -37,16 +39,17 @@ def border_shapes(body: Body, side: str) -> list[tuple[Capsule, float]]:
     along, sideways = (vertices - tip) @ up / length, (vertices - tip) @ across
     near_blade = np.abs((vertices - tip) @ normal - np.median((vertices - tip) @ normal)) < 30.0 * body.scale
     shapes: list[tuple[Capsule, float]] = []
-    for sign, radii, end, hu in (
-        (1.0, _LATERAL_RADIUS_MM, _UPPER_END[0], _LATERAL_HU),
-        (-1.0, _MEDIAL_RADIUS_MM, _UPPER_END[1], _MEDIAL_HU),
+    for sign, radii, half_depth, end, hu in (
+        (1.0, _LATERAL_RADIUS_MM, _LATERAL_HALF_DEPTH_MM, _UPPER_END[0], _LATERAL_HU),
+        (-1.0, _MEDIAL_RADIUS_MM, _MEDIAL_HALF_DEPTH_MM, _UPPER_END[1], _MEDIAL_HU),
     ):
         path = _outermost(vertices, along, sign * sideways, near_blade, end, end * length / _BINS)
         radius = np.linspace(*radii, len(path)) * body.scale
         # The border lies just inside the outline.
         path = path - sign * across * 0.7 * radius[:, None]
         path[0] = tip + up * 1.2 * radius[0]
-        shapes += [(piece, hu) for piece in tube(path, radius)]
+        for depth in (-half_depth, 0.0, half_depth):
+            shapes += [(piece, hu) for piece in tube(path + depth * body.scale * normal, radius)]
     return shapes
 
 

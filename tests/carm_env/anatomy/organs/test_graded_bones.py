@@ -7,15 +7,58 @@ import pytest
 
 from carm_env.anatomy import assembly
 from carm_env.anatomy.assembly import Anatomy, build_anatomy
+from carm_env.anatomy.organs.scapular_borders import border_shapes
 from carm_env.anatomy.plausibility import check_landmarks
 from carm_env.anatomy.population import VirtualPatient
 from carm_env.anatomy.skeleton.model import SIDES, lumbar, thoracic
 from carm_env.anatomy.skeleton.vertebrae import modelled_vertebrae
+from carm_env.geometry import CArmGeometry, CArmPose, ProjectionGeometry
+from carm_env.xray.camera import XRayCamera
+
+SIZE = 320
 
 
 @pytest.fixture(scope="module")
 def five() -> Anatomy:
     return build_anatomy(VirtualPatient(anatomy="5").parameters)
+
+
+@pytest.fixture(scope="module")
+def hanging() -> Anatomy:
+    return build_anatomy(VirtualPatient(arms="sides", covers="thighs", anatomy="5").parameters)
+
+
+@pytest.fixture(params=["crossed", "sides"])
+def posed(request) -> Anatomy:
+    return request.getfixturevalue("five" if request.param == "crossed" else "hanging")
+
+
+class View:
+    """A view without noise, in grey levels of the display."""
+
+    def __init__(self, anatomy: Anatomy, centre_mm: np.ndarray, alpha_deg: float = 0.0) -> None:
+        volume = anatomy.volume
+        rows = np.flatnonzero((volume.hu > -300).any(axis=(0, 2)))
+        depth = float(volume.lps_from_index([[0, rows.mean(), 0]])[0, 1])
+        pose = CArmPose((float(centre_mm[0]), depth, float(centre_mm[2])), alpha_deg)
+        self.image = XRayCamera(volume).image(pose, SIZE).squeeze().astype(float)
+        self.projection = ProjectionGeometry.from_pose(pose, CArmGeometry(), SIZE)
+
+    def grey(self, points_mm: np.ndarray) -> np.ndarray:
+        """Grey levels at points, NaN outside the view."""
+        u, v = np.moveaxis(np.rint(self.projection.project(points_mm)).astype(int), -1, 0)
+        inside = (u >= 0) & (u < SIZE) & (v >= 0) & (v < SIZE)
+        return np.where(inside, self.image[np.clip(v, 0, SIZE - 1), np.clip(u, 0, SIZE - 1)], np.nan)
+
+    def ridge(self, path_mm: np.ndarray, beside_mm: float) -> float:
+        """Mean grey level along a path minus that at both sides of it, in a frontal view."""
+        steps = np.linspace(0, len(path_mm) - 1, 8 * len(path_mm))
+        path = np.stack([np.interp(steps, np.arange(len(path_mm)), column) for column in path_mm.T], axis=1)
+        along = np.gradient(path, axis=0)
+        across = np.cross(along, [0.0, 1.0, 0.0])
+        across *= beside_mm / np.linalg.norm(across, axis=1, keepdims=True)
+        own = np.nanmax([self.grey(path + shift * across) for shift in (-0.3, -0.15, 0.0, 0.15, 0.3)], axis=0)
+        return float(np.nanmean(own - (self.grey(path - across) + self.grey(path + across)) / 2))
 
 
 def on_axis(mesh, fraction: float) -> np.ndarray:
