@@ -32,7 +32,8 @@ _PLATE_MM, _PLATE_HU, _RIM_HU = 0.4, 460.0, 100.0
 _CORE_HU, _NEAR_PLATE_HU, _CENTRE_HU, _CORE_TEXTURE_HU = 285.0, 90.0, -30.0, 70.0
 _ARCH_WALL_MM, _ARCH_WALL_HU = (0.8, 1.25), (900.0, 1220.0)
 """Thickness and HU of the cortex of the pedicles, and of the spinous process."""
-_ARCH_CORE_HU, _ARCH_TEXTURE_HU = 300.0, 90.0
+_ARCH_CORE_HU, _ARCH_TEXTURE_HU = (300.0, 700.0), 60.0
+"""Mean HU inside the cortex of the pedicles, and of the narrow spinous process; texture."""
 _PLATE_GRADIENT_MM = 4.0
 
 
@@ -151,7 +152,9 @@ def _arch_hu(
     depth: NDArray[np.float32], spinous: NDArray[np.float32], texture: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     # `spinous` is 0 in the pedicles and 1 in the spinous process.
-    thickness, wall_hu = (low + spinous * (high - low) for low, high in (_ARCH_WALL_MM, _ARCH_WALL_HU))
+    thickness, wall_hu, core_hu = (
+        low + spinous * (high - low) for low, high in (_ARCH_WALL_MM, _ARCH_WALL_HU, _ARCH_CORE_HU)
+    )
     wall = np.clip(thickness - depth + 0.5, 0, 1)
-    core = _ARCH_CORE_HU + _ARCH_TEXTURE_HU * texture
+    core = core_hu + _ARCH_TEXTURE_HU * texture
     return np.asarray(core + wall * (wall_hu - core), np.float32)

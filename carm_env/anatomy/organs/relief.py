@@ -21,14 +21,14 @@ from carm_env.anatomy.skeleton.model import SIDE_SIGN, SIDES
 
 _JUNCTION = Junction(
     armpit_blend_mm=9.0,
-    crease_mm=(2.6, 16.0),
+    crease_mm=(3.4, 22.0),
     arm=ArmContour(elbow_mm=(21.0, 20.0), elbow_blend_mm=(22.0, 16.0), belly=0.93, finger_mm=6.8, finger_blend_mm=3.0),
 )
 """Narrower than the smooth armpit of version 4: the skin folds in front of and behind the axilla. Bone is close below
 the skin at the elbow, and the fingers are apart."""
 _COVER_MM = 1.0
 """Minimum thickness of skin and fat on muscle."""
-_RIPPLES_MM = ((2.0, 85.0), (1.1, 32.0), (0.7, 17.0))
+_RIPPLES_MM = ((1.6, 85.0), (0.7, 32.0), (0.4, 17.0))
 """Standard deviation and wavelength of the unevenness of the skin."""
 _SKIN_SEED = 0x736B696E
 """Added to the seed of a patient: the skin of the average patient is uneven, too."""

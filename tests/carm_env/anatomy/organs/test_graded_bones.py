@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from carm_env.anatomy import assembly
 from carm_env.anatomy.assembly import Anatomy, build_anatomy
 from carm_env.anatomy.organs.scapular_borders import border_shapes
+from carm_env.anatomy.painting.lattice import Lattice
+from carm_env.anatomy.painting.voxelise import fill
 from carm_env.anatomy.plausibility import check_landmarks
 from carm_env.anatomy.population import VirtualPatient
 from carm_env.anatomy.skeleton.model import SIDES, lumbar, thoracic
@@ -61,6 +64,23 @@ class View:
         return float(np.nanmean(own - (self.grey(path - across) + self.grey(path + across)) / 2))
 
 
+def outline_contrast(view: View, vertices_mm: np.ndarray) -> float:
+    """Mean grey level just inside the outline of a bone in a frontal view minus that just outside it."""
+    from scipy.spatial import ConvexHull
+
+    flat = vertices_mm[:, [0, 2]]
+    hull = flat[ConvexHull(flat).vertices]
+    middle = hull.mean(0)
+    outwards = (hull - middle) / np.linalg.norm(hull - middle, axis=1, keepdims=True)
+
+    def band(shift_mm: float) -> np.ndarray:
+        points = hull + shift_mm * outwards
+        return view.grey(np.column_stack([points[:, 0], np.full(len(points), vertices_mm[:, 1].mean()), points[:, 1]]))
+
+    inside, outside = (np.nanmean([band(shift) for shift in shifts], axis=0) for shifts in ((-3, -2), (3, 4)))
+    return float(np.nanmean(inside - outside))
+
+
 def on_axis(mesh, fraction: float) -> np.ndarray:
     """The centre of a cross-section of a long bone, which may be bowed."""
     centre, direction, begin, end = mesh.long_axis()
@@ -76,8 +96,12 @@ def wall_mm(anatomy: Anatomy, mesh, fraction: float) -> float:
     angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     steps = np.arange(0, 32, 0.5)
     rays = np.cos(angles)[:, None] * across[:, 0] + np.sin(angles)[:, None] * across[:, 1]
-    hu = anatomy.volume.hu_at(middle + steps[None, :, None] * rays[:, None, :])
-    return float((hu > 750).sum(axis=1).mean() * 0.5)
+    points = middle + steps[None, :, None] * rays[:, None, :]
+    # Only this bone: the rays through an elbow meet the ulna.
+    lattice = Lattice(middle - 40.0, 1.0, (81, 81, 81))
+    own = ndimage.binary_dilation(fill(mesh.vertices_mm, mesh.faces, lattice))
+    inside = own[tuple(np.moveaxis(np.rint(points - lattice.origin_mm).astype(int), -1, 0))]
+    return float(((anatomy.volume.hu_at(points) > 750) & inside).sum(axis=1).mean() * 0.5)
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -187,3 +211,77 @@ def test_the_fourth_anatomy_uses_none_of_it(monkeypatch):
     build_anatomy(VirtualPatient().parameters)
     with pytest.raises(AssertionError, match="painted by anatomy 5"):
         build_anatomy(VirtualPatient(anatomy="5").parameters)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_the_borders_of_the_scapula_are_lines_in_a_frontal_view(posed, side):
+    tip = posed.body.meshes[f"scapula_{side}"].vertices_mm
+    tip = tip[tip[:, 2].argmin()]
+    view = View(posed, tip)
+    contrast = []
+    shapes = [shape for shape, _ in border_shapes(posed.body, side)]
+    # Three pieces lie behind one another along each border.
+    count = len(shapes) // 6
+    for first in (0, 3 * count):
+        path = np.array([shape.start_mm for shape in shapes[first : first + count]])
+        contrast.append(view.ridge(path, 5.0))
+    assert 3 < contrast[0] < 25
+    assert 1 < contrast[1] < 15
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_the_parts_of_the_elbow_are_outlined(posed, side):
+    meshes, elbow = posed.body.meshes, posed.body.joints_mm(side)[3]
+    view = View(posed, elbow)
+    for name in ("humerus", "ulna"):
+        vertices = meshes[f"{name}_{side}"].vertices_mm
+        near = vertices[np.linalg.norm(vertices - elbow, axis=1) < 32]
+        assert 3 < outline_contrast(view, near) < 45, name
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_carpal_bones_are_outlined(posed, side):
+    wrist = posed.body.joints_mm(side)[4]
+    view = View(posed, wrist)
+    for name in ("lunate", "scaphoid"):
+        assert 4 < outline_contrast(view, posed.body.meshes[f"{name}_{side}"].vertices_mm) < 35, name
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_hanging_hands_show_metacarpals_and_fingers_beyond_the_flank(hanging, side):
+    meshes = hanging.body.meshes
+    view = View(hanging, meshes[f"3mc_{side}"].centre_mm)
+    bones = [on_axis(meshes[f"{ray}mc_{side}"], 0.5) for ray in (2, 3, 4, 5)]
+    flesh = [(first + second) / 2 for first, second in zip(bones[:-1], bones[1:], strict=True)]
+    fingers = [on_axis(meshes[f"{ray}proxph_{side}"], 0.5) for ray in (2, 3, 4, 5)]
+    beyond = np.array([1.0 if side == "l" else -1.0, 0.0, 0.0]) * 90.0
+    grey = {
+        name: np.nanmean(view.grey(np.array(points)))
+        for name, points in (("bones", bones), ("flesh", flesh), ("fingers", fingers), ("air", [bones[-1] + beyond]))
+    }
+    assert grey["bones"] > grey["flesh"] + 8
+    assert min(grey["flesh"], grey["fingers"]) > grey["air"] + 40
+
+
+@pytest.mark.parametrize("name", [thoracic(12), lumbar(1)])
+def test_vertebral_bodies_stand_out_in_a_lateral_view(five, name):
+    vertebra = modelled_vertebrae(five.body)[name]
+    shape, view = vertebra.shape, View(five, vertebra.centre_mm, 90.0)
+
+    def grey(forward: float, height: float) -> float:
+        points = [[0.0, -forward * shape.half_depth + shift, height] for shift in (-2, -1, 0, 1, 2)]
+        return float(view.grey(vertebra.centre_mm + np.array(points) @ vertebra.axes.T).mean())
+
+    body = np.mean([grey(forward, height) for forward in (-0.4, 0.0, 0.4) for height in (-4.0, 0.0, 4.0)])
+    assert 8 < body - grey(0.0, shape.upper + 3.0) < 60
+
+
+def test_neighbouring_teeth_are_apart(five):
+    hu = []
+    for x in np.arange(-12.0, 12.5, 0.5):
+        column = [five.body.head_point(x, y, 1585.0) for y in np.arange(126.0, 140.0, 1.0)]
+        hu.append(float(five.volume.hu_at(np.array(column)).max()))
+    # Teeth, one after the other from the midline, with a gap on each side.
+    teeth = ndimage.label(np.array(hu) > 2300)[1]
+    assert teeth >= 4
+    assert min(hu) < 1700
