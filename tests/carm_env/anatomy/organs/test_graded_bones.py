@@ -60,7 +60,7 @@ class View:
         along = np.gradient(path, axis=0)
         across = np.cross(along, [0.0, 1.0, 0.0])
         across *= beside_mm / np.linalg.norm(across, axis=1, keepdims=True)
-        own = np.nanmax([self.grey(path + shift * across) for shift in (-0.3, -0.15, 0.0, 0.15, 0.3)], axis=0)
+        own = np.max([self.grey(path + shift * across) for shift in (-0.3, -0.15, 0.0, 0.15, 0.3)], axis=0)
         return float(np.nanmean(own - (self.grey(path - across) + self.grey(path + across)) / 2))
 
 
