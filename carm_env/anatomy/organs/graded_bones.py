@@ -59,7 +59,7 @@ class GradedStyle(BoneStyle):
 _MARROW = tissue.hu("marrow")
 HUMERUS = GradedStyle(
     4.3, 1400.0, 200.0, 95.0, smoothing_mm=1.1, depth_mm=2.4, subchondral_hu=200.0, gradient_mm=4.0, canal_hu=_MARROW,
-    ends_mm=(0.5, 1.1), ends_hu=(850.0, 1150.0), distal_core_hu=260.0,
+    ends_mm=(0.4, 1.0), ends_hu=(850.0, 1150.0), distal_core_hu=260.0,
 )  # fmt: skip
 FEMUR = replace(HUMERUS, cortex_mm=6.0, core_hu=230.0, ends_mm=(0.8, 0.8), ends_hu=(900.0, 900.0), distal_core_hu=None)
 ULNA = GradedStyle(
