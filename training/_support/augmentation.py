@@ -55,9 +55,10 @@ class Deformations:
         Args:
             count: number of images.
             generator: source of randomness.
-            strain: bound of the strain of the waves, 0 (no waves) to 0.5.
+            strain: bound of the strain of the waves, 0 (no waves) to 0.5. A third of it is added to the bound of the
+                stretch of the whole image: shoulders are broader and narrower, trunks longer and shorter.
         """
-        matrix = draw_transforms(count, generator)
+        matrix = draw_transforms(count, generator, _STRETCH + strain / 3)
         if not strain:
             return cls(matrix, torch.zeros(count, 0, 2), torch.zeros(count, 0, 2), torch.zeros(count, 0))
         low, high = (math.log(length / SCALE_MM) for length in _WAVELENGTHS_MM)
@@ -111,11 +112,11 @@ class Deformations:
         return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def draw_transforms(count: int, generator: Generator) -> Tensor:
+def draw_transforms(count: int, generator: Generator, stretch_bound: float = _STRETCH) -> Tensor:
     """Draws matrices ``(count, 2, 2)`` of zoom, stretch and rotation for displacements (left, cranial)."""
     zoom, stretch, rotation = 2 * torch.rand((3, count), generator=generator) - 1
     angle = math.radians(_ROTATION_DEG) * rotation
-    across, along = 1 + _ZOOM * zoom + _STRETCH * stretch, 1 + _ZOOM * zoom - _STRETCH * stretch
+    across, along = 1 + _ZOOM * zoom + stretch_bound * stretch, 1 + _ZOOM * zoom - stretch_bound * stretch
     cos, sin = angle.cos(), angle.sin()
     return torch.stack([across * cos, -across * sin, along * sin, along * cos], 1).reshape(-1, 2, 2)
 
