@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from carm_env.body_depth import SKIN_HU, front_and_back_mm, front_and_back_without_couch_mm
 from carm_env.geometry import finite_point
 from carm_env.landmarks import landmark
 from carm_env.system.errors import CArmEnvError
@@ -23,7 +24,6 @@ from carm_env.volume import Volume
 
 Result = TypeVar("Result")
 FORMAT_VERSION = 1
-SKIN_HU = -400
 WORKSPACE_MARGIN_MM = 60.0
 LEAST_WORKSPACE_MM = 300.0
 """Smallest side of a workspace: a patient with few landmarks needs room for start positions."""
@@ -70,12 +70,12 @@ class Patient:
 
     @cached_property
     def mid_depth_mm(self) -> float:
-        """LPS y half way between the front and the back of the body: the default depth of the isocentre."""
-        # Every fourth voxel is accurate to a millimetre and avoids reading the whole volume.
-        body = (self.volume.hu[::4, :, ::4] > SKIN_HU).sum(axis=(0, 2))
-        rows = np.flatnonzero(body > 0.02 * body.max()) if body.any() else np.array([0, len(body) - 1])
-        y = self.volume.lps_from_index([[0, rows[0], 0], [0, rows[-1], 0]])[:, 1]
-        return float(y.mean())
+        """LPS y half way between the front and the back of the body: the default depth of the isocentre.
+
+        A couch does not count. It is looked for unless the card says that the patient has none.
+        """
+        search = front_and_back_without_couch_mm if _may_lie_on_a_couch(self.card) else front_and_back_mm
+        return sum(search(self.volume)) / 2
 
     @cached_property
     def _silhouette(self) -> NDArray[np.bool_]:
@@ -106,6 +106,12 @@ class Patient:
         low = np.maximum(middle - reach, box[0])
         high = np.minimum(middle + reach, box[1])
         return np.stack([low, high])
+
+
+def _may_lie_on_a_couch(card: Mapping[str, Any]) -> bool:
+    parameters, scan = card.get("parameters"), card.get("scan")
+    has_none = isinstance(parameters, Mapping) and parameters.get("table") is False
+    return not has_none or (isinstance(scan, Mapping) and bool(scan.get("couch")))
 
 
 def save_patient(patient: Patient, folder: Path, *, replace: bool = True) -> None:

@@ -15,6 +15,7 @@ TOP_FOLDERS = ("carm_env", "policies", "training", "benchmarks")
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("carm_env.system",),
     ("carm_env.actions", "carm_env.geometry", "carm_env.landmarks", "carm_env.volume"),
+    ("carm_env.body_depth",),
     ("carm_env.patient",),
     ("carm_env.patient_store",),
     ("carm_env.xray",),

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from carm_env.body_depth import SKIN_HU
 from carm_env.ct.grid import to_isotropic, without_table
 from carm_env.geometry import DEFAULT_GEOMETRY, CArmPose, planar_displacement_mm
 from carm_env.landmarks import landmark
-from carm_env.patient import SKIN_HU, Patient
+from carm_env.patient import Patient
 from carm_env.randomization.scan import Scan, acquire
 from carm_env.volume import Volume
 from carm_env.xray.camera import XRayCamera

@@ -12,8 +12,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from carm_env.body_depth import SKIN_HU
 from carm_env.landmarks import landmark
-from carm_env.patient import SKIN_HU, Patient
+from carm_env.patient import Patient
 from carm_env.system.errors import UnknownNameError, finite_number
 from carm_env.volume import AIR_HU, Volume
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from carm_env.anatomy import build
+from carm_env.anatomy.painting.lattice import Lattice
 from carm_env.anatomy.population import VirtualPatient
+from carm_env.anatomy.table_pose import add_table
 from carm_env.patient import Patient
 from carm_env.system.errors import UnknownNameError
 from carm_env.volume import Volume
@@ -157,3 +159,14 @@ def test_a_file_at_the_path_of_the_patient_is_replaced(builds):
     build.virtual_patient(0)
     assert folder.is_dir() and len(builds) == 1
     assert [item.name for item in folder.parent.iterdir() if item.name.startswith(".")] == []
+
+
+def test_a_table_does_not_move_the_middle_of_the_body(patient):
+    volume = patient.volume
+    lattice = Lattice(volume.origin_lps_mm, float(volume.spacing_mm[0]), volume.hu.shape)
+    hu, wide = add_table(volume.hu, lattice)
+    lying = Patient(
+        "test:lying", Volume.from_origin(hu, wide.spacing_mm, wide.origin_mm), {}, {"parameters": {"table": True}}
+    )
+    assert wide.end_mm[1] > lattice.end_mm[1] + 30.0
+    assert lying.mid_depth_mm == pytest.approx(patient.mid_depth_mm, abs=2.0)

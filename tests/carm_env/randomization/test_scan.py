@@ -109,6 +109,7 @@ def test_the_couch_lies_behind_the_body(phantom):
     assert behind.any()
     for point in phantom.landmarks_lps_mm.values():
         assert lying.volume.hu_at(point) == phantom.volume.hu_at(point)
+    assert lying.mid_depth_mm == pytest.approx(phantom.mid_depth_mm, abs=2.0)
 
 
 def test_metal_lies_on_the_front_and_depends_on_the_seed(phantom):
