@@ -26,7 +26,7 @@ Sex = Literal["female", "male"]
 
 FEMALE_SHARE = 0.45
 _TABLE_SHARE = 0.5
-"""Share of the patients of anatomy version 5 whose volume contains the table."""
+"""Share of the patients of anatomy version 5 whose volume contains the table; the average patient's does."""
 AGE_YEARS = (18.0, 95.0)
 STATURE_CM = (135.0, 215.0)
 WEIGHT_KG = (30.0, 250.0)
@@ -128,8 +128,8 @@ class VirtualPatient:
     def parameters(self) -> PatientParameters:
         """The parameters that this patient is built from."""
         body: dict[str, Any] = {} if self._is_average else _draw_body(self)
-        if body and dict(self.options).get("anatomy") == "5":
-            body["table"] = bool(_stream(self.seed, 3).random() < _TABLE_SHARE)
+        if dict(self.options).get("anatomy") == "5":
+            body["table"] = self._is_average or bool(_stream(self.seed, 3).random() < _TABLE_SHARE)
         return PatientParameters(**{"seed": self.seed, "arms": self.arms, **body, **dict(self.options)})
 
     @property

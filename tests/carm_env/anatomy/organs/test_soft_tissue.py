@@ -204,7 +204,7 @@ def test_variation_is_limited_smooth_and_absent_in_the_average_adult():
 def test_about_half_of_the_patients_lie_on_a_table_in_their_volume():
     tables = [VirtualPatient(seed, anatomy="5").parameters.table for seed in range(1, 60)]
     assert 0.3 < np.mean(tables) < 0.7
-    assert not VirtualPatient(anatomy="5").parameters.table
+    assert VirtualPatient(anatomy="5").parameters.table
     seed = 1 + tables.index(True)
     assert not VirtualPatient(seed, anatomy="5", table=False).parameters.table
     assert not VirtualPatient(seed).parameters.table
