@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from carm_env.anatomy.painting import tissue
 from carm_env.anatomy.painting.lattice import Lattice
-from carm_env.anatomy.painting.shapes import rotation
 from carm_env.anatomy.parameters import PatientParameters
 from carm_env.anatomy.skeleton.body import Body
+from carm_env.anatomy.skeleton.frame import table_rotation
 from carm_env.system.compilation import compiled
 
 MATTRESS_MM, TABLE_TOP_MM, TABLE_WALL_MM = 25.0, 40.0, 2.0
@@ -56,7 +56,7 @@ class TablePose:
 
 def make_table_pose(body: Body, parameters: PatientParameters) -> TablePose:
     """Returns the table pose of a patient: askew, rolled, off centre."""
-    matrix = rotation(1, parameters.askew_deg) @ rotation(2, parameters.roll_deg)
+    matrix = table_rotation(parameters.askew_deg, parameters.roll_deg)
     pivot = (body.landmarks_mm["T1"] + body.landmarks_mm["T12"]) / 2
     return TablePose(matrix, pivot, np.array([parameters.off_centre_mm, 0.0, 0.0]))
 

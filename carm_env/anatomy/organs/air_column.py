@@ -26,8 +26,8 @@ _FEMALE_FRACTION = 0.15
 """Fraction by which a woman's trachea is narrower than a man's of equal stature."""
 _TRACHEA_STD = 0.07
 _BRONCHUS_FACTOR = 1.07
-_BRONCHI_HIGHER_MM = 7.5
-"""Above the tables of version 4, whose inner walls meet below the carina."""
+_BRONCHI_SHIFT_MM = (-2.9, 0.0, 7.5)
+"""From the tables of version 4, whose inner walls meet below the carina and to its left."""
 _WALL_MM = 1.4
 _PHARYNX_RADIUS_MM = (5.0, 9.0, 8.5, 7.0, 9.0)
 _PIRIFORM_MM = ((11.0, 9.0, 8.0), (5.0, 5.5, 11.0))
@@ -55,7 +55,7 @@ def bronchi_shapes(thorax: Thorax, parameters: PatientParameters, variation: Org
     shapes: list[Shape] = []
     for table in (airways.RIGHT_MAIN, airways.LEFT_MAIN, *airways.LOBAR):
         rows = np.array(table, float) * thorax.scale
-        rows[:, :3] += thorax.carina_mm + [0.0, 0.0, _BRONCHI_HIGHER_MM * thorax.scale]
+        rows[:, :3] += thorax.carina_mm + np.array(_BRONCHI_SHIFT_MM) * thorax.scale
         curve = smooth_path(rows)
         shapes += tube(curve[:, :3], curve[:, 3] * factor)
     return shapes

@@ -37,6 +37,14 @@ _ARCH_CORE_HU, _ARCH_TEXTURE_HU = (300.0, 700.0), 60.0
 _PLATE_GRADIENT_MM = 4.0
 
 
+def vertebra_distance(vertebra: ModelledVertebra, lattice: Lattice) -> NDArray[np.float32]:
+    """Returns the signed distance from the surface of a vertebra, without its irregularities, on a lattice, mm."""
+    shape = vertebra.shape
+    pieces = [_placed(piece, vertebra) for piece in (*shape.arch(), *shape.spinous_process())]
+    arch = Field(lattice).add(pieces, 1.5, margin_mm=6.0).values
+    return smooth_union(_body_distance(_local(lattice, vertebra), shape)[0], arch, _ARCH_BLEND_MM)
+
+
 def paint_vertebra(
     canvas: Canvas, vertebra: ModelledVertebra, density: float, degeneration: float, rng: np.random.Generator
 ) -> None:

@@ -25,7 +25,7 @@ from carm_env.anatomy.painting.shapes import (
 )
 from carm_env.anatomy.parameters import PatientParameters
 from carm_env.anatomy.skeleton.body import MEAN_SCALE, Body
-from carm_env.anatomy.skeleton.frame import Frame
+from carm_env.anatomy.skeleton.frame import Frame, table_rotation
 from carm_env.anatomy.skeleton.model import SIDES
 from carm_env.landmarks import LANDMARKS
 
@@ -58,12 +58,15 @@ class Diaphragm:
         apex_x_mm, apex_z_mm: x and z of the apex of each dome by side.
         middle_mm: x of the midplane and y of the apices.
         scale: scale of the body relative to the skeleton.
+        slope: slope of each dome at its apex along x and y. It makes the apex the highest point on the table, where the
+            annotators of the layout saw the patient, rather than in the upright body.
     """
 
     apex_x_mm: dict[str, float]
     apex_z_mm: dict[str, float]
     middle_mm: tuple[float, float]
     scale: float
+    slope: tuple[float, float] = (0.0, 0.0)
 
     def height_mm(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.floating]:
         """Returns the height (z) of the upper surface at broadcastable ``x``, ``y``, LPS mm."""
@@ -82,6 +85,8 @@ class Diaphragm:
             level = (dx / radius) ** 2 + depth**2
             steepness = np.where(level > 1, 1 + 0.35 * (level - 1), 1.0)
             dome = apex_z - _DOME_DROP_MM * scale * level**1.15 * steepness
+            if any(self.slope):
+                dome = dome + self.slope[0] * dx + self.slope[1] * dy
             # The lower edge of the costophrenic recess is deepest dorsally, lateral to the spine.
             dorsal = np.clip((skeleton_y - 105.0) / 150.0, 0, 1)
             recess = _RECESS_DEPTH_MM["front"] + (_RECESS_DEPTH_MM["back"] - _RECESS_DEPTH_MM["front"]) * dorsal
@@ -97,7 +102,7 @@ class Diaphragm:
         return _smooth_maximum(surface, tendon, 12.0)
 
     def apex_mm(self, side: str, move: Move | None = None) -> NDArray[np.float64]:
-        """Returns the highest point ``(3,)`` of a dome, LPS mm.
+        """Returns the highest point ``(3,)`` of a dome on the table, LPS mm of the upright body.
 
         Args:
             side: ``"r"`` or ``"l"``.
@@ -108,8 +113,9 @@ class Diaphragm:
         heights = self.height_mm(x, y)
         if move is not None:
             surface = move(np.stack(np.broadcast_arrays(x, y, heights), axis=-1)).reshape(-1, 3)
-            return surface[surface[:, 2].argmax()]
-        i, j = np.unravel_index(int(np.argmax(heights)), heights.shape)
+            return surface[(surface[:, 2] - surface[:, :2] @ self.slope).argmax()]
+        above = heights - self.slope[0] * x - self.slope[1] * y if any(self.slope) else heights
+        i, j = np.unravel_index(int(np.argmax(above)), heights.shape)
         return np.array([x[i, 0], y[0, j], heights[i, j]])
 
 
@@ -175,8 +181,15 @@ def make_thorax(body: Body, parameters: PatientParameters) -> Thorax:
         apex_x[side], z = body.target_mm(f"{name} hemidiaphragm")
         apex_z[side] = z - parameters.breath_mm * scale / MEAN_SCALE
     apex = frame.at_height(0.0, _DOME_Y_MM, (apex_z["r"] + apex_z["l"]) / 2)
-    diaphragm = Diaphragm(apex_x, apex_z, (float(apex[0]), float(apex[1])), scale)
+    slope = _level_on_table(parameters) if parameters.anatomy == "5" else (0.0, 0.0)
+    diaphragm = Diaphragm(apex_x, apex_z, (float(apex[0]), float(apex[1])), scale, slope)
     return Thorax(frame, shift, carina, spine, diaphragm, parameters.heart)
+
+
+def _level_on_table(parameters: PatientParameters) -> tuple[float, float]:
+    """Returns the slope along x and y of a surface in the upright body that is level on the table."""
+    up = table_rotation(parameters.askew_deg, parameters.roll_deg)[2]
+    return -float(up[0] / up[2]), -float(up[1] / up[2])
 
 
 def landmark_points(body: Body, thorax: Thorax, move: Move | None = None) -> dict[int, NDArray[np.float64]]:

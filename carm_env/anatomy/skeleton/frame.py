@@ -232,3 +232,13 @@ def with_head(
     matrix = scale * rotation(2, turn_deg) @ rotation(1, tilt_deg) @ rotation(0, nod_deg)
     offset = target_mm - matrix @ centre_mm
     return replace(frame, head_matrix=matrix, head_offset_mm=offset)
+
+
+def table_rotation(askew_deg: float, roll_deg: float) -> NDArray[np.float64]:
+    """Returns the rotation ``(3, 3)`` from the upright patient to the patient on the table.
+
+    Args:
+        askew_deg: rotation on the table, positive with the head to the left.
+        roll_deg: rotation about the long axis, positive with the right side raised.
+    """
+    return rotation(1, askew_deg) @ rotation(2, roll_deg)

@@ -8,14 +8,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from carm_env.anatomy.organs import air_column, heart, thorax
 from carm_env.anatomy.organs.airways import LEFT_MAIN, RIGHT_MAIN, trachea_shapes
-from carm_env.anatomy.organs.thorax import chest_fields, heart_shapes, landmark_points, make_thorax, mediastinum_surface
+from carm_env.anatomy.organs.modelled_vertebrae import vertebra_distance
+from carm_env.anatomy.organs.organ_variation import OrganVariation
+from carm_env.anatomy.organs.soft_tissue import soft_tissue
+from carm_env.anatomy.organs.thorax import Thorax, chest_fields, landmark_points, make_thorax
 from carm_env.anatomy.painting.lattice import Lattice
-from carm_env.anatomy.painting.shapes import Field, smooth_path, tube
+from carm_env.anatomy.painting.shapes import Field, Shape, smooth_path, tube
 from carm_env.anatomy.painting.voxelise import fill
 from carm_env.anatomy.parameters import PatientParameters
-from carm_env.anatomy.skeleton.body import pose_body
+from carm_env.anatomy.skeleton.body import Body, pose_body
 from carm_env.anatomy.skeleton.model import SKULL, thoracic
+from carm_env.anatomy.skeleton.vertebrae import modelled_vertebrae
 from carm_env.ct.label_maps import CLASSES
 
 STEP_MM = 2.5
@@ -29,6 +34,9 @@ MESHES = {
 }
 _UPPER_BRONCHUS = ((-30.0, 200.0, -18.0, 6.0), (-46.0, 198.0, 0.0, 5.0), (-54.0, 198.0, 34.0, 4.5))
 """A bronchus that rises beside the trachea: x, y, height above the carina, radius, skeleton mm."""
+
+_VERTEBRA_REACH_MM = 75.0
+"""Distance from the centre of a vertebral body within which the whole vertebra lies."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +92,8 @@ class Labelled:
 def make_labelled(parameters: PatientParameters, offset_mm: float = 0.0) -> Labelled:
     """The label map of a virtual patient from the vertex to below T12; `offset_mm` shifts the grid."""
     body = pose_body(parameters)
-    thorax = make_thorax(body, parameters)
-    exact = landmark_points(body, thorax)
+    chest = make_thorax(body, parameters)
+    exact = landmark_points(body, chest)
     bones = np.concatenate([body.meshes[mesh].vertices_mm for mesh in MESHES.values()])
     front = min(mesh.vertices_mm[:, 1].min() for mesh in body.meshes.values())
     low = np.array([bones[:, 0].min(), front, exact[14][2] - 90.0]) - 10.0 + offset_mm
@@ -93,35 +101,62 @@ def make_labelled(parameters: PatientParameters, offset_mm: float = 0.0) -> Labe
     count = np.ceil((high - low) / STEP_MM).astype(int)
     lattice = Lattice(low, STEP_MM, (int(count[0]), int(count[1]), int(count[2])))
     labels = np.zeros(lattice.shape, np.int16)
-    chest = chest_fields(body, thorax, lattice, mediastinum_surface(thorax, lattice))
+    fields = chest_fields(body, chest, lattice, soft_tissue(parameters).mediastinum(chest, lattice))
     x, _, z = lattice.axes()
-    left = np.broadcast_to(x > thorax.diaphragm.middle_mm[0], lattice.shape)
-    inside = chest.cavity < -4.0
-    below = chest.below_diaphragm < -4.0
+    left = np.broadcast_to(x > chest.diaphragm.middle_mm[0], lattice.shape)
+    inside = fields.cavity < -4.0
+    below = fields.below_diaphragm < -4.0
     labels[inside & below & ~left] = CLASSES["liver"]
     labels[inside & below & left] = CLASSES["stomach"]
-    upper = np.broadcast_to(z > thorax.carina_mm[2], lattice.shape)
+    upper = np.broadcast_to(z > chest.carina_mm[2], lattice.shape)
     for side, there in (("left", left), ("right", ~left)):
-        lung = (chest.lungs < 0) & there
+        lung = (fields.lungs < 0) & there
         labels[lung & upper] = CLASSES[f"lung_upper_lobe_{side}"]
         labels[lung & ~upper] = CLASSES[f"lung_lower_lobe_{side}"]
-    heart = Field(lattice)
-    for shape, blend in heart_shapes(thorax):
-        heart.add(shape, blend)
-    labels[(heart.values < 0) & (chest.below_diaphragm > 0)] = CLASSES["heart"]
+    chambers = Field(lattice)
+    for shape, blend in _heart(parameters, chest):
+        chambers.add(shape, blend)
+    labels[(chambers.values < 0) & (fields.below_diaphragm > 0)] = CLASSES["heart"]
+    labels[_airways(parameters, body, chest, lattice) < 0] = CLASSES["trachea"]
+    for name, mesh in MESHES.items():
+        if body.variation is None or not name.startswith("vertebrae"):
+            labels[fill(body.meshes[mesh].vertices_mm, body.meshes[mesh].faces, lattice)] = CLASSES[name]
+    if body.variation is not None:
+        _label_modelled_vertebrae(labels, body, lattice)
+    if parameters.anatomy == "4":
+        exact[1] = _vault_centre(body.meshes[SKULL].vertices_mm)
+    return Labelled(labels, low, np.full(3, STEP_MM), exact)
+
+
+def _heart(parameters: PatientParameters, chest: Thorax) -> list[tuple[Shape, float]]:
+    if parameters.anatomy == "4":
+        return thorax.heart_shapes(chest)
+    return heart.heart_shapes(chest, OrganVariation(parameters.seed))
+
+
+def _airways(parameters: PatientParameters, body: Body, chest: Thorax, lattice: Lattice) -> NDArray[np.float32]:
     airway = Field(lattice)
-    airway.add(trachea_shapes(body, thorax), margin_mm=8.0)
+    if parameters.anatomy == "5":
+        variation = OrganVariation(parameters.seed)
+        lumen = air_column.trachea_shapes(body, chest, parameters, variation)
+        lumen += air_column.bronchi_shapes(chest, parameters, variation)
+        return airway.add(lumen, 3.0, margin_mm=8.0).values
+    airway.add(trachea_shapes(body, chest), margin_mm=8.0)
     for table in (RIGHT_MAIN, LEFT_MAIN):
-        rows = np.array(table, float) * thorax.scale
-        rows[:, :3] += thorax.carina_mm
+        rows = np.array(table, float) * chest.scale
+        rows[:, :3] += chest.carina_mm
         curve = smooth_path(rows)
         airway.add(tube(curve[:, :3], curve[:, 3]), margin_mm=8.0)
-    airway.add(thorax.curved_tube(_UPPER_BRONCHUS), margin_mm=8.0)
-    labels[airway.values < 0] = CLASSES["trachea"]
+    return airway.add(chest.curved_tube(_UPPER_BRONCHUS), margin_mm=8.0).values
+
+
+def _label_modelled_vertebrae(labels: NDArray[np.int16], body: Body, lattice: Lattice) -> None:
+    vertebrae = modelled_vertebrae(body)
     for name, mesh in MESHES.items():
-        labels[fill(body.meshes[mesh].vertices_mm, body.meshes[mesh].faces, lattice)] = CLASSES[name]
-    exact[1] = _vault_centre(body.meshes[SKULL].vertices_mm)
-    return Labelled(labels, low, np.full(3, STEP_MM), exact)
+        if name.startswith("vertebrae"):
+            centre = vertebrae[mesh].centre_mm
+            box = lattice.box(centre - _VERTEBRA_REACH_MM, centre + _VERTEBRA_REACH_MM)
+            labels[box][vertebra_distance(vertebrae[mesh], lattice.within(box)) < 0] = CLASSES[name]
 
 
 def _vault_centre(skull_mm: NDArray[np.float64]) -> NDArray[np.float64]:

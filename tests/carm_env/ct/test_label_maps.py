@@ -71,6 +71,17 @@ def check(derived, exact, expected=frozenset({1, 2, 3, 4, 5, 10, 11, 12, 13, 14}
         assert error < limit or derived.std_mm[key] > limit, (name, error, derived.basis[key])
 
 
+def test_the_landmarks_of_anatomy_5_follow_the_rules_for_label_maps(tmp_path):
+    """The rules hold within 3 mm; that of T1 is drawn 7 mm towards the arch of a small vertebra."""
+    labelled = label_phantoms.make_labelled(PatientParameters(anatomy="5", seed=3))
+    derived = derive(labelled, tmp_path)
+    limits = {"Skull": 3.0, "humeral head": 5.0, "T12": 2.0, "T1": 10.0, "Carina": 3.0, "inferior angle": 5.0}
+    for name in ("Skull", "T1", "Carina", "T12", "Right humeral head", "Left scapular inferior angle"):
+        key = landmark(name).id
+        limit = limits.get(name) or next(value for part, value in limits.items() if part in name)
+        assert np.linalg.norm(derived.points_lps_mm[key] - labelled.exact_mm[key]) < limit, name
+
+
 GRIDS = {
     "as it is": lambda labelled: labelled,
     "slices of 5 mm": lambda labelled: labelled.thinned((1, 1, 2)),
