@@ -25,14 +25,12 @@ from carm_env.anatomy.skeleton.arms import (
 )
 from carm_env.anatomy.skeleton.bone_shapes import BoneShapes, make_bone_shapes
 from carm_env.anatomy.skeleton.bone_variation import BoneVariation
-from carm_env.anatomy.skeleton.cranium import vault_centre_mm
 from carm_env.anatomy.skeleton.frame import Frame, Spine, make_frame, with_head
 from carm_env.anatomy.skeleton.model import (
     CERVICAL_SPINE,
     RIB_CAGE,
     SIDE_SIGN,
     SIDES,
-    SKULL,
     THORACOLUMBAR,
     Skeleton,
     rib_cage_shells,
@@ -161,7 +159,7 @@ class Body:
         """
         meshes = {name: mesh.moved(move(mesh.vertices_mm)) for name, mesh in self.meshes.items()}
         fixed = {name: move(point) for name, point in _fixed_points(self.frame, self.arms, self.scale).items()}
-        return _bony_landmarks(meshes, fixed, self.scale, by_rule=self.variation is not None)
+        return _bony_landmarks(meshes, fixed, self.scale)
 
     def head_point(self, x: float, y: float, z: float) -> NDArray[np.float64]:
         """Maps a point of the head from skeleton coordinates to ``(3,)`` in the patient."""
@@ -405,8 +403,7 @@ def pose_body(parameters: PatientParameters, skeleton: Skeleton | None = None) -
         axial = (*THORACOLUMBAR, CERVICAL_SPINE)
         meshes = {name: mesh if name in axial else variation.shaped(mesh) for name, mesh in meshes.items()}
 
-    fixed = _fixed_points(frame, arms, scale)
-    landmarks = _bony_landmarks(meshes, fixed, scale, by_rule=variation is not None)
+    landmarks = _bony_landmarks(meshes, _fixed_points(frame, arms, scale), scale)
     return Body(frame, meshes, ribs, sternum, wall, cavity, arms, landmarks, layout + t1[[0, 2]], shapes, variation)
 
 
@@ -433,8 +430,8 @@ def _fixed_points(frame: Frame, arms: dict[str, FittedArm], scale: float) -> Vec
     return points
 
 
-def _bony_landmarks(meshes: dict[str, Mesh], fixed: Vectors, scale: float, by_rule: bool) -> Vectors:
-    landmarks = {"Skull": vault_centre_mm(meshes[SKULL].vertices_mm) if by_rule else fixed["Skull"]}
+def _bony_landmarks(meshes: dict[str, Mesh], fixed: Vectors, scale: float) -> Vectors:
+    landmarks = {"Skull": fixed["Skull"]}
     for side, title in _TITLES.items():
         humerus, joint = meshes[f"humerus_{side}"], fixed[f"head_{side}"]
         landmarks[f"{title} humeral head"] = _humeral_head_centre(humerus, joint, scale)
