@@ -27,6 +27,8 @@ Sex = Literal["female", "male"]
 FEMALE_SHARE = 0.45
 _TABLE_SHARE = 0.5
 """Share of the patients of anatomy version 5 whose volume contains the table; the average patient's does."""
+_NOD = 2.0
+"""Flexion and extension of the head in anatomy version 5 relative to those of version 4."""
 AGE_YEARS = (18.0, 95.0)
 STATURE_CM = (135.0, 215.0)
 WEIGHT_KG = (30.0, 250.0)
@@ -130,6 +132,9 @@ class VirtualPatient:
         body: dict[str, Any] = {} if self._is_average else _draw_body(self)
         if dict(self.options).get("anatomy") == "5":
             body["table"] = self._is_average or bool(_stream(self.seed, 3).random() < _TABLE_SHARE)
+            if not self._is_average:
+                nod_deg = _NOD * body["head_nod_deg"]
+                body["head_nod_deg"] = round(float(np.clip(nod_deg, *LIMITS["head_nod_deg"])), 4)
         return PatientParameters(**{"seed": self.seed, "arms": self.arms, **body, **dict(self.options)})
 
     @property

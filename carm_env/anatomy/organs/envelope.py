@@ -14,8 +14,9 @@ from carm_env.anatomy.painting.lattice import Lattice
 from carm_env.anatomy.painting.meshes import Mesh
 from carm_env.anatomy.painting.shapes import FAR_MM, Capsule, Ellipsoid, Field, smooth_intersection, smooth_union
 from carm_env.anatomy.parameters import PatientParameters
+from carm_env.anatomy.skeleton.arm_targets import MUSCLE_MM, SKIN_MM
 from carm_env.anatomy.skeleton.arms import SEGMENTS, arm_segment
-from carm_env.anatomy.skeleton.body import MUSCLE_MM, SKIN_MM, Body
+from carm_env.anatomy.skeleton.body import Body
 from carm_env.anatomy.skeleton.model import MANDIBLE, SIDE_SIGN, SIDES, SKULL
 
 _TRUNK_TOP_MM = 1490.0
@@ -50,11 +51,14 @@ class Junction:
         armpit_blend_mm: additional width over which the crease between arm and trunk is rounded above the armpit.
         crease_mm: half the width, and the depth, of a cleft between the skin of the arm and that of the trunk up to the
             axillary folds; None for no cleft.
+        armpit_below_head_mm: height of a humeral head above its armpit if that lowers the armpit; None for armpits at a
+            fixed height.
         arm: contour of the arm.
     """
 
     armpit_blend_mm: float = 30.0
     crease_mm: tuple[float, float] | None = None
+    armpit_below_head_mm: float | None = None
     arm: ArmContour = SMOOTH_ARM
 
 
@@ -174,6 +178,16 @@ def _cover_bones(
     return smooth_union(surface, bone_distance - np.float32(cover_mm), crease_mm)
 
 
+def _armpit_mm(body: Body, lattice: Lattice, junction: Junction) -> NDArray[np.float64]:
+    """Returns the height of the nearer armpit, broadcastable to the lattice, mm."""
+    highest = body.landmarks_mm["T1"][2] - 82.0 * body.scale
+    if junction.armpit_below_head_mm is None:
+        return np.full((1, 1, 1), highest)
+    below = junction.armpit_below_head_mm * body.scale
+    right, left = (min(highest, float(body.joints_mm(side)[2, 2]) - below) for side in SIDES)
+    return np.where(lattice.axes()[0] < 0, right, left)
+
+
 def back_y_mm(body: Body, parameters: PatientParameters) -> float:
     """Returns the LPS y at which the table flattens the back of the supine patient."""
     return float(body.frame.to_patient([0.0, _TABLE_MM, 1330.0])[1]) + 0.8 * parameters.fat_mm
@@ -228,7 +242,7 @@ def build_envelope(
         covered = arm_field(body, lattice, side, parameters.muscle, cover, contour).values
         on_bone = _COVER_MM + SKIN_MM + _BONE_FAT_FRACTION * parameters.fat_mm
         arm_skin = smooth_union(arm_skin, _cover_bones(covered, bone, on_bone, 5.0), 5.0)
-    armpit = body.landmarks_mm["T1"][2] - 82.0 * scale
+    armpit = _armpit_mm(body, lattice, junction)
     blend = 5.0 + junction.armpit_blend_mm * np.clip((z - armpit) / (60.0 * scale), 0, 1).astype(np.float32)
     difference = np.abs(skin - arm_skin)
     overlap = np.maximum(blend - difference, 0) / blend

@@ -22,6 +22,7 @@ from carm_env.anatomy.skeleton.model import SIDE_SIGN, SIDES
 _JUNCTION = Junction(
     armpit_blend_mm=9.0,
     crease_mm=(3.4, 22.0),
+    armpit_below_head_mm=89.0,
     arm=ArmContour(elbow_mm=(21.0, 20.0), elbow_blend_mm=(22.0, 16.0), belly=0.93, finger_mm=6.8, finger_blend_mm=3.0),
 )
 """Narrower than the smooth armpit of version 4: the skin folds in front of and behind the axilla. Bone is close below

@@ -12,24 +12,14 @@ from carm_env.anatomy.layout import landmark_layout, upright_mm
 from carm_env.anatomy.painting.meshes import Mesh
 from carm_env.anatomy.parameters import PatientParameters
 from carm_env.anatomy.skeleton import wall as walls
-from carm_env.anatomy.skeleton.arms import (
-    AT_SIDES,
-    CROSSED,
-    RAISED,
-    SEGMENTS,
-    ArmFitter,
-    ArmPose,
-    ArmTargets,
-    FittedArm,
-    arm_segment,
-)
+from carm_env.anatomy.skeleton.arm_targets import TITLES, ArmTargetBuilder, PosedTargetBuilder, pose_of
+from carm_env.anatomy.skeleton.arms import SEGMENTS, ArmFitter, FittedArm, arm_segment
 from carm_env.anatomy.skeleton.bone_shapes import BoneShapes, make_bone_shapes
 from carm_env.anatomy.skeleton.bone_variation import BoneVariation
 from carm_env.anatomy.skeleton.frame import Frame, Spine, make_frame, with_head
 from carm_env.anatomy.skeleton.model import (
     CERVICAL_SPINE,
     RIB_CAGE,
-    SIDE_SIGN,
     SIDES,
     THORACOLUMBAR,
     Skeleton,
@@ -37,6 +27,7 @@ from carm_env.anatomy.skeleton.model import (
     thoracic,
     vertebral_body_centre,
 )
+from carm_env.anatomy.skeleton.posture import Posture
 from carm_env.landmarks import landmark
 
 MEAN_SCALE = 1.025
@@ -54,24 +45,9 @@ BOTTOM_MM = 884.0
 THIGHS_BOTTOM_MM = 690.0
 """Lower end of a patient that is imaged to the middle of the thighs, in skeleton coordinates."""
 
-SKIN_MM, MUSCLE_MM = 2.5, 9.0
-"""Thickness of the skin and of the muscle on the ribs."""
-
 _CAVITY_ANGLE_WIDTH, _CAVITY_HEIGHT_WIDTH_MM = 0.14, 10.0
 _BODY_ANGLE_WIDTH, _BODY_HEIGHT_WIDTH_MM = 0.16, 22.0
 
-_HEAD_DEPTH_MM, _SCAPULA_DEPTH_MM = 197.0, 283.0
-_SCAPULA_BEHIND_WALL_MM = 9.0
-_MEDIAL_BORDER_MM = (72.0, 279.0)
-"""Preferred distance from the midplane and y of the medial border of the scapula."""
-_SCAPULA_LEVEL_MM = 1400.0
-_ELBOW_DEPTH_MM = 114.0
-_UPPER_WRIST_ABOVE_SKIN_MM, _LOWER_WRIST_ABOVE_SKIN_MM = 60.0, 18.0
-"""Distance of the wrist from the ventral skin: one forearm rests on the other."""
-_WRIST_JOINT_ABOVE_LANDMARK_MM = -6.0
-"""Offset of the fitted joint, in the lunate bone, from the landmark between radius and carpals."""
-_UPPER_HAND_DRAPE_MM, _LOWER_HAND_DRAPE_MM = 70.0, 55.0
-_ELBOW_ABOVE_SKIN_MM = 34.0
 _FOREARM = SEGMENTS.index("forearm")
 _FOREARMS_CLEAR_MM, _RIBS_CLEAR_MM, _EXTRA_LIFT_MM, _MAX_LIFTS = 5.0, 7.0, 2.0, 3
 """Minimum distances of the bones of crossed forearms from each other and from the ribs; how they are reached."""
@@ -79,18 +55,8 @@ _FOREARMS_CLEAR_MM, _RIBS_CLEAR_MM, _EXTRA_LIFT_MM, _MAX_LIFTS = 5.0, 7.0, 2.0, 
 _CROSSING_OFFSET_MM = {"Right elbow": -9.0, "Right wrist": -10.0, "Left elbow": 9.0, "Left wrist": 9.0}
 """Cranial offset of the average patient's elbows and wrists from the mean layout."""
 
-_HANGING_ELBOW_MM = np.array([53.0, 26.0, -302.0])
-_HANGING_WRIST_MM = np.array([77.0, -4.0, -548.0])
-"""Elbow and wrist relative to the humeral head with the arms at the sides (lateral, dorsal, cranial)."""
-_RAISED_HEAD_MM = np.array([-16.0, 4.0, 34.0])
-_RAISED_SCAPULA_MM = np.array([24.0, -22.0, 38.0])
-"""Displacement of humeral head and scapular angle when the arm is raised (lateral, dorsal, cranial)."""
-_RAISED_ELBOW_MM = np.array([34.0, -40.0, 285.0])
-_RAISED_WRIST_MM = np.array([-92.0, -30.0, 470.0])
 _HUMERAL_HEAD_REACH_MM = 31.2
 """Radius around the shoulder joint that contains the head of the humerus, in skeleton size."""
-_LATERAL_FAT_MM = 14.0
-"""Above this thickness of fat the arms at the sides are displaced laterally."""
 
 
 Vectors = dict[str, NDArray[np.float64]]
@@ -177,114 +143,13 @@ def mean_layout_mm(scale: float) -> NDArray[np.float64]:
     return layout * scale / MEAN_SCALE
 
 
-def _raised(parameters: PatientParameters, side: str) -> bool:
-    if parameters.arms == "one_up":
-        return parameters.side.startswith(side)
-    return parameters.arms == "raised"
-
-
-@dataclass(frozen=True, eq=False)
-class _ArmTargetBuilder:
-    """Derives the targets of the arms from the layout and the skin."""
-
-    parameters: PatientParameters
-    frame: Frame
-    layout_mm: NDArray[np.float64]
-    t1_mm: NDArray[np.float64]
-    wall: walls.Wall
-    chest_to_patient: Callable[[NDArray[np.float64]], NDArray[np.float64]]
-
-    def in_plane(self, name: str) -> tuple[float, float]:
-        """Returns the target ``(x, z)`` of a landmark in the patient, mm."""
-        left, cranial = self.layout_mm[landmark(name).index]
-        return float(self.t1_mm[0] + left), float(self.t1_mm[2] + cranial)
-
-    def skin_front_mm(self, x: float, z: float) -> float:
-        """Returns the LPS y of the ventral skin."""
-        cover = MUSCLE_MM * self.parameters.muscle + SKIN_MM + self.parameters.fat_mm
-        return self.wall.front_y_mm(x, z) - cover
-
-    def depth(self, y: float, level: float) -> float:
-        """Maps a depth in the skeleton at a height in the skeleton to LPS y in the patient."""
-        return float(self.frame.to_patient([0.0, y, level])[1])
-
-    def shoulder(self, side: str) -> dict[str, NDArray[np.float64]]:
-        """Returns the targets of humeral head and scapular angle."""
-        title = _TITLES[side]
-        (head_x, head_z), (tip_x, tip_z) = (
-            self.in_plane(f"{title} {part}") for part in ("humeral head", "scapular inferior angle")
-        )
-        # The angle slides over the ribs, ventrally where it moves far laterally.
-        dorsal = self.wall.back_y_mm(tip_x, tip_z) + _SCAPULA_BEHIND_WALL_MM
-        return {
-            "head": np.array([head_x, self.depth(_HEAD_DEPTH_MM, 1470.0), head_z]),
-            "scapula": np.array([tip_x, min(dorsal, self.depth(_SCAPULA_DEPTH_MM, 1340.0) + 12.0), tip_z]),
-        }
-
-    def targets(self, side: str, root_mm: NDArray[np.float64]) -> ArmTargets:
-        """Returns the targets of one arm, in skeleton size."""
-        size = self.frame.size
-        points = self.shoulder(side)
-        if self.parameters.arms == "crossed":
-            weights, tip = self._cross(side, points)
-        elif _raised(self.parameters, side):
-            weights, tip = self._raise(side, points)
-        else:
-            weights, tip = self._hang(side, points)
-        border = self.frame.to_patient([*_MEDIAL_BORDER_MM, _SCAPULA_LEVEL_MM]) / size
-        root = self.chest_to_patient(root_mm[None])[0] / size
-        scaled = {name: point / size for name, point in points.items()}
-        return ArmTargets(scaled, weights, tip / size, root, (float(border[0]), float(border[1])))
-
-    def _cross(self, side: str, points: dict[str, NDArray[np.float64]]) -> tuple[dict[str, float], float]:
-        title, upper = _TITLES[side], self.parameters.side.startswith(side)
-        x, z = self.in_plane(f"{title} elbow")
-        half_width = self.wall.half_width_mm(z) - _ELBOW_ABOVE_SKIN_MM
-        # An elbow over the trunk lies ventral to the skin, an elbow lateral to the trunk at a fixed depth.
-        over_trunk = float(np.clip((half_width - abs(x)) / 30.0, 0, 1))
-        ventral = self.skin_front_mm(x, z) - _ELBOW_ABOVE_SKIN_MM if over_trunk else 0.0
-        lateral = self.depth(_ELBOW_DEPTH_MM, 1230.0)
-        points["elbow"] = np.array([x, (1 - over_trunk) * lateral + over_trunk * min(ventral, lateral), z])
-        x, z = self.in_plane(f"{title} wrist")
-        z += _WRIST_JOINT_ABOVE_LANDMARK_MM
-        above = _UPPER_WRIST_ABOVE_SKIN_MM if upper else _LOWER_WRIST_ABOVE_SKIN_MM
-        points["wrist"] = np.array([x, self.skin_front_mm(x, z) - above, z])
-        drape = _UPPER_HAND_DRAPE_MM if upper else _LOWER_HAND_DRAPE_MM
-        return {"head": 0.3, "scapula": 0.3, "elbow": 0.4, "wrist": 1.4}, float(points["wrist"][1]) + drape
-
-    def _hang(self, side: str, points: dict[str, NDArray[np.float64]]) -> tuple[dict[str, float], float]:
-        size, fat, belly = self.frame.size, self.parameters.fat_mm, self.parameters.belly_mm
-        mirror = np.array([SIDE_SIGN[side], 1.0, 1.0])
-        lateral = max(0.0, fat - _LATERAL_FAT_MM) + 0.3 * belly
-        for name, hanging in (("elbow", _HANGING_ELBOW_MM), ("wrist", _HANGING_WRIST_MM)):
-            points[name] = points["head"] + mirror * (hanging * size + [lateral, 0.0, 0.0])
-        return {"head": 0.3, "scapula": 0.3, "elbow": 1.0, "wrist": 1.0}, float(points["wrist"][1]) - 10.0 * size
-
-    def _raise(self, side: str, points: dict[str, NDArray[np.float64]]) -> tuple[dict[str, float], float]:
-        size, mirror = self.frame.size, np.array([SIDE_SIGN[side], 1.0, 1.0])
-        points["head"] = points["head"] + mirror * _RAISED_HEAD_MM * size
-        points["scapula"] = points["scapula"] + mirror * _RAISED_SCAPULA_MM * size
-        for name, raised in (("elbow", _RAISED_ELBOW_MM), ("wrist", _RAISED_WRIST_MM)):
-            points[name] = points["head"] + mirror * raised * size
-        return {"head": 0.3, "scapula": 0.2, "elbow": 0.7, "wrist": 0.7}, float(points["wrist"][1])
-
-
-_TITLES = {"r": "Right", "l": "Left"}
-
-
 def bottom_mm(parameters: PatientParameters) -> float:
     """Returns the lower end of a patient, in skeleton coordinates."""
     return THIGHS_BOTTOM_MM if parameters.covers == "thighs" else BOTTOM_MM
 
 
-def _pose_of(parameters: PatientParameters, side: str) -> ArmPose:
-    if parameters.arms == "crossed":
-        return CROSSED
-    return RAISED if _raised(parameters, side) else AT_SIDES
-
-
 def _fitted_arms(
-    fitter: ArmFitter, skeleton: Skeleton, builder: _ArmTargetBuilder, rib_points_mm: NDArray[np.float64]
+    fitter: ArmFitter, skeleton: Skeleton, builder: ArmTargetBuilder, rib_points_mm: NDArray[np.float64]
 ) -> dict[str, FittedArm]:
     """Fits both arms; crossed forearms are lifted until their bones are clear of the ribs and of each other."""
     from scipy.spatial import cKDTree
@@ -292,7 +157,7 @@ def _fitted_arms(
     parameters, scale = builder.parameters, builder.parameters.scale
     roots = {side: fitter.root_mm(side) for side in SIDES}
     targets = {side: builder.targets(side, roots[side]) for side in SIDES}
-    arms = {side: fitter.fit(side, targets[side], _pose_of(parameters, side)) for side in SIDES}
+    arms = {side: fitter.fit(side, targets[side], pose_of(parameters, side)) for side in SIDES}
     if parameters.arms != "crossed":
         return arms
     upper = parameters.side[0]
@@ -309,7 +174,7 @@ def _fitted_arms(
             break
         for side in lifted:
             targets[side] = targets[side].lifted((lift[side] + _EXTRA_LIFT_MM) / scale)
-            arms[side] = fitter.fit(side, targets[side], _pose_of(parameters, side), begin=arms[side])
+            arms[side] = fitter.fit(side, targets[side], pose_of(parameters, side), begin=arms[side])
             forearms[side] = _forearm_meshes(skeleton, side)
     return arms
 
@@ -323,7 +188,7 @@ def _scaled_vertices(forearm: list[Mesh], arm: FittedArm) -> NDArray[np.float64]
     return np.concatenate([arm.scaled(_FOREARM, mesh.vertices_mm) for mesh in forearm])
 
 
-def _frame(parameters: PatientParameters, spine: Spine, layout_mm: NDArray[np.float64]) -> Frame:
+def _frame(parameters: PatientParameters, spine: Spine, layout_mm: NDArray[np.float64], head_dorsal_mm: float) -> Frame:
     scale = parameters.scale
     frame = make_frame(
         spine, size=scale, width=scale * parameters.thorax_width, depth=scale * parameters.thorax_depth,
@@ -332,7 +197,7 @@ def _frame(parameters: PatientParameters, spine: Spine, layout_mm: NDArray[np.fl
     )  # fmt: skip
     t1 = frame.to_patient(spine.points_mm[-1])
     left, cranial = layout_mm[landmark("Skull").index]
-    dorsal = scale * (_CRANIUM_CENTRE_MM[1] - spine.points_mm[-1, 1])
+    dorsal = scale * (_CRANIUM_CENTRE_MM[1] - spine.points_mm[-1, 1]) + head_dorsal_mm
     return with_head(
         frame, scale=HEAD_SCALE * MEAN_SCALE * parameters.head_size, centre_mm=_CRANIUM_CENTRE_MM,
         target_mm=np.array([t1[0] + left, t1[1] + dorsal, t1[2] + cranial]), turn_deg=parameters.head_turn_deg,
@@ -354,7 +219,12 @@ def pose_body(parameters: PatientParameters, skeleton: Skeleton | None = None) -
     rest = {mesh.name: mesh for mesh in skeleton.meshes()}
     spine = Spine(np.array([vertebral_body_centre(rest[name]) for name in THORACOLUMBAR]))
     layout = np.array(parameters.layout_mm).reshape(-1, 2) if parameters.layout_mm else mean_layout_mm(scale)
-    frame = _frame(parameters, spine, layout)
+    posture = Posture(parameters.seed) if parameters.anatomy == "5" else None
+    head_dorsal = 0.0
+    if posture is not None:
+        head_dorsal, head_cranial = posture.skull_mm(parameters.arms == "crossed", scale)
+        layout[landmark("Skull").index, 1] += head_cranial
+    frame = _frame(parameters, spine, layout, head_dorsal)
 
     shapes = make_bone_shapes(parameters.warp)
     variation = BoneVariation(parameters.seed) if parameters.anatomy == "5" else None
@@ -380,7 +250,9 @@ def pose_body(parameters: PatientParameters, skeleton: Skeleton | None = None) -
     cavity = walls.fit_wall(rib_points, heights, axis, _CAVITY_ANGLE_WIDTH, _CAVITY_HEIGHT_WIDTH_MM)
 
     t1 = frame.to_patient(spine.points_mm[-1])
-    builder = _ArmTargetBuilder(parameters, frame, layout, t1, wall, chest_to_patient)
+    builder = ArmTargetBuilder(parameters, frame, layout, t1, wall, chest_to_patient)
+    if posture is not None:
+        builder = PosedTargetBuilder(parameters, frame, layout, t1, wall, chest_to_patient, posture)
     meshes: dict[str, Mesh] = {}
     arms = _fitted_arms(fitter, skeleton, builder, rib_points)
     for mesh in skeleton.meshes():
@@ -424,7 +296,7 @@ def _reshaped(meshes: dict[str, Mesh], shapes: BoneShapes, arms: dict[str, Fitte
 def _fixed_points(frame: Frame, arms: dict[str, FittedArm], scale: float) -> Vectors:
     """Returns the reference points of landmarks that are not vertices of a mesh."""
     points = {"Skull": frame.head_to_patient(_CRANIUM_CENTRE_MM)}
-    for side in _TITLES:
+    for side in TITLES:
         for name in ("head", "elbow"):
             points[f"{name}_{side}"] = arms[side].landmarks_mm[name] * scale
     return points
@@ -432,7 +304,7 @@ def _fixed_points(frame: Frame, arms: dict[str, FittedArm], scale: float) -> Vec
 
 def _bony_landmarks(meshes: dict[str, Mesh], fixed: Vectors, scale: float) -> Vectors:
     landmarks = {"Skull": fixed["Skull"]}
-    for side, title in _TITLES.items():
+    for side, title in TITLES.items():
         humerus, joint = meshes[f"humerus_{side}"], fixed[f"head_{side}"]
         landmarks[f"{title} humeral head"] = _humeral_head_centre(humerus, joint, scale)
         landmarks[f"{title} scapular inferior angle"] = _lowest_point(meshes[f"scapula_{side}"])

@@ -67,7 +67,9 @@ def test_a_bone_is_repeatable_and_differs_between_people(bodies):
 def test_two_people_of_one_pose_differ_in_bones_and_little_in_landmarks(bodies):
     first, second = bodies["5"], bodies["other"]
     for name in first.landmarks_mm:
-        assert np.linalg.norm(first.landmarks_mm[name] - second.landmarks_mm[name]) < 9.0, name
+        # How far the head is in front of the trunk is part of the posture of a person.
+        axes = [0, 2] if name == "Skull" else [0, 1, 2]
+        assert np.linalg.norm((first.landmarks_mm[name] - second.landmarks_mm[name])[axes]) < 9.0, name
     for name in ("humerus_r", "scapula_l", *PELVIS):
         distances = np.linalg.norm(first.meshes[name].vertices_mm - second.meshes[name].vertices_mm, axis=1)
         assert 0.3 < distances.mean() < 15.0, name
