@@ -5,12 +5,12 @@ at the sides the shoulders sink and spread; raised arms elevate them and turn th
 difference between the own layout and the mean layout, and adds deviates of girdle and arms, most of which both sides
 share.
 
-| quantity | source |
-|---|---|
-| distance of the humeral heads, arms at the sides | biacromial breadth of 397 (men) and 363 mm (women): Gordon et al., 1988 Anthropometric Survey of U.S. Army Personnel, Natick/TR-89/044; the centre of each head about 10 mm medial to the acromion |
-| height and depth of the shoulders; height and depth of the skull | by hand, beside four CTs of living people (``carm_env/patients/real_cts.yaml``) |
-| spreads, rotation of the scapula, directions of the arms | by hand |
-"""  # noqa: E501
+Sources: the distance of the humeral heads with the arms at the sides follows the biacromial breadth of 397 mm (men)
+and 363 mm (women) of Gordon et al. (1988 Anthropometric Survey of U.S. Army Personnel, Natick/TR-89/044), with the
+centre of each head about 10 mm medial to the acromion. Height and depth of shoulders and skull were chosen by hand
+beside four CTs of living people (``carm_env/patients/real_cts.yaml``), all spreads and the directions of scapula and
+arms by hand alone.
+"""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class _Girdle:
     angle_mm: tuple[float, float]
 
 
-_LOWERED = _Girdle((180.0, 4.0, -36.0), (106.0, -166.0))
-_RAISED = _Girdle((143.0, -2.0, 25.0), (120.0, -140.0))
+_LOWERED = _Girdle((180.0, -6.0, -36.0), (105.0, -166.0))
+_RAISED = _Girdle((143.0, -8.0, 25.0), (120.0, -140.0))
 
 
 @dataclass(frozen=True)
