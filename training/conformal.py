@@ -120,7 +120,7 @@ def train(arguments: ConformalArguments, words: Sequence[str] = ()) -> TrainingR
         "trained_before": n_initial,
         "levels": list(LEVELS),
         "radius": radius.round(5).tolist(),
-        "epochs": arguments.epochs,
+        "epochs": arguments.epochs if arguments.members else 0,
         "views": n_views,
         "seed": arguments.seed,
         **({"warm_start": fingerprint(initial_weights[0])} if initial_weights else {}),
