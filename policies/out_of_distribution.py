@@ -51,6 +51,7 @@ class Backbone:
         architecture: name of its architecture.
         image_size: side of its input, pixels.
         fingerprint: SHA-256 of its weights.
+        isocenter_depth_mm: depth of the isocentre in the images that it knows.
         n_outputs: number of features of an image.
 
     Raises:
@@ -64,7 +65,8 @@ class Backbone:
         own = member_tensors(tensors, 0)
         self.architecture, self.image_size = str(config["architecture"]), int(config["image_size"])
         self.fingerprint = fingerprint(own)
-        self._network = DisplacementNetwork(self.architecture, trained_depth_mm(config))
+        self.isocenter_depth_mm = trained_depth_mm(config)
+        self._network = DisplacementNetwork(self.architecture, self.isocenter_depth_mm)
         fill_network(self._network, own, f"{origin}, network 0")
         self._network.eval()
         self.n_outputs = 2 * self._network.n_features

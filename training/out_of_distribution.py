@@ -30,7 +30,7 @@ from policies.out_of_distribution import KIND, Backbone, FeatureDistribution, p_
 from training._support.arguments import ViewArguments
 from training._support.card import model_card
 from training._support.processes import one_training
-from training._support.views import load_views
+from training._support.views import check_depth, load_views
 
 with optional_imports("train", "Training"):
     import torch
@@ -81,12 +81,13 @@ def run(arguments: Arguments, words: Sequence[str] = ()) -> None:
     """Fits, calibrates, writes the checkpoint and reports the rates of false alarms.
 
     Raises:
-        ValueError: a person is in two splits, or there is one patient only.
+        ValueError: a person is in two splits, there is one patient only, or the backbone is for another depth of the
+            isocentre than the views.
     """
     folder, started = Path(arguments.output_dir), time.monotonic()
     with one_training(folder, "--output-dir"):
         backbone = Backbone(arguments.backbone or None)
-
+        check_depth(arguments, backbone.isocenter_depth_mm, "the weights of the backbone")
         views = load_views(arguments, "train", folder, backbone.image_size)
         features = backbone.features(views.images)
         distribution = FeatureDistribution.fit(features)

@@ -51,7 +51,7 @@ from training._support.transcripts import Examples, MixedExamples, TranscriptExa
 from training._support.trl_arguments import read_trl_arguments
 from training._support.trl_models import ResumesWholeModel, load_pretrained, new_adapter
 from training._support.trl_training import fit, run_trl_script
-from training._support.views import load_views
+from training._support.views import check_depth, load_views
 
 # bitsandbytes, which trl imports, would fetch a compiled kernel from the hub for some processors.
 with optional_imports("llm", "Fine-tuning"), without_hub():
@@ -156,11 +156,7 @@ def build_embedded(source: Examples, arguments: SftArguments, seed: int) -> tupl
     tokenizer = build_tokenizer(corpus)
     backbone = member_tensors(tensors, 0)
     depth = trained_depth_mm(config)
-    if depth != arguments.isocenter_depth_mm:
-        raise ValueError(
-            f"the backbone {origin} knows images with isocenter_depth_mm {depth:g}, and the views have "
-            f"{arguments.isocenter_depth_mm:g}: set --isocenter_depth_mm {depth:g}, or take another --backbone."
-        )
+    check_depth(arguments, depth, f"the weights of the backbone {origin}")
     return build_model(tokenizer, backbone, config["architecture"], arguments.hidden, arguments.layers, seed, depth)
 
 

@@ -243,6 +243,20 @@ def test_a_dataset_of_another_size_is_refused(quick, small_patients, tmp_path, c
     assert "is not a dataset of views" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("script", [cnn, conformal])
+def test_a_dataset_of_another_depth_is_refused(script, small_patients, tmp_path, capsys):
+    from carm_env.views.sample import ViewOptions
+    from carm_env.views.write import write_view_dataset
+
+    splits = {"train": small_patients[:1], "calibration": small_patients[1:2], "test": small_patients[2:3]}
+    write_view_dataset(tmp_path / "d", splits, ViewOptions(4, 32, isocenter_depth_mm=140.0), 1)
+    arguments = ["--dataset", str(tmp_path / "d"), "--architecture", "tiny", "--output_dir", str(tmp_path / "x")]
+    assert script.main(arguments) == 2
+    assert "isocenter_depth_mm is 0, but the views of" in capsys.readouterr().err
+    assert script.main([*arguments, "--isocenter_depth_spread_mm", "-1"]) == 2
+    assert "isocenter_depth_spread_mm is -1.0, expected 0 or more" in capsys.readouterr().err
+
+
 def test_views_of_one_class_are_refused(small_patients):
     from carm_env.views.read import ViewArrays
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM
 from carm_env.randomization.draw import DomainRandomization
 from carm_env.system.errors import UnknownNameError
+from carm_env.views.sample import ViewOptions
 from policies.networks import ARCHITECTURES
 
 REPORTS = ("none", "tensorboard", "trackio")
@@ -104,6 +105,9 @@ class NetworkArguments(ViewArguments):
     def check(self) -> None:
         """Raises ValueError for a wrong value."""
         _ = self.domain
+        ViewOptions(
+            isocenter_depth_mm=self.isocenter_depth_mm, isocenter_depth_spread_mm=self.isocenter_depth_spread_mm
+        )
         if self.architecture not in ARCHITECTURES:
             raise UnknownNameError("architecture", self.architecture, ARCHITECTURES)
         if self.report_to not in REPORTS:

@@ -11,7 +11,7 @@ import numpy as np
 from carm_env.patients.catalogue import expand_patients
 from carm_env.patients.separation import TRAINED_ON, check_separate, check_trainable
 from carm_env.randomization.naming import with_scans
-from carm_env.views.read import ViewArrays, read_views
+from carm_env.views.read import ViewArrays, read_description, read_views
 from carm_env.views.sample import ViewOptions
 from carm_env.views.write import write_view_dataset
 from training._support.arguments import NetworkArguments, ViewArguments
@@ -37,7 +37,7 @@ def load_views(
             the other splits.
 
     Raises:
-        ValueError: the views of a dataset are to be randomised.
+        ValueError: the views of a dataset are to be randomised, or have another depth of the isocentre.
         SharedPersonError: a person is in two splits.
         HeldOutPatientError: a patient that is reserved for tests is trained or calibrated on.
     """
@@ -49,6 +49,8 @@ def load_views(
                 "rendered cannot be randomised. Render them with `carm-env render-dataset --augment domain`, or leave "
                 "one out."
             )
+        rendered_mm = float(read_description(Path(arguments.dataset))["options"]["isocenter_depth_mm"])
+        check_depth(arguments, rendered_mm, f"the views of {arguments.dataset}")
         views = read_views(Path(arguments.dataset), split)
         if split in TRAINED_ON:
             check_trainable(views.names, f"the split {split} of {arguments.dataset}")
@@ -75,6 +77,21 @@ def load_views(
     # Of several processes of a training one renders; the others wait for it.
     write_view_dataset(folder / name, {split: splits[split]}, options, arguments.workers or None, needed, wait=True)
     return read_views(folder / name, split, max_views=max_views)
+
+
+def check_depth(arguments: ViewArguments, known_mm: float, what: str) -> None:
+    """Raises ValueError if views or a network are for another depth of the isocentre than the arguments.
+
+    Args:
+        arguments: which views.
+        known_mm: depth of the isocentre of the views or the network, mm.
+        what: what they are, for the message.
+    """
+    if known_mm != arguments.isocenter_depth_mm:
+        raise ValueError(
+            f"isocenter_depth_mm is {arguments.isocenter_depth_mm:g}, but {what} are for {known_mm:g}: set "
+            f"--isocenter-depth-mm {known_mm:g}, or take others."
+        )
 
 
 def load_split(arguments: NetworkArguments, split: str) -> ViewArrays:
