@@ -51,6 +51,12 @@ def test_scores_are_fitted_calibrated_and_measured(small_patients, backbone, tmp
     assert all(0 <= group["flagged_1"] <= group["flagged_5"] <= 1 for group in measured.values())
 
 
+def test_views_of_another_depth_than_the_backbone_knows_are_refused(backbone, tmp_path, capsys):
+    words = ["--backbone", str(backbone), "--isocenter-depth-mm", "140", "--output-dir", str(tmp_path / "o")]
+    assert out_of_distribution.main(words) == 2
+    assert "isocenter_depth_mm is 140, but the weights of the backbone are for 0" in capsys.readouterr().err
+
+
 def test_the_area_under_the_curve_counts_pairs():
     rng = np.random.default_rng(0)
     familiar, other = rng.integers(0, 6, 40), rng.integers(2, 9, 30)
