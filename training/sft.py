@@ -23,6 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from carm_env.evaluation.provenance import save_measurement
 from carm_env.language.prompts import PROMPT_VERSIONS, STYLES, prompt_hash
 from carm_env.patients.catalogue import expand_patients
@@ -34,7 +37,7 @@ from carm_env.views.read import ViewArrays, read_views
 from policies.checkpoint import SHIPPED, load_checkpoint
 from policies.checkpoint_config import trained_depth_mm
 from policies.conformal import KIND as CONFORMAL
-from policies.conformal import member_tensors
+from policies.conformal import DisplacementRegressor, ensemble_prediction, member_tensors
 from policies.embedded_vlm import build_model, build_tokenizer
 from policies.mllm import MllmLocalizer
 from policies.model_folders import without_hub
@@ -126,13 +129,21 @@ def read_arguments(given: Sequence[str]) -> tuple[SftArguments, SFTConfig, Model
     return arguments, training, model
 
 
-def make_examples(arguments: SftArguments, views: ViewArrays, seed: int) -> Examples:
+def make_examples(
+    arguments: SftArguments, views: ViewArrays, seed: int, predicted_mm: NDArray[np.floating] | None = None
+) -> Examples:
     """Returns the examples of the training: conversations about views, mixed with transcripts if these are given.
+
+    Args:
+        arguments: data of the fine-tuning.
+        views: labelled views.
+        seed: seed of the examples.
+        predicted_mm: positions in the views as the model's vision tower predicts them, see `Conversations`.
 
     Raises:
         TranscriptError: the transcripts cannot be used, for instance because the test patients are in them.
     """
-    conversations = Conversations(views, arguments.weights(), arguments.style, seed)
+    conversations = Conversations(views, arguments.weights(), arguments.style, seed, predicted_mm=predicted_mm)
     if not arguments.transcripts:
         return conversations
     held_out = read_views(Path(arguments.dataset), "test", lazily=True).names if arguments.dataset else ()
@@ -142,9 +153,19 @@ def make_examples(arguments: SftArguments, views: ViewArrays, seed: int) -> Exam
     return MixedExamples(conversations, transcripts, arguments.transcript_share)
 
 
+def backbone_predictions(arguments: SftArguments, views: ViewArrays) -> NDArray[np.float64]:
+    """Returns the positions ``(n, 14, 2)`` in views as the backbone of the embedded model predicts them, mm."""
+    regressor = DisplacementRegressor(_backbone(arguments))
+    return ensemble_prediction(regressor.networks[:1], views.images, regressor.image_size).mean_mm
+
+
+def _backbone(arguments: SftArguments) -> Path:
+    return Path(arguments.backbone) if arguments.backbone else SHIPPED / CONFORMAL
+
+
 def build_embedded(source: Examples, arguments: SftArguments, seed: int) -> tuple[Any, Any]:
     """Builds the embedded model and its processor, with a trained backbone and a tokenizer of the conversations."""
-    origin = Path(arguments.backbone) if arguments.backbone else SHIPPED / CONFORMAL
+    origin = _backbone(arguments)
     config, tensors = load_checkpoint(origin, CONFORMAL, ("architecture",))
     corpus = (
         part["text"]
@@ -208,7 +229,8 @@ def _train(
     per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
     max_views = training.max_steps * per_step if training.max_steps > 0 else None
     views = load_views(arguments, "train", folder, arguments.image_size, max_views)
-    source = make_examples(arguments, views, training.seed)
+    predicted_mm = backbone_predictions(arguments, views) if name == EMBEDDED else None
+    source = make_examples(arguments, views, training.seed, predicted_mm)
     if name == EMBEDDED:
         model, processor = build_embedded(source, arguments, training.seed)
     else:

@@ -22,6 +22,8 @@ from carm_env.actions import MoveLattice
 from carm_env.envs.registration import MAX_EPISODE_STEPS
 from carm_env.geometry import CArmPose
 from carm_env.landmarks import landmark
+from carm_env.language.advice import meaning
+from carm_env.language.advice_reader import read_advice
 from carm_env.language.answers import AnswerError, Navigation, quoted, render
 from carm_env.language.control_tokens import escape_control_tokens, find_control_token
 from carm_env.language.grammar import is_valid, parse
@@ -72,6 +74,8 @@ def question(task: str, image: NDArray[np.uint8], style: str = "full", **values:
         ValueError: a value may not enter a prompt, see `check_text`.
     """
     checked = {name: check_text(name, value) for name, value in values.items()}
+    if "feedback" in checked:
+        checked["feedback"] = with_meaning(checked["feedback"], style)
     text = prompt(f"{task}.user", style).fill(**checked)
     return [
         {"role": "system", "content": [text_part(system_prompt(task, style))]},
@@ -107,6 +111,18 @@ def check_text(name: str, text: str) -> str:
     if token := find_control_token(words):
         raise ValueError(f"{name} is {words!r}, expected text without {token!r}, which chat models read as a marker.")
     return words
+
+
+def with_meaning(feedback: str, style: str) -> str:
+    """Returns a clinician's words as they stand in a prompt.
+
+    In the style ``compact`` their meaning (`carm_env.language.advice.meaning`) follows in brackets: small models do not
+    know the words that people use.
+
+    >>> with_meaning("Go a bit higher.", "compact")
+    'Go a bit higher. (up slightly)'
+    """
+    return f"{feedback} ({meaning(read_advice(feedback))})" if style == "compact" else feedback
 
 
 class Conversation:
@@ -176,7 +192,10 @@ class Conversation:
             answer = {"role": "assistant", "content": [text_part(self._assistant_text)]}
             exchanges = [*self._exchanges, (self._user_turn, answer)]
             self._exchanges = exchanges[len(exchanges) - self._kept_exchanges :] if self._kept_exchanges else []
-        feedback = [prompt("navigate.feedback", self._style).fill(feedback=text) for text in self._feedback]
+        feedback = [
+            prompt("navigate.feedback", self._style).fill(feedback=with_meaning(text, self._style))
+            for text in self._feedback
+        ]
         # A single text part, because chat templates join parts without a separator.
         text = "\n".join([self._user_text(info or {}), *feedback])
         self._user_turn = {"role": "user", "content": [image_part(image), text_part(text)]}

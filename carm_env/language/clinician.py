@@ -1,0 +1,259 @@
+"""A simulated clinician, who sees the truth and speaks to an agent.
+
+The words are sentences of `carm_env.language.advice`. How often the clinician helps, how late, how vaguely and how
+often wrongly are settings. The same seed gives the same words.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+
+from carm_env.actions import MoveLattice
+from carm_env.landmarks import landmark
+from carm_env.language.advice import Advice, reword
+from carm_env.language.reasons import Situation
+
+REVIEW_KINDS = ("verdict", "direction", "side", "landmark", "confirmation", "again")
+"""Kinds of advice about an answer that names landmarks."""
+STEP_KINDS = ("direction", "distance", "side", "landmark", "verdict", "confirmation")
+"""Kinds of advice about the way to a target."""
+_MIRRORED = {2: 3, 3: 2, 4: 5, 5: 4, 6: 7, 7: 6, 8: 9, 9: 8, 12: 13, 13: 12}
+_CONFUSED_WITH = 6
+"""Wrong advice names one of the landmarks next to the closest one, up to this rank."""
+_MINOR_SHARE = 0.4
+"""A direction leaves out an axis along which the way is shorter than this share of the other one."""
+
+
+@dataclass(frozen=True)
+class ClinicianSettings:
+    """How a clinician helps.
+
+    Attributes:
+        help_rate: probability of speaking when there is a reason to, 0 to 1.
+        delay: number of answers by which the words come late. They then describe an earlier view.
+        vagueness: share of sentences without a distance or a name, 0 to 1.
+        wrong_rate: share of advice that is wrong, 0 to 1.
+        max_sentences: most sentences in an episode; None for no limit.
+        kinds: kinds of advice that the clinician gives.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    help_rate: float = 1.0
+    delay: int = 0
+    vagueness: float = 0.2
+    wrong_rate: float = 0.0
+    max_sentences: int | None = None
+    kinds: tuple[str, ...] = tuple(dict.fromkeys((*REVIEW_KINDS, *STEP_KINDS)))
+
+    def __post_init__(self) -> None:
+        for name in ("help_rate", "vagueness", "wrong_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1.")
+        if self.delay < 0:
+            raise ValueError(f"delay is {self.delay}, expected 0 or more.")
+        if self.max_sentences is not None and self.max_sentences < 0:
+            raise ValueError(f"max_sentences is {self.max_sentences}, expected 0 or more, or None.")
+        unknown = sorted(set(self.kinds) - {*REVIEW_KINDS, *STEP_KINDS})
+        if unknown or not self.kinds:
+            raise ValueError(f"kinds is {self.kinds}, expected some of {sorted({*REVIEW_KINDS, *STEP_KINDS})}.")
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """What the clinician says.
+
+    Attributes:
+        text: the words.
+        advice: their meaning.
+        is_wrong: whether the advice contradicts the truth.
+    """
+
+    text: str
+    advice: Advice
+    is_wrong: bool = False
+
+
+def review_advice(
+    kind: str, situation: Situation, named: Sequence[int], rng: Generator, is_wrong: bool = False
+) -> Advice | None:
+    """Returns advice of a kind about an answer that names the closest landmarks.
+
+    A direction leads from the landmark that was named to the one that is closest.
+
+    Args:
+        kind: one of `REVIEW_KINDS`.
+        situation: positions of the landmarks in the view.
+        named: ids that were named, nearest first.
+        rng: draws what wrong advice says.
+        is_wrong: whether the advice contradicts the truth.
+
+    Returns:
+        None if there is no such advice, such as a verdict on a right answer that is not to be wrong.
+    """
+    ranked = situation.closest()
+    best, first = ranked[0], named[0]
+    is_right = first == best
+    others = [key for key in ranked[1:_CONFUSED_WITH] if key != first]
+    if kind == "again":
+        return None if is_wrong else Advice("again")
+    if kind == "verdict":
+        return Advice("verdict", first) if is_right == is_wrong else None
+    if kind == "confirmation":
+        return Advice("confirmation", first) if is_right != is_wrong else None
+    if kind == "side":
+        return Advice("side") if (_MIRRORED.get(first) == best) != is_wrong and first in _MIRRORED else None
+    if kind == "landmark":
+        return Advice("landmark", int(rng.choice(others)) if is_wrong else best)
+    if kind == "direction":
+        if is_right and not is_wrong:
+            return None
+        aim = int(rng.choice(others)) if is_right else best
+        way = situation.position_mm(aim) - situation.position_mm(first)
+        return _direction(-way if is_wrong and not is_right else way, None)
+    return None
+
+
+def step_advice(
+    kind: str,
+    situation: Situation,
+    target: int,
+    rng: Generator,
+    is_wrong: bool = False,
+    lattice: MoveLattice | None = None,
+) -> Advice | None:
+    """Returns advice of a kind on the way from the middle of the view to a target.
+
+    Args:
+        kind: one of `STEP_KINDS`.
+        situation: positions of the landmarks in the view.
+        target: id of a landmark that the patient has.
+        rng: draws what wrong advice says.
+        is_wrong: whether the advice contradicts the truth.
+        lattice: the moves; a way that no move shortens is none.
+
+    Returns:
+        None if there is no such advice.
+    """
+    way = situation.position_mm(target)
+    is_there = (lattice or MoveLattice()).closest_move(way).is_aligned
+    ranked = situation.closest()
+    if kind == "direction":
+        if is_there:
+            angle = rng.uniform(0, 2 * np.pi)
+            return _direction(60 * np.array([np.cos(angle), np.sin(angle)]), None) if is_wrong else None
+        return _direction(-way if is_wrong else way, float(np.abs(way).max()))
+    if kind == "distance":
+        return None if is_there or is_wrong else Advice("distance", distance_mm=float(np.hypot(*way)))
+    if kind == "side":
+        is_mirrored = _MIRRORED.get(target) == ranked[0]
+        return Advice("side") if target in _MIRRORED and is_mirrored != is_wrong else None
+    if kind == "landmark":
+        return Advice("landmark", int(rng.choice(ranked[1:_CONFUSED_WITH])) if is_wrong else ranked[0])
+    if kind == "verdict":
+        return Advice("verdict", target) if is_there == is_wrong else None
+    if kind == "confirmation":
+        return Advice("confirmation", target) if is_there != is_wrong else None
+    return None
+
+
+def _direction(way: np.ndarray, distance_mm: float | None) -> Advice | None:
+    """Returns the direction of a way ``(2,)`` in mm; None if it has none, such as to a landmark that is absent."""
+    size = np.abs(way)
+    if not np.isfinite(way).all() or not size.max() > 0:
+        return None
+    x, y = (int(np.sign(step)) if abs(step) >= _MINOR_SHARE * size.max() else 0 for step in way)
+    return Advice("direction", x=x, y=y, distance_mm=distance_mm)
+
+
+class Clinician:
+    """A clinician who watches an agent.
+
+    Args:
+        settings: how the clinician helps.
+        seed: seed of the words.
+        lattice: the moves of the environment.
+
+    Attributes:
+        sentences: number of sentences since the start of the episode.
+    """
+
+    def __init__(
+        self, settings: ClinicianSettings | None = None, seed: int = 0, lattice: MoveLattice | None = None
+    ) -> None:
+        self.settings, self._lattice = settings or ClinicianSettings(), lattice or MoveLattice()
+        self.reset(seed)
+
+    def reset(self, seed: int) -> None:
+        """Starts an episode."""
+        self._rng = np.random.default_rng(seed)
+        self._late: deque[Sentence | None] = deque([None] * self.settings.delay)
+        self.sentences = 0
+
+    def review(self, situation: Situation, named: Sequence[int]) -> Sentence | None:
+        """Returns what the clinician says about an answer that names the closest landmarks; None for nothing.
+
+        Args:
+            situation: positions of the landmarks in the view.
+            named: ids that were named, nearest first; ids of 0 are left out.
+        """
+        ids = [key for key in named if key]
+        if not ids:
+            return self._say(lambda kind, is_wrong: Advice("again") if kind == "again" and not is_wrong else None)
+        return self._say(lambda kind, is_wrong: review_advice(kind, situation, ids, self._rng, is_wrong))
+
+    def advise(self, situation: Situation, target: int) -> Sentence | None:
+        """Returns what the clinician says about the way to a target; None for nothing.
+
+        Args:
+            situation: positions of the landmarks in the view.
+            target: id of a landmark that the patient has.
+        """
+        return self._say(
+            lambda kind, is_wrong: step_advice(kind, situation, target, self._rng, is_wrong, self._lattice)
+        )
+
+    def wish(self, target: int) -> Sentence:
+        """Returns a wish to see another target."""
+        advice = Advice("target", landmark(target).id)
+        self.sentences += 1
+        return Sentence(reword(advice, self._rng), advice)
+
+    def silence(self) -> Sentence | None:
+        """Returns what comes late in a moment without a reason to speak; None for nothing."""
+        return self._in_time(None)
+
+    def _say(self, advice_of: Callable[[str, bool], Advice | None]) -> Sentence | None:
+        settings = self.settings
+        # All numbers are drawn in any case, so that settings do not change the words that follow.
+        speaks, is_wrong, is_vague = (
+            bool(self._rng.random() < rate) for rate in (settings.help_rate, settings.wrong_rate, settings.vagueness)
+        )
+        possible = [advice for kind in settings.kinds if (advice := advice_of(kind, is_wrong)) is not None]
+        sentence = None
+        if speaks and possible:
+            advice = possible[int(self._rng.integers(len(possible)))]
+            sentence = Sentence(reword(vaguer(advice) if is_vague else advice, self._rng), advice, is_wrong)
+        return self._in_time(sentence)
+
+    def _in_time(self, sentence: Sentence | None) -> Sentence | None:
+        self._late.append(sentence)
+        due = self._late.popleft()
+        limit = self.settings.max_sentences
+        if due is None or (limit is not None and self.sentences >= limit):
+            return None
+        self.sentences += 1
+        return due
+
+
+def vaguer(advice: Advice) -> Advice:
+    """Returns advice without a distance or, where it can be left out, a name."""
+    if advice.kind == "direction":
+        return Advice("direction", x=advice.x, y=advice.y)
+    return Advice(advice.kind) if advice.kind in ("verdict", "confirmation") else advice
