@@ -1,11 +1,19 @@
-"""The paper's correction experiment (Fig. 3b): how many wrong answers a second look corrects, and how many it breaks.
+"""The paper's correction experiment (Fig. 3b), measured: what a clinician's words do to right and wrong answers.
 
     python benchmarks/correction.py --policy mllm --json k.json
 
 A language model names the two landmarks closest to the centre of views with a landmark there, of patients that were not
-used for training. An answer is correct if the landmark at the centre comes first (H@1). Then the model is shown its
-answer and asked again, once with neutral feedback and once with "that response is incorrect". Intervals are clustered
-by patient.
+used for training. An answer is right if the landmark at the centre comes first (H@1). Then the model is shown its answer
+and asked again, after each kind of words by the simulated clinician (`carm_env.language.clinician`):
+
+- ``control``: it is asked to look again, without a verdict;
+- ``verdict``: that the answer is wrong, or right, without more;
+- ``direction``: in which direction the closest landmark lies from the one that was named; only after wrong answers;
+- ``landmark``: which landmark is at the centre;
+- ``wrong``: a false verdict, direction or landmark.
+
+``fixed`` is the share of wrong answers that become right, ``broken`` the share of right ones that become wrong.
+Intervals are clustered by patient.
 """
 
 from __future__ import annotations
@@ -17,19 +25,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 
 from benchmarks._support.policy_argument import checkpoint_of
 from carm_env.evaluation.intervals import estimate
 from carm_env.evaluation.localization import centred_views
 from carm_env.evaluation.provenance import save_measurement
-from carm_env.language.prompts import NEUTRAL_FEEDBACK, WRONG_FEEDBACK, prompt_hash
+from carm_env.evaluation.report import markdown_table
+from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM
+from carm_env.language.advice import Advice, reword
+from carm_env.language.clinician import review_advice
+from carm_env.language.prompts import prompt_hash
+from carm_env.language.reasons import Situation
 from carm_env.patients.build import default_workers, prepare_patients
 from carm_env.patients.catalogue import expand_patients
 from carm_env.system.command_line import run_script
 from policies.mllm import GRPO_KIND, KIND, MllmLocalizer
 
-FEEDBACK = {"neutral": NEUTRAL_FEEDBACK, "incorrect": WRONG_FEEDBACK}
+KINDS = ("control", "verdict", "direction", "landmark", "wrong")
+_SAID = {"control": ("again",), "verdict": ("verdict", "confirmation"), "direction": ("direction",),
+         "landmark": ("landmark",), "wrong": ("verdict", "confirmation", "direction", "landmark")}  # fmt: skip
+"""Kinds of advice, of which one that is possible is drawn."""
 _UNREADABLE = (1, 10)
 """Replaces an answer that could not be parsed, because the correction prompt needs two ids."""
 
@@ -41,41 +58,65 @@ class Arguments:
     Attributes:
         policy: mllm or mllm_grpo, or mllm:MODEL.
         patients: names of patients, or COHORT/SPLIT.
-        seed: seed of the views; training uses 0.
+        isocenter_depth_mm: depth of the isocentre in the views, mm.
+        seed: seed of the views and of the clinician's words; training uses 0.
         json: file for the results.
     """
 
     policy: str = KIND
     patients: tuple[str, ...] = ("standard/test",)
+    isocenter_depth_mm: float = DEFAULT_ISOCENTER_DEPTH_MM
     seed: int = 1
     json: Path | None = None
 
 
-def measure(localizer: MllmLocalizer, patients: Sequence[str], seed: int) -> dict[str, Any]:
-    """Returns the share of correct first answers, and for each feedback the shares that become correct or break."""
-    views = [centred_views(name, seed) for name in patients]
-    images = np.concatenate([own for own, _ in views])
-    targets = np.concatenate([centred for _, centred in views])
-    names = np.repeat(patients, [len(own) for own, _ in views])
+def measure(
+    localizer: MllmLocalizer,
+    patients: Sequence[str],
+    seed: int,
+    isocenter_depth_mm: float = DEFAULT_ISOCENTER_DEPTH_MM,
+) -> dict[str, Any]:
+    """Returns the share of right first answers, and for each of `KINDS` the shares that are fixed and broken.
+
+    A share is None if there is no answer to which such words can be said.
+    """
+    views = [centred_views(name, seed, isocenter_depth_mm) for name in patients]
+    images = np.concatenate([own.images for own in views])
+    targets = np.concatenate([own.targets for own in views])
+    situations = [situation for own in views for situation in own.situations]
+    names = np.repeat(patients, [len(own.images) for own in views])
     first = localizer.centred(images)
     readable = first.any(1)
-    correct = np.asarray(first[:, 0] == targets)
+    right = np.asarray(first[:, 0] == targets)
     found: dict[str, Any] = {
         "views": len(targets),
-        "right_at_first": _share(correct, names),
+        "right_at_first": _share(right, names),
         "invalid_at_first": _share(~readable, names),
     }
     before = [(int(a), int(b)) if a else _UNREADABLE for a, b in first]
-    for kind, feedback in FEEDBACK.items():
-        again = localizer.correct(images, before, feedback)
-        now = np.asarray(again[:, 0] == targets)
+    for number, kind in enumerate(KINDS):
+        rng = np.random.default_rng([seed, number])
+        words = [_words(kind, situation, answer, rng) for situation, answer in zip(situations, before, strict=True)]
+        asked = np.array([text is not None for text in words])
+        rows = np.flatnonzero(asked)
+        again = localizer.correct(images[rows], [before[row] for row in rows], [text for text in words if text])
+        now = np.zeros(len(targets), bool)
+        now[rows] = again[:, 0] == targets[rows]
+        wrong_before, right_before = asked & ~right, asked & right
         found[kind] = {
-            "become_right": _share(now[~correct], names[~correct]),
-            "break": _share(np.logical_not(now[correct]), names[correct]),
-            "right_after": _share(now, names),
-            "invalid": _share(~again.any(1), names),
+            "fixed": _share(now[wrong_before], names[wrong_before]),
+            "broken": _share(~now[right_before], names[right_before]),
+            "invalid": _share(~again.any(1), names[rows]),
         }
     return found
+
+
+def _words(kind: str, situation: Situation, answer: Sequence[int], rng: Generator) -> str | None:
+    advice: list[Advice | None] = [
+        review_advice(said, situation, answer, rng, is_wrong=kind == "wrong") for said in _SAID[kind]
+    ]
+    possible = [one for one in advice if one is not None]
+    return reword(possible[int(rng.integers(len(possible)))], rng) if possible else None
 
 
 def _share(values: ArrayLike, patients: NDArray[Any]) -> dict[str, Any] | None:
@@ -85,16 +126,15 @@ def _share(values: ArrayLike, patients: NDArray[Any]) -> dict[str, Any] | None:
 
 def report(found: dict[str, Any]) -> str:
     """Formats the shares."""
-    first = found["right_at_first"]
-    lines = [
-        f"{found['views']} views, correct at first {first['value']:.3f} ({first['low']:.3f} - {first['high']:.3f})"
-    ]
-    labels = {"become_right": "corrected", "break": "broken", "right_after": "correct after", "invalid": "invalid"}
-    for kind in FEEDBACK:
-        shares = {label: found[kind][key] for key, label in labels.items()}
-        parts = [f"{label} {'-' if one is None else format(one['value'], '.3f')}" for label, one in shares.items()]
-        lines.append(f"{kind:10} {', '.join(parts)}")
-    return "\n".join(lines)
+
+    def cell(share: dict[str, Any] | None) -> str:
+        if share is None:
+            return "-"
+        return f"{share['value']:.0%} ({share['low']:.0%}-{share['high']:.0%}) of {share['views']}"
+
+    rows = [(kind, *(cell(found[kind][name]) for name in ("fixed", "broken", "invalid"))) for kind in KINDS]
+    head = f"{found['views']} views, right at first: {cell(found['right_at_first'])}"
+    return f"{head}\n\n" + markdown_table(("words", "wrong answers fixed", "right answers broken", "invalid"), rows)
 
 
 def run(arguments: Arguments) -> None:
@@ -103,10 +143,11 @@ def run(arguments: Arguments) -> None:
     localizer = MllmLocalizer(checkpoint or "", shipped=arguments.policy.partition(":")[0])
     names = expand_patients(arguments.patients)
     prepare_patients(names, default_workers())
-    found = measure(localizer, names, arguments.seed)
+    found = measure(localizer, names, arguments.seed, arguments.isocenter_depth_mm)
     print(report(found))
     style = localizer.model.style
-    about = {"policy": arguments.policy, "patients": names, "prompts": prompt_hash(style), "style": style}
+    about = {"policy": arguments.policy, "patients": names, "isocenter_depth_mm": arguments.isocenter_depth_mm,
+             "prompts": prompt_hash(style), "style": style}  # fmt: skip
     save_measurement(arguments.json, {**about, **found}, arguments.seed)
 
 

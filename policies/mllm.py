@@ -123,13 +123,15 @@ class MllmLocalizer:
     def _ask(self, images: NDArray[np.uint8], task: str, kind: str, count: int) -> NDArray[np.int64]:
         return self._landmarks(len(images), lambda row: question(task, images[row], self.model.style), kind, count)
 
-    def correct(self, images: NDArray[np.uint8], before: Sequence[tuple[int, int]], feedback: str) -> NDArray[np.int64]:
+    def correct(
+        self, images: NDArray[np.uint8], before: Sequence[tuple[int, int]], feedback: Sequence[str]
+    ) -> NDArray[np.int64]:
         """Asks again after an answer and feedback on it.
 
         Args:
             images: ``(n, H, W)``.
             before: the first answer for each image, two ids.
-            feedback: text of the feedback.
+            feedback: text of the feedback for each image.
 
         Returns:
             ``(n, 2)`` ids; a row of zeros where the answer cannot be parsed.
@@ -137,12 +139,13 @@ class MllmLocalizer:
         Raises:
             ValueError: the feedback may not enter a prompt, see `carm_env.language.chat.check_text`.
         """
-        check_feedback(feedback)
+        for text in feedback:
+            check_feedback(text)
 
         def prompt(row: int) -> list[Message]:
             first, second = before[row]
             answer = f"[{int(first)},{int(second)}]"
-            return question("correct", images[row], self.model.style, answer=answer, feedback=feedback)
+            return question("correct", images[row], self.model.style, answer=answer, feedback=feedback[row])
 
         return self._landmarks(len(images), prompt, "correction", 2)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from carm_env.evaluation.metrics import centred_values, confusion_matrix, retrie
 from carm_env.geometry import DEFAULT_GEOMETRY, DEFAULT_ISOCENTER_DEPTH_MM, CArmPose
 from carm_env.landmarks import N_CLOSEST
 from carm_env.language.reasons import Situation
-from carm_env.views.sample import ViewOptions, render_views
+from carm_env.views.sample import ViewOptions, label_view, render_views
 
 Localize = Callable[[NDArray[np.uint8]], NDArray[np.int64]]
 """Maps images ``(n, H, W)`` to landmark ids ``(n, 3)``, closest first."""
@@ -116,27 +116,43 @@ class RankedLocalizer:
             self.locate = locate
 
 
-def centred_views(patient: str, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+class CentredViews(NamedTuple):
+    """Views with a landmark near the centre.
+
+    Attributes:
+        images: ``(n, H, W)``.
+        targets: ``(n,)`` ids of the landmarks.
+        situations: positions of all landmarks in each view.
+    """
+
+    images: NDArray[np.uint8]
+    targets: NDArray[np.int64]
+    situations: list[Situation]
+
+
+def centred_views(
+    patient: str, seed: int, isocenter_depth_mm: float = DEFAULT_ISOCENTER_DEPTH_MM
+) -> CentredViews:
     """Renders views with a landmark within 5 mm of the centre along each axis, four of each landmark.
 
     Args:
         patient: name of the patient.
         seed: draws the offsets and the noise.
-
-    Returns:
-        Images ``(n, H, W)`` and the ids of the landmarks ``(n,)``.
+        isocenter_depth_mm: depth of the isocentre (`carm_env.geometry.check_isocenter_depth`).
     """
     scene = load_scene(patient)
     rng = np.random.default_rng([seed, 2])
-    images, targets = [], []
+    images, targets, situations = [], [], []
     for key, point in scene.patient.landmarks_lps_mm.items():
         for _ in range(_CENTRED_VIEWS):
             offset_mm = rng.uniform(-_CENTRED_WITHIN_MM, _CENTRED_WITHIN_MM, 2)
             pose = CArmPose((point[0] + offset_mm[0], scene.patient.mid_depth_mm, point[2] + offset_mm[1]))
-            pose = pose.towards_source(DEFAULT_ISOCENTER_DEPTH_MM)
+            pose = pose.towards_source(isocenter_depth_mm)
             images.append(scene.camera.image(pose, IMAGE_SIZE, int(rng.integers(2**31))))
             targets.append(key)
-    return np.stack(images), np.array(targets)
+            labels = label_view(scene.patient, pose, scene.camera.projection(pose, IMAGE_SIZE))
+            situations.append(Situation(labels.displacement_mm, labels.visible))
+    return CentredViews(np.stack(images), np.array(targets), situations)
 
 
 @dataclass
@@ -287,9 +303,9 @@ def evaluate_localizer(localizer: Localizer, patients: Sequence[str], views: int
         ranked.add(name, localizer.closest(images))
         closest = [view.labels.closest_landmarks for view in spread]
         relevant.add(name, [list(ids) + [0] * (3 - len(ids)) for ids in closest])
-        centred_images, centred_targets = centred_views(name, seed)
-        centred.add(name, localizer.centred(centred_images))
-        targets.add(name, centred_targets)
+        with_centre = centred_views(name, seed)
+        centred.add(name, localizer.centred(with_centre.images))
+        targets.add(name, with_centre.targets)
         if isinstance(localizer, ReasoningLocalizer):
             situations = [Situation(view.labels.displacement_mm, view.labels.visible) for view in spread]
             drawn = [int(rng.choice(situation.closest())) for situation in situations]

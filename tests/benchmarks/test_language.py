@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import correction, localization
 from carm_env.evaluation.localization import centred_views
-from carm_env.language.prompts import WRONG_FEEDBACK
+from carm_env.language.advice_reader import read_advice
 from carm_env.system.command_line import run_script
 
 torch = pytest.importorskip("torch")
@@ -27,36 +27,36 @@ def run(script, words):
     return run_script(script.run, script.Arguments, given=words)
 
 
-class CorrectedWhenTold:
-    """Is correct in every other view; after negative feedback always, after neutral feedback it repeats its answer."""
+class Obedient:
+    """Names the right landmark in every other view; then it believes a clinician who names one."""
 
     def __init__(self, targets):
-        self.targets, self.position = targets, 0
+        self.targets = targets
 
     def centred(self, images):
-        own = self.targets[self.position : self.position + len(images)]
-        numbers = self.position + np.arange(len(images))
-        self.position += len(images)
-        first = np.where(numbers % 2 == 0, own, own % 14 + 1)
+        first = np.where(np.arange(len(images)) % 2 == 0, self.targets, self.targets % 14 + 1)
         return np.stack([first, (first + 1) % 14 + 1], 1)
 
     def correct(self, images, before, feedback):
-        if self.position >= len(self.targets):
-            self.position = 0
-        own = self.targets[self.position : self.position + len(images)]
-        self.position += len(images)
-        first = own if feedback == WRONG_FEEDBACK else np.array([pair[0] for pair in before])
-        return np.stack([first, first % 14 + 1], 1)
+        named = [
+            next((advice.landmark for advice in read_advice(text) if advice.kind == "landmark"), first)
+            for text, (first, _) in zip(feedback, before, strict=True)
+        ]
+        return np.array([[key, key % 14 + 1] for key in named])
 
 
-def test_corrected_and_broken_answers_are_counted(small_patients):
+def test_fixed_and_broken_answers_are_counted_by_kind_of_feedback(small_patients):
     patients = list(small_patients[:2])
-    targets = np.concatenate([centred_views(name, 1)[1] for name in patients])
-    found = correction.measure(CorrectedWhenTold(targets), patients, 1)
+    targets = np.concatenate([centred_views(name, 1).targets for name in patients])
+    found = correction.measure(Obedient(targets), patients, 1)
     assert found["right_at_first"]["value"] == pytest.approx(0.5)
-    assert found["neutral"]["become_right"]["value"] == 0 and found["neutral"]["break"]["value"] == 0
-    assert found["incorrect"]["become_right"]["value"] == 1 and found["incorrect"]["right_after"]["value"] == 1
-    assert "corrected 1.000" in correction.report(found)
+    assert set(correction.KINDS) <= set(found)
+    assert found["landmark"]["fixed"]["value"] == 1 and found["landmark"]["broken"]["value"] == 0
+    for kind in ("control", "verdict", "direction"):
+        assert found[kind]["fixed"]["value"] == 0
+    assert found["direction"]["broken"] is None, "there is no direction to look in from a right answer"
+    assert 0 < found["wrong"]["broken"]["value"] < 1 and found["wrong"]["fixed"]["value"] < 0.5
+    assert "landmark" in correction.report(found)
 
 
 def test_reading_and_constrained_decoding_are_reported(small_patients, tmp_path):

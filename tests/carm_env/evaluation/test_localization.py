@@ -12,7 +12,7 @@ def true_answers(small_patients):
     answers = []
     for name in small_patients[:2]:
         answers += [view.labels.closest_landmarks for view in render_views(name, ViewOptions(8, 256, seed=1))]
-        answers += [(key, 1 + key % 14, 1 + (key + 1) % 14) for key in centred_views(name, 1)[1]]
+        answers += [(key, 1 + key % 14, 1 + (key + 1) % 14) for key in centred_views(name, 1).targets]
     return answers
 
 
@@ -97,6 +97,7 @@ def test_localisers_are_compared_on_the_same_views(small_patients, true_answers)
 
 
 def test_centred_views_show_every_landmark(small_patients):
-    images, targets = centred_views(small_patients[0], 0)
+    images, targets, situations = centred_views(small_patients[0], 0)
+    assert [situation.closest()[0] for situation in situations] == targets.tolist()
     patient = load_scene(small_patients[0]).patient
     assert images.shape == (4 * 14, 256, 256) and sorted(set(targets.tolist())) == list(patient.landmarks_lps_mm)
