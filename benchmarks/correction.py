@@ -3,8 +3,8 @@
     python benchmarks/correction.py --policy mllm --json k.json
 
 A language model names the two landmarks closest to the centre of views with a landmark there, of patients that were not
-used for training. An answer is right if the landmark at the centre comes first (H@1). Then the model is shown its answer
-and asked again, after each kind of words by the simulated clinician (`carm_env.language.clinician`):
+used for training. An answer is right if the landmark at the centre comes first (H@1). Then the model is shown its
+answer and asked again, after each kind of words by the simulated clinician (`carm_env.language.clinician`):
 
 - ``control``: it is asked to look again, without a verdict;
 - ``verdict``: that the answer is wrong, or right, without more;

@@ -17,7 +17,7 @@ from carm_env.chat_models.interface import ChatModel, ModelError
 from carm_env.chat_models.served import ServedModel
 from carm_env.chat_models.specification import ModelSpecification
 from carm_env.evaluation.policy import Decision, Policy, Usage, task_lattice
-from carm_env.language.answers import AnswerError
+from carm_env.language.answers import AnswerError, Question
 from carm_env.language.chat import Conversation
 from carm_env.language.prompts import TaskFacts, prompt_hash
 from carm_env.system.messages import announce
@@ -147,8 +147,12 @@ class ChatPolicy(Policy):
                 _announce_cut_off(self.specification.max_tokens)
             self._exchange = replace(self._exchange, fault=error.fault.value, message=message)
             return Decision(ALIGNED, rationale=message, invalid=True, usage=usage)
-        rationale = f"{step.reason_x} {step.reason_y}"
         lenient = not self._conversation.is_strict
+        if isinstance(step, Question):
+            return Decision(
+                ALIGNED, rationale=step.text, abstain=True, question=step.text, lenient=lenient, usage=usage
+            )
+        rationale = f"{step.reason_x} {step.reason_y}"
         return Decision(step.move, (step.context,), rationale, lenient=lenient, usage=usage)
 
 

@@ -130,9 +130,7 @@ class CentredViews(NamedTuple):
     situations: list[Situation]
 
 
-def centred_views(
-    patient: str, seed: int, isocenter_depth_mm: float = DEFAULT_ISOCENTER_DEPTH_MM
-) -> CentredViews:
+def centred_views(patient: str, seed: int, isocenter_depth_mm: float = DEFAULT_ISOCENTER_DEPTH_MM) -> CentredViews:
     """Renders views with a landmark within 5 mm of the centre along each axis, four of each landmark.
 
     Args:

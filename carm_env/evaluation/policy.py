@@ -63,6 +63,8 @@ class Decision:
         rationale: explanation in words; empty if the policy gives none.
         confidence: 0 to 1; None if the policy gives none.
         abstain: return control to the operator. `move` is not carried out and the episode ends.
+        question: what the policy asks the operator as it returns control; with an operator who answers
+            (`benchmarks/assisted.py`) the episode goes on.
         invalid: the answer could not be parsed. `move` is not carried out and the step counts.
         lenient: the answer was not in the exact form, but could be read.
         usage: tokens, time and cost of a language model; None for other policies.
@@ -73,6 +75,7 @@ class Decision:
     rationale: str = ""
     confidence: float | None = None
     abstain: bool = False
+    question: str = ""
     invalid: bool = False
     lenient: bool = False
     usage: Usage | None = None

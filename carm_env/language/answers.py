@@ -240,7 +240,27 @@ class Navigation:
         _check_prose("reason_y", self.reason_y, MAX_REASON_CHARACTERS)
 
 
-Answer = Ranking | Pair | Box | Correction | Navigation
+@dataclass(frozen=True)
+class Question:
+    """A question to the operator instead of a move: the agent is unsure.
+
+    Attributes:
+        about: id of the landmark of which the agent is unsure.
+        text: the question.
+
+    Raises:
+        AnswerError: id or text are invalid.
+    """
+
+    about: int
+    text: str
+
+    def __post_init__(self) -> None:
+        _check_ids((self.about,), (1,))
+        _check_prose("text", self.text, MAX_REASON_CHARACTERS)
+
+
+Answer = Ranking | Pair | Box | Correction | Navigation | Question
 
 
 def render(answer: Answer) -> str:
@@ -257,6 +277,9 @@ def render(answer: Answer) -> str:
             f"<response>\n  <visual_reasoning>{answer.reasoning}</visual_reasoning>\n"
             f"  <landmarks>[{answer.landmarks[0]},{answer.landmarks[1]}]</landmarks>\n</response>"
         )
+    if isinstance(answer, Question):
+        about = landmark(answer.about).name
+        return f"<question>\n  <about>{about}</about>\n  <text>{answer.text}</text>\n</question>"
     x, extent_x, y, extent_y = answer.move.words
     return (
         f"<output>\n  <step1>\n    <context>{answer.context_name}</context>\n  </step1>\n  <step2>\n"

@@ -24,9 +24,9 @@ from carm_env.geometry import CArmPose
 from carm_env.landmarks import landmark
 from carm_env.language.advice import meaning
 from carm_env.language.advice_reader import read_advice
-from carm_env.language.answers import AnswerError, Navigation, quoted, render
+from carm_env.language.answers import AnswerError, Navigation, Question, quoted, render
 from carm_env.language.control_tokens import escape_control_tokens, find_control_token
-from carm_env.language.grammar import is_valid, parse
+from carm_env.language.grammar import is_valid, parse_step
 from carm_env.language.prompts import TaskFacts, prompt, prompt_hash, system_prompt
 from carm_env.transcripts.records import FORMAT, Exchange
 from carm_env.transcripts.write import TranscriptRecorder, write_transcript
@@ -156,7 +156,7 @@ class Conversation:
         self._exchanges: list[tuple[Message, Message]] = []
         self._user_turn: Message | None = None
         self._assistant_text, self._is_answered, self._is_strict = "", False, True
-        self._last_answer: Navigation | AnswerError | None = None
+        self._last_answer: Navigation | Question | AnswerError | None = None
         self._feedback: list[str] = []
 
     def start_after(self, last: Navigation | AnswerError) -> None:
@@ -207,7 +207,7 @@ class Conversation:
         values = {"target": self.target.name, "steps_left": ""}
         if "steps_left" in info:
             values["steps_left"] = f"\nAnswers left, including this one: {int(info['steps_left'])}"
-        if last is None:
+        if last is None or isinstance(last, Question):
             return prompt("navigate.user", self._style).fill(**values)
         if isinstance(last, AnswerError):
             fault = str(last) if self._style == "full" else last.fault.value
@@ -230,8 +230,8 @@ class Conversation:
         system = {"role": "system", "content": [text_part(self._system)]}
         return [system, *kept, *([self._user_turn] if self._user_turn else [])]
 
-    def answer(self, text: str, reading: str = "strict") -> Navigation:
-        """Parses the assistant's answer to the current user turn.
+    def answer(self, text: str, reading: str = "strict") -> Navigation | Question:
+        """Parses the assistant's answer to the current user turn: a move, or a question to the clinician.
 
         Of an invalid answer only the beginning is kept, so that it cannot fill the context or imitate a turn; a
         clinician's feedback then stays for the next turn. An answer that is only leniently valid is kept in its strict
@@ -246,12 +246,13 @@ class Conversation:
         """
         self._is_answered, self._is_strict = True, False
         try:
-            step: Navigation = parse("navigation", text, reading)
+            step = parse_step(text, reading)
         except AnswerError as error:
             self._assistant_text, self._last_answer = quoted(text), error
             raise
         self._feedback = []
-        self._is_strict = reading == "strict" or is_valid("navigation", text)
+        kind = "question" if isinstance(step, Question) else "navigation"
+        self._is_strict = reading == "strict" or is_valid(kind, text)
         kept = text if self._is_strict else render(step)
         self._assistant_text, self._last_answer = escape_control_tokens(kept), step
         return step
@@ -273,6 +274,7 @@ class Turn:
         truncated: whether the maximum number of steps is reached.
         info: info of the environment.
         fault: kind of error of an invalid answer; otherwise None.
+        question: what the model asks instead of a move, to be answered by `ChatCArm.feedback`; otherwise None.
     """
 
     messages: list[Message]
@@ -281,12 +283,14 @@ class Turn:
     truncated: bool
     info: dict[str, Any]
     fault: str | None
+    question: Question | None = None
 
 
 class ChatCArm:
     """``CArmNav-v0`` for chat models: it returns messages, takes answers and logs every turn.
 
-    An invalid answer counts as a step: the C-arm does not move, and the model receives the error and the same X-ray.
+    An invalid answer counts as a step: the C-arm does not move, and the model receives the error and the same X-ray. A
+    question of the model counts as a step, too.
 
     Args:
         env: ``CArmNav-v0``, or a wrapper of it with the same observations.
@@ -378,15 +382,21 @@ class ChatCArm:
         """
         conversation = self._running_conversation()
         self._steps += 1
-        fault, terminated, truncated, move = None, False, False, None
+        fault, terminated, truncated, move, question = None, False, False, None, None
         exchange = Exchange(conversation.messages(), answer)
         try:
-            move = conversation.answer(answer).move
+            step = conversation.answer(answer)
         except AnswerError as error:
             fault, reward = error.fault.value, -self._penalty
-            self._info = {**self._info, "moved_mm": np.zeros(2), "move_effective": False, "move_clipped": False}
+            self._stay()
             exchange = replace(exchange, fault=fault, message=str(error))
         else:
+            if isinstance(step, Question):
+                question, reward = step, 0.0
+                self._stay()
+            else:
+                move = step.move
+        if move is not None:
             self._observation, gained, terminated, truncated, self._info = self.env.step(move.index)
             reward = float(gained)
         truncated = truncated or (self._steps >= self._max_steps and not terminated)
@@ -396,7 +406,11 @@ class ChatCArm:
             success = bool(self._info["is_success"])
             outcome = ("success" if success else "misaligned") if terminated else "timeout"
             self._recorder.end(outcome=outcome, success=success)
-        return Turn(self.messages(), reward, terminated, truncated, self._info, fault)
+        return Turn(self.messages(), reward, terminated, truncated, self._info, fault, question)
+
+    def _stay(self) -> None:
+        """Lets `info` say that the C-arm did not move."""
+        self._info = {**self._info, "moved_mm": np.zeros(2), "move_effective": False, "move_clipped": False}
 
     def write_log(self, folder: Path) -> None:
         """Writes the transcript of the episode so far, atomically; ``carm-env replay`` shows it.

@@ -7,6 +7,7 @@
 | ``box`` | ``[412,80,655,301]``, left, top, right and bottom of a region in thousandths of the image |
 | ``correction`` | ``<response>`` with ``<visual_reasoning>`` and ``<landmarks>[14,12]</landmarks>`` |
 | ``navigation`` | ``<output>`` with the closest landmark, and direction, extent and reason for each axis |
+| ``question`` | ``<question>`` to the operator, with ``<about>`` (a landmark) and ``<text>``; ours, instead of a move |
 
 The strict reading accepts a text that is exactly one answer; otherwise an `AnswerError` names the fault. White space
 around an answer and between its tags is allowed. Nothing is unescaped and no answer nests, so length and depth are
@@ -21,7 +22,7 @@ answers that its authors published.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from carm_env.actions import X_DIRECTIONS, Y_DIRECTIONS, Extent, Move
@@ -33,6 +34,7 @@ from carm_env.language.answers import (
     Fault,
     Navigation,
     Pair,
+    Question,
     Ranking,
     is_plain,
     quoted,
@@ -122,6 +124,10 @@ _NAVIGATION = _document(
     "</step2>", "</output>",
 )  # fmt: skip
 _CORRECTION = _document("<response>", "visual_reasoning", "landmarks", "</response>")
+_QUESTION = _document("<question>", "about", "text", "</question>")
+
+
+_ASKS = re.compile(r"<question\s*>", re.IGNORECASE)
 
 
 def _fields(text: str, pattern: re.Pattern[str], root: str) -> dict[str, str]:
@@ -147,16 +153,7 @@ def _parse_correction(text: str) -> Correction:
 
 def _parse_navigation(text: str) -> Navigation:
     fields = _fields(text, _NAVIGATION, "output")
-    name = fields["context"]
-    try:
-        # landmark() reads hyphens as spaces; "-1" must not be read as 1.
-        if not name.isascii() or name.startswith("-"):
-            raise UnknownNameError("landmark", name, [item.name for item in LANDMARKS])
-        context = landmark(name)
-    except UnknownNameError as error:
-        raise AnswerError(
-            Fault.LANDMARK, f"<context> is {quoted(name)}, expected the name of a landmark in the list."
-        ) from error
+    context = _named_landmark(fields, "context")
     extents = tuple(item.value for item in Extent)
     allowed = {"x": X_DIRECTIONS, "extent_x": extents, "y": Y_DIRECTIONS, "extent_y": extents}
     words = [fields[tag] for tag in allowed]
@@ -167,7 +164,25 @@ def _parse_navigation(text: str) -> Navigation:
         move = Move.from_words(*words)
     except ValueError as error:
         raise AnswerError(Fault.MOVE, str(error)) from error
-    return Navigation(context.id, move, fields["reason_x"], fields["reason_y"], name)
+    return Navigation(context, move, fields["reason_x"], fields["reason_y"], fields["context"])
+
+
+def _named_landmark(fields: Mapping[str, str], tag: str) -> int:
+    name = fields[tag]
+    try:
+        # landmark() reads hyphens as spaces; "-1" must not be read as 1.
+        if not name.isascii() or name.startswith("-"):
+            raise UnknownNameError("landmark", name, [item.name for item in LANDMARKS])
+        return landmark(name).id
+    except UnknownNameError as error:
+        raise AnswerError(
+            Fault.LANDMARK, f"<{tag}> is {quoted(name)}, expected the name of a landmark in the list."
+        ) from error
+
+
+def _parse_question(text: str) -> Question:
+    fields = _fields(text, _QUESTION, "question")
+    return Question(_named_landmark(fields, "about"), fields["text"])
 
 
 _PARSERS: dict[str, Callable[[str], Any]] = {
@@ -176,6 +191,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "box": _parse_box,
     "correction": _parse_correction,
     "navigation": _parse_navigation,
+    "question": _parse_question,
 }
 ANSWER_KINDS = tuple(_PARSERS)
 
@@ -189,7 +205,7 @@ def parse(kind: str, text: str, reading: str = "strict") -> Any:
         reading: ``strict``, or ``lenient`` to score the outputs of third-party models.
 
     Returns:
-        `Ranking`, `Pair`, `Box`, `Correction` or `Navigation`.
+        `Ranking`, `Pair`, `Box`, `Correction`, `Navigation` or `Question`.
 
     Raises:
         AnswerError: the text is not a valid answer. No text causes any other error.
@@ -210,6 +226,20 @@ def parse(kind: str, text: str, reading: str = "strict") -> Any:
         if reading == "strict":
             raise
     return LENIENT_READERS[kind](without_reasoning(text))
+
+
+def parse_step(text: str, reading: str = "strict") -> Navigation | Question:
+    """Parses an answer to the question of the next step: a move, or a question to the operator.
+
+    Args:
+        text: the whole output of the model.
+        reading: ``strict`` or ``lenient``.
+
+    Raises:
+        AnswerError: the text is neither, or both.
+    """
+    step: Navigation | Question = parse("question" if _ASKS.search(str(text)) else "navigation", text, reading)
+    return step
 
 
 def is_valid(kind: str, text: str) -> bool:

@@ -24,6 +24,7 @@ from carm_env.language.answers import (
     Fault,
     Navigation,
     Pair,
+    Question,
     Ranking,
     is_plain,
     quoted,
@@ -41,6 +42,7 @@ _DEEPEST_JSON = 5
 _REASONING_TAG = re.compile(r"<(/?)(?:think|thinking|reasoning)>", re.IGNORECASE)
 _NAVIGATION_FIELDS = ("context", "x", "extent_x", "reason_x", "y", "extent_y", "reason_y")
 _CORRECTION_FIELDS = ("visual_reasoning", "landmarks")
+_QUESTION_FIELDS = ("about", "text")
 _OPTIONAL = ("reason_x", "reason_y", "visual_reasoning")
 _ENTITIES = {"&lt;": "<", "&gt;": ">", "&quot;": '"', "&apos;": "'", "&#39;": "'", "&amp;": "&"}
 _EXTENTS = tuple(extent.value for extent in Extent)
@@ -100,6 +102,15 @@ def read_correction(text: str) -> Correction:
     return _single([_correction(fields) for fields in found], lambda answer: answer.landmarks)
 
 
+def read_question(text: str) -> Question:
+    """Reads a question to the operator; raises AnswerError if there is none, or more than one."""
+    found = _documents(text, "question", _QUESTION_FIELDS, lambda fields: not fields["text"])
+    questions = [
+        Question(_landmark("about", fields["about"]), prose(fields["text"], MAX_REASON_CHARACTERS)) for fields in found
+    ]
+    return _single(questions, lambda answer: answer.about)
+
+
 def read_ranking(text: str) -> Ranking:
     """Reads the closest landmarks; names are ignored."""
     return _single([Ranking(_ids(inside)) for inside in _lists(text)], lambda answer: answer.landmarks)
@@ -121,6 +132,7 @@ LENIENT_READERS: dict[str, Callable[[str], Any]] = {
     "box": read_box,
     "correction": read_correction,
     "navigation": read_navigation,
+    "question": read_question,
 }
 """From a kind of answer to its reader; the text is `without_reasoning`."""
 
@@ -284,10 +296,10 @@ def _navigation(fields: Fields) -> Navigation:
     except ValueError as error:
         raise AnswerError(Fault.MOVE, str(error)) from error
     reasons = (prose(fields[name], MAX_REASON_CHARACTERS) for name in ("reason_x", "reason_y"))
-    return Navigation(_context(fields["context"]), move, *reasons)
+    return Navigation(_landmark("context", fields["context"]), move, *reasons)
 
 
-def _context(text: str) -> int:
+def _landmark(tag: str, text: str) -> int:
     """Returns the id of a landmark that is named, numbered, or both."""
     name = text.strip(" \"'*_`.")
     name = name[4:] if name.lower().startswith("the ") else name
@@ -303,7 +315,7 @@ def _context(text: str) -> int:
             return key
     except UnknownNameError:
         pass
-    raise AnswerError(Fault.LANDMARK, f"<context> is {quoted(text)}, expected the name of a landmark in the list.")
+    raise AnswerError(Fault.LANDMARK, f"<{tag}> is {quoted(text)}, expected the name of a landmark in the list.")
 
 
 def _correction(fields: Fields) -> Correction:

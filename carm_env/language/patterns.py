@@ -14,7 +14,7 @@ from carm_env.landmarks import LANDMARKS
 from carm_env.language.grammar import ANSWER_KINDS
 from carm_env.system.errors import UnknownNameError
 
-_WORD = r"[A-Za-z0-9,.;:'()/-]+"
+_WORD = r"[A-Za-z0-9,.;:?'()/-]+"
 _NUMBERS = {item.id: str(item.id) for item in LANDMARKS}
 _NAMES = {item.id: "|".join(map(re.escape, (item.name, *item.synonyms))) for item in LANDMARKS}
 _ENTRIES = {key: f"{key}: (?:{names})" for key, names in _NAMES.items()}
@@ -74,4 +74,7 @@ def answer_pattern(kind: str) -> str:
             rf"<output>\n  <step1>\n    <context>(?:{'|'.join(_NAMES.values())})</context>\n  </step1>\n  <step2>\n"
             rf"{_axis('x', X_DIRECTIONS)}{_axis('y', Y_DIRECTIONS)}  </step2>\n</output>"
         )
+    if kind == "question":
+        names = "|".join(re.escape(item.name) for item in LANDMARKS)
+        return rf"<question>\n  <about>(?:{names})</about>\n  <text>{_WORD}(?: {_WORD})*</text>\n</question>"
     raise UnknownNameError("kind of answer", kind, ANSWER_KINDS)

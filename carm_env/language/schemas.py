@@ -39,6 +39,7 @@ _PROPERTIES: dict[str, dict[str, Any]] = {
         "extent_y": _EXTENT,
         "reason_y": _TEXT,
     },
+    "question": {"about": {"type": "string", "enum": [item.name for item in LANDMARKS]}, "text": _TEXT},
 }
 
 

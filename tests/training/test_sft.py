@@ -10,6 +10,7 @@ import pytest
 from carm_env.actions import MoveLattice
 from carm_env.landmarks import LANDMARKS
 from carm_env.language import parse
+from carm_env.language.advice_reader import read_advice
 from carm_env.language.reasons import Situation, reasoning_is_true, reasons_are_true
 from carm_env.system.command_line import read_config
 from carm_env.transcripts.records import TranscriptError

@@ -22,7 +22,7 @@ from carm_env.evaluation.episodes import (
 )
 from carm_env.evaluation.results import EpisodeResult
 from carm_env.evaluation.suite import Suite
-from carm_env.language.answers import AnswerError, Navigation
+from carm_env.language.answers import AnswerError, Question
 from carm_env.language.chat import Conversation, Message
 from carm_env.language.prompts import TaskFacts, prompt_hash
 
@@ -75,11 +75,14 @@ class RunningEpisode:
         """Carries out an answer; one that cannot be read leaves the C-arm where it is."""
         self.record.steps += 1
         try:
-            step: Navigation = self.conversation.answer(text)
+            step = self.conversation.answer(text)
         except AnswerError:
             self.record.invalid_answers += 1
             # The C-arm did not move: info must not report the last move again.
             self.info = {**self.info, "moved_mm": np.zeros(2), "move_effective": False, "move_clipped": False}
+            return
+        if isinstance(step, Question):
+            self.record.abstained = True
             return
         self.observation, _, declared, _, self.info = self.env.step(step.move.index)
         self.record.add_move(step.move.index, declared, self.info)

@@ -16,6 +16,7 @@ from carm_env.language import (
     Fault,
     Navigation,
     Pair,
+    Question,
     Ranking,
     parse,
     render,
@@ -48,8 +49,10 @@ def answers(draw):
         return kind, Box((left, top, right, bottom))
     if kind == "correction":
         return kind, Correction(draw(prose), pair)
-    move = Move.from_index(draw(st.integers(0, 48)))
     key = draw(ids)
+    if kind == "question":
+        return kind, Question(key, draw(prose))
+    move = Move.from_index(draw(st.integers(0, 48)))
     return kind, Navigation(key, move, draw(prose), draw(prose), draw(named(key)))
 
 
@@ -63,7 +66,7 @@ def test_answers_round_trip(drawn, space):
 def test_the_lenient_reading_accepts_valid_answers_in_other_text(drawn):
     kind, answer = drawn
     read = parse(kind, f"Sure!\n```xml\n{render(answer)}\n```\nDone", reading="lenient")
-    for field in ("landmarks", "corners", "context", "move"):
+    for field in ("landmarks", "corners", "context", "move", "about"):
         assert getattr(read, field, None) == getattr(answer, field, None)
 
 
