@@ -173,19 +173,20 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "Go a long way {towards}.", "It lies at least {distance} {more}.",
     ),
 }  # fmt: skip
-_MORE = {
+_ByStep = dict[str, dict[int, tuple[str, ...]]]
+_MORE: _ByStep = {
     "y": {1: ("higher", "further up", "more cranial", "further towards the head", "closer to the head"),
           -1: ("lower", "further down", "more caudal", "further towards the feet", "closer to the feet")},
     "x": {1: ("further to the patient's left", "more to the left", "further left", "more to the patient's left"),
           -1: ("further to the patient's right", "more to the right", "further right", "more to the patient's right")},
 }  # fmt: skip
-_TOWARDS = {
+_TOWARDS: _ByStep = {
     "y": {1: ("up", "towards the head", "cranially", "upwards"),
           -1: ("down", "towards the feet", "caudally", "downwards")},
     "x": {1: ("to the patient's left", "to the left", "towards the patient's left"),
           -1: ("to the patient's right", "to the right", "towards the patient's right")},
 }  # fmt: skip
-_OPPOSITE = {
+_OPPOSITE: _ByStep = {
     "y": {1: ("low", "far down", "caudal"), -1: ("high", "far up", "cranial")},
     "x": {1: ("far to the right", "far right"), -1: ("far to the left", "far left")},
 }
@@ -221,7 +222,7 @@ def _reworded_direction(advice: Advice, rng: Generator) -> str:
     sentence = _draw(_SENTENCES[key], rng)
     distance = _distance(distance_mm, rng) if distance_mm is not None else ""
 
-    def both(table: dict[str, dict[int, tuple[str, ...]]]) -> str:
+    def both(table: _ByStep) -> str:
         return " and ".join(_draw(table[name][step], rng) for name, step in sides)
 
     return sentence.format(more=both(_MORE), towards=both(_TOWARDS), opposite=both(_OPPOSITE), distance=distance)
