@@ -9,7 +9,7 @@ import pytest
 import carm_env  # noqa: F401  registers the environment
 from carm_env.actions import Move, MoveLattice
 from carm_env.landmarks import HEAD_TO_FOOT, N_LANDMARKS, landmark
-from carm_env.language import AnswerError, Fault, Navigation, render
+from carm_env.language import AnswerError, Fault, Navigation, Question, render
 from carm_env.language.chat import ChatCArm, Conversation, check_feedback, image_part, question
 from carm_env.language.prompts import PROMPTS, STYLES, TaskFacts, prompt, prompt_hash, system_prompt
 from carm_env.system.errors import UnknownNameError
@@ -219,3 +219,38 @@ def test_a_declaration_is_not_said_to_be_a_limit_of_travel(style):
 def test_prompts_of_the_trained_style_are_unchanged():
     # The shipped model was trained on them.
     assert prompt_hash("compact") == "5e25780b0ddd"
+
+
+def test_a_question_costs_an_answer_and_no_exposure(chat):
+    chat.reset(seed=1, options={"target": "carina"})
+    before = chat.info["exposures"]
+    turn = chat.step(render(Question(11, "Is this the carina?")))
+    assert turn.question == Question(11, "Is this the carina?") and turn.fault is None and turn.reward == 0
+    assert not turn.terminated and not turn.truncated
+    assert turn.info["exposures"] == before and turn.info["moved_mm"].tolist() == [0, 0]
+    assert chat.log[-1]["action"] is None and chat.log[-1]["text"].startswith("<question>")
+    chat.feedback("No, go up.")
+    assert texts(chat.messages())[-1].endswith("The clinician says: No, go up.")
+    turn = chat.step(answer_with(Move(0, 1)))
+    assert turn.question is None and turn.info["moved_mm"][1] > 0
+
+
+def test_only_the_compact_style_states_what_words_mean():
+    for style, expected in (("compact", "Clinician: Go a bit higher. (up slightly)"),
+                            ("full", "The clinician says: Go a bit higher.")):  # fmt: skip
+        conversation = Conversation(11, style)
+        conversation.show(IMAGE)
+        conversation.feedback("Go a bit higher.")
+        assert texts(conversation.show(IMAGE))[-1].splitlines()[-1] == expected
+    asked = texts(question("correct", IMAGE, "compact", answer="[1,2]", feedback="This is T1."))[-1]
+    assert asked == "Before: [1,2]. This is T1. (here T1) Closest?"
+
+
+@pytest.mark.parametrize("text", ["<question>", "<question><about>Heart</about><text>Is it?</text></question>",
+                                  render(Question(1, "Is it?")) + render(Question(2, "Is it?"))])  # fmt: skip
+def test_bad_questions_are_invalid_answers(text):
+    conversation = Conversation(11)
+    conversation.show(IMAGE)
+    for reading in ("strict", "lenient"):
+        with pytest.raises(AnswerError):
+            conversation.answer(text, reading)
