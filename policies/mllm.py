@@ -137,8 +137,11 @@ class MllmLocalizer:
             ``(n, 2)`` ids; a row of zeros where the answer cannot be parsed.
 
         Raises:
-            ValueError: the feedback may not enter a prompt, see `carm_env.language.chat.check_text`.
+            ValueError: not one feedback for each image, or one that may not enter a prompt
+                (`carm_env.language.chat.check_text`).
         """
+        if len(feedback) != len(images):
+            raise ValueError(f"feedback has {len(feedback)} texts, expected one for each of {len(images)} images.")
         for text in feedback:
             check_feedback(text)
 

@@ -46,7 +46,8 @@ class Obedient:
 
 
 def test_fixed_and_broken_answers_are_counted_by_kind_of_feedback(small_patients):
-    patients = list(small_patients[:2])
+    # The landmark at the centre of each view is the closest one in this patient.
+    patients = list(small_patients[:1])
     targets = np.concatenate([centred_views(name, 1).targets for name in patients])
     found = correction.measure(Obedient(targets), patients, 1)
     assert found["right_at_first"]["value"] == pytest.approx(0.5)

@@ -86,10 +86,12 @@ def test_the_localizer_returns_zeros_for_unreadable_answers():
     localizer = MllmLocalizer(model)
     np.testing.assert_array_equal(localizer.closest(images), [[11, 13, 5], [0, 0, 0]])
     np.testing.assert_array_equal(localizer.centred(images), [[10, 11], [0, 0]])
-    again = localizer.correct(images, [(3, 4), (5, 6)], "That is wrong.")
+    again = localizer.correct(images, [(3, 4), (5, 6)], ["That is wrong."] * 2)
     np.testing.assert_array_equal(again, [[0, 0], [1, 2]])
     assert "[5,6]. That is wrong." in model.asked[-1][1][-1]["content"][1]["text"]
     assert [kind for kind, _ in model.asked] == ["ranking"] * 2 + ["pair"] * 2 + ["correction"] * 2
+    with pytest.raises(ValueError, match="one for each of 2 images"):
+        localizer.correct(images, [(3, 4), (5, 6)], ["That is wrong."])
     lenient = MllmLocalizer(ScriptedModel("Well: [10, 11].", "```[1,2]```"), reading="lenient")
     np.testing.assert_array_equal(lenient.centred(images), [[10, 11], [1, 2]])
 
