@@ -52,6 +52,8 @@ _WRONG_ADVICE_SHARE, _WISH_SHARE, _IDLE_SHARE, _DECLARED_SHARE = 0.15, 0.08, 0.1
 _VAGUE_SHARE = 0.3
 _ERRS_MM, _AGREES_MM = 35.0, 15.0
 """A network errs from this distance to the truth, and agrees with it below that one."""
+_WITHIN_REACH_MM = 150.0
+"""Errors about targets that are farther away than this hardly change the next move."""
 _MISJUDGED_MM, _BELIEVED_NEAR_MM = 45.0, 45.0
 """A network that is wrong by more than the first about a target that it believes to be closer than the second would
 soon declare a wrong alignment."""
@@ -117,7 +119,7 @@ class Conversations:
         if predicted_mm is not None:
             error_mm = np.hypot(*np.moveaxis(predicted_mm - views.displacement_mm, -1, 0))
             self._error_mm = error_mm
-            self._misplaced = np.argwhere(error_mm > _ERRS_MM)
+            self._misplaced = np.argwhere((error_mm > _ERRS_MM) & (distances < _WITHIN_REACH_MM))
             nearest = np.argmin(np.where(np.isfinite(error_mm), np.hypot(*np.moveaxis(predicted_mm, -1, 0)), np.inf), 1)
             usable = self._pools["correct"]
             self._misnamed = usable[nearest[usable] + 1 != views.closest_landmarks[usable, 0]]
