@@ -98,3 +98,17 @@ def landmark(key: int | str) -> Landmark:
     if text not in _BY_NAME:
         raise UnknownNameError("landmark", key, [item.name for item in LANDMARKS])
     return _BY_NAME[text]
+
+
+def mirrored(key: int | str) -> int | None:
+    """Returns the id of the same landmark on the other side of the body; None for one in the midline.
+
+    Raises:
+        UnknownNameError: unknown landmark.
+
+    >>> mirrored(6), mirrored("Carina")
+    (7, None)
+    """
+    side, _, name = landmark(key).name.partition(" ")
+    other = {"Left": "Right", "Right": "Left"}.get(side)
+    return next((item.id for item in LANDMARKS if item.name == f"{other} {name}"), None)

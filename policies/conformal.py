@@ -20,12 +20,15 @@ from carm_env.evaluation.localization import Localization
 from carm_env.evaluation.policy import Decision, Policy, task_lattice
 from carm_env.geometry import DEFAULT_GEOMETRY
 from carm_env.landmarks import N_CLOSEST, N_LANDMARKS, landmark
+from carm_env.language.advice_reader import read_advice
+from carm_env.language.reasons import with_article
 from carm_env.system.extras import optional_imports
 from carm_env.views.read import ViewImages
 from policies.checkpoint import SHIPPED, CheckpointError, fill_network, load_checkpoint
 from policies.checkpoint_config import trained_depth_mm
 from policies.features import DisplacementTracker
 from policies.images import batches, image_of
+from policies.listening import AdvisedBounds
 from policies.networks import SCALE_MM, DisplacementNetwork, as_input
 from policies.regions import (
     LEVELS,
@@ -140,8 +143,9 @@ class ConformalPolicy(Policy):
 
     It does not move towards an end of the workspace that it has reached. It declares "aligned" when the region of the
     target is within the tolerance, when no move comes closer, or when it would return to an earlier position for the
-    second time. It abstains when it would declare but the region is wider than `abstain_mm`, or when the end of the
-    workspace keeps it farther from the target than the tolerance.
+    second time. It abstains, with a question, when it would declare but the region is wider than `abstain_mm`, when the
+    end of the workspace keeps it farther from the target than the tolerance, or when a clinician has rejected a
+    declaration here. It believes a clinician who says where the target is (`policies/listening.py`).
 
     Args:
         folder: see `DisplacementRegressor`.
@@ -183,7 +187,35 @@ class ConformalPolicy(Policy):
         self._tracker.reset()
         self._position_mm = np.zeros(2)
         self._visited_mm: list[NDArray[np.float64]] = []
-        self._turned_back = False
+        self._turned_back, self._is_stopped = False, False
+        self._advised = AdvisedBounds()
+        self._rejected_mm: list[NDArray[np.float64]] = []
+
+    def feedback(self, text: str) -> None:
+        """Hears a clinician's words: where the target is, that it is not here, or to stop.
+
+        Raises:
+            RuntimeError: there was no decision yet.
+        """
+        if not self._visited_mm:
+            raise RuntimeError("the policy has made no decision yet: call act() before feedback().")
+        advice = read_advice(text)
+        self._is_stopped = any(one.kind == "stop" for one in advice)
+        if self._advised.hear(advice, self._target, self._predicted_mm, self.displacement_mm):
+            # Earlier positions may be passed again on the new way.
+            self._visited_mm, self._turned_back = self._visited_mm[-1:], False
+        if any(one.kind in ("verdict", "direction", "distance", "side") for one in advice):
+            self._rejected_mm.append(self._position_mm)
+
+    @property
+    def displacement_mm(self) -> NDArray[np.float64]:
+        """``(2,)`` the displacement to the target that the last decision assumed, to the left and cranially."""
+        return self._advised.clip(self._tracker.mean_mm)
+
+    @property
+    def is_advised(self) -> bool:
+        """Whether a clinician has said where the target is."""
+        return self._advised.is_advised
 
     def _without_oscillation(self, move: Move, lattice: MoveLattice) -> Move:
         """Returns the move, or "aligned" if it would lead to a visited position for the second time."""
@@ -199,10 +231,13 @@ class ConformalPolicy(Policy):
         """Updates the tracked displacement with the X-ray, then moves, declares or abstains."""
         self._position_mm = self._position_mm + np.asarray(info["moved_mm"], float)
         self._visited_mm.append(self._position_mm)
+        self._advised.move(info["moved_mm"])
+        self._target = int(info["target_landmark"])
         prediction = self._regressor.predict(image_of(observation)[None])
-        index = landmark(int(info["target_landmark"])).index
+        self._predicted_mm = prediction.mean_mm[0]
+        index = landmark(self._target).index
         self._tracker.update(prediction.mean_mm[0, index], prediction.std_mm[0, index], info["moved_mm"])
-        mean, std = self._tracker.mean_mm, self._tracker.std_mm
+        mean, std = self.displacement_mm, self._tracker.std_mm
         self.region_mm = region_mm = float(self._radius[index] * math.sqrt(float(std.prod())))
         farthest_mm = float(np.hypot(*mean) + self._radius[index] * std.max())
         lattice = task_lattice(info, self._lattice)
@@ -212,11 +247,19 @@ class ConformalPolicy(Policy):
         move = self._without_oscillation(nearest, lattice)
         if farthest_mm <= self._tolerance_mm:
             move = ALIGNED
+        name = with_article(landmark(self._target).name)
+        is_unsure = region_mm > self._abstain_mm or is_out_of_reach or self._is_rejected()
+        abstain = self._is_stopped or (move.is_aligned and is_unsure)
         return Decision(
             move,
             closest_landmarks=tuple(rank_by_distance(prediction)[0, :3].tolist()),
             rationale=f"{landmark(index + 1).name} should be {mean[0]:.0f} mm to the left and {mean[1]:.0f} mm "
             f"cranially, within {region_mm:.0f} mm.",
             confidence=probability_within(mean, std, self._tolerance_mm),
-            abstain=move.is_aligned and (region_mm > self._abstain_mm or is_out_of_reach),
+            abstain=abstain,
+            question=f"I am not sure where {name} is. Which way is it?" if abstain and not self._is_stopped else "",
         )
+
+    def _is_rejected(self) -> bool:
+        """Returns whether a clinician has rejected a declaration at this position."""
+        return any(np.hypot(*(self._position_mm - there)) <= _SAME_POSITION_MM for there in self._rejected_mm)

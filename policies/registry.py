@@ -19,11 +19,12 @@ POLICIES: dict[str, str] = {
     "qrdqn": "policies.sb3:QrDqnPolicy",
     "mllm": "policies.mllm:MllmPolicy",
     "mllm_grpo": "policies.mllm:MllmGrpoPolicy",
+    "hybrid": "policies.hybrid:HybridPolicy",
     "swapped_images": "policies.swapped_images:SwappedImagesPolicy",
 }
 """Name to ``module:Class``; the module is imported when its policy is constructed."""
 
-LEARNED = ("cnn", "conformal", "ppo", "maskable_ppo", "ppo_pixels", "dqn", "qrdqn", "mllm", "mllm_grpo")
+LEARNED = ("cnn", "conformal", "ppo", "maskable_ppo", "ppo_pixels", "dqn", "qrdqn", "mllm", "mllm_grpo", "hybrid")
 """Policies with weights of this repository. The name alone means the weights that ship; ``cnn:runs/cnn/checkpoint``
 means other ones."""
 

@@ -111,6 +111,12 @@ class ChatPolicy(Policy):
         """Returns the messages and the answer behind the last decision."""
         return self._exchange
 
+    def begin(self, info: Mapping[str, Any]) -> None:
+        """Starts a new conversation about a task, in the middle of an episode: feedback can come before an answer."""
+        target, kept = int(info["target_landmark"]), self.specification.kept_exchanges
+        facts = TaskFacts.from_info(info)
+        self._conversation = Conversation(target, self._model.style, task_lattice(info, self._lattice), kept, facts)
+
     def feedback(self, text: str) -> None:
         """Adds a clinician's feedback to the next prompt.
 
@@ -125,9 +131,8 @@ class ChatPolicy(Policy):
     def act(self, observation: Any, info: Mapping[str, Any]) -> Decision:
         """Shows the X-ray to the model and decides as it answers; an answer that cannot be read is invalid."""
         if self._conversation is None:
-            target, kept = int(info["target_landmark"]), self.specification.kept_exchanges
-            facts = TaskFacts.from_info(info)
-            self._conversation = Conversation(target, self._model.style, task_lattice(info, self._lattice), kept, facts)
+            self.begin(info)
+        assert self._conversation is not None
         messages = self._conversation.show(_image_of(observation), info)
         (generation,) = self._model.generate([messages], "navigation")
         self._exchange = Exchange(

@@ -151,27 +151,40 @@ class Episode:
                     f"{self.task.policy} returned {made!r:.200}, expected a carm_env.Decision, such as "
                     "Decision(Move.from_index(24))."
                 )
-            self._carry_out(made)
-            self._transcript.answer(self.record.steps, made, seconds, self._observation, self._info)
+            is_carried_out = self._carry_out(made)
+            self._transcript.answer(
+                self.record.steps, made, seconds, self._observation, self._info,
+                move=made.move if is_carried_out else None, abstained=self.record.abstained,
+            )  # fmt: skip
+            self._after_decision()
 
     def give_up(self, timeout_s: float) -> None:
         """Ends the episode, because the policy made no decision in time."""
         self.record.timed_out = True
         self.record.error = f"The policy made no decision within {timeout_s:g} s."
 
-    def _carry_out(self, decision: Decision) -> None:
+    def _after_decision(self) -> None:
+        """Is called when a decision has been carried out and recorded."""
+
+    def _carry_out(self, decision: Decision) -> bool:
+        """Carries out a decision; returns whether it was a move or a declaration that took place."""
         record = self.record
         record.lenient_answers += decision.lenient
         record.usage += decision.usage or Usage()
         if decision.abstain:
             record.abstained = True
-        elif decision.invalid:
+            return False
+        if decision.invalid:
             record.invalid_answers += 1
-            # The C-arm did not move: info must not report the last move again.
-            self._info = {**self._info, "moved_mm": np.zeros(2), "move_effective": False, "move_clipped": False}
-        else:
-            self._observation, _, declared, _, self._info = self.env.step(decision.move.index)
-            record.add_move(decision.move.index, declared, self._info)
+            self._stay()
+            return False
+        self._observation, _, declared, _, self._info = self.env.step(decision.move.index)
+        record.add_move(decision.move.index, declared, self._info)
+        return True
+
+    def _stay(self) -> None:
+        """Lets `info` say that the C-arm did not move: it must not report the last move again."""
+        self._info = {**self._info, "moved_mm": np.zeros(2), "move_effective": False, "move_clipped": False}
 
     @contextmanager
     def _recorded_crash(self) -> Iterator[None]:

@@ -119,6 +119,13 @@ class Policy(abc.ABC):
             info: `visible_info` of the environment's ``info``.
         """
 
+    def feedback(self, text: str) -> None:  # noqa: B027 - listening is optional
+        """Hears a clinician's words about the last decision, before the next one; by default it does not listen.
+
+        Args:
+            text: the words; `carm_env.language.advice_reader.read_advice` reads what they mean.
+        """
+
     def act_batch(self, observations: Sequence[Any], infos: Sequence[Mapping[str, Any]]) -> list[Decision]:
         """Decides on one observation of each of several episodes.
 

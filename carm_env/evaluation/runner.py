@@ -46,6 +46,12 @@ def run_episode(
         TranscriptError: the transcript cannot be written.
     """
     episode = Episode(policy, env, task, transcripts)
+    run_to_the_end(episode, timeout_s)
+    return episode.finish()
+
+
+def run_to_the_end(episode: Episode, timeout_s: float | None = None) -> None:
+    """Makes and carries out decisions until an episode has ended; see `run_episode`."""
     thread = _decision_thread()
     while not episode.has_ended:
         decision = episode.decide(thread)
@@ -54,7 +60,6 @@ def run_episode(
             episode.give_up(timeout_s or 0.0)
         else:
             episode.advance(decision)
-    return episode.finish()
 
 
 def run_concurrently(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from carm_env.actions import Move
 from carm_env.envs.navigation import CArmNavEnv
 from carm_env.evaluation.policy import Decision, Policy
 from carm_env.evaluation.suite import Suite
@@ -67,7 +68,14 @@ class EpisodeTranscript:
             self._recorder.reset(observation, info, self._env.pose, **self._facts)
 
     def answer(
-        self, step: int, decision: Decision, latency_s: float, observation: Any, info: Mapping[str, Any]
+        self,
+        step: int,
+        decision: Decision,
+        latency_s: float,
+        observation: Any,
+        info: Mapping[str, Any],
+        move: Move | None,
+        abstained: bool,
     ) -> None:
         """Records a decision.
 
@@ -77,6 +85,8 @@ class EpisodeTranscript:
             latency_s: time that it took.
             observation: the observation after it.
             info: the environment's info after it.
+            move: the move that took place; None if there was none.
+            abstained: whether control returned to the operator.
         """
         if self._recorder is None:
             return
@@ -88,9 +98,9 @@ class EpisodeTranscript:
             info,
             self._env.pose,
             self._last_exchange(),
-            None if decision.abstain or decision.invalid else decision.move,
+            move,
             latency_s=latency_s,
-            abstained=bool(decision.abstain),
+            abstained=abstained,
             lenient=bool(decision.lenient),
             closest_landmarks=decision.closest_landmarks,
             rationale=decision.rationale,
@@ -98,6 +108,11 @@ class EpisodeTranscript:
             fault="invalid" if decision.invalid else "",
             **usage,
         )
+
+    def feedback(self, text: str) -> None:
+        """Records a clinician's words before the next decision."""
+        if self._recorder is not None:
+            self._recorder.feedback(text)
 
     def end(self, info: Mapping[str, Any], outcome: str, success: bool, error: str) -> None:
         """Records the end.

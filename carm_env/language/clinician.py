@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 
 from carm_env.actions import MoveLattice
-from carm_env.landmarks import landmark
+from carm_env.landmarks import landmark, mirrored
 from carm_env.language.advice import Advice, reword
 from carm_env.language.reasons import Situation
 
@@ -22,7 +22,6 @@ REVIEW_KINDS = ("verdict", "direction", "side", "landmark", "confirmation", "aga
 """Kinds of advice about an answer that names landmarks."""
 STEP_KINDS = ("direction", "distance", "side", "landmark", "verdict", "confirmation")
 """Kinds of advice about the way to a target."""
-_MIRRORED = {2: 3, 3: 2, 4: 5, 5: 4, 6: 7, 7: 6, 8: 9, 9: 8, 12: 13, 13: 12}
 _CONFUSED_WITH = 6
 """Wrong advice names one of the landmarks next to the closest one, up to this rank."""
 _MINOR_SHARE = 0.4
@@ -108,7 +107,7 @@ def review_advice(
     if kind == "confirmation":
         return Advice("confirmation", first) if is_right != is_wrong else None
     if kind == "side":
-        return Advice("side") if (_MIRRORED.get(first) == best) != is_wrong and first in _MIRRORED else None
+        return Advice("side") if (mirrored(first) == best) != is_wrong and mirrored(first) else None
     if kind == "landmark":
         return Advice("landmark", int(rng.choice(others)) if is_wrong else best)
     if kind == "direction":
@@ -152,9 +151,12 @@ def step_advice(
     if kind == "distance":
         return None if is_there or is_wrong else Advice("distance", distance_mm=float(np.hypot(*way)))
     if kind == "side":
-        is_mirrored = _MIRRORED.get(target) == ranked[0]
-        return Advice("side") if target in _MIRRORED and is_mirrored != is_wrong else None
+        is_mirrored = mirrored(target) == ranked[0]
+        return Advice("side") if mirrored(target) and is_mirrored != is_wrong else None
     if kind == "landmark":
+        if ranked[0] == target and not is_there and not is_wrong:
+            # "This is the left elbow" would be taken for a confirmation.
+            return None
         return Advice("landmark", int(rng.choice(ranked[1:_CONFUSED_WITH])) if is_wrong else ranked[0])
     if kind == "verdict":
         return Advice("verdict", target) if is_there == is_wrong else None
@@ -219,6 +221,31 @@ class Clinician:
             lambda kind, is_wrong: step_advice(kind, situation, target, self._rng, is_wrong, self._lattice)
         )
 
+    def objection(self, situation: Situation, target: int, is_right: bool) -> Sentence | None:
+        """Returns what the clinician says against a declaration; None if it is accepted.
+
+        It comes without a delay. A clinician who is wrong objects to a right declaration, and confirms a wrong one.
+
+        Args:
+            situation: positions of the landmarks in the view.
+            target: id of the target.
+            is_right: whether the declaration is right.
+        """
+        sentence = self._drawn(
+            lambda kind, is_wrong: (
+                None
+                if is_right != is_wrong
+                else step_advice(kind, situation, target, self._rng, is_wrong, self._lattice)
+            )
+        )
+        return self._counted(sentence)
+
+    def reply(self, situation: Situation, target: int) -> Sentence | None:
+        """Returns the answer to a question about the way to a target, without a delay; None for none."""
+        return self._counted(
+            self._drawn(lambda kind, is_wrong: step_advice(kind, situation, target, self._rng, is_wrong, self._lattice))
+        )
+
     def wish(self, target: int) -> Sentence:
         """Returns a wish to see another target."""
         advice = Advice("target", landmark(target).id)
@@ -230,26 +257,30 @@ class Clinician:
         return self._in_time(None)
 
     def _say(self, advice_of: Callable[[str, bool], Advice | None]) -> Sentence | None:
+        return self._in_time(self._drawn(advice_of))
+
+    def _drawn(self, advice_of: Callable[[str, bool], Advice | None]) -> Sentence | None:
         settings = self.settings
         # All numbers are drawn in any case, so that settings do not change the words that follow.
         speaks, is_wrong, is_vague = (
             bool(self._rng.random() < rate) for rate in (settings.help_rate, settings.wrong_rate, settings.vagueness)
         )
         possible = [advice for kind in settings.kinds if (advice := advice_of(kind, is_wrong)) is not None]
-        sentence = None
-        if speaks and possible:
-            advice = possible[int(self._rng.integers(len(possible)))]
-            sentence = Sentence(reword(vaguer(advice) if is_vague else advice, self._rng), advice, is_wrong)
-        return self._in_time(sentence)
+        if not speaks or not possible:
+            return None
+        advice = possible[int(self._rng.integers(len(possible)))]
+        return Sentence(reword(vaguer(advice) if is_vague else advice, self._rng), advice, is_wrong)
 
     def _in_time(self, sentence: Sentence | None) -> Sentence | None:
         self._late.append(sentence)
-        due = self._late.popleft()
+        return self._counted(self._late.popleft())
+
+    def _counted(self, sentence: Sentence | None) -> Sentence | None:
         limit = self.settings.max_sentences
-        if due is None or (limit is not None and self.sentences >= limit):
+        if sentence is None or (limit is not None and self.sentences >= limit):
             return None
         self.sentences += 1
-        return due
+        return sentence
 
 
 def vaguer(advice: Advice) -> Advice:

@@ -1,0 +1,131 @@
+"""The paper's proposal of a hybrid: a calibrated network drives, and a language model is asked in doubt.
+
+Source: "Autonomous Skeletal Landmark Localization towards Agentic C-Arm Control", section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from carm_env.actions import MoveLattice
+from carm_env.chat_models.interface import ChatModel
+from carm_env.evaluation.policy import Decision, Policy
+from carm_env.transcripts.records import Exchange
+from policies.conformal import ConformalPolicy
+from policies.mllm import MllmPolicy
+
+KIND = "hybrid"
+
+
+class HybridPolicy(Policy):
+    """`ConformalPolicy`, which asks `MllmPolicy` for a second opinion when it is in doubt.
+
+    It is in doubt when it would declare an alignment or hand back with a confidence below `confident`, when the
+    predictions of two successive X-rays differ by more than `disagreement_mm` after the move, and when a clinician has
+    spoken. The language model sees every X-ray of such a step with the clinician's words. If it agrees, the decision
+    stands. If it moves where the network would declare, its move is carried out, at most `overruled` times in an
+    episode. If it asks, or both stay undecided, the policy asks the operator.
+
+    Args:
+        model: see `MllmPolicy`; by default the model that ships.
+        network: see `policies.conformal.DisplacementRegressor`; by default the networks that ship.
+        confident: confidence from which the network decides alone.
+        disagreement_mm: difference between predictions of two X-rays from which the network is in doubt.
+        overruled: most moves of the language model against declarations of the network.
+        lattice: the moves of the environment.
+
+    Raises:
+        ValueError: a number out of range.
+    """
+
+    packages = MllmPolicy.packages
+
+    def __init__(
+        self,
+        model: str | Path | ChatModel = "",
+        network: str | Path | None = None,
+        confident: float = 0.7,
+        disagreement_mm: float = 40.0,
+        overruled: int = 1,
+        lattice: MoveLattice | None = None,
+    ) -> None:
+        if not 0 <= confident <= 1:
+            raise ValueError(f"confident is {confident}, expected 0 to 1.")
+        if not disagreement_mm > 0:
+            raise ValueError(f"disagreement_mm is {disagreement_mm}, expected a positive length.")
+        if overruled < 0:
+            raise ValueError(f"overruled is {overruled}, expected 0 or more.")
+        self.network = ConformalPolicy(network, lattice=lattice)
+        self.language_model = MllmPolicy(model, lattice=lattice)
+        self._confident, self._disagreement_mm, self._most_overruled = confident, disagreement_mm, overruled
+        self.reset()
+
+    def reset(self, seed: int | None = None) -> None:
+        """Starts an episode."""
+        self.network.reset(seed)
+        self.language_model.reset(seed)
+        self._overruled = 0
+        self._words: list[str] = []
+        self._expected_mm: np.ndarray | None = None
+        self._was_asked = False
+
+    def prompts(self) -> str:
+        """Returns the hash of the language model's prompts."""
+        return self.language_model.prompts()
+
+    def description(self) -> dict[str, Any]:
+        """Returns the settings of the language model."""
+        return self.language_model.description()
+
+    def last_exchange(self) -> Exchange | None:
+        """Returns the request to the language model behind the last decision; None if it was not asked."""
+        return self.language_model.last_exchange() if self._was_asked else None
+
+    def feedback(self, text: str) -> None:
+        """Hears a clinician's words; network and language model do, too."""
+        self.network.feedback(text)
+        self._words.append(text)
+
+    def act(self, observation: Any, info: Mapping[str, Any]) -> Decision:
+        """Lets the network decide, and in doubt the language model."""
+        own = self.network.act(observation, info)
+        is_spoken_to, self._was_asked = bool(self._words), False
+        if not self._is_in_doubt(own, info) and not is_spoken_to:
+            return own
+        second = self._second_opinion(observation, info)
+        if second.invalid or (own.abstain and not own.question):
+            return own
+        if second.question:
+            return replace(own, abstain=True, question=second.question, usage=second.usage)
+        if own.abstain or own.move.is_aligned:
+            if own.move.is_aligned and second.move.is_aligned and not own.abstain:
+                return replace(own, usage=second.usage)
+            if self._overruled < self._most_overruled:
+                self._overruled += 1
+                return second
+        elif is_spoken_to and not self.network.is_advised:
+            # The network understood nothing of the words.
+            return second
+        return replace(own, usage=second.usage)
+
+    def _is_in_doubt(self, own: Decision, info: Mapping[str, Any]) -> bool:
+        seen_mm = self.network.displacement_mm
+        before, self._expected_mm = self._expected_mm, seen_mm
+        moved = np.asarray(info["moved_mm"], float)
+        if before is not None and np.hypot(*(before - moved - seen_mm)) > self._disagreement_mm:
+            return True
+        is_decisive = own.abstain or own.move.is_aligned
+        return is_decisive and (own.confidence is None or own.confidence < self._confident)
+
+    def _second_opinion(self, observation: Any, info: Mapping[str, Any]) -> Decision:
+        self._was_asked = True
+        self.language_model.begin(info)
+        for text in self._words:
+            self.language_model.feedback(text)
+        self._words = []
+        return self.language_model.act(observation, info)
