@@ -130,18 +130,19 @@ def suite_environment(suite: Suite) -> CArmNavEnv:
 
 
 @cache
-def _policy(make_policy: PolicyFactory, text: str) -> Policy:
+def shared_policy(make_policy: PolicyFactory, text: str) -> Policy:
+    """Returns the policy of a name; each process makes one."""
     return make_policy(text)
 
 
 def _run_task(
     make_policy: PolicyFactory, timeout_s: float | None, transcripts: Path | None, task: EpisodeTask
 ) -> EpisodeResult:
-    policy = _policy(make_policy, task.source or task.policy)
+    policy = shared_policy(make_policy, task.source or task.policy)
     result = run_episode(policy, suite_environment(task.suite), task, timeout_s, transcripts)
     if result.outcome == "timeout" and result.error:
         # The decision may still be running on the policy's state.
-        _policy.cache_clear()
+        shared_policy.cache_clear()
     return result
 
 
@@ -169,7 +170,7 @@ def run_tasks(
     ordered = sorted(tasks, key=lambda task: (task.suite.name, task.suite.episodes[task.episode].patient))
     for name in dict.fromkeys(task.policy for task in ordered if task.policy in concurrent):
         own = [task for task in ordered if task.policy == name]
-        policy = _policy(make_policy, own[0].source or name)
+        policy = shared_policy(make_policy, own[0].source or name)
         yield from run_concurrently(own, policy, make_suite_environment, timeout_s, transcripts)
     others = [task for task in ordered if task.policy not in concurrent]
     if workers > 1 and others:
