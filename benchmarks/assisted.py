@@ -78,7 +78,8 @@ class Arguments:
     seed: int = 0
     json: Path | None = None
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raises ValueError for a number out of range."""
         for name, least in (("sentences", 1), ("workers", 1), ("seed", 0), ("episodes", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -209,6 +210,7 @@ def report(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
 
 def run(arguments: Arguments) -> None:
     """Measures, prints and saves."""
+    arguments.check()
     scores = measure(arguments)
     print(report(scores))
     settings = {

@@ -27,13 +27,14 @@ class HybridPolicy(Policy):
 
     It is in doubt when it would declare an alignment or hand back with a confidence below `confident`, when the
     predictions of two successive X-rays differ by more than `disagreement_mm` after the move, and when a clinician has
-    spoken. The language model sees every X-ray of such a step with the clinician's words. If it agrees, the decision
-    stands. If it moves where the network would declare, its move is carried out, at most `overruled` times in an
-    episode. If it asks, or both stay undecided, the policy asks the operator.
+    spoken. The language model then sees the X-ray and the clinician's words. Where the network would declare or hand
+    back, the decision of the language model is carried out if it is another one, at most `overruled` times in an
+    episode; elsewhere it is if the clinician's words did not tell the network where the target is. If the language
+    model asks, the policy does.
 
     Args:
         model: see `MllmPolicy`; by default the model that ships.
-        network: see `policies.conformal.DisplacementRegressor`; by default the networks that ship.
+        network: checkpoint of `training/conformal.py`, or a policy; by default the networks that ship.
         confident: confidence from which the network decides alone.
         disagreement_mm: difference between predictions of two X-rays from which the network is in doubt.
         overruled: most moves of the language model against declarations of the network.
@@ -48,7 +49,7 @@ class HybridPolicy(Policy):
     def __init__(
         self,
         model: str | Path | ChatModel = "",
-        network: str | Path | None = None,
+        network: str | Path | ConformalPolicy | None = None,
         confident: float = 0.7,
         disagreement_mm: float = 40.0,
         overruled: int = 1,
@@ -60,7 +61,8 @@ class HybridPolicy(Policy):
             raise ValueError(f"disagreement_mm is {disagreement_mm}, expected a positive length.")
         if overruled < 0:
             raise ValueError(f"overruled is {overruled}, expected 0 or more.")
-        self.network = ConformalPolicy(network, lattice=lattice)
+        is_policy = isinstance(network, ConformalPolicy)
+        self.network = network if is_policy else ConformalPolicy(network, lattice=lattice)
         self.language_model = MllmPolicy(model, lattice=lattice)
         self._confident, self._disagreement_mm, self._most_overruled = confident, disagreement_mm, overruled
         self.reset()

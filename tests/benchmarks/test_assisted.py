@@ -1,0 +1,41 @@
+import json
+
+import pytest
+
+from benchmarks import assisted
+from carm_env.system.command_line import run_script
+
+pytest.importorskip("torch")
+
+
+def run(words):
+    return run_script(assisted.run, assisted.Arguments, given=words)
+
+
+def test_episodes_run_without_and_with_a_clinician(small_patients, tmp_path, capsys):
+    path = tmp_path / "a.json"
+    patients = ["--patients", *small_patients[:2]]
+    words = ["--policies", "oracle_in_words", "random", "--suite", "uniform", *patients, "--episodes", "3"]
+    assert run([*words, "--workers", "1", "--json", str(path)]) == 0
+    found = json.loads(path.read_text())
+    own = found["random"]["uniform-custom"]
+    assert own["episodes"] == 3 and set(own["success_by_sentences"]) == {"0", "1", "2"}
+    assert own["commands_by_hand"] > 1 and own["exposures"] >= 1
+    right = found["oracle_in_words"]["uniform-custom"]
+    assert right["success"]["value"] == right["success_unassisted"]["value"] == 1 and right["sentences"] == 0
+    assert right["rescued"] is None and right["harmed"]["value"] == 0
+    assert found["clinician"]["sentences"] == 2
+    assert "success assisted" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--sentences", "0"], "--sentences is 0, expected at least 1"),
+        (["--wrong-rate", "2"], "wrong_rate is 2"),
+        (["--policies", "nobody"], "nobody"),
+    ],
+)
+def test_bad_arguments_are_refused(words, expected, capsys):
+    assert run(words) == 2
+    assert expected in capsys.readouterr().err

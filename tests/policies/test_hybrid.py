@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+
+from carm_env.actions import ALIGNED, Move
+from carm_env.chat_models.interface import Generation
+from carm_env.evaluation.policy import Decision
+from carm_env.language import Navigation, Question, render
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from policies.conformal import ConformalPolicy
+from policies.hybrid import HybridPolicy
+
+INFO = {"target_landmark": 7, "moved_mm": np.zeros(2), "move_effective": True, "move_clipped": False}
+OBSERVATION = {"image": np.zeros((32, 32, 1), np.uint8), "target": 6}
+UP, DOWN = Move(0, 1), Move(0, -1)
+
+
+class ScriptedNetwork(ConformalPolicy):
+    """Decides as told; its predictions are those in `seen_mm`."""
+
+    def __init__(self, *decisions, seen_mm=(0.0, 0.0), is_advised=False):
+        self.queue, self.seen_mm, self.advised, self.heard = list(decisions), list(seen_mm), is_advised, []
+
+    def reset(self, seed=None):
+        pass
+
+    def feedback(self, text):
+        self.heard.append(text)
+
+    @property
+    def displacement_mm(self):
+        return np.array(self.seen_mm)
+
+    @property
+    def is_advised(self):
+        return self.advised
+
+    def act(self, observation, info):
+        return self.queue.pop(0)
+
+
+class ScriptedModel:
+    style = "compact"
+
+    def __init__(self, *answers):
+        self.answers, self.prompts = list(answers), []
+
+    def seed(self, value):
+        pass
+
+    def generate(self, conversations, kind):
+        self.prompts += [messages[-1]["content"][-1]["text"] for messages in conversations]
+        return [Generation(render(self.answers.pop(0)), 3, 0.5) for _ in conversations]
+
+
+def says(move):
+    return Navigation(11, move, "It lies there.", "It lies there.")
+
+
+def decided(network, model, **settings):
+    policy = HybridPolicy(model, network, **settings)
+    policy.reset(0)
+    return policy.act(OBSERVATION, INFO), policy
+
+
+def test_a_confident_network_decides_alone():
+    for decision in (Decision(ALIGNED, confidence=0.9), Decision(UP, confidence=0.1)):
+        model = ScriptedModel()
+        made, policy = decided(ScriptedNetwork(decision), model)
+        assert made == decision and not model.prompts and policy.last_exchange() is None
+
+
+def test_in_doubt_the_language_model_confirms_or_overrules_once():
+    unsure = Decision(ALIGNED, confidence=0.4)
+    made, policy = decided(ScriptedNetwork(unsure, unsure, unsure), ScriptedModel(says(ALIGNED), says(UP), says(UP)))
+    assert made.move == ALIGNED and made.usage.tokens == 3 and policy.last_exchange() is not None
+    assert policy.act(OBSERVATION, INFO).move == UP
+    assert policy.act(OBSERVATION, INFO).move == ALIGNED, "it is overruled only once"
+
+
+def test_a_hand_over_is_overruled_or_stands():
+    asks = Decision(ALIGNED, abstain=True, question="Where?", confidence=0.1)
+    made, _ = decided(ScriptedNetwork(asks), ScriptedModel(says(UP)))
+    assert made.move == UP and not made.abstain
+    made, _ = decided(ScriptedNetwork(asks), ScriptedModel(says(UP)), overruled=0)
+    assert made.abstain and made.question == "Where?"
+
+
+def test_a_question_of_the_language_model_is_asked():
+    unsure = Decision(ALIGNED, confidence=0.4)
+    made, _ = decided(ScriptedNetwork(unsure), ScriptedModel(Question(7, "Is this the left elbow?")))
+    assert made.abstain and made.question == "Is this the left elbow?"
+
+
+def test_a_stop_of_the_clinician_is_final():
+    stopped = Decision(ALIGNED, abstain=True)
+    policy = HybridPolicy(ScriptedModel(says(UP)), ScriptedNetwork(stopped))
+    policy.feedback("Stop.")
+    made = policy.act(OBSERVATION, INFO)
+    assert made.abstain and not made.question
+
+
+def test_predictions_that_contradict_the_last_ones_are_a_doubt():
+    model = ScriptedModel(says(DOWN))
+    network = ScriptedNetwork(Decision(UP), Decision(UP), seen_mm=(0.0, 100.0))
+    policy = HybridPolicy(model, network)
+    policy.act(OBSERVATION, INFO)
+    network.seen_mm = [0.0, 20.0]
+    assert policy.act(OBSERVATION, INFO).move == UP and len(model.prompts) == 1
+
+
+@pytest.mark.parametrize(("is_advised", "expected"), [(True, UP), (False, DOWN)])
+def test_words_that_the_network_does_not_understand_are_left_to_the_language_model(is_advised, expected):
+    model, network = ScriptedModel(says(DOWN)), ScriptedNetwork(Decision(UP), is_advised=is_advised)
+    policy = HybridPolicy(model, network)
+    policy.feedback("That is not the left elbow.")
+    assert policy.act(OBSERVATION, INFO).move == expected
+    assert network.heard == ["That is not the left elbow."] and "not Left elbow" in model.prompts[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({"confident": 1.5}, "confident is 1.5"), ({"disagreement_mm": 0}, "disagreement_mm is 0"),
+     ({"overruled": -1}, "overruled is -1")],
+)  # fmt: skip
+def test_settings_are_checked(settings, expected):
+    with pytest.raises(ValueError, match=expected):
+        HybridPolicy(ScriptedModel(), ScriptedNetwork(), **settings)
