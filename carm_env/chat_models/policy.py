@@ -133,6 +133,7 @@ class ChatPolicy(Policy):
         if self._conversation is None:
             self.begin(info)
         assert self._conversation is not None
+        self._conversation.retarget(int(info["target_landmark"]))
         messages = self._conversation.show(_image_of(observation), info)
         (generation,) = self._model.generate([messages], "navigation")
         self._exchange = Exchange(

@@ -348,6 +348,29 @@ class CArmNavEnv(HasJsonSpec, gym.Env[Any, np.int64]):
             self.render()
         return self._observation(), float(reward[0]), move.is_aligned, False, self._info()
 
+    def set_target(self, target: int | str) -> tuple[Observation, dict[str, Any]]:
+        """Changes the target of the running episode, as a clinician may wish; no X-ray is taken.
+
+        Args:
+            target: id or name of a landmark.
+
+        Returns:
+            Observation and info of the last X-ray with the new target.
+
+        Raises:
+            UnknownNameError: an unknown landmark.
+            ValueError: the patient lacks the landmark; nothing is changed.
+            gymnasium.error.ResetNeeded: there is no episode, or it has ended.
+        """
+        self._check_running()
+        if self._state.declared[0]:
+            raise gym.error.ResetNeeded("the episode has ended: call reset() before set_target().")
+        key = landmark(target).id
+        landmark_lps_mm(self.scene.patient, key)
+        self._transition.retarget(self._state, 0, self.scene.patient, key)
+        self._episode = replace(self.episode, target=key)
+        return self._observation(), self._info()
+
     def action_masks(self) -> NDArray[np.bool_]:
         """``(49,)``: whether every axis that the action commands would move, for ``MaskablePPO`` of sb3-contrib."""
         self._check_running()

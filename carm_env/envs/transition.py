@@ -83,6 +83,12 @@ class Transition:
         state.dose_mgy[row] = state.dap_mgy_cm2[row] = 0.0
         self._measure(state, slice(row, row + 1))
 
+    def retarget(self, state: EpisodeState, row: int, patient: Patient, target: int) -> None:
+        """Changes the target of the running episode in `row` to the id of a landmark that its patient has."""
+        state.targets[row] = target
+        state.target_points_lps_mm[row] = patient.landmarks_lps_mm[target]
+        self._measure(state, slice(row, row + 1))
+
     def step(
         self, state: EpisodeState, rows: Rows, actions: NDArray[np.int64], rewards: RewardSettings
     ) -> NDArray[np.float64]:

@@ -163,6 +163,14 @@ class Conversation:
         """Starts in the middle of an episode: the next X-ray follows this answer or error."""
         self._last_answer = last
 
+    def retarget(self, target: int | str) -> None:
+        """Changes the target from the next user turn on.
+
+        Raises:
+            UnknownNameError: an unknown landmark.
+        """
+        self.target = landmark(target)
+
     def feedback(self, text: str) -> None:
         """Adds a clinician's feedback to the next user turn.
 
@@ -357,12 +365,21 @@ class ChatCArm:
     def feedback(self, text: str) -> None:
         """Adds a clinician's feedback before the model's next answer.
 
+        If the words wish for another target that the patient has (`carm_env.language.advice_reader`), it becomes the
+        target of the episode.
+
         Raises:
             gymnasium.error.ResetNeeded: no episode is running.
             ValueError: see `Conversation.feedback`.
         """
-        self._running_conversation().feedback(text)
+        conversation = self._running_conversation()
+        conversation.feedback(text)
         self._recorder.feedback(check_feedback(text))
+        wish = next((advice.landmark for advice in read_advice(text) if advice.kind == "target"), None)
+        env: Any = self.env.unwrapped
+        if wish is not None and hasattr(env, "set_target") and wish in env.scene.patient.landmarks_lps_mm:
+            self._observation, self._info = env.set_target(wish)
+            conversation.retarget(wish)
 
     def messages(self) -> list[Message]:
         """Returns the messages for the model's next answer, including feedback that was added since the last step.

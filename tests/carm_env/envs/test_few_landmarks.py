@@ -37,6 +37,14 @@ def patient(request, monkeypatch, tmp_path):
     return made
 
 
+def test_a_target_that_the_patient_lacks_changes_nothing(patient):
+    env = CArmNavEnv(patients="imported:few", image_size=16)
+    _, info = env.reset(seed=0)
+    with pytest.raises(ValueError, match="Left hemidiaphragm"):
+        env.set_target(ABSENT)
+    assert env.episode.target == info["target_landmark"]
+
+
 def test_the_workspace_has_a_minimum_size(patient):
     low, high = patient.workspace_mm
     first, last = (corner[[0, 2]] for corner in patient.volume.corners_lps_mm)

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 
 import carm_env  # noqa: F401  registers the environment
+from carm_env import patient_store as store
 from carm_env.actions import Move, MoveLattice
 from carm_env.landmarks import HEAD_TO_FOOT, N_LANDMARKS, landmark
 from carm_env.language import AnswerError, Fault, Navigation, Question, render
 from carm_env.language.chat import ChatCArm, Conversation, check_feedback, image_part, question
 from carm_env.language.prompts import PROMPTS, STYLES, TaskFacts, prompt, prompt_hash, system_prompt
+from carm_env.patient import Patient
+from carm_env.patients.catalogue import load_patient
 from carm_env.system.errors import UnknownNameError
 
 
@@ -254,3 +257,23 @@ def test_bad_questions_are_invalid_answers(text):
     for reading in ("strict", "lenient"):
         with pytest.raises(AnswerError):
             conversation.answer(text, reading)
+
+
+def test_a_wish_changes_the_target(chat):
+    chat.reset(seed=1, options={"target": "carina"})
+    before = chat.info["exposures"]
+    chat.feedback("Show me T1 instead.")
+    assert texts(chat.messages())[-1].startswith("The target landmark is: T1\n")
+    turn = chat.step(answer_with(Move(0, 1)))
+    assert turn.info["target_landmark"] == 10 and turn.info["exposures"] == before + 1
+    assert "T1" in texts(turn.messages)[-1] and "Carina" not in texts(turn.messages)[-1].split("\n")[0]
+
+
+def test_a_target_that_the_patient_lacks_stays_a_wish(small_patients):
+    full = load_patient(small_patients[0])
+    points = {key: point for key, point in full.landmarks_lps_mm.items() if key != 14}
+    store.save_imported(Patient("imported:without_t12", full.volume, points))
+    chat = ChatCArm(gym.make("CArmNav-v0", patients="imported:without_t12", image_size=32))
+    chat.reset(seed=1, options={"target": "carina"})
+    chat.feedback("Show me T12 instead.")
+    assert chat.info["target_landmark"] == 11 and "T12" in texts(chat.messages())[-1]
