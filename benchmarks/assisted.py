@@ -24,19 +24,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks._support.suites import prepared_suites
 from carm_env.evaluation.assistance import AssistedResult, run_assisted
 from carm_env.evaluation.episodes import EpisodeTask
 from carm_env.evaluation.intervals import estimate
 from carm_env.evaluation.leaderboard import PolicyNames
 from carm_env.evaluation.policy_specification import parse_policy
 from carm_env.evaluation.provenance import save_measurement
-from carm_env.evaluation.recipes import suite_on
 from carm_env.evaluation.report import markdown_table, plain_text
 from carm_env.evaluation.runner import shared_policy, suite_environment
-from carm_env.evaluation.suite import Suite, load_suite
 from carm_env.language.clinician import ClinicianSettings
-from carm_env.patients.build import default_workers, prepare_patients
-from carm_env.patients.catalogue import expand_patients, load_patient
 from carm_env.system.command_line import run_script
 from carm_env.system.processes import run_in_processes
 from carm_env.system.threads import usable_cpus
@@ -100,19 +97,6 @@ def _run(run: Run) -> tuple[Run, AssistedResult]:
     return run, run_assisted(policy, suite_environment(task.suite), task, settings)
 
 
-def suites_of(arguments: Arguments) -> list[Suite]:
-    """Returns the suites; builds their patients."""
-    if not arguments.patients:
-        suites = [load_suite(name) for name in arguments.suite]
-        names = list(dict.fromkeys(name for suite in suites for name in suite.patients))
-        prepare_patients(names, min(arguments.workers, default_workers()))
-        return suites
-    names = expand_patients(arguments.patients)
-    prepare_patients(names, min(arguments.workers, default_workers()))
-    patients = {name: load_patient(name) for name in names}
-    return [suite_on(name, patients)[0] for name in arguments.suite]
-
-
 def score(runs: Mapping[int, Sequence[AssistedResult]], manual: Sequence[AssistedResult]) -> dict[str, Any]:
     """Compares the episodes of a policy on a suite without and with a clinician.
 
@@ -161,7 +145,7 @@ def measure(arguments: Arguments) -> dict[str, dict[str, dict[str, Any]]]:
     texts = {parse_policy(text, POLICIES).name: text for text in dict.fromkeys((MANUAL, *arguments.policies))}
     for text in texts.values():
         make_policy(text)
-    suites = suites_of(arguments)
+    suites = prepared_suites(arguments.suite, arguments.patients, arguments.workers)
     runs = [
         (EpisodeTask(suite, number, name, arguments.seed + number, text), arguments.clinician(most))
         for suite in suites

@@ -61,8 +61,7 @@ class HybridPolicy(Policy):
             raise ValueError(f"disagreement_mm is {disagreement_mm}, expected a positive length.")
         if overruled < 0:
             raise ValueError(f"overruled is {overruled}, expected 0 or more.")
-        is_policy = isinstance(network, ConformalPolicy)
-        self.network = network if is_policy else ConformalPolicy(network, lattice=lattice)
+        self.network = network if isinstance(network, ConformalPolicy) else ConformalPolicy(network, lattice=lattice)
         self.language_model = MllmPolicy(model, lattice=lattice)
         self._confident, self._disagreement_mm, self._most_overruled = confident, disagreement_mm, overruled
         self.reset()
