@@ -24,7 +24,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,21 +35,19 @@ from carm_env.envs.navigation import CArmNavEnv
 from carm_env.envs.scene import load_scene
 from carm_env.evaluation.provenance import save_measurement
 from carm_env.geometry import CArmGeometry
-from carm_env.language.prompts import PROMPT_VERSIONS, STYLES, prompt_hash
 from carm_env.patient import Patient
 from carm_env.patients.build import default_workers, prepare_patients
 from carm_env.patients.catalogue import expand_patients
 from carm_env.randomization.draw import DomainRandomization
 from carm_env.randomization.naming import with_scans
 from carm_env.system.extras import optional_imports
-from carm_env.system.files import write_json, write_text
+from carm_env.system.files import write_text
 from carm_env.system.threads import limit_threads
 from carm_env.xray.settings import XRaySettings
 from policies.local_model import LocalModel
 from policies.mllm import KIND
-from policies.model_folders import model_folder, without_hub
-from policies.model_loading import SETTINGS_FILE, check_fit, read_settings
-from policies.vision_cache import TOWERS, VisionCache, can_be_cached, freeze_vision, vision_tower
+from policies.model_folders import without_hub
+from policies.vision_cache import TOWERS, VisionCache, can_be_cached, vision_tower
 from training._support.answering import AnsweringModel
 from training._support.card import model_card
 from training._support.closed_loop import ClosedLoopSuite
@@ -61,7 +58,7 @@ from training._support.episode_reports import report_episode
 from training._support.episode_trainer import EpisodeTrainer
 from training._support.grpo_arguments import MODES, GrpoArguments, read_arguments, reward_weights
 from training._support.grpo_callbacks import Evaluation, PerceptionAlarm, Progress
-from training._support.grpo_checks import check_answer_length, check_batches, check_images, check_start
+from training._support.grpo_checks import check_answer_length, check_batches, check_images
 from training._support.grpo_comparison import compare_models
 from training._support.grpo_states import StateSource, uniform_suite
 from training._support.grpo_trainer import StepwiseTrainer
@@ -69,8 +66,9 @@ from training._support.other_answers import OtherAnswers
 from training._support.processes import is_main_process, one_training
 from training._support.script import TrainingResult, print_result
 from training._support.sharding import is_sharded, whole_weights
-from training._support.trainer_checkpoints import checkpoint_step, checkpoint_to_resume, files_at_once
-from training._support.trl_models import load_pretrained, new_adapter
+from training._support.start_models import SMALL_PARAMETERS, Start, load_start, save_model
+from training._support.trainer_checkpoints import checkpoint_step, checkpoint_to_resume
+from training._support.trl_models import new_adapter
 from training._support.trl_training import fit, run_trl_script
 from training.rewards import State, step_rewards
 
@@ -79,50 +77,9 @@ with optional_imports("grpo", "Reinforcement learning of a language model"), wit
     from transformers import PrinterCallback, ProgressCallback
     from trl import GRPOConfig, GRPOTrainer, ModelConfig
 
-_SMALL_PARAMETERS = 20_000_000
 _CALIBRATION_SEED, _TEST_SEED = 101, 12
 _VIEWS_FOR_LENGTH = 32
 _VIEWS_FOR_OTHER_ANSWERS = 16
-
-
-@dataclass(frozen=True)
-class Start:
-    """The model that a training starts from.
-
-    Attributes:
-        name: folder or id of the model.
-        settings: what `training/sft.py` wrote about it; empty for any other model.
-        style: style of the prompts.
-        model: the model.
-        processor: its processor.
-    """
-
-    name: str
-    settings: Mapping[str, Any]
-    style: str
-    model: Any
-    processor: Any
-
-
-def load_start(arguments: GrpoArguments, model_arguments: ModelConfig) -> Start:
-    """Loads the model to start from.
-
-    Raises:
-        ModelError: it cannot be loaded, or was fine-tuned with other prompts.
-    """
-    name = model_arguments.model_name_or_path
-    settings = read_settings(model_folder(name, model_arguments.model_revision))
-    style = arguments.style or str(settings.get("style") or STYLES[0])
-    check_start(name, settings, style)
-    model, processor = load_pretrained(model_arguments)
-    check_fit(model, processor, name)
-    for parameter_name, parameter in model.named_parameters():
-        if "lora_" in parameter_name:
-            # An adapter is loaded for inference.
-            parameter.requires_grad_(True)
-    if arguments.freeze_vision:
-        freeze_vision(model)
-    return Start(name, settings, style, model, processor)
 
 
 class Patients(Mapping[str, Patient]):
@@ -236,23 +193,25 @@ def _train(
 ) -> TrainingResult:
     folder = Path(training.output_dir)
     checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, folder, is_main_process())
-    start = load_start(arguments, model_arguments)
-    count = sum(value.numel() for value in start.model.parameters())
-    if training.use_cpu and count < _SMALL_PARAMETERS:
+    start = load_start(model_arguments, arguments.style, arguments.freeze_vision)
+    if training.use_cpu and start.parameters < SMALL_PARAMETERS:
         # The matrices are small: several threads would wait for each other more than they work.
         limit_threads(1)
     make_trainer = {"step_wise": make_step_wise_trainer, "multi_turn": make_multi_turn_trainer}[arguments.mode]
     trainer = make_trainer(arguments, training, model_arguments, start)
     add_reports(trainer, arguments, training, start)
     learning = sum(value.numel() for value in trainer.model.parameters() if value.requires_grad)
-    print(f"{start.name}: {count / 1e6:.1f} M parameters, {learning / 1e6:.1f} M of them are trained", flush=True)
+    print(
+        f"{start.name}: {start.parameters / 1e6:.1f} M parameters, {learning / 1e6:.1f} M of them are trained",
+        flush=True,
+    )
     started = time.perf_counter()
     # Read now: a training can remove the checkpoint from which it goes on.
     first = checkpoint_step(checkpoint) if checkpoint else 0
     fit(trainer, checkpoint)
     minutes = (time.perf_counter() - started) / 60
     figures = {"minutes": minutes, **speed(trainer.state.global_step - first, getattr(trainer, "seconds", {}))}
-    save_model(trainer, start, folder)
+    save_model(trainer, start, folder, "grpo")
     if not trainer.accelerator.is_main_process:
         return TrainingResult(training=figures)
     test = compare_with_start(arguments, model_arguments, start, folder) if arguments.test_episodes else {}
@@ -327,29 +286,6 @@ def speed(steps: int, seconds: Mapping[str, float]) -> dict[str, float]:
     if not total:
         return {}
     return {"steps_per_s": steps / total, **{f"share of {name}": value / total for name, value in seconds.items()}}
-
-
-def save_model(trainer: GRPOTrainer, start: Start, folder: Path) -> None:
-    """Saves the model or its adapter, the processor and the settings; all processes call it, and one writes."""
-    if not trainer.accelerator.is_main_process:
-        # Takes part in gathering the weights, and writes nothing.
-        trainer.save_model(str(folder))
-        return
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    is_small = sum(value.numel() for value in model.parameters()) < _SMALL_PARAMETERS
-    with files_at_once(folder) as temporary:
-        if is_small and not hasattr(model, "peft_config") and not is_sharded():
-            # Float16, as in the other shipped checkpoints.
-            model.half().save_pretrained(temporary)
-        else:
-            trainer.save_model(str(temporary))
-            # A pickle of the arguments that nothing needs.
-            (temporary / "training_args.bin").unlink(missing_ok=True)
-        start.processor.save_pretrained(temporary)
-        style = start.style
-        settings = {**start.settings, "style": style, "prompt_version": PROMPT_VERSIONS[style],
-                    "prompts": prompt_hash(style), "trained_by": "grpo"}  # fmt: skip
-        write_json(temporary / SETTINGS_FILE, settings)
 
 
 def compare_with_start(

@@ -12,11 +12,10 @@ from carm_env.patients.catalogue import expand_patients
 from carm_env.patients.separation import TRAINED_ON, check_separate, check_trainable
 from carm_env.system.errors import UnknownNameError
 from carm_env.system.extras import optional_imports
-from policies.checkpoint import SHIPPED
-from policies.mllm import KIND
 from policies.model_folders import without_hub
 from training._support.episode_mode import EpisodeArguments
 from training._support.perception import MIN_STATES
+from training._support.start_models import take_shipped
 from training._support.trl_arguments import read_trl_arguments
 from training.rewards import RewardWeights
 
@@ -26,8 +25,6 @@ with optional_imports("grpo", "Reinforcement learning of a language model"), wit
 DEFAULT_CONFIG = Path(__file__).parents[1] / "configs" / "grpo_embedded.yaml"
 MULTI_TURN_CONFIG = DEFAULT_CONFIG.with_name("grpo_embedded_multi_turn.yaml")
 MODES = ("step_wise", "multi_turn")
-SHIPPED_START = "shipped"
-"""Name of the start that ships, in place of a folder."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +119,7 @@ def read_arguments(given: Sequence[str]) -> tuple[GrpoArguments, GRPOConfig, Mod
             f"{error} Change num_generations, the size of a group, or per_device_train_batch_size: the answers that "
             "are sampled at a time must be whole groups."
         ) from error
-    if model.model_name_or_path == SHIPPED_START:
-        model.model_name_or_path = str(SHIPPED / KIND)
+    take_shipped(model)
     return arguments, training, model
 
 

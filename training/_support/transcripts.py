@@ -43,8 +43,8 @@ class _Answer:
 class TranscriptExamples:
     """An infinite sequence of examples from transcripts: every answer once, in random order, then again.
 
-    Answers that cannot be read, and answers whose prompt is damaged, are left out. An answer is given in the strict
-    form, also if the model wrote it in another one.
+    Answers that cannot be read, answers whose prompt is damaged, and declarations that a clinician rejected are left
+    out. An answer is given in the strict form, also if the model wrote it in another one.
 
     Args:
         folders: folders of ``--transcripts``, or of single episodes.
@@ -142,6 +142,9 @@ def _usable(transcript: Transcript) -> Iterator[_Answer]:
     for line in transcript.answers:
         parts = [part for message in line.messages for part in message["content"]]
         if not parts or any("text" in part and part["text"] not in transcript.texts for part in parts):
+            continue
+        if line.action is None and not line.fault:
+            # A declaration that a clinician rejected.
             continue
         try:
             text = render(parse("navigation", line.text, "lenient"))

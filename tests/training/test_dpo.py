@@ -1,0 +1,180 @@
+"""Learning from corrections, end to end on small patients and a tiny embedded model."""
+
+import json
+
+import numpy as np
+import pytest
+
+from carm_env.actions import ALIGNED, Move
+from carm_env.chat_models.interface import Generation
+from carm_env.envs.episode import EpisodeSpec
+from carm_env.evaluation.assistance import run_assisted
+from carm_env.evaluation.episodes import EpisodeTask
+from carm_env.evaluation.runner import suite_environment
+from carm_env.evaluation.suite import Suite
+from carm_env.language import Navigation, Pair, parse, render
+from carm_env.language.clinician import ClinicianSettings
+from carm_env.transcripts.records import TranscriptError
+from carm_env.views.read import read_views
+from carm_env.views.sample import ViewOptions
+from carm_env.views.write import write_view_dataset
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
+
+from policies.checkpoint import save_checkpoint  # noqa: E402
+from policies.mllm import MllmPolicy  # noqa: E402
+from policies.networks import DisplacementNetwork  # noqa: E402
+from training import dpo, sft  # noqa: E402
+from training._support.preferences import simulated_corrections, transcript_corrections  # noqa: E402
+
+
+@pytest.fixture
+def dataset(small_patients, tmp_path):
+    splits = {"train": small_patients[:2], "calibration": small_patients[2:3], "test": small_patients[3:4]}
+    write_view_dataset(tmp_path / "d", splits, ViewOptions(64, 32), 1)
+    return tmp_path / "d"
+
+
+@pytest.fixture
+def start(dataset, tmp_path):
+    tensors = {f"0.{name}": value for name, value in DisplacementNetwork("tiny").state_dict().items()}
+    config = {"kind": "conformal", "architecture": "tiny", "image_size": 32, "members": 1, "levels": [0.9],
+              "radius": np.ones((1, 14)).tolist()}  # fmt: skip
+    save_checkpoint(tmp_path / "backbone", config, tensors, "#")
+    words = [
+        "--dataset", dataset, "--backbone", tmp_path / "backbone", "--output_dir", tmp_path / "start", "--hidden", 32,
+        "--layers", 1, "--image_size", 32, "--max_steps", 60, "--tasks", "pair=1", "--test_views", 0,
+        "--learning_rate", 3e-3, "--warmup_steps", 5, "--save_strategy", "no",
+    ]  # fmt: skip
+    assert sft.main([*map(str, words)]) == 0
+    return tmp_path / "start"
+
+
+def run(start, dataset, out, *words):
+    given = [
+        "--config", dpo.DEFAULT_CONFIG, "--model_name_or_path", start, "--dataset", dataset, "--image_size", 32,
+        "--output_dir", out, "--save_strategy", "no", "--logging_steps", 1, *words,
+    ]  # fmt: skip
+    return dpo.main([*map(str, given)])
+
+
+class Always:
+    """Gives the same answer to every question."""
+
+    style = "compact"
+
+    def __init__(self, answer):
+        self.text = answer if isinstance(answer, str) else render(answer)
+
+    def seed(self, value):
+        pass
+
+    def generate(self, conversations, kind):
+        return [Generation(self.text, 3, 0.5) for _ in conversations]
+
+
+def test_training_on_corrections_mends_what_was_corrected(dataset, start, tmp_path, capsys):
+    """A round trip: wrong answers of the model become pairs, and training on them makes these answers likelier."""
+    path = tmp_path / "f.json"
+    words = [
+        "--kinds",
+        "pair",
+        "--corrections",
+        24,
+        "--num_train_epochs",
+        12,
+        "--learning_rate",
+        2e-3,
+        "--test_views",
+        16,
+    ]
+    assert run(start, dataset, tmp_path / "out", *words, "--json", path) == 0
+    out = capsys.readouterr().out
+    assert "answers were wrong and are corrected" in out and f"policy: mllm:{tmp_path / 'out'}" in out
+    figures = json.loads(path.read_text())
+    assert figures["corrections"] == 24 and {"p_at_1", "p_at_1_before", "invalid_rate"} <= set(figures)
+    assert "not a medical device" in (tmp_path / "out" / "README.md").read_text()
+    settings = json.loads((tmp_path / "out" / "carm.json").read_text())
+    assert settings["trained_by"] == "dpo" and settings["style"] == "compact"
+
+    views = read_views(dataset, "train")
+    from policies.local_model import LocalModel
+
+    again, _ = simulated_corrections(LocalModel(tmp_path / "out"), views, 10_000, ["pair"], 42)
+    before, _ = simulated_corrections(LocalModel(start), views, 10_000, ["pair"], 42)
+    assert len(again) < len(before), "fewer answers about these views are wrong than before"
+
+
+def test_wrong_answers_are_corrected_and_right_ones_are_left_alone(dataset):
+    views = read_views(dataset, "train")
+    pairs, asked = simulated_corrections(Always(Pair((1, 2))), views, 20, ["pair"])
+    assert len(pairs) == 20 <= asked
+    for pair in pairs:
+        chosen, rejected = (pair[name][0]["content"][0]["text"] for name in ("chosen", "rejected"))
+        assert rejected == "[1,2]" and parse("pair", chosen).landmarks[0] != 1 and len(pair["images"]) == 1
+    unreadable, _ = simulated_corrections(Always("I do not know."), views, 6)
+    assert {pair["kind"] for pair in unreadable} == {"pair", "navigate"}
+    declared, _ = simulated_corrections(Always(Navigation(11, ALIGNED, "so", "so")), views, 10, ["navigate"])
+    assert all(not parse("navigation", pair["chosen"][0]["content"][0]["text"]).move.is_aligned for pair in declared)
+
+
+def test_fewer_pairs_are_returned_if_the_views_are_used_up(dataset):
+    views = read_views(dataset, "train")
+    pairs, asked = simulated_corrections(Always(Pair((1, 2))), views, 10_000, ["pair"])
+    assert asked == len(views) and len(pairs) == np.sum(views.closest_landmarks[:, 0] != 1)
+
+
+class Corrected(Always):
+    """Declares at first, and moves up when a clinician objects."""
+
+    def generate(self, conversations, kind):
+        told = ["linician" in messages[-1]["content"][-1]["text"] for messages in conversations]
+        return [
+            Generation(render(Navigation(11, Move(0, 3) if words else ALIGNED, "so", "so")), 3, 0.5) for words in told
+        ]
+
+
+@pytest.fixture
+def transcripts(small_patients, tmp_path):
+    suite = Suite("one", 1, "a route", 8, (EpisodeSpec(small_patients[0], 1, 4),), {"image_size": 32})
+    settings = ClinicianSettings(kinds=("direction",))
+    task = EpisodeTask(suite, 0, "tested", 7)
+    folder = tmp_path / "t"
+    found = run_assisted(MllmPolicy(Corrected("")), suite_environment(suite), task, settings, transcripts=folder)
+    assert found.sentences >= 2
+    return folder
+
+
+def test_rejected_declarations_of_transcripts_become_pairs(transcripts):
+    pairs = transcript_corrections([transcripts], "compact")
+    assert len(pairs) >= 2
+    for pair in pairs:
+        chosen, rejected = (parse("navigation", pair[name][0]["content"][0]["text"]) for name in ("chosen", "rejected"))
+        assert rejected.move.is_aligned and chosen.move == Move(0, 3) and len(pair["images"]) == 1
+        assert "linician" not in str(pair["prompt"][-1]) or pair is not pairs[0]
+
+
+def test_transcripts_with_other_prompts_are_refused(transcripts):
+    with pytest.raises(TranscriptError, match="choose the style"):
+        transcript_corrections([transcripts], "full")
+
+
+def test_a_model_learns_from_transcripts_alone(transcripts, dataset, start, tmp_path):
+    words = ["--transcripts", transcripts, "--corrections", 0, "--max_steps", 2, "--test_views", 0]
+    assert run(start, dataset, tmp_path / "out", *words) == 0
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--corrections", "0"], "expected at least one of both"),
+        (["--corrections", "-1"], "corrections is -1"),
+        (["--kinds", "dance"], "unknown kind of correction 'dance'"),
+        (["--style", "loud"], "unknown style of prompts 'loud'"),
+    ],
+)
+def test_bad_arguments_are_refused(words, expected, capsys):
+    assert dpo.main(words) == 2
+    assert expected in capsys.readouterr().err
