@@ -27,6 +27,7 @@ from policies.mllm import MllmPolicy  # noqa: E402
 from policies.networks import DisplacementNetwork  # noqa: E402
 from training import dpo, sft  # noqa: E402
 from training._support.preferences import simulated_corrections, transcript_corrections  # noqa: E402
+from training._support.transcripts import TranscriptExamples  # noqa: E402
 
 
 @pytest.fixture
@@ -153,6 +154,13 @@ def test_rejected_declarations_of_transcripts_become_pairs(transcripts):
         chosen, rejected = (parse("navigation", pair[name][0]["content"][0]["text"]) for name in ("chosen", "rejected"))
         assert rejected.move.is_aligned and chosen.move == Move(0, 3) and len(pair["images"]) == 1
         assert "linician" not in str(pair["prompt"][-1]) or pair is not pairs[0]
+
+
+def test_fine_tuning_leaves_rejected_declarations_out(transcripts):
+    source = TranscriptExamples([transcripts], "compact", successes_only=False)
+    texts = [example["completion"][0]["content"][0]["text"] for example in source.stream(0, len(source))]
+    assert texts
+    assert sum(parse("navigation", text).move.is_aligned for text in texts) <= 1, "only the last declaration stands"
 
 
 def test_transcripts_with_other_prompts_are_refused(transcripts):

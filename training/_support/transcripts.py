@@ -143,14 +143,14 @@ def _usable(transcript: Transcript) -> Iterator[_Answer]:
         parts = [part for message in line.messages for part in message["content"]]
         if not parts or any("text" in part and part["text"] not in transcript.texts for part in parts):
             continue
-        if line.action is None and not line.fault:
-            # A declaration that a clinician rejected.
-            continue
         try:
-            text = render(parse("navigation", line.text, "lenient"))
+            answer = parse("navigation", line.text, "lenient")
         except AnswerError:
             continue
-        yield _Answer(transcript, line, text)
+        if answer.move.is_aligned and line.action is None:
+            # A declaration that a clinician rejected.
+            continue
+        yield _Answer(transcript, line, render(answer))
 
 
 class MixedExamples:
