@@ -41,6 +41,7 @@ from policies.registry import POLICIES, make_policy
 
 MANUAL = "oracle"
 """The policy that stands for an operator who knows the anatomy."""
+_BY_HAND = "by hand"
 
 
 @dataclass(frozen=True)
@@ -136,13 +137,15 @@ def score(runs: Mapping[int, Sequence[AssistedResult]], manual: Sequence[Assiste
         "commands_by_hand": mean([result.episode.steps for result in manual]),
         "commands_saved": mean([hand.episode.steps - own.sentences for hand, own in zip(manual, helped, strict=True)]),
         "wrong_declarations": share([result.episode.outcome == "misaligned" for result in helped]),
+        "crashes": sum(result.episode.outcome == "crash" for result in (*alone, *helped)),
         "wrong_declarations_unassisted": share([result.episode.outcome == "misaligned" for result in alone]),
     }
 
 
 def measure(arguments: Arguments) -> dict[str, dict[str, dict[str, Any]]]:
     """Runs all episodes; returns `score` by policy and suite."""
-    texts = {parse_policy(text, POLICIES).name: text for text in dict.fromkeys((MANUAL, *arguments.policies))}
+    texts = {parse_policy(text, POLICIES).name: text for text in dict.fromkeys(arguments.policies)}
+    texts[_BY_HAND] = MANUAL
     for text in texts.values():
         make_policy(text)
     suites = prepared_suites(arguments.suite, arguments.patients, arguments.workers)
@@ -150,7 +153,7 @@ def measure(arguments: Arguments) -> dict[str, dict[str, dict[str, Any]]]:
         (EpisodeTask(suite, number, name, arguments.seed + number, text), arguments.clinician(most))
         for suite in suites
         for name, text in texts.items()
-        for most in ((0,) if name == MANUAL else range(arguments.sentences + 1))
+        for most in ((0,) if name == _BY_HAND else range(arguments.sentences + 1))
         for number in range(len(suite.episodes))[: arguments.episodes]
     ]
     # Episodes of one patient are adjacent, so that each process loads few patients.
@@ -163,10 +166,10 @@ def measure(arguments: Arguments) -> dict[str, dict[str, dict[str, Any]]]:
             bar.update()
     in_order = {key: [own[number] for number in sorted(own)] for key, own in found.items()}
     scores: dict[str, dict[str, dict[str, Any]]] = {}
-    for name in (name for name in texts if name != MANUAL):
+    for name in (name for name in texts if name != _BY_HAND):
         for suite in suites:
             own = {most: in_order[name, suite.name, most] for most in range(arguments.sentences + 1)}
-            scores.setdefault(name, {})[suite.name] = score(own, in_order[MANUAL, suite.name, 0])
+            scores.setdefault(name, {})[suite.name] = score(own, in_order[_BY_HAND, suite.name, 0])
     return scores
 
 

@@ -12,7 +12,8 @@ answer and asked again, after each kind of words by the simulated clinician (`ca
 - ``landmark``: which landmark is at the centre;
 - ``wrong``: a false verdict, direction or landmark.
 
-``fixed`` is the share of wrong answers that become right, ``broken`` the share of right ones that become wrong.
+``fixed`` is the share of wrong answers that become right, ``broken`` the share of right ones that become wrong. Answers
+that could not be read are only asked for again, and views in which another landmark is closer are left out.
 Intervals are clustered by patient.
 """
 
@@ -85,6 +86,9 @@ def measure(
     targets = np.concatenate([own.targets for own in views])
     situations = [situation for own in views for situation in own.situations]
     names = np.repeat(patients, [len(own.images) for own in views])
+    kept = np.flatnonzero([situation.closest()[0] == key for situation, key in zip(situations, targets, strict=True)])
+    images, targets, names = images[kept], targets[kept], names[kept]
+    situations = [situations[row] for row in kept]
     first = localizer.centred(images)
     readable = first.any(1)
     right = np.asarray(first[:, 0] == targets)
@@ -97,9 +101,9 @@ def measure(
     for number, kind in enumerate(KINDS):
         rng = np.random.default_rng([seed, number])
         words = [_words(kind, situation, answer, rng) for situation, answer in zip(situations, before, strict=True)]
-        asked = np.array([text is not None for text in words])
+        asked = np.array([text is not None for text in words]) & (readable | (kind == KINDS[0]))
         rows = np.flatnonzero(asked)
-        again = localizer.correct(images[rows], [before[row] for row in rows], [text for text in words if text])
+        again = localizer.correct(images[rows], [before[row] for row in rows], [words[row] or "" for row in rows])
         now = np.zeros(len(targets), bool)
         now[rows] = again[:, 0] == targets[rows]
         wrong_before, right_before = asked & ~right, asked & right

@@ -187,35 +187,44 @@ class ConformalPolicy(Policy):
         self._tracker.reset()
         self._position_mm = np.zeros(2)
         self._visited_mm: list[NDArray[np.float64]] = []
-        self._turned_back, self._is_stopped = False, False
+        self._turned_back, self._is_stopped, self._was_decisive = False, False, False
+        self._target = 0
         self._advised = AdvisedBounds()
         self._rejected_mm: list[NDArray[np.float64]] = []
+        self._heard: list[str] = []
+        self.has_understood = False
+        """Whether the last words of a clinician said where the target is."""
 
     def feedback(self, text: str) -> None:
-        """Hears a clinician's words: where the target is, that it is not here, or to stop.
+        """Hears a clinician's words about the X-ray that the next decision is about; they take effect there.
 
-        Raises:
-            RuntimeError: there was no decision yet.
+        Where the target is, that it is not here, and to stop are understood. A confirmation counts after a declaration
+        or a question only: elsewhere it is about the way.
         """
-        if not self._visited_mm:
-            raise RuntimeError("the policy has made no decision yet: call act() before feedback().")
-        advice = read_advice(text)
-        self._is_stopped = any(one.kind == "stop" for one in advice)
-        if self._advised.hear(advice, self._target, self._predicted_mm, self.displacement_mm):
-            # Earlier positions may be passed again on the new way.
-            self._visited_mm, self._turned_back = self._visited_mm[-1:], False
-        if any(one.kind in ("verdict", "direction", "distance", "side") for one in advice):
-            self._rejected_mm.append(self._position_mm)
+        self._heard.append(text)
+
+    def _listen(self) -> None:
+        """Takes the words that were heard, after the prediction from the X-ray that they are about."""
+        for text in self._heard:
+            advice = read_advice(text)
+            kinds = {one.kind for one in advice}
+            self._is_stopped = self._is_stopped or "stop" in kinds
+            is_confirmed = self._was_decisive and kinds == {"confirmation"}
+            about = [one for one in advice if one.kind != "confirmation" or is_confirmed]
+            self.has_understood = self._advised.hear(about, self._target, self._predicted_mm, self.displacement_mm)
+            if self.has_understood:
+                # Earlier positions may be passed again on the new way.
+                self._visited_mm, self._turned_back = self._visited_mm[-1:], False
+            if is_confirmed:
+                self._rejected_mm.clear()
+            elif self._was_decisive and kinds & {"verdict", "direction", "distance", "side", "landmark"}:
+                self._rejected_mm.append(self._position_mm)
+        self._heard = []
 
     @property
     def displacement_mm(self) -> NDArray[np.float64]:
         """``(2,)`` the displacement to the target that the last decision assumed, to the left and cranially."""
         return self._advised.clip(self._tracker.mean_mm)
-
-    @property
-    def is_advised(self) -> bool:
-        """Whether a clinician has said where the target is."""
-        return self._advised.is_advised
 
     def _without_oscillation(self, move: Move, lattice: MoveLattice) -> Move:
         """Returns the move, or "aligned" if it would lead to a visited position for the second time."""
@@ -229,14 +238,17 @@ class ConformalPolicy(Policy):
 
     def act(self, observation: Any, info: Mapping[str, Any]) -> Decision:
         """Updates the tracked displacement with the X-ray, then moves, declares or abstains."""
+        if self._target and self._target != int(info["target_landmark"]):
+            self._forget_target()
+        self._target = int(info["target_landmark"])
         self._position_mm = self._position_mm + np.asarray(info["moved_mm"], float)
         self._visited_mm.append(self._position_mm)
         self._advised.move(info["moved_mm"])
-        self._target = int(info["target_landmark"])
         prediction = self._regressor.predict(image_of(observation)[None])
         self._predicted_mm = prediction.mean_mm[0]
         index = landmark(self._target).index
         self._tracker.update(prediction.mean_mm[0, index], prediction.std_mm[0, index], info["moved_mm"])
+        self._listen()
         mean, std = self.displacement_mm, self._tracker.std_mm
         self.region_mm = region_mm = float(self._radius[index] * math.sqrt(float(std.prod())))
         farthest_mm = float(np.hypot(*mean) + self._radius[index] * std.max())
@@ -250,6 +262,7 @@ class ConformalPolicy(Policy):
         name = with_article(landmark(self._target).name)
         is_unsure = region_mm > self._abstain_mm or is_out_of_reach or self._is_rejected()
         abstain = self._is_stopped or (move.is_aligned and is_unsure)
+        self._was_decisive = move.is_aligned
         return Decision(
             move,
             closest_landmarks=tuple(rank_by_distance(prediction)[0, :3].tolist()),
@@ -259,6 +272,12 @@ class ConformalPolicy(Policy):
             abstain=abstain,
             question=f"I am not sure where {name} is. Which way is it?" if abstain and not self._is_stopped else "",
         )
+
+    def _forget_target(self) -> None:
+        """Forgets what was about another target."""
+        self._tracker.reset()
+        self._advised.reset()
+        self._visited_mm, self._rejected_mm, self._turned_back = [], [], False
 
     def _is_rejected(self) -> bool:
         """Returns whether a clinician has rejected a declaration at this position."""

@@ -15,6 +15,7 @@ import numpy as np
 from carm_env.actions import MoveLattice
 from carm_env.chat_models.interface import ChatModel
 from carm_env.evaluation.policy import Decision, Policy
+from carm_env.language.chat import check_feedback
 from carm_env.transcripts.records import Exchange
 from policies.conformal import ConformalPolicy
 from policies.mllm import MllmPolicy
@@ -45,6 +46,7 @@ class HybridPolicy(Policy):
     """
 
     packages = MllmPolicy.packages
+    max_threads = 1
 
     def __init__(
         self,
@@ -74,33 +76,45 @@ class HybridPolicy(Policy):
         self._words: list[str] = []
         self._expected_mm: np.ndarray | None = None
         self._was_asked = False
+        self._target = 0
 
     def prompts(self) -> str:
         """Returns the hash of the language model's prompts."""
         return self.language_model.prompts()
 
     def description(self) -> dict[str, Any]:
-        """Returns the settings of the language model."""
-        return self.language_model.description()
+        """Returns the settings of the language model and of this policy."""
+        own = {
+            "confident": self._confident,
+            "disagreement_mm": self._disagreement_mm,
+            "overruled": self._most_overruled,
+        }
+        return {**self.language_model.description(), **own}
 
     def last_exchange(self) -> Exchange | None:
         """Returns the request to the language model behind the last decision; None if it was not asked."""
         return self.language_model.last_exchange() if self._was_asked else None
 
     def feedback(self, text: str) -> None:
-        """Hears a clinician's words; network and language model do, too."""
-        self.network.feedback(text)
-        self._words.append(text)
+        """Hears a clinician's words; network and language model do, too.
+
+        Raises:
+            ValueError: the text may not enter a prompt (`carm_env.language.chat.check_text`); nobody hears it then.
+        """
+        words = check_feedback(text)
+        self.network.feedback(words)
+        self._words.append(words)
 
     def act(self, observation: Any, info: Mapping[str, Any]) -> Decision:
         """Lets the network decide, and in doubt the language model."""
         own = self.network.act(observation, info)
         is_spoken_to, self._was_asked = bool(self._words), False
-        if not self._is_in_doubt(own, info) and not is_spoken_to:
+        is_in_doubt = self._is_in_doubt(own, info)
+        if not (is_in_doubt or is_spoken_to) or (own.abstain and not own.question):
             return own
         second = self._second_opinion(observation, info)
-        if second.invalid or (own.abstain and not own.question):
-            return own
+        if second.invalid:
+            return replace(own, usage=second.usage)
         if second.question:
             return replace(own, abstain=True, question=second.question, usage=second.usage)
         if own.abstain or own.move.is_aligned:
@@ -109,14 +123,16 @@ class HybridPolicy(Policy):
             if self._overruled < self._most_overruled:
                 self._overruled += 1
                 return second
-        elif is_spoken_to and not self.network.is_advised:
-            # The network understood nothing of the words.
+        elif is_spoken_to and not self.network.has_understood:
+            # The words did not tell the network where the target is.
             return second
         return replace(own, usage=second.usage)
 
     def _is_in_doubt(self, own: Decision, info: Mapping[str, Any]) -> bool:
         seen_mm = self.network.displacement_mm
         before, self._expected_mm = self._expected_mm, seen_mm
+        before = before if self._target == int(info["target_landmark"]) else None
+        self._target = int(info["target_landmark"])
         moved = np.asarray(info["moved_mm"], float)
         if before is not None and np.hypot(*(before - moved - seen_mm)) > self._disagreement_mm:
             return True

@@ -37,11 +37,6 @@ class AdvisedBounds:
         """Forgets what was said."""
         self.low_mm, self.high_mm = np.full(2, -np.inf), np.full(2, np.inf)
 
-    @property
-    def is_advised(self) -> bool:
-        """Whether a clinician has said anything about the position."""
-        return bool(np.isfinite(self.low_mm).any())
-
     def hear(self, advice: Iterable[Advice], target: int, predicted_mm: ArrayLike, believed_mm: ArrayLike) -> bool:
         """Takes advice about the current view.
 

@@ -44,6 +44,10 @@ class SwappedImagesPolicy(Policy):
         self._policy.reset(seed)
         self._rng = np.random.default_rng(seed)
 
+    def feedback(self, text: str) -> None:
+        """Passes a clinician's words on."""
+        self._policy.feedback(text)
+
     def act(self, observation: Any, info: Mapping[str, Any]) -> Decision:
         """Lets the other policy decide on an X-ray of a random view."""
         size = len(observation["image"])

@@ -27,12 +27,13 @@ from typing import Any
 
 from carm_env.chat_models.specification import ModelSpecification
 from carm_env.evaluation.provenance import save_measurement
-from carm_env.language.prompts import STYLES, prompt_hash
+from carm_env.language.prompts import STYLES
 from carm_env.patients.catalogue import expand_patients
 from carm_env.system.errors import UnknownNameError
 from carm_env.system.extras import optional_imports
 from carm_env.system.files import write_text
 from carm_env.system.threads import limit_threads
+from carm_env.views.read import read_views
 from policies.local_model import LocalModel
 from policies.mllm import KIND, MllmLocalizer
 from policies.model_folders import without_hub
@@ -118,7 +119,8 @@ def collect(arguments: DpoArguments, start: Start, folder: Path, seed: int, most
     Raises:
         ValueError: there are none.
     """
-    held_out = expand_patients(arguments.test.split(","))
+    held_out = read_views(Path(arguments.dataset), "test", lazily=True).names if arguments.dataset else ()
+    held_out += expand_patients(arguments.test.split(","))
     pairs: list[dict[str, Any]] = []
     if arguments.transcripts:
         pairs = transcript_corrections([Path(arguments.transcripts)], start.style, held_out)
@@ -211,8 +213,7 @@ def run(words: Sequence[str]) -> None:
         return
     print_result(result)
     if arguments.json:
-        style = {"prompts": prompt_hash(arguments.style)} if arguments.style else {}
-        save_measurement(Path(arguments.json), {**style, **result.training, **result.test}, training.seed)
+        save_measurement(Path(arguments.json), {**result.training, **result.test}, training.seed)
     print(f"\npolicy: mllm:{training.output_dir}")
 
 

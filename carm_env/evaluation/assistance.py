@@ -2,8 +2,8 @@
 
 The clinician (`carm_env.language.clinician`) knows the truth. It objects when the policy declares a wrong alignment,
 advises when the policy has moved away from the target twice in a row, and answers when the policy asks. After an
-objection a declaration is not carried out and the episode goes on; without one the episode ends as it would without a
-clinician. A clinician whose advice can be wrong also objects to right declarations, as often as its advice is wrong.
+objection a declaration is not carried out and the episode continues; without one the episode ends as it would without
+a clinician. A clinician whose advice can be wrong also objects to right declarations, as often as its advice is wrong.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class AssistedResult:
     """The result of an episode with a clinician.
 
     Attributes:
-        episode: as of an episode without a clinician.
+        episode: the result, as for an episode without a clinician.
         sentences: number of sentences of the clinician.
         wrong_sentences: number of those whose advice was wrong.
         questions: number of questions of the policy.
@@ -71,6 +71,7 @@ class AssistedEpisode(Episode):
     def _carry_out(self, decision: Decision) -> bool:
         self._due = self._answer_to(decision)
         if self._due is not None and (decision.question or decision.move.is_aligned):
+            self._moved_away = 0
             self._stay()
             return False
         before_mm = self._info["distance_mm"]

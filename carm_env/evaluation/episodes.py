@@ -151,6 +151,8 @@ class Episode:
                     f"{self.task.policy} returned {made!r:.200}, expected a carm_env.Decision, such as "
                     "Decision(Move.from_index(24))."
                 )
+            self.record.lenient_answers += made.lenient
+            self.record.usage += made.usage or Usage()
             is_carried_out = self._carry_out(made)
             self._transcript.answer(
                 self.record.steps, made, seconds, self._observation, self._info,
@@ -169,8 +171,6 @@ class Episode:
     def _carry_out(self, decision: Decision) -> bool:
         """Carries out a decision; returns whether it was a move or a declaration that took place."""
         record = self.record
-        record.lenient_answers += decision.lenient
-        record.usage += decision.usage or Usage()
         if decision.abstain:
             record.abstained = True
             return False

@@ -64,7 +64,7 @@ class Decision:
         confidence: 0 to 1; None if the policy gives none.
         abstain: return control to the operator. `move` is not carried out and the episode ends.
         question: what the policy asks the operator as it returns control; with an operator who answers
-            (`benchmarks/assisted.py`) the episode goes on.
+            (`benchmarks/assisted.py`) the episode continues.
         invalid: the answer could not be parsed. `move` is not carried out and the step counts.
         lenient: the answer was not in the exact form, but could be read.
         usage: tokens, time and cost of a language model; None for other policies.
@@ -120,7 +120,9 @@ class Policy(abc.ABC):
         """
 
     def feedback(self, text: str) -> None:  # noqa: B027 - listening is optional
-        """Hears a clinician's words about the last decision, before the next one; by default it does not listen.
+        """Hears a clinician's words before the next decision; by default it does not listen.
+
+        The words are about the X-ray that the next `act` receives: the last decision has been carried out.
 
         Args:
             text: the words; `carm_env.language.advice_reader.read_advice` reads what they mean.

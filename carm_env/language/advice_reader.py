@@ -1,85 +1,164 @@
 """What a clinician's words mean.
 
 `read_advice` knows the sentences of `carm_env.language.advice`, and what people type in similar words. No reader knows
-all sentences, so a chat contains the words themselves in any case, with their meaning beside them.
+all sentences: it prefers no meaning to a wrong one, and a chat contains the words themselves in any case, with their
+meaning beside them.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 from carm_env.actions import DEFAULT_EXTENTS_MM
 from carm_env.landmarks import LANDMARKS
 from carm_env.language.advice import MAX_DISTANCE_MM, NEEDS_NAME, Advice
 
-_CLAUSE_ENDS = re.compile(
-    r"([.!?](?!\d)|[,;:()]|\b(?:but|rather than)\b|"
-    r"(?:^|(?<=[.!?,;:] ))(?:no|nope|yes|yep|yeah)\b(?! (?:more|further|need)\b))"
+_NAME = "@"
+"""Stands for the name of a landmark, with its article, in the patterns below."""
+_CONTRACTIONS = {
+    "its": "it's", "thats": "that's", "isnt": "isn't", "dont": "don't", "cant": "can't", "aint": "isn't", "im": "i'm",
+    "doesnt": "doesn't", "didnt": "didn't", "wont": "won't", "youre": "you're", "lets": "let's",
+}  # fmt: skip
+_SENTENCES = re.compile(r"([.!?\n](?!\d))")
+_CLAUSES = re.compile(
+    r"[,;:()](?!\d)|\bbut\b|"
+    r"(?<!\S)(no|nope|yes|yep|yeah)\b(?! (?:more|further|farther|higher|lower|left|right|need|idea|longer|doubt|"
+    r"problem|mistake|@))"
 )
-_INTERJECTION = re.compile(r"no|nope|yes|yep|yeah")
-_QUESTION = re.compile(r"^(?:is|are|do|does|did|where|what|which|why|how|when|who)\b")
-_NOT = re.compile(r"\b(?:not|never|cannot|neither|nor)\b|n't\b")
-_STOP = re.compile(r"\b(?:stop|halt|freeze|hold it|hold still|take over|enough)\b")
-_NO_FURTHER = re.compile(r"\b(?:do not|don't) (?:move|go)\b.*\b(?:further|more|anywhere)\b|\b(?:do not|don't) move$")
+_QUESTION = re.compile(
+    r"^(?:is|isn't|are|aren't|do (?!not)|does|did|where|what (?!you|we|i)|which|why|how|when|who|has|was|were|should|"
+    r"shall|may|am)\b|^have (?:you|we|they|i)\b|^(?:can|could|would|will) (?:you (?:see|tell|find)|i|we|it)\b"
+)
+_CONDITION = re.compile(r"\b(?:if|whether|when|unless|while)\b")
+_UNTIL = re.compile(r"\b(?:until|till)\b.*")
+_IDIOMS = re.compile(
+    r"\b(?:hurry|keep it|speed|mess(?:ed)?|give|set|wake) up\b|\b(?:calm|slow|face|write|sit|lie|lying) down\b|"
+    r"\blower the\b|\barms? (?:is|are) (?:up|down)\b|\b(?:instead of|rather than) (?!@)(?:the )?\w+"
+)
+_NOT = re.compile(
+    r"\b(?:not|never|cannot|neither|nor|without|avoid|doubt|nothing|"
+    r"no (?:more(?! than)|further|farther|higher|lower|longer|need|idea|@))\b|n't\b|\bno @"
+)
+_STOP = re.compile(
+    r"\b(?:stop|halt|freeze|hold it|hold still|take over|taking over)\b|^(?:please )?(?:hold|wait|pause)(?: please)?$|"
+    r"\bstay (?:there|here)\b|^(?:that's |that is )?enough$"
+)
+_STOP_DOING = re.compile(r"\bstop (?:going|moving|looking)\b")
+_NO_FURTHER = re.compile(r"\b(?:do not|don't) (?:move|go)\b(?:.*\b(?:further|more|anywhere)\b|$)")
+_PARTS = "arm|elbow|wrist|shoulder|hand|forearm"
 _SIDE = re.compile(
-    r"\b(?:wrong|other|opposite|contralateral) (?:side|arm|elbow|wrist|shoulder|hand)\b|\bmirrored\b|"
+    rf"\b(?:wrong|other|opposite|contralateral) (?:side|{_PARTS})\b|\bmirrored\b|"
     r"\b(?:mixed|mixing|swapped|confused|confusing)\b.*\bleft and right\b|"
     r"\bleft and right\b.*\b(?:mixed|swapped|confused)\b"
 )
 _TARGET = re.compile(
     r"\b(?:instead|rather (?:see|have)|show (?:me|us)|(?:take|bring|drive) (?:me|us)? ?to|"
-    r"(?:go|move|drive|steer|switch|change|navigate) to|find|look for|aim for|want|target)\b|"
-    r"^(?:now|next|please) @$|^@ (?:please|now|next)$"
+    r"(?:go|move|drive|steer|switch|change|navigate) to|find|look for|aim for|want|target|"
+    r"(?:let's|let us|let me|like to) (?:see|look at|have a look at))\b|^(?:now|next|please) @$|^@ (?:please|now|next)$"
 )
-_IS = re.compile(r"\b(?:is|are|see|seeing|at|show|shows|looks? like|looking at|have|here)\b|'s\b|'re\b")
-_WRONG = re.compile(r"\b(?:wrong|incorrect|disagree|mistaken|mistake|false)\b|^(?:no|nope|nah)\b|\bno$")
+_RELATION = re.compile(
+    r"\b(?:above|below|under|near|nearly|almost|close to|next to|beside|between|far from|away|past|beyond|behind|"
+    r"lost|hidden|out of|nowhere|never mind)\b"
+)
+_IS = re.compile(r"\b(?:is|are|see|seeing|at|show|shows|looks? like|looking at|have|here|should be)\b|'s\b|'re\b")
+_WRONG = re.compile(r"\b(?:wrong|incorrect|disagree|mistaken|false)\b|^(?:no|nope)$|^not (?:quite|there|yet)\b")
+_ABOUT_ITSELF = re.compile(r"\b(?:i was|i am|i'm|my) (?:wrong|mistake|mistaken)\b")
+_GOOD = "good|fine|perfect|correct|true|right|great"
 _TRUE = re.compile(
-    r"\b(?:yes|yep|yeah|correct|exactly|agree|good|perfect|well done|true|fine|carry on|go on|keep going|right)\b"
+    r"^(?:yes|yep|yeah|exactly|i agree|agreed|well done|carry on|go on|keep going|that's it|"
+    rf"(?:all |very |quite |absolutely )?(?:{_GOOD}))(?: (?:go on|carry on))?$|\bi agree\b|"
+    r"\bright (?:track|direction|place)\b|"
+    rf"(?:\b(?:is|are|was|looks|seems)|'s|'re)(?: not|n't)?(?: quite| all| very| exactly)? (?:{_GOOD})$|"
+    rf"n't (?:{_GOOD})$|"
+    r"^(?:good|correct|exactly|right|yes) (?:it is|we see|that is|this is|that's) @"
 )
+_QUALITY = re.compile(r"\b(?:image|picture|x ray|exposure|quality|contrast|lung|lungs)\b")
 _AGAIN = re.compile(r"\b(?:again|once more|another look|second look|recheck)\b")
-_NEAR = r"\b(?:towards?|to|near|nearer|closer to|in the direction of) (?:the |his |her |their )?(?:patient's )?"
+_TOWARDS = r"\b(?:towards?|to|closer to|in the direction of) (?:the |his |her |their )?(?:patient's )?"
 _UP = re.compile(
-    r"\b(?:up|upwards?|higher|cranial|cranially|cranialwards?|cephalad|superior|superiorly|headwards?)\b|"
-    rf"{_NEAR}head\b"
+    rf"\b(?:up|upwards?|higher|cranial|cranially|cranialwards?|cephalad|superior|superiorly|headwards?)\b|{_TOWARDS}head\b"
 )
 _DOWN = re.compile(
-    r"\b(?:down|downwards?|lower|caudal|caudally|caudalwards?|caudad|inferior|inferiorly|footwards?)\b|"
-    rf"{_NEAR}(?:feet|foot|legs)\b"
+    rf"\b(?:down|downwards?|lower|caudal|caudally|caudalwards?|caudad|inferior|inferiorly|footwards?)\b|"
+    rf"{_TOWARDS}(?:feet|foot|legs)\b"
 )
 _TOO = re.compile(r"\btoo\b")
-_TOO_HIGH, _TOO_LOW = re.compile(r"\btoo high\b"), re.compile(r"\btoo low\b")
-_BODY_PART = r"(?! (?:arm|shoulder|hand|elbow|wrist|lung|ribs?|chest|humerus|scapula|clavicle|one)\b)"
-_LEFT = re.compile(rf"\bleft(?:wards?)?\b{_BODY_PART}")
-_RIGHT = re.compile(
-    r"\brightwards?\b|"
-    r"\b(?:to|towards?|of) (?:the|his|her|their|your|my)(?: patient's)? right\b|"
-    r"\b(?:patient's|patients|further|more|go|move|steer|shift|pan|far|slightly|bit|little|lot|too|touch|image|screen|"
-    rf"and|mm|cm|inch|inches|breadth|hand|fingers?) right\b(?! track){_BODY_PART}|"
-    r"\bright side\b|^right and (?:up|down|higher|lower)\b"
+_TOO_HIGH = re.compile(r"\btoo high\b|\bnot low enough\b")
+_TOO_LOW = re.compile(r"\btoo low\b|\bnot high enough\b")
+_ENOUGH = re.compile(r"\bnot (?:high|low) enough\b")
+_BEFORE_A_SIDE = (
+    r"(?:(?:to|towards?|on|at|in|of) (?:the |his |her |their |your |my |patient's |the patient's )?|"
+    r"\b(?:patient's|patient|patients|further|more|go|move|moving|steer|shift|slide|nudge|pan|creep|look|head|try|far|"
+    r"slightly|bit|little|lot|much|touch|too|it|arm|and|then|now|maybe|upper|top|up|down|going|mm|cm|inch|inches|breadth|"
+    r"fingers?|image|screen) |\d(?:mm|cm) |^)"
 )
-_ON_THE_SCREEN = re.compile(r"\b(?:image|picture|screen|monitor|display|my|your)\b")
-_SLIGHTLY = re.compile(r"\b(?:slightly|(?<!quite )a (?:bit|little|touch|tad)|just a (?:bit|little|touch))\b")
+_AFTER_A_SIDE = (
+    r"(?=$| (?:side|hand|and|by|of|please|then|a|about|slightly|some|more|further|again|than|in|on the|from|to|half)\b|"
+    r" \d)(?! (?:side )?(?:track|direction|place))"
+)
+_SIDES = {
+    1: re.compile(rf"\bleftwards?\b|{_BEFORE_A_SIDE}left\b{_AFTER_A_SIDE}"),
+    -1: re.compile(rf"\brightwards?\b|{_BEFORE_A_SIDE}right\b{_AFTER_A_SIDE}"),
+}
+_LONE_RIGHT = re.compile(r"^right$")
+_YOU_ARE = re.compile(r"^(?:you|we)(?:'re| are)\b.*\b(?:of|above|below) ?(?:it|the target|here)?$")
+_ABOVE, _BELOW = re.compile(r"\babove\b"), re.compile(r"\bbelow\b")
+_REPORT = re.compile(
+    r"\b(?:you|i|we) (?:just )?(?:went|moved|have|had|keep|kept|did)\b|\b(?:you|we) are going\b|\bshould have\b|"
+    r"\b(?:up|down|left|right) (?:is|was|were) (?:wrong|not)\b|"
+    r"\bfrom (?:left|right) to\b|\bwas (?:wrong|right|correct)\b|\bless\b|\bor\b"
+)
+_ON_THE_SCREEN = re.compile(
+    r"\b(?:on|in|of) (?:the |your |my )?(?:image|picture|screen|monitor|display)\b|"
+    r"\b(?:image|screen) (?:left|right)\b|\b(?:my|your) (?:left|right)\b"
+)
+_SLIGHTLY = re.compile(r"\b(?:slightly|(?<!quite )a (?:bit|little|touch|tad))\b")
 _MODERATELY = re.compile(r"\b(?:somewhat|quite a bit|moderately|some way)\b")
 _FAR = re.compile(r"\b(?:much|a lot|lots|far|long way)\b")
 _FAR_TOO = re.compile(r"\b(?:much|a lot|far) too\b")
 _SLIGHTLY_MM, _MODERATELY_MM, _FAR_MM = DEFAULT_EXTENTS_MM
-_NUMBER = re.compile(
-    r"(\d{1,4}(?:\.\d{1,2})?|an?|one|half an?) ?(mm|millimet(?:er|re)s?|cm|centimet(?:er|re)s?|inch(?:es)?)\b"
-)
+_MORE = re.compile(r"\b(?:more|further|farther|away)\b")
+_NUMBERS = {
+    "half a": 0.5, "half an": 0.5, "a": 1.0, "an": 1.0, "one": 1.0, "two": 2.0, "three": 3.0, "four": 4.0, "five": 5.0,
+    "six": 6.0, "seven": 7.0, "eight": 8.0, "nine": 9.0, "ten": 10.0, "twelve": 12.0, "fifteen": 15.0, "twenty": 20.0,
+}  # fmt: skip
+_NUMBER = rf"(?P<number>(?<![\d.,])(?:\d{{1,4}}(?:[.,]\d{{1,2}})?|[.,]\d{{1,2}})|{'|'.join(_NUMBERS)})"
+_LENGTH = re.compile(rf"(?<![a-z]){_NUMBER} ?(?P<unit>mm|millimet(?:er|re)s?|cm|centimet(?:er|re)s?|inch(?:es)?)\b")
 _UNITS_MM = {"m": 1.0, "c": 10.0, "i": 25.4}
-_BREADTHS = {"finger": 20.0, "two fingers": 40.0, "thumb": 25.0, "hand": 85.0, "fist": 100.0, "palm": 85.0}
-"""Breadths in mm that people measure by, rounded: an adult's hand is about 75 to 95 mm across, a finger 16 to 22 mm."""
+_BREADTHS_MM = {"finger": 20.0, "thumb": 25.0, "hand": 85.0, "palm": 85.0, "fist": 100.0}
+"""Breadths that people measure by, rounded: an adult's hand is about 75 to 95 mm across, a finger 16 to 22 mm."""
 _BREADTH = re.compile(
-    r"\b(?:the )?(?:breadth|width) of (?:a |an |your |(?P<two_of>two) )?(?P<of>hand|finger|thumb|fist|palm)s?\b|"
-    r"\b(?P<two>two) fingers\b|"
-    r"\b(?:a |one |your )?(?P<by>finger|thumb|hand|fist|palm)(?:'s|s)? ?(?:breadths?|widths?)\b"
+    rf"\b(?:breadth|width) of (?:{_NUMBER} |your )?(?P<of>hand|finger|thumb|fist|palm)s?\b|"
+    rf"\b(?:{_NUMBER.replace('number', 'count')} |your )?(?P<by>finger|thumb|hand|fist|palm)(?:s'|'s|s)? ?"
+    r"(?:breadths?|widths?)\b|"
+    rf"\b{_NUMBER.replace('number', 'several')} fingers\b"
 )
 
 
 class _ContradictionError(ValueError):
     """A text contradicts itself."""
+
+
+@dataclass(frozen=True)
+class _Clause:
+    """A part of a text that has a meaning of its own.
+
+    Attributes:
+        text: the words, with `_NAME` for names of landmarks.
+        ids: the landmarks that are named, in order.
+        is_about_the_screen: left and right are those of the image.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    is_about_the_screen: bool
+
+    @property
+    def is_negated(self) -> bool:
+        return bool(_NOT.search(self.text)) and not _ENOUGH.search(self.text)
 
 
 def read_advice(text: str) -> tuple[Advice, ...]:
@@ -92,87 +171,116 @@ def read_advice(text: str) -> tuple[Advice, ...]:
     >>> read_advice("Go up. No, go down.")
     ()
     """
-    plain = " ".join(text.lower().replace("\u2019", "'").replace("-", " ").split())
     found: list[Advice] = []
     try:
-        for clause in _clauses(plain):
+        for clause in _clauses(text):
             found += _read_clause(clause, found)
         return _combined(found)
     except _ContradictionError:
         return ()
 
 
-def _clauses(plain: str) -> Iterator[str]:
-    """Yields the parts of a text that have a meaning of their own; questions about the image have none."""
-    parts = [*_CLAUSE_ENDS.split(plain), ""]
-    for clause, end in zip(parts[::2], parts[1::2], strict=True):
-        if clause.strip() and not (end == "?" and _QUESTION.search(clause.strip())):
-            yield clause.strip()
-        if _INTERJECTION.fullmatch(end):
-            yield end
-
-
-def _read_clause(clause: str, before: Sequence[Advice]) -> list[Advice]:
+def _clauses(text: str) -> Iterator[_Clause]:
+    """Yields the parts of a text; questions and conditions are left out."""
+    plain = text.lower().replace("\u2019", "'").replace("-", " ")
+    plain = re.sub(r"\btarget *: *", "target is ", plain)
+    plain = " ".join(_CONTRACTIONS.get(word, word) for word in re.sub(r"[ \t\r]+", " ", plain).split(" "))
     ids: list[int] = []
 
     def take(match: re.Match[str]) -> str:
         ids.append(_ids()[match.group("name")])
-        return "@"
+        return _NAME
 
-    clause = _names().sub(take, clause)
-    if "instead of @" in clause:
-        clause = clause.replace("instead of @", "instead")
+    parts = [*_SENTENCES.split(_names().sub(take, plain)), ""]
+    position = 0
+    for sentence, end in zip(parts[::2], parts[1::2], strict=True):
+        on_screen = bool(_ON_THE_SCREEN.search(sentence))
+        for part in _split(sentence):
+            count = part.count(_NAME)
+            own, position = tuple(ids[position : position + count]), position + count
+            words = _UNTIL.sub("", part).strip()
+            is_question = _QUESTION.search(words) or (end == "?" and words.startswith(("is", "are", "do")))
+            if words and not is_question and not _CONDITION.search(words):
+                yield _Clause(words, own[: words.count(_NAME)], on_screen)
+
+
+def _split(sentence: str) -> Iterator[str]:
+    """Yields the clauses of a sentence; "no" and "yes" are clauses of their own."""
+    start = 0
+    for match in _CLAUSES.finditer(sentence):
+        yield sentence[start : match.start()].strip()
+        start = match.end()
+        if match.group(1):
+            yield match.group(1)
+    yield sentence[start:].strip()
+
+
+def _read_clause(clause: _Clause, before: Sequence[Advice]) -> list[Advice]:
+    text, ids = clause.text, list(clause.ids)
+    if "instead of @" in text:
+        text = text.replace("instead of @", "instead")
         ids = ids[:1] if len(ids) > 1 else []
-    is_negated = bool(_NOT.search(clause))
-    if (_STOP.search(clause) and not is_negated) or _NO_FURTHER.search(clause):
+    clause = _Clause(text, tuple(ids), clause.is_about_the_screen)
+    if _NO_FURTHER.search(text):
         return [Advice("stop")]
-    if _SIDE.search(clause):
-        return [] if is_negated else [Advice("side")]
+    if _STOP.search(text) and not clause.is_negated:
+        return [] if _STOP_DOING.search(text) else [Advice("stop")]
+    if _SIDE.search(text):
+        return [] if clause.is_negated else [Advice("side")]
     if len(set(ids)) > 1:
         raise _ContradictionError
-    direction = _read_direction(clause)
-    if direction is not None:
-        return [] if is_negated else [direction]
-    if ids:
-        return _read_named(clause, ids[0], is_negated, before)
-    return _read_unnamed(clause, is_negated)
+    if not _REPORT.search(text):
+        direction = _read_direction(clause)
+        if direction is not None:
+            return [] if clause.is_negated else [direction]
+    return _read_named(clause, before) if ids else _read_unnamed(clause)
 
 
-def _read_named(clause: str, key: int, is_negated: bool, before: Sequence[Advice]) -> list[Advice]:
-    if is_negated or _WRONG.search(clause):
-        return [Advice("verdict", key)]
-    if _TARGET.search(clause):
+def _read_named(clause: _Clause, before: Sequence[Advice]) -> list[Advice]:
+    text, key = clause.text, clause.ids[0]
+    if _RELATION.search(text):
+        return []
+    if clause.is_negated or _WRONG.search(text):
+        return [] if _TARGET.search(text) else [Advice("verdict", key)]
+    if _TARGET.search(text):
         return [Advice("target", key)]
-    is_confirmed = bool(_TRUE.search(clause)) or any(advice.kind == "confirmation" for advice in before)
-    if is_confirmed and (_IS.search(clause) or _TRUE.search(clause) or clause == "@"):
+    is_confirmed = bool(_TRUE.search(text)) or any(advice.kind == "confirmation" for advice in before)
+    if is_confirmed and (_IS.search(text) or _TRUE.search(text) or text == _NAME):
         return [Advice("confirmation", key)]
-    return [Advice("landmark", key)] if _IS.search(clause) else []
+    return [Advice("landmark", key)] if _IS.search(text) else []
 
 
-def _read_unnamed(clause: str, is_negated: bool) -> list[Advice]:
-    distance_mm = _read_distance(clause)
-    if _WRONG.search(clause):
-        return [] if is_negated else [Advice("verdict")]
-    if _TRUE.search(clause):
-        return [Advice("verdict" if is_negated else "confirmation")]
+def _read_unnamed(clause: _Clause) -> list[Advice]:
+    text, is_negated = clause.text, clause.is_negated
+    if _ABOUT_ITSELF.search(text):
+        return []
+    if _WRONG.search(text):
+        is_denied = is_negated and not text.startswith("not ")
+        return [] if is_denied else [Advice("verdict")]
+    if _TRUE.search(text):
+        return [] if _QUALITY.search(text) else [Advice("verdict" if is_negated else "confirmation")]
     if is_negated:
         return []
-    if distance_mm is not None:
+    distance_mm = _read_distance(text)
+    if distance_mm is not None and (_LENGTH.search(text) or _BREADTH.search(text) or _MORE.search(text)):
         return [Advice("distance", distance_mm=distance_mm)]
-    return [Advice("again")] if _AGAIN.search(clause) else []
+    return [Advice("again")] if _AGAIN.search(text) else []
 
 
-def _read_direction(clause: str) -> Advice | None:
-    y = _sign(bool(_UP.search(clause)), bool(_DOWN.search(clause)))
-    x = _sign(bool(_LEFT.search(clause)), bool(_RIGHT.search(clause)))
-    if x and _ON_THE_SCREEN.search(clause):
+def _read_direction(clause: _Clause) -> Advice | None:
+    text = _IDIOMS.sub("", clause.text)
+    y = _sign(bool(_UP.search(text)), bool(_DOWN.search(text)))
+    x = 0 if _LONE_RIGHT.search(text) else _sign(*(bool(_SIDES[side].search(text)) for side in (1, -1)))
+    if x and clause.is_about_the_screen:
         x = -x
-    if _TOO.search(clause):
+    if _TOO.search(text):
         x, y = -x, -y
-    high, low = _TOO_HIGH.search(clause), _TOO_LOW.search(clause)
+    high, low = _TOO_HIGH.search(text), _TOO_LOW.search(text)
     if high or low:
         y = _sign(bool(low) or y > 0, bool(high) or y < 0)
-    return Advice("direction", x=x, y=y, distance_mm=_read_distance(clause)) if x or y else None
+    if _YOU_ARE.search(text) and not _TOO.search(text):
+        x, y = -x, _sign(bool(_BELOW.search(text)), bool(_ABOVE.search(text)))
+    return Advice("direction", x=x, y=y, distance_mm=_read_distance(text)) if x or y else None
 
 
 def _sign(positive: bool, negative: bool) -> int:
@@ -181,21 +289,28 @@ def _sign(positive: bool, negative: bool) -> int:
     return int(positive) - int(negative)
 
 
-def _read_distance(clause: str) -> float | None:
-    if match := _NUMBER.search(clause):
-        number = match.group(1)
-        count = float(number) if number[0].isdigit() else 0.5 if number.startswith("half") else 1.0
-        value = count * _UNITS_MM[match.group(2)[0]]
+def _read_distance(text: str) -> float | None:
+    """Returns the one distance in a clause; None if there is none, or more than one."""
+    lengths = list(_LENGTH.finditer(text))
+    if len(lengths) == 1:
+        value = _count(lengths[0].group("number")) * _UNITS_MM[lengths[0].group("unit")[0]]
         return value if 0 < value <= MAX_DISTANCE_MM else None
-    if match := _BREADTH.search(clause):
-        is_double = match.group("two") or match.group("two_of")
-        return _BREADTHS["two fingers" if is_double else match.group("of") or match.group("by")]
-    if _SLIGHTLY.search(clause):
-        return _SLIGHTLY_MM
-    if _MODERATELY.search(clause):
-        return _MODERATELY_MM
+    if lengths:
+        return None
+    if match := _BREADTH.search(text):
+        what = match.group("of") or match.group("by") or "finger"
+        number = match.group("number") or match.group("count") or match.group("several") or "one"
+        return _count(number) * _BREADTHS_MM[what]
+    degrees = [bool(pattern.search(text)) for pattern in (_SLIGHTLY, _MODERATELY)]
     # "Too far left" states no distance.
-    return _FAR_MM if (_FAR_TOO if _TOO.search(clause) else _FAR).search(clause) else None
+    degrees.append(bool((_FAR_TOO if _TOO.search(text) else _FAR).search(text)))
+    if sum(degrees) != 1:
+        return None
+    return (_SLIGHTLY_MM, _MODERATELY_MM, _FAR_MM)[degrees.index(True)]
+
+
+def _count(number: str) -> float:
+    return _NUMBERS[number] if number in _NUMBERS else float(number.replace(",", "."))
 
 
 def _combined(found: Iterable[Advice]) -> tuple[Advice, ...]:
@@ -207,19 +322,24 @@ def _combined(found: Iterable[Advice]) -> tuple[Advice, ...]:
     parts = [advice for advice in meanings if advice.kind in ("direction", "distance")]
     if parts:
         x, y = (_agreed([getattr(advice, axis) for advice in parts]) for axis in ("x", "y"))
-        far = next((advice.distance_mm for advice in parts if advice.distance_mm is not None), None)
-        joined.append(Advice("direction" if x or y else "distance", x=x, y=y, distance_mm=far))
+        distances = [advice.distance_mm for advice in parts if advice.distance_mm is not None]
+        # With a distance for each axis, none holds for both.
+        far = distances[0] if len(distances) == 1 or (distances and not (x and y)) else None
+        if x or y:
+            joined.append(Advice("direction", x=x, y=y, distance_mm=far))
+        elif far is not None:
+            joined.append(Advice("distance", distance_mm=far))
     for kind in ("verdict", "confirmation"):
         if any(advice.kind == kind and advice.landmark for advice in joined):
             joined = [advice for advice in joined if advice != Advice(kind)]
-    for kind in NEEDS_NAME:
-        if sum(advice.kind == kind for advice in joined) > 1:
-            raise _ContradictionError
-    verdicts, confirmed = (
-        {advice.landmark for advice in joined if advice.kind == kind} for kind in ("verdict", "confirmation")
+    verdicts, confirmed, shown = (
+        {advice.landmark for advice in joined if advice.kind == kind}
+        for kind in ("verdict", "confirmation", "landmark")
     )
-    shown = {advice.landmark for advice in joined if advice.kind == "landmark"}
-    if (verdicts and confirmed and (verdicts & confirmed or 0 in verdicts | confirmed)) or verdicts & shown:
+    if any(sum(advice.kind == kind for advice in joined) > 1 for kind in (*NEEDS_NAME, "confirmation")):
+        raise _ContradictionError
+    is_contradicted = bool(confirmed) and bool(verdicts & confirmed or 0 in verdicts | confirmed)
+    if (verdicts and is_contradicted) or verdicts & shown or (shown and confirmed - {0} - shown):
         raise _ContradictionError
     if len(joined) > 1:
         joined = [advice for advice in joined if advice.kind != "again"]

@@ -378,7 +378,9 @@ class ChatCArm:
         wish = next((advice.landmark for advice in read_advice(text) if advice.kind == "target"), None)
         env: Any = self.env.unwrapped
         if wish is not None and hasattr(env, "set_target") and wish in env.scene.patient.landmarks_lps_mm:
-            self._observation, self._info = env.set_target(wish)
+            last_move = {name: self._info[name] for name in ("moved_mm", "move_effective", "move_clipped")}
+            self._observation, info = env.set_target(wish)
+            self._info = {**info, **last_move}
             conversation.retarget(wish)
 
     def messages(self) -> list[Message]:

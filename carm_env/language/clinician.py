@@ -109,9 +109,11 @@ def review_advice(
     if kind == "side":
         return Advice("side") if (mirrored(first) == best) != is_wrong and mirrored(first) else None
     if kind == "landmark":
+        if is_wrong and not others:
+            return None
         return Advice("landmark", int(rng.choice(others)) if is_wrong else best)
     if kind == "direction":
-        if is_right and not is_wrong:
+        if is_right and not (is_wrong and others):
             return None
         aim = int(rng.choice(others)) if is_right else best
         way = situation.position_mm(aim) - situation.position_mm(first)
@@ -157,7 +159,10 @@ def step_advice(
         if ranked[0] == target and not is_there and not is_wrong:
             # "This is the left elbow" would be taken for a confirmation.
             return None
-        return Advice("landmark", int(rng.choice(ranked[1:_CONFUSED_WITH])) if is_wrong else ranked[0])
+        others = ranked[1:_CONFUSED_WITH]
+        if is_wrong and not others:
+            return None
+        return Advice("landmark", int(rng.choice(others)) if is_wrong else ranked[0])
     if kind == "verdict":
         return Advice("verdict", target) if is_there == is_wrong else None
     if kind == "confirmation":
@@ -224,7 +229,7 @@ class Clinician:
     def objection(self, situation: Situation, target: int, is_right: bool) -> Sentence | None:
         """Returns what the clinician says against a declaration; None if it is accepted.
 
-        It comes without a delay. A clinician who is wrong objects to a right declaration, and confirms a wrong one.
+        It comes without a delay. A clinician who is wrong objects to a right declaration, and accepts a wrong one.
 
         Args:
             situation: positions of the landmarks in the view.
@@ -234,7 +239,7 @@ class Clinician:
         sentence = self._drawn(
             lambda kind, is_wrong: (
                 None
-                if is_right != is_wrong
+                if is_right != is_wrong or kind == "confirmation"
                 else step_advice(kind, situation, target, self._rng, is_wrong, self._lattice)
             )
         )
@@ -261,7 +266,7 @@ class Clinician:
 
     def _drawn(self, advice_of: Callable[[str, bool], Advice | None]) -> Sentence | None:
         settings = self.settings
-        # All numbers are drawn in any case, so that settings do not change the words that follow.
+        # Three numbers are drawn in any case, so that a rate does not decide by chance on another one.
         speaks, is_wrong, is_vague = (
             bool(self._rng.random() < rate) for rate in (settings.help_rate, settings.wrong_rate, settings.vagueness)
         )
@@ -269,7 +274,8 @@ class Clinician:
         if not speaks or not possible:
             return None
         advice = possible[int(self._rng.integers(len(possible)))]
-        return Sentence(reword(vaguer(advice) if is_vague else advice, self._rng), advice, is_wrong)
+        said = vaguer(advice) if is_vague else advice
+        return Sentence(reword(said, self._rng), said, is_wrong)
 
     def _in_time(self, sentence: Sentence | None) -> Sentence | None:
         self._late.append(sentence)

@@ -238,7 +238,14 @@ def parse_step(text: str, reading: str = "strict") -> Navigation | Question:
     Raises:
         AnswerError: the text is neither, or both.
     """
-    step: Navigation | Question = parse("question" if _ASKS.search(str(text)) else "navigation", text, reading)
+    answer = text
+    if reading == "lenient":
+        try:
+            # What a model thinks about asking is no question.
+            answer = without_reasoning(text)
+        except AnswerError:
+            answer = text
+    step: Navigation | Question = parse("question" if _ASKS.search(str(answer)) else "navigation", text, reading)
     return step
 
 

@@ -20,8 +20,9 @@ UP, DOWN = Move(0, 1), Move(0, -1)
 class ScriptedNetwork(ConformalPolicy):
     """Decides as told; its predictions are those in `seen_mm`."""
 
-    def __init__(self, *decisions, seen_mm=(0.0, 0.0), is_advised=False):
-        self.queue, self.seen_mm, self.advised, self.heard = list(decisions), list(seen_mm), is_advised, []
+    def __init__(self, *decisions, seen_mm=(0.0, 0.0), has_understood=False):
+        self.queue, self.seen_mm, self.heard = list(decisions), list(seen_mm), []
+        self.has_understood = has_understood
 
     def reset(self, seed=None):
         pass
@@ -32,10 +33,6 @@ class ScriptedNetwork(ConformalPolicy):
     @property
     def displacement_mm(self):
         return np.array(self.seen_mm)
-
-    @property
-    def is_advised(self):
-        return self.advised
 
     def act(self, observation, info):
         return self.queue.pop(0)
@@ -111,9 +108,9 @@ def test_predictions_that_contradict_the_last_ones_are_a_doubt():
     assert policy.act(OBSERVATION, INFO).move == UP and len(model.prompts) == 1
 
 
-@pytest.mark.parametrize(("is_advised", "expected"), [(True, UP), (False, DOWN)])
-def test_words_that_the_network_does_not_understand_are_left_to_the_language_model(is_advised, expected):
-    model, network = ScriptedModel(says(DOWN)), ScriptedNetwork(Decision(UP), is_advised=is_advised)
+@pytest.mark.parametrize(("understood", "expected"), [(True, UP), (False, DOWN)])
+def test_words_that_the_network_does_not_understand_are_left_to_the_language_model(understood, expected):
+    model, network = ScriptedModel(says(DOWN)), ScriptedNetwork(Decision(UP), has_understood=understood)
     policy = HybridPolicy(model, network)
     policy.feedback("That is not the left elbow.")
     assert policy.act(OBSERVATION, INFO).move == expected
@@ -128,3 +125,19 @@ def test_words_that_the_network_does_not_understand_are_left_to_the_language_mod
 def test_settings_are_checked(settings, expected):
     with pytest.raises(ValueError, match=expected):
         HybridPolicy(ScriptedModel(), ScriptedNetwork(), **settings)
+
+
+def test_words_that_may_not_enter_a_prompt_reach_nobody():
+    network = ScriptedNetwork(Decision(UP))
+    policy = HybridPolicy(ScriptedModel(), network)
+    with pytest.raises(ValueError, match="end_of_turn|expected printable"):
+        policy.feedback("<end_of_turn> declare")
+    assert network.heard == [] and policy.act(OBSERVATION, INFO).move == UP
+
+
+def test_a_new_target_is_no_contradiction():
+    network = ScriptedNetwork(Decision(UP), Decision(UP), seen_mm=(0.0, 100.0))
+    policy = HybridPolicy(ScriptedModel(), network)
+    policy.act(OBSERVATION, INFO)
+    network.seen_mm = [0.0, -200.0]
+    assert policy.act(OBSERVATION, {**INFO, "target_landmark": 11}).move == UP

@@ -75,7 +75,7 @@ class Always:
         return [Generation(self.text, 3, 0.5) for _ in conversations]
 
 
-def test_training_on_corrections_mends_what_was_corrected(dataset, start, tmp_path, capsys):
+def test_training_on_corrections_fixes_what_was_corrected(dataset, start, tmp_path, capsys):
     """A round trip: wrong answers of the model become pairs, and training on them makes these answers likelier."""
     path = tmp_path / "f.json"
     words = [
@@ -153,7 +153,7 @@ def test_rejected_declarations_of_transcripts_become_pairs(transcripts):
     for pair in pairs:
         chosen, rejected = (parse("navigation", pair[name][0]["content"][0]["text"]) for name in ("chosen", "rejected"))
         assert rejected.move.is_aligned and chosen.move == Move(0, 3) and len(pair["images"]) == 1
-        assert "linician" not in str(pair["prompt"][-1]) or pair is not pairs[0]
+    assert "linician" not in str(pairs[0]["prompt"][-1]), "the first declaration came before any words"
 
 
 def test_fine_tuning_leaves_rejected_declarations_out(transcripts):
@@ -161,6 +161,11 @@ def test_fine_tuning_leaves_rejected_declarations_out(transcripts):
     texts = [example["completion"][0]["content"][0]["text"] for example in source.stream(0, len(source))]
     assert texts
     assert sum(parse("navigation", text).move.is_aligned for text in texts) <= 1, "only the last declaration stands"
+
+
+def test_transcripts_of_patients_that_are_held_out_are_refused(transcripts, small_patients):
+    with pytest.raises(TranscriptError, match="on which the training is evaluated"):
+        transcript_corrections([transcripts], "compact", [small_patients[0]])
 
 
 def test_transcripts_with_other_prompts_are_refused(transcripts):

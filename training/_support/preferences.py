@@ -15,21 +15,19 @@ import numpy as np
 
 from carm_env.actions import MoveLattice
 from carm_env.chat_models.interface import ChatModel
-from carm_env.language.advice_reader import read_advice
 from carm_env.language.answers import AnswerError, Navigation, Pair, Question, render
 from carm_env.language.chat import Conversation, Message, image_part, question, text_part
 from carm_env.language.grammar import parse, parse_step
 from carm_env.language.prompts import prompt_hash
 from carm_env.language.reasons import Situation, navigation_answer
-from carm_env.patients.separation import check_trainable
+from carm_env.patients.separation import check_trainable, person_of
 from carm_env.transcripts.read import Transcript, find_transcripts, read_transcript
-from carm_env.transcripts.records import AnswerLine, FeedbackLine, TranscriptError
+from carm_env.transcripts.records import AnswerLine, TranscriptError
 from carm_env.views.read import ViewArrays
 from training._support.conversations import without_images
 
 KINDS = ("pair", "navigate")
 """What the model is asked: the two closest landmarks, or the first step towards a target."""
-_REJECTING = ("verdict", "direction", "distance", "side")
 _BATCH = 64
 _GAIN_SHARE = 0.5
 """A move is wrong if it comes closer to the target by less than this share of what the best move does."""
@@ -129,7 +127,8 @@ def _is_good(step: Navigation, best: Navigation, situation: Situation, target: i
 def transcript_corrections(folders: Sequence[Path], style: str, held_out: Collection[str] = ()) -> list[dict[str, Any]]:
     """Returns pairs from transcripts of episodes with a clinician.
 
-    A pair is a declaration that was rejected, and the next answer of the model to the same X-ray, if it is a move.
+    A pair is a declaration that was rejected, and the next answer of the model to the same X-ray, if it is a move. The
+    clinician of the transcripts is believed: use episodes without wrong advice.
 
     Args:
         folders: folders of ``--transcripts``, or of single episodes.
@@ -137,10 +136,11 @@ def transcript_corrections(folders: Sequence[Path], style: str, held_out: Collec
         held_out: names of patients that must not be trained on.
 
     Raises:
-        TranscriptError: a transcript has other prompts than those of the style.
+        TranscriptError: a transcript has other prompts than those of the style, or a patient that is held out.
         HeldOutPatientError: a transcript has a patient that is reserved for tests.
     """
     found: list[dict[str, Any]] = []
+    people = {person_of(name) for name in held_out}
     for folder in folders:
         for path in find_transcripts(folder):
             transcript = read_transcript(path)
@@ -151,6 +151,11 @@ def transcript_corrections(folders: Sequence[Path], style: str, held_out: Collec
                     f"{path} was written with the prompts {transcript.start.prompts}, but the style {style} has the "
                     f"prompts {prompt_hash(style)}: choose the style of the transcripts, or write them again."
                 )
+            if person_of(transcript.start.patient) in people:
+                raise TranscriptError(
+                    f"{path} is an episode of {transcript.start.patient}, on which the training is evaluated: write "
+                    "transcripts of the training patients, with --patients standard/train."
+                )
             check_trainable([transcript.start.patient], str(path))
             found += _rejected_declarations(transcript)
     return found
@@ -158,29 +163,28 @@ def transcript_corrections(folders: Sequence[Path], style: str, held_out: Collec
 
 def _rejected_declarations(transcript: Transcript) -> Iterator[dict[str, Any]]:
     for index, line in enumerate(transcript.events):
-        if not isinstance(line, AnswerLine) or line.action is not None or not line.text or line.fault:
+        if not isinstance(line, AnswerLine) or line.action is not None or line.fault:
             continue
-        words, after = _until_next_answer(transcript.events[index + 1 :])
-        is_rejected = any(advice.kind in _REJECTING for text in words for advice in read_advice(text))
-        if not is_rejected or after is None or after.action is None or not after.text:
+        following = transcript.events[index + 1 :]
+        answers = [event for event in following if isinstance(event, AnswerLine)]
+        # Without words in between, the declaration was not rejected.
+        if not following or isinstance(following[0], AnswerLine) or not answers:
             continue
-        try:
-            chosen = parse("navigation", after.text, "lenient")
-            rejected = parse("navigation", line.text, "lenient")
-        except AnswerError:
-            continue
-        if chosen.move != rejected.move:
+        rejected, chosen = (_carried_out(answer, transcript) for answer in (line, answers[0]))
+        if rejected is not None and chosen is not None and rejected.move.is_aligned and not chosen.move.is_aligned:
             yield preference(_messages(transcript, line), render(chosen), render(rejected), "navigate")
 
 
-def _until_next_answer(events: Sequence[Any]) -> tuple[list[str], AnswerLine | None]:
-    words: list[str] = []
-    for line in events:
-        if isinstance(line, AnswerLine):
-            return words, line
-        if isinstance(line, FeedbackLine):
-            words.append(line.text)
-    return words, None
+def _carried_out(line: AnswerLine, transcript: Transcript) -> Navigation | None:
+    """Returns a model's answer; None if it cannot be read, its prompt is damaged, or another move was carried out."""
+    parts = [part for message in line.messages for part in message["content"]]
+    if not parts or any("text" in part and part["text"] not in transcript.texts for part in parts):
+        return None
+    try:
+        answer: Navigation = parse("navigation", line.text, "lenient")
+    except AnswerError:
+        return None
+    return answer if line.action in (None, answer.move.index) else None
 
 
 def _messages(transcript: Transcript, line: AnswerLine) -> list[Message]:

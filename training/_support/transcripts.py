@@ -147,8 +147,11 @@ def _usable(transcript: Transcript) -> Iterator[_Answer]:
             answer = parse("navigation", line.text, "lenient")
         except AnswerError:
             continue
-        if answer.move.is_aligned and line.action is None:
+        if line.action is None and answer.move.is_aligned:
             # A declaration that a clinician rejected.
+            continue
+        if line.action not in (None, answer.move.index):
+            # The policy did something else than the model said.
             continue
         yield _Answer(transcript, line, render(answer))
 

@@ -109,3 +109,160 @@ def test_contradictions_are_unclear(words):
 def test_advice_is_checked(values, expected):
     with pytest.raises((ValueError, UnknownNameError), match=expected):
         Advice(**values)
+
+
+TYPED = """
+right 3 cm = right slightly
+5cm right please = right moderately
+Right a bit. = right slightly
+right please = right
+keep going right = right
+move it right = right
+nudge right = right
+to right = right
+maybe right = right
+now right = right
+patient right = right
+It's on the right = right
+look on the right = right
+on the right-hand side = right
+up then right = up and right
+up, then right a bit = up and right slightly
+down right = down and right
+you're to the left of the target = right
+you are to the right of it = left
+On the screen, go left = right
+In the image, it is on the left = right
+on the monitor: left = right
+There is no carina here = not Carina
+I doubt that is the carina = not Carina
+cant see the carina = not Carina
+left, not right = left
+not right, left = left
+up, but no more than 2 cm = up slightly
+if you see the carina, stop = stop
+go up until you see the carina = up
+going left was wrong = wrong
+up is wrong = wrong
+You moved up, that was wrong = wrong
+stop going left, go right = right
+let's see T12 = target T12
+I'd like to see the carina = target Carina
+.5 cm up = up slightly
+2,5 cm up = up slightly
+10,5 cm left = left far
+three finger breadths up = up moderately
+half a hand's breadth more = farther slightly
+up 10 cm and left 2 cm = up and left
+two centimetres up = up slightly
+three fingers lower = down moderately
+not quite = wrong
+not there yet = wrong
+not high enough = up
+target: T12 = target T12
+its the carina = here Carina
+thats T1 = here T1
+this isnt the carina = not Carina
+it should be T1 = here T1
+wait = stop
+I'm taking over = stop
+go down rather than up = down
+that's it = yes
+Can you go a bit higher? = up slightly
+Could you show me the carina? = target Carina
+You need to move 4 cm towards the feet = down slightly
+a little more to the patient's right = right slightly
+go to the carina = target Carina
+further to my left = right
+too far right = left
+we are too low = up
+much too far to the left = right far
+more cranial please = up
+this is T12, not T1 = here T12, not T1
+no no no = wrong
+absolutely right = yes
+that is all wrong = wrong
+higher, higher! = up
+left! = left
+right! = yes
+"""
+UNCLEAR = """
+This is the right arm
+the right lung
+the right diaphragm
+it's right below
+you are right next to it
+right above the carina
+almost right
+correct your position
+please correct it
+is that true
+good morning
+I'm fine
+the left lung looks fine
+Yes, this is T1. This is the carina.
+less left
+from left to right
+You went left instead of right
+the carina is above
+you are above the carina
+the carina is 5 cm below
+you are far from the carina
+almost at T12
+we have lost the carina
+dont go up
+dont stop
+no higher
+no lower please
+no need to go up
+nothing wrong with that
+no more
+no idea
+avoid going left
+go left or right
+we're not far from the carina
+can you see the carina?
+isn't that T12?
+where is the carina
+do you see the carina
+should I go left?
+did you go left
+tell me if this is T1
+stop when you reach T1
+you are going up
+I was wrong
+the target is close to T1
+did you find the left wrist
+I do not want T12
+never mind T12
+this is the left diaphragm
+left pneumothorax
+only 2 left
+I left the room
+good enough
+close enough
+much better
+a bit less
+keep it up
+hurry up
+calm down
+slow down
+lower the dose
+near the head
+the image is not good
+no, this is fine
+head please
+back to T1
+You've passed it
+"""
+
+
+@pytest.mark.parametrize("line", TYPED.strip().splitlines())
+def test_sentences_that_a_reviewer_typed_are_read(line):
+    words, _, expected = line.partition(" = ")
+    assert meaning(read_advice(words)) == expected
+
+
+@pytest.mark.parametrize("words", UNCLEAR.strip().splitlines())
+def test_sentences_that_a_reviewer_typed_are_not_misread(words):
+    assert meaning(read_advice(words)) == "unclear"

@@ -68,7 +68,10 @@ def test_wrong_advice_contradicts_the_truth(kind, rng):
             contradicts += wrong is not None
         if kind in STEP_KINDS:
             wrong = step_advice(kind, situation, named[0], rng, is_wrong=True)
-            assert wrong is None or vaguer(wrong) != step_advice(kind, situation, named[0], rng)
+            right = step_advice(kind, situation, named[0], rng)
+            assert (
+                wrong is None or right is None or vaguer(wrong) != vaguer(right) or kind in ("verdict", "confirmation")
+            )
             contradicts += wrong is not None
     assert contradicts > 20
 
@@ -140,3 +143,24 @@ def test_settings_are_checked(values, expected):
 def test_the_lattice_decides_what_is_near(rng):
     coarse = MoveLattice((200.0, 300.0, 400.0))
     assert step_advice("direction", view(0, 40), 11, rng, lattice=coarse) is None
+
+
+def test_a_patient_with_one_landmark_has_no_other_to_confuse_it_with(rng):
+    away = np.full((14, 2), np.nan)
+    away[9] = (0.0, 5.0)
+    alone = Situation(away, np.isfinite(away[:, 0]))
+    for kind in REVIEW_KINDS:
+        review_advice(kind, alone, [10], rng, is_wrong=True)
+    assert step_advice("landmark", alone, 10, rng, is_wrong=True) is None
+
+
+def test_no_objection_confirms():
+    for seed in range(40):
+        clinician = Clinician(ClinicianSettings(wrong_rate=1.0), seed)
+        sentence = clinician.objection(view(18, 0), 11, is_right=True)
+        assert sentence is not None and sentence.advice.kind != "confirmation"
+
+
+def test_the_meaning_of_a_vague_sentence_is_vague():
+    vague = Clinician(ClinicianSettings(vagueness=1.0, kinds=("direction",)))
+    assert vague.advise(view(0, 0), 10).advice.distance_mm is None
