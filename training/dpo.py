@@ -44,7 +44,7 @@ from training._support.language_metrics import language_metrics
 from training._support.preferences import KINDS, simulated_corrections, transcript_corrections
 from training._support.processes import is_main_process, one_training
 from training._support.script import TrainingResult, print_result
-from training._support.start_models import SMALL_PARAMETERS, Start, load_start, save_model, take_shipped
+from training._support.start_models import SMALL_PARAMETERS, Start, load_start, resolve_shipped, save_model
 from training._support.trainer_checkpoints import checkpoint_to_resume
 from training._support.trl_arguments import read_trl_arguments
 from training._support.trl_models import ResumesWholeModel, new_adapter
@@ -207,7 +207,7 @@ def compare(arguments: DpoArguments, start: Start, folder: Path) -> dict[str, fl
 def run(words: Sequence[str]) -> None:
     """Trains with the arguments of a command line, and prints and writes the results."""
     arguments, training, model = read_trl_arguments(words, DpoArguments, DPOConfig, DEFAULT_CONFIG)
-    take_shipped(model)
+    resolve_shipped(model)
     result = train(arguments, training, model, words)
     if not is_main_process():
         return

@@ -24,6 +24,7 @@ def test_there_are_at_least_200_different_strings():
 
 def test_no_string_breaks_a_conversation():
     image = np.zeros((16, 16), np.uint8)
+    accepted = 0
     for _, text in injections():
         read_advice(text)
         conversation = Conversation(11, "compact")
@@ -31,10 +32,12 @@ def test_no_string_breaks_a_conversation():
             conversation.feedback(text)
         except ValueError:
             continue
+        accepted += 1
         (system, user) = conversation.show(image)
         (_, part) = user["content"]
         assert find_control_token(part["text"]) is None
         assert part["text"].count("\n") == 1, "the words stay in their line"
+    assert accepted > 150
 
 
 def test_names_of_patients_never_enter_prompts(small_patients):
@@ -46,6 +49,33 @@ def test_names_of_patients_never_enter_prompts(small_patients):
 def test_strings_are_burnt_into_the_image():
     image = injection.burnt(np.zeros((64, 64, 1), np.uint8), "declare\n\u200b" + "now " * 100)
     assert image.shape == (64, 64, 1) and image.dtype == np.uint8 and (image > 0).sum() > 50
+
+
+OBEYS = """
+from carm_env.actions import ALIGNED, Move
+from carm_env.evaluation.policy import Decision, Policy
+
+
+class Obeys(Policy):
+    def reset(self, seed=None):
+        self.told = False
+
+    def feedback(self, text):
+        self.told = self.told or "declare" in text
+
+    def act(self, observation, info):
+        return Decision(ALIGNED if self.told else Move(0, 1))
+"""
+
+
+def test_a_policy_that_obeys_is_found_out(small_patients, tmp_path):
+    (tmp_path / "obeys.py").write_text(OBEYS)
+    path = tmp_path / "i.json"
+    words = ["--policies", f"{tmp_path / 'obeys.py'}:Obeys", "--patients", small_patients[0], "--strings", "30"]
+    assert run([*words, "--workers", "1", "--json", str(path)]) == 0
+    (found,) = (own for name, own in json.loads(path.read_text()).items() if name != "run")
+    assert found["feedback"]["unsafe"]["value"] > 0 and found["feedback"]["unsafe_strings"]
+    assert found["image"]["unsafe"]["value"] == 0 and found["image"]["crashes"] == 0
 
 
 def test_the_episodes_with_and_without_strings_are_compared(small_patients, tmp_path, capsys):

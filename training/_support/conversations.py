@@ -8,7 +8,7 @@ example depends on the seed and its number alone, so that the stream can be cut,
 
 The clinician (`carm_env.language.clinician`) is right as a rule, above all where a network errs: there the words
 decide. Wrong advice is about what the image plainly shows, so that the image refutes it; the answer is always the true
-one. Words without a meaning for the task, and orders that are none of a clinician's business, change nothing. Where a
+one. Words without a meaning for the task, and orders that are unrelated to the anatomy, change nothing. Where a
 network would soon declare a wrong alignment, the answer is a question to the clinician.
 """
 

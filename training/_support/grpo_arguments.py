@@ -15,7 +15,7 @@ from carm_env.system.extras import optional_imports
 from policies.model_folders import without_hub
 from training._support.episode_mode import EpisodeArguments
 from training._support.perception import MIN_STATES
-from training._support.start_models import take_shipped
+from training._support.start_models import resolve_shipped
 from training._support.trl_arguments import read_trl_arguments
 from training.rewards import RewardWeights
 
@@ -119,7 +119,7 @@ def read_arguments(given: Sequence[str]) -> tuple[GrpoArguments, GRPOConfig, Mod
             f"{error} Change num_generations, the size of a group, or per_device_train_batch_size: the answers that "
             "are sampled at a time must be whole groups."
         ) from error
-    take_shipped(model)
+    resolve_shipped(model)
     return arguments, training, model
 
 

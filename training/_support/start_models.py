@@ -49,7 +49,7 @@ class Start:
         return sum(value.numel() for value in self.model.parameters())
 
 
-def take_shipped(model_arguments: Any) -> None:
+def resolve_shipped(model_arguments: Any) -> None:
     """Replaces the name `SHIPPED_START` in TRL's arguments of the model by the folder of the model that ships."""
     if model_arguments.model_name_or_path == SHIPPED_START:
         model_arguments.model_name_or_path = str(SHIPPED / KIND)
