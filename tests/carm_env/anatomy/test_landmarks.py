@@ -154,4 +154,5 @@ def test_elbows_and_wrists_of_arms_at_the_sides_are_lateral_to_the_body(patient_
     for key in (10, 11, 12, 13, 14):
         np.testing.assert_allclose(landmarks[key], anatomy.landmarks_lps_mm[key], atol=1e-6)
     hu = patient_with_arms_at_sides.volume.hu_at(np.array([landmarks[key] for key in (6, 7, 8, 9)]))
-    assert (hu > -50).all()
+    # Within the body; the olecranon of the person's own shape may be some millimetres away.
+    assert (hu > -200).all()
