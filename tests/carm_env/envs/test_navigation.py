@@ -139,7 +139,8 @@ def test_a_view_beside_the_patient_is_reported(env):
     env.reset(seed=0)
     low, high = env.unwrapped.scene.patient.workspace_mm
     _, info = env.reset(seed=0, options={**ROUTE, "start": (float(low[0]), float(high[1]))})
-    assert info["view_quality"] == "misses_patient"
+    # A ray beside the patient passes the table.
+    assert info["view_quality"] == "empty"
 
 
 def test_exposure_control_gives_thick_views_more_dose():
