@@ -207,7 +207,7 @@ def train(arguments: CnnArguments, words: Sequence[str] = ()) -> TrainingResult:
         "kind": KIND,
         "architecture": arguments.architecture,
         "image_size": size,
-        "isocenter_depth_mm": arguments.isocenter_depth_mm,
+        **arguments.depth_config,
         "pretext": arguments.pretext,
         "epochs": arguments.epochs,
         "views": len(views),

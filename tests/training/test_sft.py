@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from carm_env.actions import MoveLattice
-from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM
 from carm_env.landmarks import LANDMARKS
 from carm_env.language import parse
 from carm_env.language.advice_reader import read_advice
@@ -42,7 +41,7 @@ def dataset(small_patients, tmp_path):
 def backbone(tmp_path):
     tensors = {f"0.{name}": value for name, value in DisplacementNetwork("tiny").state_dict().items()}
     config = {"kind": "conformal", "architecture": "tiny", "image_size": 32, "members": 1, "levels": [0.9],
-              "radius": np.ones((1, 14)).tolist(), "isocenter_depth_mm": DEFAULT_ISOCENTER_DEPTH_MM}  # fmt: skip
+              "radius": np.ones((1, 14)).tolist()}  # fmt: skip
     save_checkpoint(tmp_path / "backbone", config, tensors, "#")
     return tmp_path / "backbone"
 
