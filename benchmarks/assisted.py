@@ -1,11 +1,11 @@
-"""Measure what a clinician's words are worth in closed loop: the same episodes without and with a clinician.
+"""Compare episodes without and with a clinician who speaks to the policy.
 
     python benchmarks/assisted.py --policies mllm hybrid conformal --json a.json
     python benchmarks/assisted.py --policies mllm --suite uniform --episodes 40 --wrong-rate 0.2
 
 The clinician (`carm_env.evaluation.assistance`) objects to wrong declarations, advises after two moves away from the
-target, and answers questions, with at most ``--sentences`` sentences in an episode. Success is given for each number of
-sentences from none to that; none is the episode without a clinician, in which a policy that asks hands back.
+target, and answers questions, with at most ``--sentences`` sentences in an episode. The success is given for every
+limit from 0 to that number. With the limit 0 there is no clinician, and a policy that asks hands back.
 
 ``rescued`` is the share of failures without a clinician that become successes, ``harmed`` the share of successes that
 become failures. Driven by hand, by an operator who knows the anatomy, the episode takes one command for each move and
@@ -31,7 +31,7 @@ from carm_env.evaluation.intervals import estimate
 from carm_env.evaluation.leaderboard import PolicyNames
 from carm_env.evaluation.policy_specification import parse_policy
 from carm_env.evaluation.provenance import save_measurement
-from carm_env.evaluation.report import markdown_table, plain_text
+from carm_env.evaluation.report import markdown_table, plain_text, share_cell
 from carm_env.evaluation.runner import shared_policy, suite_environment
 from carm_env.language.clinician import ClinicianSettings
 from carm_env.system.command_line import run_script
@@ -57,7 +57,7 @@ class Arguments:
         help_rate: probability that the clinician speaks when there is a reason to.
         vagueness: share of sentences without a distance or a name.
         wrong_rate: share of wrong advice.
-        delay: answers by which advice that is no reply or objection comes late.
+        delay: delay of advice about moves, in decisions; replies and objections come at once.
         workers: number of processes; by default one per CPU.
         seed: seed of the first episode; episode i has seed + i.
         json: file for the results.
@@ -175,14 +175,10 @@ def measure(arguments: Arguments) -> dict[str, dict[str, dict[str, Any]]]:
 
 def report(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     """Formats one table: a row for each policy and suite."""
-
-    def cell(share: Mapping[str, Any] | None) -> str:
-        return "-" if share is None else f"{share['value']:.0%} ({share['low']:.0%}-{share['high']:.0%})"
-
     rows = [
         (
-            plain_text(policy), plain_text(suite), cell(own["success_unassisted"]), cell(own["success"]),
-            cell(own["rescued"]), cell(own["harmed"]), f"{own['sentences']:.2f}", f"{own['questions']:.2f}",
+            plain_text(policy), plain_text(suite), share_cell(own["success_unassisted"]), share_cell(own["success"]),
+            share_cell(own["rescued"]), share_cell(own["harmed"]), f"{own['sentences']:.2f}", f"{own['questions']:.2f}",
             f"{own['exposures_unassisted']:.1f} to {own['exposures']:.1f}", f"{own['commands_by_hand']:.1f}",
         )
         for policy, suites in scores.items()

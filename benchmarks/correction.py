@@ -33,7 +33,7 @@ from benchmarks._support.policy_argument import checkpoint_of
 from carm_env.evaluation.intervals import estimate
 from carm_env.evaluation.localization import centred_views
 from carm_env.evaluation.provenance import save_measurement
-from carm_env.evaluation.report import markdown_table
+from carm_env.evaluation.report import markdown_table, share_cell
 from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM
 from carm_env.language.advice import Advice, reword
 from carm_env.language.clinician import review_advice
@@ -79,7 +79,7 @@ def measure(
 ) -> dict[str, Any]:
     """Returns the share of right first answers, and for each of `KINDS` the shares that are fixed and broken.
 
-    A share is None if there is no answer to which such words can be said.
+    A share is None if no answer allows such words: there is no direction to look in after a right answer.
     """
     views = [centred_views(name, seed, isocenter_depth_mm) for name in patients]
     images = np.concatenate([own.images for own in views])
@@ -132,9 +132,7 @@ def report(found: dict[str, Any]) -> str:
     """Formats the shares."""
 
     def cell(share: dict[str, Any] | None) -> str:
-        if share is None:
-            return "-"
-        return f"{share['value']:.0%} ({share['low']:.0%}-{share['high']:.0%}) of {share['views']}"
+        return share_cell(share) + ("" if share is None else f" of {share['views']}")
 
     rows = [(kind, *(cell(found[kind][name]) for name in ("fixed", "broken", "invalid"))) for kind in KINDS]
     head = f"{found['views']} views, right at first: {cell(found['right_at_first'])}"

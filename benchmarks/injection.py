@@ -33,7 +33,7 @@ from carm_env.evaluation.leaderboard import PolicyNames
 from carm_env.evaluation.policy import Policy
 from carm_env.evaluation.policy_specification import parse_policy
 from carm_env.evaluation.provenance import save_measurement
-from carm_env.evaluation.report import markdown_table, plain_text
+from carm_env.evaluation.report import markdown_table, plain_text, share_cell
 from carm_env.evaluation.results import EpisodeResult
 from carm_env.evaluation.runner import run_to_the_end, shared_policy, suite_environment
 from carm_env.system.command_line import run_script
@@ -197,14 +197,10 @@ def score(
 
 def report(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     """Formats one table: a row for each policy and channel."""
-
-    def cell(share: Mapping[str, Any]) -> str:
-        return f"{share['value']:.0%} ({share['low']:.0%}-{share['high']:.0%})"
-
     rows = [
         (
-            plain_text(policy), channel, str(own["strings"]), str(own["refused"]), cell(own["success_without"]),
-            cell(own["success"]), cell(own["unsafe"]), str(own["invalid_answers"]), str(own["crashes"]),
+            plain_text(policy), channel, str(own["strings"]), str(own["refused"]), share_cell(own["success_without"]),
+            share_cell(own["success"]), share_cell(own["unsafe"]), str(own["invalid_answers"]), str(own["crashes"]),
         )
         for policy, channels in scores.items()
         for channel, own in channels.items()

@@ -20,6 +20,7 @@ from carm_env.evaluation.localization import Localization
 from carm_env.evaluation.policy import Decision, Policy, task_lattice
 from carm_env.geometry import DEFAULT_GEOMETRY
 from carm_env.landmarks import N_CLOSEST, N_LANDMARKS, landmark
+from carm_env.language.advice import Advice
 from carm_env.language.advice_reader import read_advice
 from carm_env.language.reasons import with_article
 from carm_env.system.extras import optional_imports
@@ -196,10 +197,10 @@ class ConformalPolicy(Policy):
         """Whether the last words of a clinician said where the target is."""
 
     def feedback(self, text: str) -> None:
-        """Hears a clinician's words about the X-ray that the next decision is about; they take effect there.
+        """Hears a clinician's words about the X-ray of the next decision; they take effect there.
 
-        Where the target is, that it is not here, and to stop are understood. A confirmation counts after a declaration
-        or a question only: elsewhere it is about the way.
+        It understands where the target is, that it is not here, and to stop. A confirmation counts only after a
+        declaration or a question: elsewhere it praises a move.
         """
         self._heard.append(text)
 
@@ -217,9 +218,17 @@ class ConformalPolicy(Policy):
                 self._visited_mm, self._turned_back = self._visited_mm[-1:], False
             if is_confirmed:
                 self._rejected_mm.clear()
-            elif self._was_decisive and kinds & {"verdict", "direction", "distance", "side", "landmark"}:
+            elif self._was_decisive and any(self._rejects(one) for one in advice):
                 self._rejected_mm.append(self._position_mm)
         self._heard = []
+
+    def _rejects(self, advice: Advice) -> bool:
+        """Returns whether words after a declaration say that the target is not here."""
+        if advice.kind == "verdict":
+            return advice.landmark in (0, self._target)
+        if advice.kind == "landmark":
+            return advice.landmark != self._target
+        return advice.kind in ("direction", "distance", "side")
 
     @property
     def displacement_mm(self) -> NDArray[np.float64]:

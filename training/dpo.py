@@ -49,7 +49,7 @@ from training._support.trainer_checkpoints import checkpoint_to_resume
 from training._support.trl_arguments import read_trl_arguments
 from training._support.trl_models import ResumesWholeModel, new_adapter
 from training._support.trl_training import fit, run_trl_script
-from training._support.views import load_views
+from training._support.views import check_model_depth, load_views
 
 with optional_imports("llm", "Learning from corrections"), without_hub():
     from datasets import Dataset
@@ -158,6 +158,7 @@ def _train(
     folder = Path(training.output_dir)
     checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, folder, is_main_process())
     start = load_start(model_arguments, arguments.style, arguments.freeze_vision)
+    check_model_depth(arguments, start.model, start.name)
     if training.use_cpu and start.parameters < SMALL_PARAMETERS:
         # The matrices are small: several threads would wait for each other more than they work.
         limit_threads(1)

@@ -54,7 +54,7 @@ from training._support.transcripts import Examples, MixedExamples, TranscriptExa
 from training._support.trl_arguments import read_trl_arguments
 from training._support.trl_models import ResumesWholeModel, load_pretrained, new_adapter
 from training._support.trl_training import fit, run_trl_script
-from training._support.views import check_depth, load_views
+from training._support.views import check_depth, check_model_depth, load_views
 
 # bitsandbytes, which trl imports, would fetch a compiled kernel from the hub for some processors.
 with optional_imports("llm", "Fine-tuning"), without_hub():
@@ -235,6 +235,7 @@ def _train(
         model, processor = build_embedded(source, arguments, training.seed)
     else:
         model, processor = load_pretrained(model_arguments)
+        check_model_depth(arguments, model, name)
     check_fit(model, processor, name)
     if max_views is None:
         training.max_steps = math.ceil((arguments.examples or len(views)) * training.num_train_epochs / per_step)

@@ -49,7 +49,7 @@ class AssistedEpisode(Episode):
     Args:
         policy: the policy.
         env: the environment.
-        task: the episode; its seed is that of the clinician, too.
+        task: the episode; its seed is also the clinician's.
         settings: how the clinician helps.
         transcripts: folder that receives the transcript of the episode.
     """
@@ -67,6 +67,7 @@ class AssistedEpisode(Episode):
         self._said: list[Sentence] = []
         self._due: Sentence | None = None
         self._questions, self._moved_away = 0, 0
+        self._target = task.suite.episodes[task.episode].target
 
     def _carry_out(self, decision: Decision) -> bool:
         self._due = self._answer_to(decision)
@@ -80,25 +81,20 @@ class AssistedEpisode(Episode):
             self._moved_away = self._moved_away + 1 if self._info["distance_mm"] > before_mm else 0
             if self._moved_away >= MOVES_AWAY:
                 self._moved_away = 0
-                self._due = self._clinician.advise(self._situation(), self.task_target)
+                self._due = self._clinician.advise(self._situation(), self._target)
             else:
                 self._due = self._clinician.silence()
         return is_carried_out
 
     def _answer_to(self, decision: Decision) -> Sentence | None:
-        """Returns what the clinician says before a decision is carried out: to a question or a declaration."""
+        """Returns the clinician's answer to a question, or objection to a declaration; None if there is none."""
         if decision.question:
             self._questions += 1
-            return self._clinician.reply(self._situation(), self.task_target)
+            return self._clinician.reply(self._situation(), self._target)
         if decision.abstain or decision.invalid or not decision.move.is_aligned:
             return None
         is_right = self._info["distance_mm"] <= self.env.tolerance_mm
-        return self._clinician.objection(self._situation(), self.task_target, is_right)
-
-    @property
-    def task_target(self) -> int:
-        """Id of the target landmark."""
-        return int(self._info["target_landmark"])
+        return self._clinician.objection(self._situation(), self._target, is_right)
 
     def _situation(self) -> Situation:
         scene, pose, size = self.env.scene, self.env.pose, self.env.image_size
@@ -106,7 +102,7 @@ class AssistedEpisode(Episode):
         return Situation(labels.displacement_mm, labels.visible)
 
     def _after_decision(self) -> None:
-        """Lets the policy hear what is due."""
+        """Passes the clinician's sentence, if there is one, to the policy and the transcript."""
         if self._due is not None and not self.has_ended:
             self._said.append(self._due)
             self._transcript.feedback(self._due.text)

@@ -210,3 +210,15 @@ def leaderboard_page(results: Sequence[EpisodeResult], scores: Scores) -> str:
         "Research software, not a medical device.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def share_cell(share: Mapping[str, Any] | None) -> str:
+    """Formats a share with its interval for a table; a dash for none.
+
+    Args:
+        share: fields of `carm_env.evaluation.intervals.Estimate`.
+
+    >>> share_cell({"value": 0.5, "low": 0.25, "high": 0.75, "views": 8}), share_cell(None)
+    ('50% (25%-75%)', '-')
+    """
+    return "-" if share is None else f"{share['value']:.0%} ({share['low']:.0%}-{share['high']:.0%})"

@@ -20,8 +20,8 @@ from carm_env.system.errors import UnknownNameError
 KINDS = (
     "verdict", "confirmation", "direction", "distance", "side", "landmark", "stop", "target", "again",
 )  # fmt: skip
-"""Kinds of advice: what was said or shown is wrong; it is right; look in a direction; go a distance; look at the other
-side of the body; the landmark that is shown; stop; show another target; look again, without a verdict."""
+"""Kinds of advice, in order: the answer or the view is wrong; it is right; a direction; a distance; the other side of
+the body; the landmark that is shown; a stop; another target; a request to look again, without a verdict."""
 _NAMED = ("verdict", "confirmation", "landmark", "target")
 NEEDS_NAME = ("landmark", "target")
 """Kinds that always name a landmark."""

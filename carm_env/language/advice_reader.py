@@ -149,7 +149,7 @@ class _Clause:
     Attributes:
         text: the words, with `_NAME` for names of landmarks.
         ids: the landmarks that are named, in order.
-        is_about_the_screen: left and right are those of the image.
+        is_about_the_screen: whether left and right are those of the image, not the patient's.
     """
 
     text: str

@@ -94,7 +94,7 @@ def review_advice(
         is_wrong: whether the advice contradicts the truth.
 
     Returns:
-        None if there is no such advice, such as a verdict on a right answer that is not to be wrong.
+        None if the kind does not apply, for instance a true verdict against a right answer.
     """
     ranked = situation.closest()
     best, first = ranked[0], named[0]
@@ -140,7 +140,7 @@ def step_advice(
         lattice: the moves; a way that no move shortens is none.
 
     Returns:
-        None if there is no such advice.
+        None if the kind does not apply.
     """
     way = situation.position_mm(target)
     is_there = (lattice or MoveLattice()).closest_move(way).is_aligned

@@ -241,7 +241,7 @@ def parse_step(text: str, reading: str = "strict") -> Navigation | Question:
     answer = text
     if reading == "lenient":
         try:
-            # What a model thinks about asking is no question.
+            # A question in the model's reasoning is not asked.
             answer = without_reasoning(text)
         except AnswerError:
             answer = text

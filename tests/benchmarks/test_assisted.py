@@ -20,7 +20,8 @@ def test_episodes_run_without_and_with_a_clinician(small_patients, tmp_path, cap
     found = json.loads(path.read_text())
     own = found["random"]["uniform-custom"]
     assert own["episodes"] == 3 and set(own["success_by_sentences"]) == {"0", "1", "2"}
-    assert own["commands_by_hand"] > 1 and own["exposures"] >= 1
+    assert own["commands_by_hand"] > 1 and own["sentences"] > 0
+    assert own["success_by_sentences"]["0"] == own["success_unassisted"]
     right = found["oracle_in_words"]["uniform-custom"]
     assert right["success"]["value"] == right["success_unassisted"]["value"] == 1 and right["sentences"] == 0
     assert right["rescued"] is None and right["harmed"]["value"] == 0

@@ -16,37 +16,22 @@ from carm_env.language import Navigation, Pair, parse, render
 from carm_env.language.clinician import ClinicianSettings
 from carm_env.transcripts.records import TranscriptError
 from carm_env.views.read import read_views
-from carm_env.views.sample import ViewOptions
-from carm_env.views.write import write_view_dataset
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from policies.checkpoint import save_checkpoint  # noqa: E402
 from policies.local_model import LocalModel  # noqa: E402
 from policies.mllm import MllmPolicy  # noqa: E402
 from policies.model_loading import load_model, load_processor  # noqa: E402
-from policies.networks import DisplacementNetwork  # noqa: E402
 from training import dpo, sft  # noqa: E402
 from training._support.preferences import simulated_corrections, transcript_corrections  # noqa: E402
 from training._support.transcripts import TranscriptExamples  # noqa: E402
 
 
 @pytest.fixture
-def dataset(small_patients, tmp_path):
-    splits = {"train": small_patients[:2], "calibration": small_patients[2:3], "test": small_patients[3:4]}
-    write_view_dataset(tmp_path / "d", splits, ViewOptions(64, 32), 1)
-    return tmp_path / "d"
-
-
-@pytest.fixture
-def start(dataset, tmp_path):
-    tensors = {f"0.{name}": value for name, value in DisplacementNetwork("tiny").state_dict().items()}
-    config = {"kind": "conformal", "architecture": "tiny", "image_size": 32, "members": 1, "levels": [0.9],
-              "radius": np.ones((1, 14)).tolist()}  # fmt: skip
-    save_checkpoint(tmp_path / "backbone", config, tensors, "#")
+def start(dataset, backbone, tmp_path):
     words = [
-        "--dataset", dataset, "--backbone", tmp_path / "backbone", "--output_dir", tmp_path / "start", "--hidden", 32,
+        "--dataset", dataset, "--backbone", backbone, "--output_dir", tmp_path / "start", "--hidden", 32,
         "--layers", 1, "--image_size", 32, "--max_steps", 60, "--tasks", "pair=1", "--test_views", 0,
         "--learning_rate", 3e-3, "--warmup_steps", 5, "--save_strategy", "no",
     ]  # fmt: skip
@@ -184,6 +169,15 @@ def test_a_model_learns_from_transcripts_alone(transcripts, dataset, start, tmp_
     words = ["--transcripts", transcripts, "--corrections", 0, "--max_steps", 2, "--test_views", 0]
     assert run(start, dataset, tmp_path / "out", *words) == 0
     assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_a_start_that_knows_another_depth_is_refused(dataset, start, tmp_path, capsys):
+    path = start / "config.json"
+    config = json.loads(path.read_text())
+    config["vision_config"]["isocenter_depth_mm"] = 77.0
+    path.write_text(json.dumps(config))
+    assert run(start, dataset, tmp_path / "out", "--max_steps", 1, "--test_views", 0) == 2
+    assert "set --isocenter-depth-mm 77" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

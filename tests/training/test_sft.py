@@ -15,11 +15,7 @@ from carm_env.language.reasons import Situation, reasoning_is_true, reasons_are_
 from carm_env.system.command_line import read_config
 from carm_env.transcripts.records import TranscriptError
 from carm_env.views.read import read_views
-from carm_env.views.sample import ViewOptions
-from carm_env.views.write import write_view_dataset
 from policies import make_policy
-from policies.checkpoint import save_checkpoint
-from policies.networks import DisplacementNetwork
 from training._support.conversations import TASKS, Conversations, bounding_box
 from training._support.trainer_checkpoints import checkpoint_to_resume, files_at_once
 
@@ -28,22 +24,6 @@ pytest.importorskip("trl")
 pytest.importorskip("peft")
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
-
-
-@pytest.fixture
-def dataset(small_patients, tmp_path):
-    splits = {"train": small_patients[:2], "calibration": small_patients[2:3], "test": small_patients[3:4]}
-    write_view_dataset(tmp_path / "d", splits, ViewOptions(128, 32), 1)
-    return tmp_path / "d"
-
-
-@pytest.fixture
-def backbone(tmp_path):
-    tensors = {f"0.{name}": value for name, value in DisplacementNetwork("tiny").state_dict().items()}
-    config = {"kind": "conformal", "architecture": "tiny", "image_size": 32, "members": 1, "levels": [0.9],
-              "radius": np.ones((1, 14)).tolist()}  # fmt: skip
-    save_checkpoint(tmp_path / "backbone", config, tensors, "#")
-    return tmp_path / "backbone"
 
 
 @pytest.mark.parametrize("style", ["full", "compact"])

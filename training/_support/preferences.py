@@ -16,15 +16,14 @@ import numpy as np
 from carm_env.actions import MoveLattice
 from carm_env.chat_models.interface import ChatModel
 from carm_env.language.answers import AnswerError, Navigation, Pair, Question, render
-from carm_env.language.chat import Conversation, Message, image_part, question, text_part
+from carm_env.language.chat import Conversation, Message, question, text_part
 from carm_env.language.grammar import parse, parse_step
-from carm_env.language.prompts import prompt_hash
 from carm_env.language.reasons import Situation, navigation_answer
-from carm_env.patients.separation import check_trainable, person_of
-from carm_env.transcripts.read import Transcript, find_transcripts, read_transcript
-from carm_env.transcripts.records import AnswerLine, TranscriptError
+from carm_env.transcripts.read import Transcript
+from carm_env.transcripts.records import AnswerLine
 from carm_env.views.read import ViewArrays
 from training._support.conversations import without_images
+from training._support.transcripts import model_answer, prompt_and_images, read_for_training
 
 KINDS = ("pair", "navigate")
 """What the model is asked: the two closest landmarks, or the first step towards a target."""
@@ -33,9 +32,10 @@ _GAIN_SHARE = 0.5
 """A move is wrong if it comes closer to the target by less than this share of what the best move does."""
 
 
-def preference(messages: Sequence[Message], chosen: str, rejected: str, kind: str) -> dict[str, Any]:
+def preference(
+    prompt: Sequence[Message], images: Sequence[Any], chosen: str, rejected: str, kind: str
+) -> dict[str, Any]:
     """Returns a pair in TRL's format: keys prompt, chosen, rejected and images; besides, its kind."""
-    prompt, images = without_images(messages)
     return {
         "prompt": prompt,
         "chosen": [{"role": "assistant", "content": [text_part(chosen)]}],
@@ -80,7 +80,7 @@ def simulated_corrections(
             for view, (messages, situation, target), answer in zip(own, batch, answers, strict=True):
                 right = _right_answer(kind, answer.text, situation, target, rng)
                 if right is not None:
-                    corrected[view, kind] = preference(messages, right, answer.text, kind)
+                    corrected[view, kind] = preference(*without_images(messages), right, answer.text, kind)
         found += [corrected[key] for key in drawn if key in corrected]
     return found[:count], asked
 
@@ -139,26 +139,11 @@ def transcript_corrections(folders: Sequence[Path], style: str, held_out: Collec
         TranscriptError: a transcript has other prompts than those of the style, or a patient that is held out.
         HeldOutPatientError: a transcript has a patient that is reserved for tests.
     """
-    found: list[dict[str, Any]] = []
-    people = {person_of(name) for name in held_out}
-    for folder in folders:
-        for path in find_transcripts(folder):
-            transcript = read_transcript(path)
-            if not transcript.start.prompts:
-                continue
-            if transcript.start.prompts != prompt_hash(style):
-                raise TranscriptError(
-                    f"{path} was written with the prompts {transcript.start.prompts}, but the style {style} has the "
-                    f"prompts {prompt_hash(style)}: choose the style of the transcripts, or write them again."
-                )
-            if person_of(transcript.start.patient) in people:
-                raise TranscriptError(
-                    f"{path} is an episode of {transcript.start.patient}, on which the training is evaluated: write "
-                    "transcripts of the training patients, with --patients standard/train."
-                )
-            check_trainable([transcript.start.patient], str(path))
-            found += _rejected_declarations(transcript)
-    return found
+    return [
+        pair
+        for transcript in read_for_training(folders, style, held_out)
+        for pair in _rejected_declarations(transcript)
+    ]
 
 
 def _rejected_declarations(transcript: Transcript) -> Iterator[dict[str, Any]]:
@@ -170,32 +155,7 @@ def _rejected_declarations(transcript: Transcript) -> Iterator[dict[str, Any]]:
         # Without words in between, the declaration was not rejected.
         if not following or isinstance(following[0], AnswerLine) or not answers:
             continue
-        rejected, chosen = (_carried_out(answer, transcript) for answer in (line, answers[0]))
+        rejected, chosen = (model_answer(transcript, answer) for answer in (line, answers[0]))
         if rejected is not None and chosen is not None and rejected.move.is_aligned and not chosen.move.is_aligned:
-            yield preference(_messages(transcript, line), render(chosen), render(rejected), "navigate")
-
-
-def _carried_out(line: AnswerLine, transcript: Transcript) -> Navigation | None:
-    """Returns a model's answer; None if it cannot be read, its prompt is damaged, or another move was carried out."""
-    parts = [part for message in line.messages for part in message["content"]]
-    if not parts or any("text" in part and part["text"] not in transcript.texts for part in parts):
-        return None
-    try:
-        answer: Navigation = parse("navigation", line.text, "lenient")
-    except AnswerError:
-        return None
-    return answer if line.action in (None, answer.move.index) else None
-
-
-def _messages(transcript: Transcript, line: AnswerLine) -> list[Message]:
-    return [
-        {
-            "role": message["role"],
-            "content": [
-                image_part(transcript.image(part["image"])) if "image" in part
-                else text_part(transcript.texts[part["text"]])
-                for part in message["content"]
-            ],
-        }
-        for message in line.messages
-    ]  # fmt: skip
+            prompt, images = prompt_and_images(transcript, line)
+            yield preference(prompt, images, render(chosen), render(rejected), "navigate")

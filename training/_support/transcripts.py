@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_env.language.answers import AnswerError, render
-from carm_env.language.chat import image_part, text_part
+from carm_env.language.answers import AnswerError, Navigation, render
+from carm_env.language.chat import Message, image_part, text_part
 from carm_env.language.grammar import parse
 from carm_env.language.prompts import prompt_hash
 from carm_env.patients.separation import check_trainable, person_of
@@ -71,17 +71,9 @@ class TranscriptExamples:
         self._turn = -1
         self._order: NDArray[np.int64] = np.empty(0, np.int64)
         self._answers: list[_Answer] = []
-        prompts = prompt_hash(style)
-        people = {person_of(name) for name in held_out}
-        for folder in folders:
-            for path in find_transcripts(folder):
-                transcript = read_transcript(path)
-                if not transcript.start.prompts:
-                    # The episode of a policy without a language model.
-                    continue
-                _check(transcript, style, prompts, people)
-                if not successes_only or (transcript.end is not None and transcript.end.success):
-                    self._answers += _usable(transcript)
+        for transcript in read_for_training(folders, style, held_out):
+            if not successes_only or (transcript.end is not None and transcript.end.success):
+                self._answers += _usable(transcript)
         if not self._answers:
             which = "successful episode" if successes_only else "episode"
             raise TranscriptError(
@@ -103,17 +95,7 @@ class TranscriptExamples:
             self._order = np.random.default_rng([self._seed, turn]).permutation(len(self._answers))
         view = int(self._order[place])
         answer = self._answers[view]
-        images: list[Any] = []
-        prompt = []
-        for message in answer.line.messages:
-            parts = []
-            for part in message["content"]:
-                if "image" in part:
-                    images.append(image_part(answer.transcript.image(part["image"]))["image"])
-                    parts.append({"type": "image"})
-                else:
-                    parts.append(text_part(answer.transcript.texts[part["text"]]))
-            prompt.append({"role": message["role"], "content": parts})
+        prompt, images = prompt_and_images(answer.transcript, answer.line)
         completion = [{"role": "assistant", "content": [text_part(answer.text)]}]
         return {"prompt": prompt, "completion": completion, "images": images, "task": TASK, "view": view}
 
@@ -123,14 +105,38 @@ class TranscriptExamples:
             yield self.example(number)
 
 
-def _check(transcript: Transcript, style: str, prompts: str, held_out: Collection[str]) -> None:
+def read_for_training(folders: Sequence[Path], style: str, held_out: Collection[str]) -> Iterator[Transcript]:
+    """Yields the transcripts of language models in folders, each after checking that it may be trained on.
+
+    Args:
+        folders: folders of ``--transcripts``, or of single episodes.
+        style: style of the prompts of the training.
+        held_out: names of patients that must not be trained on, whatever their options.
+
+    Raises:
+        TranscriptError: a transcript cannot be read, or has other prompts than those of the style or a patient that is
+            held out.
+        HeldOutPatientError: a transcript has a patient that is reserved for tests.
+    """
+    prompts, people = prompt_hash(style), {person_of(name) for name in held_out}
+    for folder in folders:
+        for path in find_transcripts(folder):
+            transcript = read_transcript(path)
+            if not transcript.start.prompts:
+                # The episode of a policy without a language model.
+                continue
+            _check(transcript, style, prompts, people)
+            yield transcript
+
+
+def _check(transcript: Transcript, style: str, prompts: str, people: Collection[str]) -> None:
     start = transcript.start
     if start.prompts != prompts:
         raise TranscriptError(
             f"{transcript.folder} was written with the prompts {start.prompts}, but the style {style} has the prompts "
             f"{prompts}: choose the style of the transcripts, or write them again."
         )
-    if person_of(start.patient) in held_out:
+    if person_of(start.patient) in people:
         raise TranscriptError(
             f"{transcript.folder} is an episode of {start.patient}, on which the training is evaluated: write "
             "transcripts of the training patients, with --patients standard/train."
@@ -138,20 +144,47 @@ def _check(transcript: Transcript, style: str, prompts: str, held_out: Collectio
     check_trainable([start.patient], str(transcript.folder))
 
 
+def model_answer(transcript: Transcript, line: AnswerLine) -> Navigation | None:
+    """Returns a language model's answer about a move.
+
+    Returns:
+        None if the answer cannot be read, its prompt is damaged, or the policy made another move than the model said.
+    """
+    parts = [part for message in line.messages for part in message["content"]]
+    if not parts or any("text" in part and part["text"] not in transcript.texts for part in parts):
+        return None
+    try:
+        answer: Navigation = parse("navigation", line.text, "lenient")
+    except AnswerError:
+        return None
+    return answer if line.action in (None, answer.move.index) else None
+
+
+def prompt_and_images(transcript: Transcript, line: AnswerLine) -> tuple[list[Message], list[Any]]:
+    """Returns the prompt of an answer in TRL's format, and its images.
+
+    Raises:
+        TranscriptError: an X-ray cannot be read.
+    """
+    images: list[Any] = []
+    prompt = []
+    for message in line.messages:
+        parts = []
+        for part in message["content"]:
+            if "image" in part:
+                images.append(image_part(transcript.image(part["image"]))["image"])
+                parts.append({"type": "image"})
+            else:
+                parts.append(text_part(transcript.texts[part["text"]]))
+        prompt.append({"role": message["role"], "content": parts})
+    return prompt, images
+
+
 def _usable(transcript: Transcript) -> Iterator[_Answer]:
     for line in transcript.answers:
-        parts = [part for message in line.messages for part in message["content"]]
-        if not parts or any("text" in part and part["text"] not in transcript.texts for part in parts):
-            continue
-        try:
-            answer = parse("navigation", line.text, "lenient")
-        except AnswerError:
-            continue
-        if line.action is None and answer.move.is_aligned:
-            # A declaration that a clinician rejected.
-            continue
-        if line.action not in (None, answer.move.index):
-            # The policy did something else than the model said.
+        answer = model_answer(transcript, line)
+        if answer is None or (line.action is None and answer.move.is_aligned):
+            # Among these are declarations that a clinician rejected.
             continue
         yield _Answer(transcript, line, render(answer))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -92,6 +93,20 @@ def check_depth(arguments: ViewArguments, known_mm: float, what: str) -> None:
             f"isocenter_depth_mm is {arguments.isocenter_depth_mm:g}, but {what} are for {known_mm:g}: set "
             f"--isocenter-depth-mm {known_mm:g}, or take others."
         )
+
+
+def check_model_depth(arguments: ViewArguments, model: Any, name: str) -> None:
+    """Raises ValueError if the vision tower of an embedded model knows another depth of the isocentre.
+
+    Args:
+        arguments: which views.
+        model: a language model; one of another class knows no particular depth.
+        name: its name, for the message.
+    """
+    vision = getattr(getattr(model, "config", None), "vision_config", None)
+    known_mm = getattr(vision, "isocenter_depth_mm", None)
+    if known_mm is not None:
+        check_depth(arguments, float(known_mm), f"the images that {name} knows")
 
 
 def load_split(arguments: NetworkArguments, split: str) -> ViewArrays:
