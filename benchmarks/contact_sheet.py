@@ -13,9 +13,8 @@ in which anatomy is hardest to model. With ``--findings``: each finding, next to
 it. With ``--population``: whole patients from the front and from the left at the same scale, to show how much they
 differ. With ``--families``: patients of the families beside one of ``standard``, from the front at the same scale. With
 ``--domain``: sixteen views under domain randomisation, each of another scan of one of four patients and by another
-X-ray system, with a circle at every visible landmark. With ``--bones``: the bones of a virtual patient of anatomy 4,
-each beside the same view of the same person in anatomy 5. With ``--organs``: views of the soft tissue and findings
-of patients of anatomy 4, each beside the same view in anatomy 5.
+X-ray system, with a circle at every visible landmark. With ``--bones``: the bones of a virtual patient. With
+``--organs``: views of the soft tissue and findings of several patients.
 """
 
 from __future__ import annotations
@@ -100,7 +99,7 @@ ORGAN_VIEWS = (
     ("virtual:0?findings=pneumothorax", FINDING_VIEWS["pneumothorax"]),
     ("virtual:0?findings=rib_fracture", FINDING_VIEWS["rib_fracture"]),
 )
-"""Patients and views that show what version 5 of the anatomy changes."""
+"""Patients and views of the soft tissue."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +114,8 @@ class Arguments:
         population: show eight different patients; --patient and --size have no effect.
         families: show patients of the families; --patient and --size have no effect.
         domain: show views under domain randomisation; --patient has no effect.
-        bones: show the bones of a virtual patient in anatomy 4 and 5.
-        organs: show the soft tissue of patients in anatomy 4 and 5; --patient has no effect.
+        bones: show the bones of the patient.
+        organs: show the soft tissue and findings of patients; --patient has no effect.
     """
 
     out: Path
@@ -170,13 +169,9 @@ def findings_sheet(patient: str, size: int) -> Image.Image:
 
 
 def bones_sheet(patient: str, size: int) -> Image.Image:
-    """Renders each view of `BONE_VIEWS` of a virtual patient in anatomy 4 and in anatomy 5."""
-    scenes = [load_scene(patient), load_scene(f"{patient}{'&' if '?' in patient else '?'}anatomy=5")]
-    tiles = []
-    for view in BONE_VIEWS:
-        for scene, caption in zip(scenes, (f"{view.caption}: 4", "5"), strict=True):
-            tiles.append(render_tile(scene, replace(view, caption=caption), size))
-    return arrange(tiles)
+    """Renders each view of `BONE_VIEWS`."""
+    scene = load_scene(patient)
+    return arrange([render_tile(scene, view, size) for view in BONE_VIEWS])
 
 
 def population_sheet() -> Image.Image:
@@ -240,13 +235,11 @@ def domain_sheet(size: int) -> Image.Image:
 
 
 def organs_sheet(size: int) -> Image.Image:
-    """Renders each view of `ORGAN_VIEWS` in version 4 and in version 5 of the anatomy."""
+    """Renders each view of `ORGAN_VIEWS`."""
     tiles = []
     for name, view in ORGAN_VIEWS:
-        for version in ("4", "5"):
-            scene = load_scene(f"{name}{'&' if '?' in name else '?'}anatomy={version}")
-            caption = f"{version}: {name.partition('?')[0]}, {view.caption or name.partition('=')[2]}"
-            tiles.append(render_tile(scene, replace(view, caption=caption), size))
+        caption = f"{name.partition('?')[0]}, {view.caption or name.partition('=')[2]}"
+        tiles.append(render_tile(load_scene(name), replace(view, caption=caption), size))
     return arrange(tiles)
 
 
@@ -269,9 +262,9 @@ def run(arguments: Arguments) -> None:
         sheet, content = families_sheet(), f"{sum(map(len, FAMILIES.values()))} patients"
     elif arguments.bones:
         sheet = bones_sheet(arguments.patient, arguments.size)
-        content = f"{len(BONE_VIEWS)} views of {arguments.patient} in anatomy 4 and 5"
+        content = f"{len(BONE_VIEWS)} views of the bones of {arguments.patient}"
     elif arguments.organs:
-        sheet, content = organs_sheet(arguments.size), f"{len(ORGAN_VIEWS)} views of two versions of the anatomy"
+        sheet, content = organs_sheet(arguments.size), f"{len(ORGAN_VIEWS)} views of soft tissue and findings"
     elif arguments.findings:
         sheet = findings_sheet(arguments.patient, arguments.size)
         content = f"{len(FINDING_VIEWS)} findings of {arguments.patient}"

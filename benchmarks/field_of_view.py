@@ -46,7 +46,6 @@ from carm_env.geometry import (
     DEFAULT_GEOMETRY,
     DEFAULT_ISOCENTER_DEPTH_MM,
     MAX_ISOCENTER_DEPTH_MM,
-    PAPER_ISOCENTER_DEPTH_MM,
     CArmPose,
     ProjectionGeometry,
 )
@@ -315,7 +314,7 @@ def run(arguments: Arguments) -> None:
     people = read_shares(readings)
     frames = {name: float(np.mean(list(shares.values()))) for name, shares in people.items()}
     best = best_depth_mm(bones, frames)
-    depths = {"default": DEFAULT_ISOCENTER_DEPTH_MM, "best": best, "paper": PAPER_ISOCENTER_DEPTH_MM}
+    depths = {"middle": 0.0, "best": best, "default": DEFAULT_ISOCENTER_DEPTH_MM}
     ours = {name: mean_shares(bones, depth) for name, depth in depths.items()}
     difference = {
         name: {structure: share / frames[structure] - 1 for structure, share in shares.items()}
@@ -367,7 +366,7 @@ def run(arguments: Arguments) -> None:
     save_measurement(arguments.json, result, 0)
     if arguments.sheet is not None:
         shown = PatientRef.parse(arguments.shown)
-        sheet = draw_sheet(arguments.reference, readings, shown, (depths["default"], depths["paper"]))
+        sheet = draw_sheet(arguments.reference, readings, shown, (depths["middle"], depths["default"]))
         with atomic_write(arguments.sheet) as temporary:
             sheet.save(temporary)
 

@@ -1,6 +1,6 @@
 """Draw the episodes of suites and save them as YAML files in the package.
 
-    python benchmarks/freeze.py smoke uniform paper-routes uniform-fov paper-routes-fov
+    python benchmarks/freeze.py smoke uniform paper-routes
 
 Increase the version in `carm_env.evaluation.recipes.RECIPES` before drawing a suite again: results are compared by
 version.
@@ -26,7 +26,7 @@ class Arguments:
     """Arguments of this script.
 
     Attributes:
-        suites: names of recipes: smoke, uniform, paper-routes, uniform-fov, paper-routes-fov.
+        suites: names of recipes: smoke, uniform, paper-routes.
     """
 
     suites: Positional[tuple[str, ...]]

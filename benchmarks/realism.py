@@ -1,4 +1,4 @@
-"""Measure how well classifiers tell DRRs of real CTs from those of virtual patients, for versions of the anatomy.
+"""Measure how well classifiers tell DRRs of real CTs from those of virtual patients, by options of their names.
 
     python benchmarks/realism.py --json r.json --plot r.png --sheet s.png
 
@@ -34,11 +34,12 @@ from benchmarks._support.matched_views import (
     render_matched,
 )
 from benchmarks._support.power_spectrum import power_spectrum, radial_mean
+from carm_env.anatomy.build import ANATOMY_VERSION
 from carm_env.evaluation.intervals import mean_interval
 from carm_env.evaluation.plots import drawing, new_figure, save_figure
 from carm_env.evaluation.provenance import save_measurement
 from carm_env.evaluation.report import markdown_table
-from carm_env.geometry import DEFAULT_GEOMETRY, PAPER_ISOCENTER_DEPTH_MM, check_image_size, check_isocenter_depth
+from carm_env.geometry import DEFAULT_GEOMETRY, DEFAULT_ISOCENTER_DEPTH_MM, check_image_size, check_isocenter_depth
 from carm_env.patients.build import default_workers, prepare_patients
 from carm_env.patients.reference import PatientRef
 from carm_env.patients.separation import person_of
@@ -84,10 +85,10 @@ class Arguments:
     people: tuple[str, ...] = tuple(
         f"virtual:{seed}?arms={arms}&table=false" for arms in ("sides", "raised") for seed in range(3000, 3006)
     )
-    versions: tuple[str, ...] = ("anatomy=4", "anatomy=5")
+    versions: tuple[str, ...] = (f"anatomy={ANATOMY_VERSION}",)
     views: int = 96
     size: int = 128
-    isocenter_depth_mm: float = PAPER_ISOCENTER_DEPTH_MM
+    isocenter_depth_mm: float = DEFAULT_ISOCENTER_DEPTH_MM
     blurs_px: tuple[float, ...] = (0.0, 3.0)
     steps: int = 150
     controls: int = 1

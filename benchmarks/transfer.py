@@ -27,7 +27,6 @@ from carm_env.evaluation.provenance import save_measurement
 from carm_env.evaluation.recipes import find_recipe, suite_on
 from carm_env.evaluation.report import markdown_table, plain_text
 from carm_env.evaluation.results import EpisodeResult, read_results
-from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM
 from carm_env.patient_store import imported_names
 from carm_env.patients.build import default_workers, prepare_patients
 from carm_env.patients.catalogue import expand_patients, load_patient
@@ -186,7 +185,6 @@ def run_group(arguments: Arguments, group: str) -> tuple[int, dict[str, dict[str
                 names,
                 arguments.views,
                 arguments.seed + 1,
-                float(find_recipe(arguments.suite).environment.get("isocenter_depth_mm", DEFAULT_ISOCENTER_DEPTH_MM)),
             )
             scores[name] |= {"coverage_90": found.value, "coverage_90_interval": [found.low, found.high]}
     return status, scores

@@ -103,9 +103,7 @@ class CArmGeometry:
 DEFAULT_GEOMETRY = CArmGeometry()
 """The C-arm of the paper, DeepDRR's ``MobileCArm``."""
 
-DEFAULT_ISOCENTER_DEPTH_MM = 0.0
-"""Isocentre in the middle of the body: the detector shows 155 mm of it. The shipped policies learned this view."""
-PAPER_ISOCENTER_DEPTH_MM = 140.0
+DEFAULT_ISOCENTER_DEPTH_MM = 140.0
 """Isocentre in front of the middle of the body, as in the paper's frames: the detector shows 196 mm of the body.
 
 Measured by ``benchmarks/field_of_view.py``.

@@ -207,7 +207,7 @@ def train(arguments: CnnArguments, words: Sequence[str] = ()) -> TrainingResult:
         "kind": KIND,
         "architecture": arguments.architecture,
         "image_size": size,
-        **arguments.depth_config,
+        "isocenter_depth_mm": arguments.isocenter_depth_mm,
         "pretext": arguments.pretext,
         "epochs": arguments.epochs,
         "views": len(views),

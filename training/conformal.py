@@ -115,7 +115,7 @@ def train(arguments: ConformalArguments, words: Sequence[str] = ()) -> TrainingR
         "kind": KIND,
         "architecture": arguments.architecture,
         "image_size": size,
-        **arguments.depth_config,
+        "isocenter_depth_mm": arguments.isocenter_depth_mm,
         "members": len(networks),
         "trained_before": n_initial,
         "levels": list(LEVELS),

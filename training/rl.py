@@ -320,7 +320,7 @@ def export(
         "features": "backbone" if arguments.features == PIXELS else arguments.features,
         "architecture": vision.architecture,
         "image_size": vision.image_size,
-        **({"isocenter_depth_mm": vision.isocenter_depth_mm} if vision.isocenter_depth_mm else {}),
+        "isocenter_depth_mm": vision.isocenter_depth_mm,
         "layers": [linear[0].in_features, *(layer.out_features for layer in linear)],
         "activation": used[0] if used else "tanh",
         "quantiles": model.n_quantiles if algo == "qrdqn" else 1,

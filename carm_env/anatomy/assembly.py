@@ -11,18 +11,20 @@ from numpy.typing import NDArray
 from carm_env.anatomy.coverage import imaged_part
 from carm_env.anatomy.findings.material import Site
 from carm_env.anatomy.findings.paint import fractures, paint_foreign_bodies, paint_pleural_findings, resolve
-from carm_env.anatomy.findings.sizes import SIZES
+from carm_env.anatomy.organs.airways import paint_airways
 from carm_env.anatomy.organs.bones import paint_bones
 from carm_env.anatomy.organs.degeneration import paint_degeneration
 from carm_env.anatomy.organs.envelope import Envelope
 from carm_env.anatomy.organs.face import paint_face
-from carm_env.anatomy.organs.graded_bones import paint_graded_bones
 from carm_env.anatomy.organs.head import head_surface
+from carm_env.anatomy.organs.heart import mediastinum_surface, paint_heart
 from carm_env.anatomy.organs.jaw import paint_jaw
 from carm_env.anatomy.organs.lung_vessels import paint_lung_vessels
+from carm_env.anatomy.organs.organ_variation import OrganVariation
+from carm_env.anatomy.organs.relief import build_relief, paint_relief
 from carm_env.anatomy.organs.skull import paint_skull
-from carm_env.anatomy.organs.soft_tissue import soft_tissue
 from carm_env.anatomy.organs.thorax import ChestFields, Thorax, chest_fields, landmark_points, make_thorax
+from carm_env.anatomy.organs.viscera import paint_viscera
 from carm_env.anatomy.organs.visceral_cavity import visceral_cavity
 from carm_env.anatomy.painting.canvas import Canvas
 from carm_env.anatomy.painting.lattice import Lattice, lattice_pair
@@ -75,7 +77,7 @@ class Anatomy:
 
 
 def build_anatomy(parameters: PatientParameters) -> Anatomy:
-    """Builds a patient and returns it with its structures; takes about 10 s of CPU time at 2 mm."""
+    """Builds a patient and returns it with its structures; takes about 30 s of CPU time at 2 mm."""
     seeds = np.random.SeedSequence(parameters.seed).spawn(len(_STREAMS))
     streams = {name: np.random.default_rng(seed) for name, seed in zip(_STREAMS, seeds, strict=True)}
 
@@ -87,38 +89,35 @@ def build_anatomy(parameters: PatientParameters) -> Anatomy:
         "Free some memory, or build it with larger voxels (voxel_mm).",
     )
 
-    soft = soft_tissue(parameters)
-    envelope = soft.envelope(body, coarse, head_surface(body, parameters, coarse))
+    variation = OrganVariation(parameters.seed)
+    envelope = build_relief(body, parameters, coarse, head_surface(body, parameters, coarse), variation)
     canvas = Canvas(coarse, fine, streams["texture"])
-    soft.paint_envelope(canvas, envelope)
+    paint_relief(canvas, envelope)
 
     thorax = make_thorax(body, parameters)
-    chest = chest_fields(body, thorax, coarse, soft.mediastinum(thorax, coarse))
+    chest = chest_fields(body, thorax, coarse, mediastinum_surface(thorax, coarse, variation))
     cavity = visceral_cavity(body, envelope, chest.below_diaphragm, canvas)
-    soft.paint_abdomen(canvas, body, thorax, cavity, streams["bowel"])
-    soft.paint_mediastinum(canvas, thorax, chest)
+    paint_viscera(canvas, body, thorax, cavity, parameters, variation, streams["bowel"])
+    paint_heart(canvas, thorax, chest, parameters, variation)
     paint_lung_vessels(canvas, thorax, chest.lungs, streams["lungs"])
-    site = Site(canvas, body, thorax, envelope, chest, SIZES[parameters.anatomy])
+    site = Site(canvas, body, thorax, envelope, chest)
     findings = resolve(parameters.findings)
     paint_pleural_findings(site, findings)
-    airways = soft.paint_airways(canvas, body, thorax)
+    airways = paint_airways(canvas, body, thorax, parameters, variation)
 
     brain = paint_skull(canvas, body, parameters.bone_density, streams["skull"])
-    paint_face(canvas, body, parameters.bone_density, streams["face"], teeth=parameters.anatomy == "4")
-    if parameters.anatomy == "5":
-        paint_jaw(canvas, body, parameters.bone_density, np.random.default_rng([parameters.seed, *b"jaw"]))
-    paint_skeleton = paint_bones if parameters.anatomy == "4" else paint_graded_bones
-    paint_skeleton(canvas, body, parameters, streams["bones"], fractures(site, findings))
+    paint_face(canvas, body, parameters.bone_density, streams["face"])
+    paint_jaw(canvas, body, parameters.bone_density, np.random.default_rng([parameters.seed, *b"jaw"]))
+    paint_bones(canvas, body, parameters, streams["bones"], fractures(site, findings))
     paint_degeneration(canvas, body, thorax, parameters, streams["degeneration"])
     canvas.merge_bone()
     paint_foreign_bodies(site, findings)
 
     table_pose = make_table_pose(body, parameters)
     warp = body_warp(body, parameters.warp)
-    resampled = warp is not None or table_pose.rotates
-    if parameters.anatomy == "5":
-        canvas.sharpen(2 if resampled else 1)
-    finished = canvas.finish(envelope.skin, streams["noise"], blur=parameters.anatomy == "4" and not resampled)
+    # The renderer interpolates, and so does a resampling.
+    canvas.sharpen(1 if warp is None and not table_pose.rotates else 2)
+    finished = canvas.finish(envelope.skin, streams["noise"])
     if warp is None:
         hu, lattice = apply_table_pose(*_cropped(finished, fine), table_pose)
         points = landmark_points(body, thorax)

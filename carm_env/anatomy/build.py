@@ -17,10 +17,10 @@ from carm_env.system.versions import package_version
 if TYPE_CHECKING:
     from carm_env.anatomy.assembly import Anatomy
 
-ANATOMY_VERSION = "4"
+ANATOMY_VERSION = "5"
 """Increased whenever the same parameters give other volumes or landmarks; older cached patients are then ignored."""
 
-BUILD_SECONDS = {2.0: 12, 1.5: 40, 1.0: 100}
+BUILD_SECONDS = {2.0: 30, 1.5: 90, 1.0: 230}
 """Approximate time of a build on one core by voxel size (mm)."""
 
 
@@ -67,7 +67,7 @@ def _card(patient: VirtualPatient) -> dict[str, Any]:
 
 
 def build_patient(patient: VirtualPatient) -> Patient:
-    """Builds a patient without the cache; takes about 10 s of CPU time at 2 mm."""
+    """Builds a patient without the cache; takes about 30 s of CPU time at 2 mm."""
     # Imported here: it imports mujoco, numba and scipy, which a cached patient does not need.
     from carm_env.anatomy.assembly import build_anatomy
 

@@ -16,7 +16,6 @@ from carm_env.system.errors import UnknownNameError
 Arms = Literal["crossed", "sides", "one_up", "raised"]
 Side = Literal["right", "left"]
 Coverage = Literal["whole", "hips", "thighs", "head_neck", "chest", "abdomen"]
-Structures = Literal["4", "5"]
 
 LIMITS: dict[str, tuple[float, float]] = {
     "scale": (0.85, 1.2),
@@ -45,9 +44,6 @@ LIMITS: dict[str, tuple[float, float]] = {
 
 VOXEL_SIZES_MM = (2.0, 1.5, 1.0)
 """Valid voxel sizes; docs/reference/patients.md lists build time and memory."""
-
-_OMITTED_DEFAULTS: dict[str, Any] = {"covers": "whole", "warp": 0, "anatomy": "4"}
-"""Later parameters, left out of the JSON at their default: patients that do not use them keep hash and cache folder."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +86,6 @@ class PatientParameters:
             with the seed. Landmarks outside the volume are absent. ``"whole"`` is ``"hips"`` with all landmarks, even
             of a hanging hand that is cut.
         warp: seed of another family of bones, see `carm_env.anatomy.warp`; 0 for the bones of myo-sim.
-        anatomy: version of the structures: ``"4"``, on which the networks that ship were trained, or ``"5"``, which is
-            being built and is not frozen: its patients change from commit to commit.
 
     Raises:
         ValueError: a value is not finite or outside `LIMITS`, or a finding is given twice.
@@ -128,7 +122,6 @@ class PatientParameters:
     voxel_mm: float = 2.0
     covers: Coverage = "whole"
     warp: int = 0
-    anatomy: Structures = "4"
 
     def __post_init__(self) -> None:
         for name in ("seed", "warp"):
@@ -142,8 +135,6 @@ class PatientParameters:
             raise UnknownNameError("side", self.side, get_args(Side))
         if self.covers not in get_args(Coverage):
             raise UnknownNameError("coverage", self.covers, get_args(Coverage))
-        if self.anatomy not in get_args(Structures):
-            raise UnknownNameError("version of the anatomy", self.anatomy, get_args(Structures))
         if not isinstance(self.table, bool):
             raise ValueError(f"table is {self.table!r}, expected True or False.")
         object.__setattr__(self, "layout_mm", _checked_layout(self.layout_mm))
@@ -155,9 +146,8 @@ class PatientParameters:
         object.__setattr__(self, "voxel_mm", float(self.voxel_mm))
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the parameters as JSON values; `covers`, `warp` and `anatomy` are left out at their defaults."""
-        values = asdict(self)
-        return {key: value for key, value in values.items() if _OMITTED_DEFAULTS.get(key, self) != value}
+        """Returns the parameters as JSON values."""
+        return asdict(self)
 
 
 def checked_number(name: str, value: Any, limits: tuple[float, float]) -> float:

@@ -26,9 +26,7 @@ Sex = Literal["female", "male"]
 
 FEMALE_SHARE = 0.45
 _TABLE_SHARE = 0.5
-"""Share of the patients of anatomy version 5 whose volume contains the table; the average patient's does."""
-_NOD = 2.0
-"""Flexion and extension of the head in anatomy version 5 relative to those of version 4."""
+"""Share of the patients whose volume contains the table; the average patient's does."""
 AGE_YEARS = (18.0, 95.0)
 STATURE_CM = (135.0, 215.0)
 WEIGHT_KG = (30.0, 250.0)
@@ -129,12 +127,7 @@ class VirtualPatient:
     @property
     def parameters(self) -> PatientParameters:
         """The parameters that this patient is built from."""
-        body: dict[str, Any] = {} if self._is_average else _draw_body(self)
-        if dict(self.options).get("anatomy") == "5":
-            body["table"] = self._is_average or bool(_stream(self.seed, 3).random() < _TABLE_SHARE)
-            if not self._is_average:
-                nod_deg = _NOD * body["head_nod_deg"]
-                body["head_nod_deg"] = round(float(np.clip(nod_deg, *LIMITS["head_nod_deg"])), 4)
+        body: dict[str, Any] = {"table": True} if self._is_average else _draw_body(self)
         return PatientParameters(**{"seed": self.seed, "arms": self.arms, **body, **dict(self.options)})
 
     @property
@@ -222,7 +215,8 @@ def _draw_body(patient: VirtualPatient) -> dict[str, Any]:
         "kyphosis_deg": 0.35 * (age - 50.0) + 6.0 * noise["kyphosis"],
         "scoliosis_mm": 4.5 * noise["scoliosis"],
         "head_turn_deg": 9.0 * noise["turn"],
-        "head_nod_deg": 4.0 * noise["nod"],
+        # Rounded before it is doubled: with other digits these would not be the patients of earlier trainings.
+        "head_nod_deg": 2 * round(float(4.0 * noise["nod"]), 4),
         "askew_deg": tilt,
         "roll_deg": 2.0 * noise["roll"],
         "off_centre_mm": 14.0 * noise["off_centre"],
@@ -240,7 +234,8 @@ def _draw_body(patient: VirtualPatient) -> dict[str, Any]:
     limits = {**LIMITS, **_DRAWN_LIMITS}
     numbers = {name: round(float(np.clip(value, *limits[name])), 4) for name, value in drawn.items()}
     side = "right" if rng.random() < 0.5 else "left"
-    return {**numbers, "side": side, "layout_mm": tuple(layout.round(2).ravel().tolist())}
+    table = bool(_stream(patient.seed, 3).random() < _TABLE_SHARE)
+    return {**numbers, "side": side, "table": table, "layout_mm": tuple(layout.round(2).ravel().tolist())}
 
 
 _NOISE = (

@@ -23,7 +23,7 @@ class Arguments:
         alpha: angle in degrees, positive to RAO.
         beta: angle in degrees, positive to CAUD.
         projection: AP or PA.
-        isocenter_depth: distance of the isocentre from this point towards the source, mm; 140 as in the paper.
+        isocenter_depth: distance of the isocentre from this point towards the source, mm; by default as in the paper.
         size: side of the image in pixels, 16 to 2048.
         noise_seed: seed of the noise; by default 0 with --photons, --mas or --exposure-control, and no noise otherwise.
         kvp: tube voltage, 40 to 150 kV.

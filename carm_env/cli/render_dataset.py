@@ -21,8 +21,8 @@ class Arguments:
         angles: draw both angles of the C-arm up to this many degrees either way; 0 for frontal views.
         augment: any of noise, window, collimation, dose, domain.
         seed: seed of the sampling.
-        isocenter_depth: distance of the isocentre from mid-depth of the body towards the source, mm; 140 as in the
-            paper.
+        isocenter_depth: distance of the isocentre from mid-depth of the body towards the source, mm; by default as in
+            the paper.
         domain_severity: severity of the augmentation domain, 0 to 1.
         workers: number of processes; by default one per CPU, as far as memory allows.
     """

@@ -23,6 +23,9 @@ _CORE = 0.85
 _BODY_CORE = 0.5
 _LEAST_BODY = 0.75
 """Least share of a vertebral body, compared with its neighbour, from which its centre is derived."""
+_BODY_STD_MM, _COARSE_BODY_STD_MM = 4.0, 10.0
+"""Standard deviation of the rule of a vertebral body, and that in a vertebra whose largest ball has a radius of fewer
+than two voxels: a small vertebra, such as T1, and its arch are one piece then."""
 _TIP_MM = 40.0
 
 
@@ -156,7 +159,8 @@ def vertebral_body(masks: LabelMasks, name: str, neighbours: tuple[str, ...]) ->
     basis = "centre of the vertebral body"
     if any(borders):
         basis += f", of which {100 * min(share, 1.0):.0f} % are in the volume"
-    return estimate(centre, 4.0 + missing * radius, vertebra, basis)
+    base_mm = _BODY_STD_MM if radius > 2 * vertebra.spacing_mm.max() else _COARSE_BODY_STD_MM
+    return estimate(centre, base_mm + missing * radius, vertebra, basis)
 
 
 def _body(vertebra: Structure) -> tuple[NDArray[np.bool_], NDArray[np.bool_], float]:

@@ -98,10 +98,10 @@ class CArmNavEnv(HasJsonSpec, gym.Env[Any, np.int64]):
     body. After a move the environment takes an X-ray at ``p'`` with new noise. A declaration leaves the C-arm where it
     is, takes no X-ray and shows the last image again.
 
-    The isocentre is at mid-depth of the body, or nearer to the source by `isocenter_depth_mm`, along the central ray.
-    The image then shows 155 mm of the body, or more: 196 mm at 140 mm, as in the paper
-    (`carm_env.geometry.PAPER_ISOCENTER_DEPTH_MM`). Moves and distances do not change: they are across the beam, and a
-    landmark at any depth is in the centre of the image if and only if ``d`` is 0.
+    The isocentre is nearer to the source than mid-depth of the body, by `isocenter_depth_mm` along the central ray. At
+    140 mm, the default and as in the paper, the image shows 196 mm of the body; at 0 mm it shows 155 mm. Moves and
+    distances do not depend on the depth: they are across the beam, and a landmark at any depth is in the centre of the
+    image if and only if ``d`` is 0.
 
     The distance to the target is measured in the plane across the central ray with the unit vector ``r``:
 

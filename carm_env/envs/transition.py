@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from carm_env.actions import ALIGNED, MoveLattice
 from carm_env.envs.rewards import RewardSettings
 from carm_env.envs.state import EpisodeState, Rows
-from carm_env.geometry import CArmPose, planar_displacement_mm
+from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM, CArmPose, planar_displacement_mm
 from carm_env.landmarks import N_CLOSEST
 from carm_env.patient import Patient
 
@@ -38,7 +38,7 @@ class Transition:
 
     view: CArmPose
     lattice: MoveLattice
-    isocenter_depth_mm: float = 0.0
+    isocenter_depth_mm: float = DEFAULT_ISOCENTER_DEPTH_MM
 
     @cached_property
     def moves_mm(self) -> NDArray[np.float64]:

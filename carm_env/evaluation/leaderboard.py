@@ -53,7 +53,7 @@ class EvaluationArguments:
     Attributes:
         policies: names of policies, ``module:Class``, ``FILE.py:Class``, ``MODEL.zip`` of stable-baselines3, or a YAML
             file; arguments of the constructor follow as ``?a=1&b=2``.
-        suite: suites: smoke, uniform, paper-routes, uniform-fov, paper-routes-fov, or YAML files.
+        suite: suites: smoke, uniform, paper-routes, or YAML files.
         patients: draw the suites on these patients instead: virtual:SEED, imported patients, standard/test.
         episodes: run only the first N episodes of each suite.
         workers: number of processes; by default one per CPU.

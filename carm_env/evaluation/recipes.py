@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from carm_env.envs.episode import EpisodeSpec, draw_start, draw_target
 from carm_env.envs.registration import DEFAULT_TOLERANCE_MM, MAX_EPISODE_STEPS
 from carm_env.evaluation.suite import Suite
-from carm_env.geometry import PAPER_ISOCENTER_DEPTH_MM
 from carm_env.landmarks import landmark
 from carm_env.patient import Patient
 from carm_env.patients.cohorts import COHORTS
@@ -37,7 +35,6 @@ class Recipe:
         routes: whether the suite starts with the paper's routes on each patient.
         uniform: number of episodes with patient, target and start drawn uniformly.
         seed: seed of the draw.
-        environment: arguments of the environment. They do not change the draw.
     """
 
     version: int
@@ -46,25 +43,17 @@ class Recipe:
     routes: bool
     uniform: int
     seed: int
-    environment: Mapping[str, Any] = field(default_factory=dict)
 
 
 _TEST = COHORTS["standard"].names("test")
-_PAPER_FIELD = {"isocenter_depth_mm": PAPER_ISOCENTER_DEPTH_MM}
 # The descriptions are part of the suites' hashes.
 RECIPES = {
     "smoke": Recipe(
-        2, "Two patients, the paper's routes and uniform draws: does everything run?", _TEST[:2], True, 12, 11
+        3, "Two patients, the paper's routes and uniform draws: does everything run?", _TEST[:2], True, 12, 11
     ),
-    "uniform": Recipe(2, "Patients, targets and starts drawn uniformly", _TEST, False, 100, 12),
+    "uniform": Recipe(3, "Patients, targets and starts drawn uniformly", _TEST, False, 100, 12),
     "paper-routes": Recipe(
-        2, "The paper's Fig. 4: skull to and from the right and the left scapular inferior angle", _TEST, True, 0, 13
-    ),
-    "uniform-fov": Recipe(
-        1, "The episodes of uniform 2 with the paper's field of view", _TEST, False, 100, 12, _PAPER_FIELD
-    ),
-    "paper-routes-fov": Recipe(
-        1, "The episodes of paper-routes 2 with the paper's field of view", _TEST, True, 0, 13, _PAPER_FIELD
+        3, "The paper's Fig. 4: skull to and from the right and the left scapular inferior angle", _TEST, True, 0, 13
     ),
 }
 
@@ -115,10 +104,7 @@ def draw_suite(name: str, recipe: Recipe, patients: Mapping[str, Patient]) -> tu
             f"the suite {name} has no episode on {', '.join(recipe.patients)}: {reasons}. "
             "Annotate these landmarks, or choose another suite."
         )
-    suite = Suite(
-        name, recipe.version, recipe.description, MAX_EPISODE_STEPS, tuple(episodes), dict(recipe.environment)
-    )
-    return suite, left_out
+    return Suite(name, recipe.version, recipe.description, MAX_EPISODE_STEPS, tuple(episodes)), left_out
 
 
 def suite_on(name: str, patients: Mapping[str, Patient]) -> tuple[Suite, list[str]]:

@@ -76,7 +76,7 @@ def dataset_card(manifest: dict[str, Any], described: Sequence[Described] | None
         "statistics": _statistics(described, splits),
         "purpose": manifest["purpose"],
         "split": splits[0],
-        "skeleton": _WARPED if any("warp" in values for _, values in described) else _UNWARPED,
+        "skeleton": _WARPED if any(values.get("warp") for _, values in described) else _UNWARPED,
     }
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(values)
 

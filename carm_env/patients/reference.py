@@ -5,6 +5,7 @@
 | ``virtual:SEED`` | the virtual patient of that seed; built at first use, then read from the cache |
 | ``virtual:SEED?arms=sides`` | the same with options of `carm_env.anatomy.population.VirtualPatient` |
 | ``virtual:SEED?findings=pacemaker+pneumothorax:right`` | the same with findings, joined by plus signs |
+| ``virtual:SEED?anatomy=5`` | ``virtual:SEED``, which must be of this `carm_env.anatomy.build.ANATOMY_VERSION` |
 | ``imported:NAME`` or ``NAME`` | a CT that was imported under that name |
 | ``path/to/ct.nii.gz`` | a CT file; it has no landmarks, so it can be rendered but not navigated |
 | any of these with ``?scan=7`` | the same, scanned by another CT scanner (`carm_env.randomization.naming`) |
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from carm_env.ct.kinds import is_ct
 from carm_env.patient import Patient
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from carm_env.anatomy.population import VirtualPatient
     from carm_env.randomization.naming import ScanName
 
+_ANATOMY = "anatomy"
+"""Option of the name of a virtual patient that states the version of the anatomy; full names omit it."""
 CT_KINDS = "a DICOM folder or zip, or a .nii, .nii.gz, .nrrd or .mha file"
 
 
@@ -189,13 +192,28 @@ def _parse_virtual(text: str, name: str) -> PatientRef:
     options: dict[str, Any] = {}
     # A plus sign joins findings; in a query it would stand for a blank.
     for key, value in parse_qsl(query.replace("+", "%2B"), keep_blank_values=True):
-        check_keys("patient option", [key], (*defaults, "scan"))
+        check_keys("patient option", [key], (*defaults, _ANATOMY, "scan"))
         if key == "scan":
             raise ValueError(f"patient {text!r}: scan is percent-encoded, expected plain text as in scan=7.")
         if key in options:
             raise ValueError(f"patient {text!r}: {key} is given twice, expected once.")
-        options[key] = _convert(text, key, value, defaults[key])
+        options[key] = value if key == _ANATOMY else _convert(text, key, value, defaults[key])
+    if _ANATOMY in options:
+        _check_anatomy(text, options.pop(_ANATOMY))
+        rest = "&".join(part for part in query.split("&") if unquote(part.partition("=")[0]) != _ANATOMY)
+        name = f"{seed}?{rest}" if rest else seed
     return PatientRef("virtual", name, VirtualPatient(int(seed), **options))
+
+
+def _check_anatomy(patient: str, version: str) -> None:
+    """Raises ValueError unless `version` is the version of the anatomy."""
+    from carm_env.anatomy.build import ANATOMY_VERSION
+
+    if version != ANATOMY_VERSION:
+        raise ValueError(
+            f"patient {patient!r}: anatomy is {version!r}, but this version of carm-env builds anatomy "
+            f"{ANATOMY_VERSION} only: omit the option. Earlier commits build earlier versions."
+        )
 
 
 def _convert(patient: str, key: str, text: str, default: Any) -> Any:

@@ -60,37 +60,15 @@ def test_the_sheet_of_families_shows_a_patient_of_each_split(small_patients, tmp
         contact_sheet.Arguments(out, findings=True, families=True)
 
 
-def test_the_sheet_of_bones_shows_each_view_in_both_anatomies(small_patients, tmp_path, monkeypatch):
-    from carm_env.envs.scene import load_scene
-
-    loaded = []
-
-    def load(name):
-        loaded.append(name)
-        return load_scene(small_patients[0])
-
-    monkeypatch.setattr(contact_sheet, "load_scene", load)
+def test_the_sheet_of_bones_shows_each_view_of_the_patient(small_patients, tmp_path, monkeypatch):
     monkeypatch.setattr(contact_sheet, "BONE_VIEWS", VIEWS[4:5])
     out = tmp_path / "sheet.png"
-    assert script("--bones", "--patient", "virtual:3000?age=70", "--size", 32, "--out", out) == 0
-    assert loaded == ["virtual:3000?age=70", "virtual:3000?age=70&anatomy=5"]
+    assert script("--bones", "--patient", small_patients[0], "--size", 32, "--out", out) == 0
     assert np.asarray(Image.open(out)).shape == (32 + 22, 4 * 32)
 
 
-def test_the_sheet_of_organs_shows_each_view_in_both_versions(small_patients, tmp_path, monkeypatch):
-    names = []
-
-    def scene(name):
-        names.append(name)
-        return load_scene(small_patients[0])
-
-    from carm_env.envs.scene import load_scene
-
-    views = (("virtual:0", VIEWS[0]), ("virtual:0?findings=pneumothorax", VIEWS[1]))
-    monkeypatch.setattr(contact_sheet, "ORGAN_VIEWS", views)
-    monkeypatch.setattr(contact_sheet, "load_scene", scene)
+def test_the_sheet_of_organs_shows_each_patient(small_patients, tmp_path, monkeypatch):
+    monkeypatch.setattr(contact_sheet, "ORGAN_VIEWS", ((small_patients[0], VIEWS[0]), (small_patients[1], VIEWS[1])))
     out = tmp_path / "sheet.png"
     assert script("--organs", "--size", 32, "--out", out) == 0
     assert np.asarray(Image.open(out)).shape == (32 + 22, 4 * 32)
-    assert names[:2] == ["virtual:0?anatomy=4", "virtual:0?anatomy=5"]
-    assert names[2:] == [f"virtual:0?findings=pneumothorax&anatomy={version}" for version in "45"]

@@ -22,7 +22,7 @@ from benchmarks.field_of_view import (
     width,
 )
 from carm_env.anatomy.painting.meshes import Mesh
-from carm_env.geometry import DEFAULT_GEOMETRY, PAPER_ISOCENTER_DEPTH_MM
+from carm_env.geometry import DEFAULT_GEOMETRY, DEFAULT_ISOCENTER_DEPTH_MM
 from carm_env.system.structured_files import read_json
 
 RELEASED = Path(__file__).parents[3] / "shared/reference/carm_llm"
@@ -105,12 +105,12 @@ def test_missing_files_and_patients_without_bones_are_named(tmp_path, script_err
 
 @pytest.mark.slow
 @pytest.mark.skipif(not RELEASED.is_dir(), reason="needs the authors' released files in ../shared")
-def test_the_papers_depth_brings_both_widths_within_5_percent(tmp_path):
+def test_the_default_depth_brings_both_widths_within_5_percent(tmp_path):
     out = tmp_path / "f.json"
     run(field_of_view.Arguments(RELEASED, json=out, sheet=tmp_path / "f.png"))
     result = json.loads(out.read_text())
-    assert result["best_depth_mm"] == pytest.approx(PAPER_ISOCENTER_DEPTH_MM, abs=5)
-    assert all(abs(value) < 0.05 for value in result["difference"]["paper"].values())
-    assert all(value > 0.15 for value in result["difference"]["default"].values())
+    assert result["best_depth_mm"] == pytest.approx(DEFAULT_ISOCENTER_DEPTH_MM, abs=5)
+    assert all(abs(value) < 0.05 for value in result["difference"]["default"].values())
+    assert all(value > 0.15 for value in result["difference"]["middle"].values())
     with Image.open(tmp_path / "f.png") as sheet:
         assert sheet.size == (3 * 768, 2 * 768)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import abstention, calibration, localization
+from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM
 from carm_env.system.command_line import run_script
 from policies.checkpoint import save_checkpoint
 from policies.networks import DisplacementNetwork, build_classifier
@@ -21,7 +22,7 @@ def run(script, words):
 @pytest.fixture
 def checkpoints(tmp_path):
     torch.manual_seed(0)
-    common = {"architecture": "tiny", "image_size": 32}
+    common = {"architecture": "tiny", "image_size": 32, "isocenter_depth_mm": DEFAULT_ISOCENTER_DEPTH_MM}
     save_checkpoint(tmp_path / "cnn", {"kind": "cnn", **common}, build_classifier("tiny").state_dict(), "#")
     tensors = {f"0.{name}": value for name, value in DisplacementNetwork("tiny").state_dict().items()}
     radius = np.array([[1.0], [2.0], [1e5]]).repeat(14, 1).tolist()

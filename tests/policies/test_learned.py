@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carm_env.actions import Move, MoveLattice
+from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM
 from carm_env.landmarks import N_LANDMARKS
 from policies import make_policy
 from policies.belief import AtlasBelief
@@ -34,7 +35,7 @@ pytest.importorskip("transformers")
 @pytest.fixture
 def classifier(tmp_path):
     torch.manual_seed(0)
-    config = {"kind": "cnn", "architecture": "tiny", "image_size": 32}
+    config = {"kind": "cnn", "architecture": "tiny", "image_size": 32, "isocenter_depth_mm": DEFAULT_ISOCENTER_DEPTH_MM}
     save_checkpoint(tmp_path / "cnn", config, build_classifier("tiny").state_dict(), "# card")
     return tmp_path / "cnn"
 
@@ -49,7 +50,7 @@ def ensemble(tmp_path):
     }
     config = {
         "kind": "conformal", "architecture": "tiny", "image_size": 32, "members": 2, "levels": [0.9, 0.95, 0.97],
-        "radius": np.full((3, 14), 2.0).tolist(),
+        "radius": np.full((3, 14), 2.0).tolist(), "isocenter_depth_mm": DEFAULT_ISOCENTER_DEPTH_MM,
     }  # fmt: skip
     save_checkpoint(tmp_path / "conformal", config, tensors, "# card")
     return tmp_path / "conformal"

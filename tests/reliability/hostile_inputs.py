@@ -141,7 +141,7 @@ def checkpoints() -> dict[str, Case]:
         def build(folder: Path) -> str:
             target = folder / kind
             if kind == "cnn":
-                config = {"kind": "cnn", "architecture": "tiny", "image_size": 32}
+                config = {"kind": "cnn", "architecture": "tiny", "image_size": 32, "isocenter_depth_mm": 140.0}
                 save_checkpoint(target, config, build_classifier("tiny").state_dict(), "#")
             else:
                 shutil.copytree(SHIPPED / kind, target)

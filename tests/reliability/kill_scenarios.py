@@ -220,13 +220,14 @@ def _prepare_training(root: Path) -> None:
 def _prepare_with_network(root: Path) -> None:
     import torch
 
+    from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM
     from policies.checkpoint import save_checkpoint
     from policies.networks import DisplacementNetwork
 
     torch.manual_seed(0)
     tensors = {f"0.{name}": value for name, value in DisplacementNetwork("tiny").state_dict().items()}
     config = {"kind": "conformal", "architecture": "tiny", "image_size": 32, "members": 1, "levels": [0.9],
-              "radius": np.full((1, 14), 2.0).tolist()}  # fmt: skip
+              "radius": np.full((1, 14), 2.0).tolist(), "isocenter_depth_mm": DEFAULT_ISOCENTER_DEPTH_MM}  # fmt: skip
     save_checkpoint(root / "network", config, tensors, "# card")
     _prepare_training(root)
     settings = {"n_envs": 2, "n_timesteps": 96, "policy": "MlpPolicy", "policy_kwargs": {"net_arch": [16]},

@@ -36,6 +36,7 @@ def prepare(folder: Path) -> None:
     import numpy as np
 
     from carm_env import patient_store
+    from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM
     from policies.checkpoint import save_checkpoint
     from policies.networks import DisplacementNetwork
     from tests.conftest import NAMES, small_patient
@@ -44,7 +45,7 @@ def prepare(folder: Path) -> None:
         patient_store.save_imported(small_patient(name, seed))
     tensors = {f"0.{name}": value for name, value in DisplacementNetwork("tiny").state_dict().items()}
     config = {"kind": "conformal", "architecture": "tiny", "image_size": 32, "members": 1, "levels": [0.9],
-              "radius": np.ones((1, 14)).tolist()}  # fmt: skip
+              "radius": np.ones((1, 14)).tolist(), "isocenter_depth_mm": DEFAULT_ISOCENTER_DEPTH_MM}  # fmt: skip
     save_checkpoint(folder / "backbone", config, tensors, "#")
     (folder / "suite.yaml").write_text(SUITE)
     settings = {"n_envs": 2, "n_timesteps": 32, "policy": "MlpPolicy", "n_steps": 16, "batch_size": 16, "n_epochs": 1}

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM
 from carm_env.views.sample import ViewOptions
 from carm_env.views.write import write_view_dataset
 
@@ -35,6 +36,6 @@ def backbone(tmp_path):
 
     tensors = {f"0.{name}": value for name, value in DisplacementNetwork("tiny").state_dict().items()}
     config = {"kind": "conformal", "architecture": "tiny", "image_size": 32, "members": 1, "levels": [0.9],
-              "radius": np.ones((1, 14)).tolist()}  # fmt: skip
+              "radius": np.ones((1, 14)).tolist(), "isocenter_depth_mm": DEFAULT_ISOCENTER_DEPTH_MM}  # fmt: skip
     save_checkpoint(tmp_path / "backbone", config, tensors, "#")
     return tmp_path / "backbone"

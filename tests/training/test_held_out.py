@@ -77,7 +77,7 @@ def test_transcripts_and_datasets_of_test_patients_are_refused(tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(views, "read_views", lambda folder, split: Views())
-        patch.setattr(views, "read_description", lambda folder: {"options": {"isocenter_depth_mm": 0.0}})
+        patch.setattr(views, "read_description", lambda folder: {"options": {"isocenter_depth_mm": 140.0}})
         with pytest.raises(HeldOutPatientError, match="bodies/test"):
             views.load_views(ViewArguments(dataset=str(tmp_path)), "train", tmp_path, 32)
         assert views.load_views(ViewArguments(dataset=str(tmp_path)), "test", tmp_path, 32).names == Views.names

@@ -115,8 +115,8 @@ def test_the_ensemble_is_trained_and_calibrated(quick, tmp_path, capsys):
     capsys.readouterr()
     assert conformal.main([*quick, "--members", "0", "--output_dir", str(calibrated)]) == 2
     assert "members is 0, expected at least 1, or 0 with --init-members" in capsys.readouterr().err
-    assert conformal.main([*only, "--isocenter_depth_mm", "140"]) == 2
-    assert "knows images with isocenter_depth_mm 0, expected 140" in capsys.readouterr().err
+    assert conformal.main([*only, "--isocenter_depth_mm", "0"]) == 2
+    assert "knows images with isocenter_depth_mm 140, expected 0" in capsys.readouterr().err
     assert conformal.main([*more, "--init-members", str(SHIPPED / "conformal")]) == 2
     assert "all members of an ensemble have one architecture" in capsys.readouterr().err
     for given, message in (
@@ -249,10 +249,10 @@ def test_a_dataset_of_another_depth_is_refused(script, small_patients, tmp_path,
     from carm_env.views.write import write_view_dataset
 
     splits = {"train": small_patients[:1], "calibration": small_patients[1:2], "test": small_patients[2:3]}
-    write_view_dataset(tmp_path / "d", splits, ViewOptions(4, 32, isocenter_depth_mm=140.0), 1)
+    write_view_dataset(tmp_path / "d", splits, ViewOptions(4, 32, isocenter_depth_mm=0.0), 1)
     arguments = ["--dataset", str(tmp_path / "d"), "--architecture", "tiny", "--output_dir", str(tmp_path / "x")]
     assert script.main(arguments) == 2
-    assert "isocenter_depth_mm is 0, but the views of" in capsys.readouterr().err
+    assert "isocenter_depth_mm is 140, but the views of" in capsys.readouterr().err
     assert script.main([*arguments, "--isocenter_depth_spread_mm", "-1"]) == 2
     assert "isocenter_depth_spread_mm is -1.0, expected 0 or more" in capsys.readouterr().err
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import out_of_distribution as benchmark
+from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM
 from carm_env.system.command_line import run_script
 from policies.checkpoint import save_checkpoint
 from training import out_of_distribution
@@ -21,7 +22,7 @@ def backbone(tmp_path):
     torch.manual_seed(0)
     tensors = {f"0.{name}": value for name, value in DisplacementNetwork("tiny").state_dict().items()}
     config = {"kind": "conformal", "architecture": "tiny", "image_size": 32, "members": 1, "levels": [0.9],
-              "radius": [[1.0] * 14]}  # fmt: skip
+              "radius": [[1.0] * 14], "isocenter_depth_mm": DEFAULT_ISOCENTER_DEPTH_MM}  # fmt: skip
     save_checkpoint(tmp_path / "backbone", config, tensors, "#")
     return tmp_path / "backbone"
 
@@ -52,9 +53,9 @@ def test_scores_are_fitted_calibrated_and_measured(small_patients, backbone, tmp
 
 
 def test_views_of_another_depth_than_the_backbone_knows_are_refused(backbone, tmp_path, capsys):
-    words = ["--backbone", str(backbone), "--isocenter-depth-mm", "140", "--output-dir", str(tmp_path / "o")]
+    words = ["--backbone", str(backbone), "--isocenter-depth-mm", "0", "--output-dir", str(tmp_path / "o")]
     assert out_of_distribution.main(words) == 2
-    assert "isocenter_depth_mm is 140, but the weights of the backbone are for 0" in capsys.readouterr().err
+    assert "isocenter_depth_mm is 0, but the weights of the backbone are for 140" in capsys.readouterr().err
 
 
 def test_the_area_under_the_curve_counts_pairs():

@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 
+from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM
 from policies import make_policy
 from policies.checkpoint import CheckpointError, save_checkpoint
 from policies.networks import DisplacementNetwork
@@ -22,7 +23,7 @@ def regressor(tmp_path):
     tensors = {f"0.{name}": value for name, value in DisplacementNetwork("tiny").state_dict().items()}
     config = {
         "kind": "conformal", "architecture": "tiny", "image_size": 32, "members": 1, "levels": [0.9],
-        "radius": np.full((1, 14), 2.0).tolist(),
+        "radius": np.full((1, 14), 2.0).tolist(), "isocenter_depth_mm": DEFAULT_ISOCENTER_DEPTH_MM,
     }  # fmt: skip
     save_checkpoint(tmp_path / "regressor", config, tensors, "# card")
     return tmp_path / "regressor"

@@ -131,11 +131,6 @@ class NetworkArguments(ViewArguments):
         return self.image_size or ARCHITECTURES[self.architecture].image_size
 
     @property
-    def depth_config(self) -> dict[str, float]:
-        """What the checkpoint states of the depth of the isocentre; nothing for a depth of 0."""
-        return {"isocenter_depth_mm": self.isocenter_depth_mm} if self.isocenter_depth_mm else {}
-
-    @property
     def max_views(self) -> int | None:
         """Number of training views that `max_steps` needs; None without a limit."""
         return self.max_steps * self.batch_size or None

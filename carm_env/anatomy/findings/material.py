@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from carm_env.anatomy.findings.sizes import SIZES, FindingSizes
 from carm_env.anatomy.organs.envelope import Envelope
 from carm_env.anatomy.organs.thorax import ChestFields, Thorax
 from carm_env.anatomy.painting import tissue
@@ -43,7 +42,6 @@ class Site:
     thorax: Thorax
     envelope: Envelope
     chest: ChestFields
-    sizes: FindingSizes = SIZES["4"]
 
 
 def surface_point(

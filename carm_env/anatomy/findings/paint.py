@@ -42,9 +42,7 @@ def resolve(findings: Iterable[str]) -> tuple[Finding, ...]:
 
 def fractures(site: Site, findings: Iterable[Finding]) -> list[Fracture]:
     """Returns the rib fractures among the findings; `paint_bones` builds the broken ribs."""
-    return [
-        break_rib(site.body, site.thorax, item.letter, site.sizes) for item in findings if item.name == "rib_fracture"
-    ]
+    return [break_rib(site.body, site.thorax, item.letter) for item in findings if item.name == "rib_fracture"]
 
 
 def paint_pleural_findings(site: Site, findings: Iterable[Finding]) -> None:

@@ -11,6 +11,12 @@ from carm_env.anatomy.skeleton.model import SIDE_SIGN
 EFFUSION_HU = 12.0
 """Median of exudates: Cullu et al., Diagn. Interv. Radiol. 20 (2014) 116 (transudates: 5 HU)."""
 PLEURAL_AIR_HU = -995.0
+_PLEURAL_AIR_MM = (46.0, 46.0, 50.0)
+"""Depth of the air ventral, lateral and apical to the lung in a pneumothorax."""
+_SULCUS_MM = 30.0
+"""Depth of the air below the ventral lung (deep sulcus sign)."""
+_PLEURA_HALF_MM, _PLEURA_HU = 1.5, 0.0
+"""Half the thickness, and HU, of the visceral pleura."""
 _ATELECTASIS_HU = -250.0
 
 _EFFUSION_SHARE = 0.42
@@ -45,8 +51,8 @@ def paint_pneumothorax(site: Site, side: str) -> None:
     """Paints air ventral, lateral and apical to the retracted lung and in the deep sulcus."""
     space = _pleural_space(site, side)
     x, y, z = site.canvas.coarse.axes()
-    scale, sizes = site.thorax.scale, site.sizes
-    front_gap, lateral_gap, apical_gap = sizes.pleural_air_mm
+    scale = site.thorax.scale
+    front_gap, lateral_gap, apical_gap = _PLEURAL_AIR_MM
     inside = np.broadcast_to(y, space.shape)[space < 0]
     front, middle, back = np.quantile(inside, [0.02, 0.6, 0.75])
     anterior = np.clip((middle - y) / (middle - front), 0, 1)
@@ -59,7 +65,7 @@ def paint_pneumothorax(site: Site, side: str) -> None:
         apical_gap * apical * floating,
     )
     from_wall = -site.chest.cavity - (gap * scale).astype(np.float32)
-    sulcus = site.chest.below_diaphragm - (sizes.sulcus_mm * scale * anterior).astype(np.float32)
+    sulcus = site.chest.below_diaphragm - (_SULCUS_MM * scale * anterior).astype(np.float32)
     air = np.minimum(from_wall, sulcus)
-    site.canvas.paint(np.maximum(space, np.abs(air) - np.float32(sizes.pleura_half_mm)), sizes.pleura_hu)
+    site.canvas.paint(np.maximum(space, np.abs(air) - np.float32(_PLEURA_HALF_MM)), _PLEURA_HU)
     site.canvas.paint(np.maximum(space, air), PLEURAL_AIR_HU)

@@ -6,7 +6,7 @@ import numpy as np
 
 from carm_env.anatomy.findings.material import Site, paint_tube, paint_wire
 from carm_env.anatomy.organs.airways import pharynx_axis, trachea_axis
-from carm_env.anatomy.organs.thorax import OESOPHAGUS
+from carm_env.anatomy.organs.heart import OESOPHAGUS
 from carm_env.anatomy.skeleton.model import SIDE_SIGN
 
 _TIP_ABOVE_CARINA_MM = 42.0

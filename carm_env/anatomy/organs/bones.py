@@ -1,7 +1,8 @@
-"""Bone tissue: a cortical shell around trabecular bone, from the mesh of each bone.
+"""Bone tissue: cortex that thins towards the joints, trabecular bone with gradient and texture.
 
-Each mesh is filled on samples, two per voxel along each axis, and averaged to voxels, so that a cortex of one
-millimetre keeps its mass. Only samples inside the bone are stored: the bounding box of a rib is nearly empty.
+Thick cortex lies around the middle of a shaft only. Towards the joints it thins to a subchondral plate of half a
+millimetre, and trabecular bone, densest below that plate, fills the end. Flat and short bones have a thin cortex
+around trabecular bone throughout. Thicknesses and HU were chosen by hand, beside published DRRs of real patients.
 """
 
 from __future__ import annotations
@@ -12,218 +13,92 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from carm_env.anatomy.organs.bone_samples import BoneSamples, BoneStyle, add_bone, sample_bone
+from carm_env.anatomy.organs.modelled_vertebrae import paint_vertebra
+from carm_env.anatomy.organs.scapular_borders import border_shapes
 from carm_env.anatomy.painting import tissue
-from carm_env.anatomy.painting.blur import blur_mask
-from carm_env.anatomy.painting.canvas import SAMPLES_PER_VOXEL, TILE, Canvas
-from carm_env.anatomy.painting.lattice import Box, Lattice
+from carm_env.anatomy.painting.canvas import TILE, Canvas
 from carm_env.anatomy.painting.meshes import Mesh
 from carm_env.anatomy.painting.shapes import Ellipsoid, Field
 from carm_env.anatomy.parameters import PatientParameters
 from carm_env.anatomy.skeleton.body import Body
 from carm_env.anatomy.skeleton.fracture import Fracture
-from carm_env.anatomy.skeleton.model import CERVICAL_SPINE, MANDIBLE, PELVIS, SACRUM, SKULL, THORACOLUMBAR
-from carm_env.anatomy.skeleton.vertebrae import VertebralBody, vertebral_bodies
-from carm_env.system.compilation import compiled
-
-_MARGIN_MM = 4.0
-_SMALLEST_SHELL_FACES = 100
-_EPIPHYSIS_CORTEX_MM = 1.3
+from carm_env.anatomy.skeleton.model import CERVICAL_SPINE, MANDIBLE, PELVIS, SACRUM, SIDES, SKULL, THORACOLUMBAR
+from carm_env.anatomy.skeleton.vertebrae import cervical_meshes, modelled_vertebrae
 
 
 @dataclass(frozen=True)
-class BoneStyle:
+class GradedStyle(BoneStyle):
     """Tissue parameters of a kind of bone.
 
     Attributes:
-        cortex_mm: thickness of the cortical shell.
-        cortex_hu: HU of the cortical shell.
-        core_hu: mean HU inside the shell.
-        core_texture_hu: standard deviation of the trabecular texture, HU.
-        smoothing_mm: standard deviation of the blur that rounds the facets of the mesh.
-        threshold: threshold of the blurred mask; below 0.5 it inflates bones with thin meshes.
-        depth_mm: standard deviation of the blur that measures depth; depths are exact to about three times as much.
+        ends_mm: thickness of the cortex at the proximal and at the distal joint; `cortex_mm` is that of the middle of a
+            shaft. None for a cortex of one thickness.
+        ends_hu: HU of the cortex at both joints.
+        distal_core_hu: mean HU of trabecular bone at the distal joint; `core_hu` is that at the proximal one.
+        subchondral_hu: HU that trabecular bone has in excess below its surface.
+        gradient_mm: depth at which that excess has fallen to 37 %.
+        canal_hu: HU of the medullary canal in the middle of a shaft; None for a bone without one.
+        taper: ends over which the cortex thins and the canal closes, as fractions of the length.
     """
 
-    cortex_mm: float
-    cortex_hu: float
-    core_hu: float
-    core_texture_hu: float = 60.0
-    smoothing_mm: float = 0.8
-    threshold: float = 0.5
-    depth_mm: float = 1.3
+    ends_mm: tuple[float, float] | None = None
+    ends_hu: tuple[float, float] = (850.0, 850.0)
+    distal_core_hu: float | None = None
+    subchondral_hu: float = 180.0
+    gradient_mm: float = 3.0
+    canal_hu: float | None = None
+    taper: tuple[float, float] = (0.08, 0.32)
 
-    def with_cortex(self, factor: float) -> BoneStyle:
+    def with_cortex(self, factor: float) -> GradedStyle:
         """Returns the style with a cortex of another thickness."""
-        return self if factor == 1 else replace(self, cortex_mm=factor * self.cortex_mm)
+        ends = None if self.ends_mm is None else (factor * self.ends_mm[0], factor * self.ends_mm[1])
+        return replace(self, cortex_mm=factor * self.cortex_mm, ends_mm=ends)
 
 
-RIB = BoneStyle(1.3, tissue.hu("cortical_bone"), 120.0, 40.0, threshold=0.36)
-SHAFT = BoneStyle(3.0, tissue.hu("cortical_bone"), tissue.hu("trabecular_bone"), smoothing_mm=1.0, depth_mm=2.0)
-HUMERUS = BoneStyle(4.4, tissue.hu("cortical_bone"), tissue.hu("trabecular_bone"), smoothing_mm=1.2, depth_mm=2.4)
-FEMUR = BoneStyle(6.0, tissue.hu("cortical_bone"), 230.0, smoothing_mm=1.0, depth_mm=2.4)
-CLAVICLE = BoneStyle(2.1, tissue.hu("cortical_bone"), tissue.hu("trabecular_bone"), smoothing_mm=0.9)
-SCAPULA = BoneStyle(1.2, 1100.0, 190.0, smoothing_mm=0.6)
-HIP = BoneStyle(1.5, 1150.0, 170.0, smoothing_mm=2.2)
-SACRAL = BoneStyle(1.1, 900.0, 120.0, smoothing_mm=2.0)
-VERTEBRAL_BODY = BoneStyle(1.0, 490.0, 150.0, 80.0, smoothing_mm=0.8, threshold=0.44)
-VERTEBRAL_ARCH = BoneStyle(1.4, 1050.0, 250.0, 80.0, smoothing_mm=0.8, threshold=0.44)
-_PEDICLES_MM = 15.0
-"""Distance of the pedicles from the centre of a vertebral body; the cortex dorsal to it is thick."""
-_END_PLATE_MM = 1.0
+_MARROW = tissue.hu("marrow")
+HUMERUS = GradedStyle(
+    4.3, 1400.0, 200.0, 95.0, smoothing_mm=1.1, depth_mm=2.4, subchondral_hu=200.0, gradient_mm=4.0, canal_hu=_MARROW,
+    ends_mm=(0.4, 1.0), ends_hu=(850.0, 1150.0), distal_core_hu=260.0,
+)  # fmt: skip
+FEMUR = replace(HUMERUS, cortex_mm=6.0, core_hu=230.0, ends_mm=(0.8, 0.8), ends_hu=(900.0, 900.0), distal_core_hu=None)
+ULNA = GradedStyle(
+    3.0, 1400.0, 340.0, 95.0, smoothing_mm=0.6, depth_mm=1.8, subchondral_hu=260.0, gradient_mm=2.0, canal_hu=_MARROW,
+    ends_mm=(1.6, 1.1), ends_hu=(1350.0, 1250.0), distal_core_hu=280.0,
+)  # fmt: skip
+RADIUS = replace(ULNA, core_hu=300.0, ends_mm=(1.1, 1.3), ends_hu=(1250.0, 1300.0), distal_core_hu=300.0)
+CLAVICLE = replace(
+    HUMERUS, cortex_mm=2.1, cortex_hu=1150.0, core_hu=300.0, smoothing_mm=0.8, depth_mm=1.8, gradient_mm=3.0,
+    canal_hu=190.0, ends_mm=(0.7, 0.7), ends_hu=(850.0, 850.0), distal_core_hu=None, taper=(0.05, 0.4),
+)  # fmt: skip
+SCAPULA = GradedStyle(0.8, 900.0, 330.0, 80.0, smoothing_mm=0.6)
+HIP = GradedStyle(1.3, 1050.0, 170.0, 80.0, smoothing_mm=2.0)
+SACRAL = GradedStyle(0.9, 850.0, 140.0, 80.0, smoothing_mm=1.8)
+RIB = GradedStyle(0.9, 1050.0, 260.0, 70.0, threshold=0.38, subchondral_hu=0.0)
+STERNAL = GradedStyle(0.8, 750.0, 130.0, 60.0, smoothing_mm=0.9)
+CERVICAL = GradedStyle(1.0, 1050.0, 300.0, 80.0, smoothing_mm=0.7)
+HAND = GradedStyle(
+    1.4, 1350.0, 330.0, 90.0, smoothing_mm=0.4, subchondral_hu=160.0, gradient_mm=1.5, canal_hu=80.0,
+    ends_mm=(0.9, 0.9), ends_hu=(1200.0, 1200.0),
+)  # fmt: skip
+CARPAL = GradedStyle(1.1, 1400.0, 360.0, 90.0, smoothing_mm=0.4, subchondral_hu=200.0, gradient_mm=1.5)
+
+_SHAFTS = {
+    "humerus": HUMERUS, "ulna": ULNA, "radius": RADIUS, "r_femur": FEMUR, "l_femur": FEMUR, "clavicle": CLAVICLE,
+}  # fmt: skip
+_PROXIMAL_JOINTS = {"humerus": 2, "ulna": 3, "radius": 3}
+"""Row of `Body.joints_mm` of the joint at the proximal end of a bone whose ends differ."""
+_CARPALS = ("lunate", "scaphoid", "pisiform", "triquetrum", "capitate", "trapezium", "trapezoid", "hamate")
+_Part = Callable[[NDArray[np.floating]], NDArray[np.bool_]]
+"""Maps points ``(n, 3)`` to a mask ``(n,)`` of those that belong to a part of a bone."""
+
+_COARSE_GRAIN = 0.6
+"""Share of the texture's standard deviation with grains of several millimetres, which remain visible in views."""
+_CARTILAGE_HALF_MM, _MANUBRIUM_MM = 17.0, 16.0
 _MAX_CALCIFICATION = 0.9
-"""Fraction of the surface of the costal cartilage that is calcified at degeneration 1."""
-CERVICAL = BoneStyle(1.1, 1000.0, 260.0, smoothing_mm=0.7)
-JAW = BoneStyle(2.3, 1350.0, 330.0, 90.0, smoothing_mm=0.6)
-HAND = BoneStyle(1.3, 1150.0, 320.0, smoothing_mm=0.4)
-
-_SHAFTS = {"humerus": HUMERUS, "ulna": SHAFT, "radius": SHAFT, "r_femur": FEMUR, "l_femur": FEMUR, "clavicle": CLAVICLE}
 
 
-@dataclass(frozen=True, eq=False)
-class BoneSamples:
-    """The samples inside a bone, two per voxel along each axis.
-
-    Attributes:
-        lattice: lattice of the samples over the bone's bounding box.
-        box: slices of the volume that the lattice covers.
-        index: three arrays ``(n,)``, indices of the samples inside the bone.
-        depth_mm: ``(n,)`` depth below the surface, exact to about three times `BoneStyle.depth_mm`.
-        texture: ``(n,)`` noise of unit variance.
-    """
-
-    lattice: Lattice
-    box: Box
-    index: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
-    depth_mm: NDArray[np.float32]
-    texture: NDArray[np.float32]
-
-    def axis(self, number: int) -> NDArray[np.float32]:
-        """Returns the coordinates ``(n,)`` of the samples along one axis, LPS mm."""
-        return self.lattice.axis(number)[self.index[number]]
-
-    def points_mm(self) -> NDArray[np.float32]:
-        """Returns the positions ``(n, 3)`` of the samples, LPS mm."""
-        return np.stack([self.axis(0), self.axis(1), self.axis(2)], axis=1)
-
-    def only(self, chosen: NDArray[np.bool_]) -> BoneSamples:
-        """Returns the samples that a mask ``(n,)`` selects."""
-        i, j, k = self.index
-        index = (i[chosen], j[chosen], k[chosen])
-        return replace(self, index=index, depth_mm=self.depth_mm[chosen], texture=self.texture[chosen])
-
-    def mask(self, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Returns a mask ``(n,)`` of the samples as a mask on the whole lattice."""
-        mask = np.zeros(self.lattice.shape, bool)
-        mask[self.index] = chosen
-        return mask
-
-    def fraction(self, chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Returns the volume fraction, in each voxel of the box, of the samples that a mask ``(n,)`` selects."""
-        fraction = np.zeros([size // SAMPLES_PER_VOXEL for size in self.lattice.shape], np.float32)
-        i, j, k = self.index
-        _scatter(fraction, np.zeros(3, np.int64), i, j, k, chosen.astype(np.float32))
-        return fraction
-
-
-@compiled
-def _scatter(
-    voxels: NDArray[np.float32], first: NDArray[np.int64], i: NDArray[np.int64], j: NDArray[np.int64],
-    k: NDArray[np.int64], values: NDArray[np.float32],
-) -> None:  # fmt: skip
-    for n in range(len(i)):
-        voxels[first[0] + (i[n] >> 1), first[1] + (j[n] >> 1), first[2] + (k[n] >> 1)] += np.float32(0.125) * values[n]
-
-
-def depth_below_surface(
-    mask: NDArray[np.bool_], index: tuple[NDArray[np.int64], ...], width: float
-) -> NDArray[np.float32]:
-    """Returns the depth ``(n,)`` below the surface of a mask, in samples, exact to three times `width`."""
-    from scipy.special import ndtri
-
-    return (width * ndtri(np.clip(blur_mask(mask, width)[index], 0.5, 0.9999))).astype(np.float32)
-
-
-def sample_bone(canvas: Canvas, mesh: Mesh, style: BoneStyle, rng: np.random.Generator) -> BoneSamples | None:
-    """Fills a mesh with samples; returns None if it lies outside the volume."""
-    from carm_env.anatomy.painting.voxelise import fill
-
-    low, high = mesh.bounds_mm
-    box = canvas.fine.box(low - _MARGIN_MM, high + _MARGIN_MM)
-    if any(part.stop - part.start < 2 for part in box):
-        return None
-    coarse = canvas.fine.within(box)
-    sample = coarse.spacing_mm / SAMPLES_PER_VOXEL
-    count = tuple(SAMPLES_PER_VOXEL * n for n in coarse.shape)
-    # The samples of a voxel are symmetric about its centre.
-    lattice = Lattice(coarse.origin_mm - sample / 2, sample, (count[0], count[1], count[2]))
-    inside = blur_mask(fill(mesh.vertices_mm, mesh.faces, lattice), style.smoothing_mm / sample) > style.threshold
-    # As `np.nonzero` does, in a third of the time.
-    row, k = np.divmod(np.flatnonzero(inside), lattice.shape[2])
-    i, j = np.divmod(row, lattice.shape[1])
-    depth = np.float32(sample) * depth_below_surface(inside, (i, j, k), style.depth_mm / sample)
-    start = rng.integers(TILE, size=3)
-    tile = tuple((indices + offset) % TILE for indices, offset in zip((i, j, k), start, strict=True))
-    return BoneSamples(lattice, box, (i, j, k), depth, canvas.sample_texture[tile])
-
-
-def add_bone(canvas: Canvas, samples: BoneSamples, hu: NDArray[np.float32]) -> None:
-    """Adds bone to the canvas, given the HU ``(n,)`` of its samples."""
-    i, j, k = samples.index
-    first = np.array([part.start for part in samples.box])
-    _scatter(canvas.bone_fraction, first, i, j, k, np.ones(len(hu), np.float32))
-    _scatter(canvas.bone_hu, first, i, j, k, hu.astype(np.float32))
-
-
-def shell_hu(samples: BoneSamples, style: BoneStyle, density: float) -> NDArray[np.float32]:
-    """Returns the HU ``(n,)`` of a cortical shell around a trabecular core."""
-    cortex = np.clip(style.cortex_mm - samples.depth_mm + 1, 0, 1)
-    core = style.core_hu + style.core_texture_hu * samples.texture
-    return cortex * np.float32(style.cortex_hu * density) + (1 - cortex) * core * np.float32(density)
-
-
-def _shaft(samples: BoneSamples, mesh: Mesh, style: BoneStyle, density: float) -> NDArray[np.float32]:
-    # Long bone: thick cortex and marrow in the middle, thin cortex and trabeculae at the ends.
-    centre, direction, begin, end = mesh.long_axis()
-    along = (samples.points_mm() - centre) @ direction
-    fraction = ((along - begin) / (end - begin)).astype(np.float32)
-    middle = np.clip(np.minimum(fraction, 1 - fraction) / 0.22 - 0.35, 0, 1)
-    thickness = _EPIPHYSIS_CORTEX_MM + middle * (style.cortex_mm - _EPIPHYSIS_CORTEX_MM)
-    wall = np.clip(thickness - samples.depth_mm + 0.8, 0, 1)
-    cortex = 1050 + (style.cortex_hu + 150 - 1050) * middle
-    core = (style.core_hu + 80 + style.core_texture_hu * samples.texture) * (1 - middle) + tissue.hu("marrow") * middle
-    return ((wall * cortex + (1 - wall) * core) * density).astype(np.float32)
-
-
-def _sternum(
-    samples: BoneSamples, scale: float, top_mm: float, density: float, degeneration: float
-) -> NDArray[np.float32]:
-    # Bone in the middle, costal cartilage on both sides, which calcifies from its surface, in patches.
-    half_width = 17 * scale + 16 * scale * np.clip((samples.axis(2) - top_mm) / (25 * scale), 0, 1)
-    cartilage = np.clip((np.abs(samples.axis(0)) - half_width) / 3, 0, 1)
-    wall = np.clip(1.2 - samples.depth_mm + 0.8, 0, 1)
-    bone = (wall * 850 + (1 - wall) * (110 + 50 * samples.texture)) * density
-    soft = tissue.hu("cartilage") + 40 * wall + tissue.texture("cartilage") * samples.texture
-    calcified = _MAX_CALCIFICATION * degeneration * wall * np.clip(0.5 + samples.texture, 0, 1)
-    soft = soft + calcified * (tissue.hu("calcified_cartilage") - soft)
-    return ((1 - cartilage) * bone + cartilage * soft).astype(np.float32)
-
-
-def _vertebra(
-    samples: BoneSamples, vertebra: VertebralBody, density: float, degeneration: float
-) -> NDArray[np.float32]:
-    # The body has a thin cortex, which is faint in frontal views. The arch has a thick one. The end plates are parallel
-    # to the beam, and degeneration thickens them.
-    dorsal = samples.axis(1) - vertebra.centre_mm[1]
-    arch = np.clip((dorsal - _PEDICLES_MM) / 4 + 0.5, 0, 1).astype(np.float32)
-    along = vertebra.height_mm(samples.points_mm())
-    at_end = np.clip((np.maximum(along - vertebra.upper_mm, vertebra.lower_mm - along) + 3.0) / 1.5, 0, 1)
-    plate = np.clip(_END_PLATE_MM + degeneration - samples.depth_mm + 0.6, 0, 1) * at_end
-    body = shell_hu(samples, VERTEBRAL_BODY, density)
-    body += (plate * (tissue.hu("end_plate") * density - body)).astype(np.float32)
-    return (1 - arch) * body + arch * shell_hu(samples, VERTEBRAL_ARCH, density)
-
-
-def bone_style(name: str) -> BoneStyle:
+def bone_style(name: str) -> GradedStyle:
     """Returns the style of a bone by its mesh name."""
     for stem, style in _SHAFTS.items():
         if name.startswith(stem):
@@ -234,11 +109,73 @@ def bone_style(name: str) -> BoneStyle:
         return HIP
     if name == SACRUM:
         return SACRAL
-    if name in THORACOLUMBAR:
-        return VERTEBRAL_BODY
-    if name == CERVICAL_SPINE:
-        return CERVICAL
-    return JAW if name == MANDIBLE else HAND
+    return CARPAL if name.startswith(_CARPALS) else HAND
+
+
+def _middle(fraction: NDArray[np.floating], style: GradedStyle) -> NDArray[np.floating]:
+    low, high = style.taper
+    t = np.clip((np.minimum(fraction, 1 - fraction) - low) / (high - low), 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def graded_hu(
+    samples: BoneSamples, style: GradedStyle, density: float, fraction: NDArray[np.floating], grain: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Returns the HU ``(n,)`` of the samples of a bone.
+
+    Args:
+        samples: the samples.
+        style: tissue parameters.
+        density: factor of the HU.
+        fraction: ``(n,)`` position along the bone, 0 at its proximal and 1 at its distal end.
+        grain: ``(n,)`` texture of unit variance.
+    """
+    ends_mm, ends_hu = (style.cortex_mm, style.cortex_mm), (style.cortex_hu, style.cortex_hu)
+    if style.ends_mm is not None:
+        ends_mm, ends_hu = style.ends_mm, style.ends_hu
+    middle = _middle(fraction, style)
+    thickness, cortex_hu = (
+        (1 - middle) * ((1 - fraction) * ends[0] + fraction * ends[1]) + middle * shaft
+        for ends, shaft in ((ends_mm, style.cortex_mm), (ends_hu, style.cortex_hu))
+    )
+    wall = np.clip(thickness - samples.depth_mm + 0.5, 0, 1)
+    distal_hu = style.core_hu if style.distal_core_hu is None else style.distal_core_hu
+    core = style.core_hu + fraction * (distal_hu - style.core_hu)
+    core = core + style.subchondral_hu * np.exp(-samples.depth_mm / style.gradient_mm)
+    core = core + style.core_texture_hu * grain
+    if style.canal_hu is not None:
+        # Trabeculae reach farther into the shaft than the thin cortex.
+        core = core + middle**2 * (style.canal_hu - core)
+    return np.asarray(density * (core + wall * (cortex_hu - core)), np.float32)
+
+
+def _grain(canvas: Canvas, samples: BoneSamples) -> NDArray[np.float32]:
+    coarse = canvas.coarse_texture[tuple((number >> 1) % TILE for number in samples.index)]
+    return np.asarray(np.sqrt(1 - _COARSE_GRAIN**2) * samples.texture + _COARSE_GRAIN * coarse, np.float32)
+
+
+def _fraction(samples: BoneSamples, mesh: Mesh, body: Body) -> NDArray[np.float32]:
+    centre, direction, begin, end = mesh.long_axis()
+    fraction = np.clip(((samples.points_mm() - centre) @ direction - begin) / (end - begin), 0, 1)
+    joint = _PROXIMAL_JOINTS.get(mesh.name[:-2])
+    if joint is not None and (body.joints_mm(mesh.name[-1])[joint] - centre) @ direction > 0:
+        fraction = 1 - fraction
+    return np.asarray(fraction, np.float32)
+
+
+def _sternum(
+    samples: BoneSamples, grain: NDArray[np.float32], body: Body, density: float, degeneration: float
+) -> NDArray[np.float32]:
+    scale, top_mm = body.scale, body.frame.height(1440.0, 110.0)
+    wider = np.clip((samples.axis(2) - top_mm) / (25 * scale), 0, 1)
+    half_width = (_CARTILAGE_HALF_MM + _MANUBRIUM_MM * wider) * scale
+    cartilage = np.clip((np.abs(samples.axis(0)) - half_width) / 3, 0, 1)
+    wall = np.clip(STERNAL.cortex_mm - samples.depth_mm + 0.5, 0, 1)
+    bone = graded_hu(samples, STERNAL, density, np.zeros(len(grain), np.float32), grain)
+    soft = tissue.hu("cartilage") + 40 * wall + tissue.texture("cartilage") * samples.texture
+    calcified = _MAX_CALCIFICATION * degeneration * wall * np.clip(0.5 + samples.texture, 0, 1)
+    soft = soft + calcified * (tissue.hu("calcified_cartilage") - soft)
+    return np.asarray((1 - cartilage) * bone + cartilage * soft, np.float32)
 
 
 def paint_bones(
@@ -249,58 +186,50 @@ def paint_bones(
     fractures: Sequence[Fracture] = (),
 ) -> None:
     """Builds all bones but skull and mandible, and paints the discs between the vertebrae."""
-    _paint_discs(canvas, body)
     density, degeneration = parameters.bone_density, parameters.degeneration
-    cortex = 1.0 if body.shapes is None else body.shapes.cortex
-    vertebrae = vertebral_bodies(body)
 
-    def build(mesh: Mesh, style: BoneStyle, hu: Callable[[BoneSamples], NDArray[np.float32]]) -> None:
-        samples = sample_bone(canvas, mesh, style, rng)
-        if samples is not None:
-            add_bone(canvas, samples, hu(samples))
+    def build(mesh: Mesh, style: GradedStyle, kept: _Part | None = None) -> None:
+        thick = style.with_cortex(body.shapes.cortex)
+        samples = sample_bone(canvas, mesh, thick, rng)
+        if samples is None:
+            return
+        if kept is not None:
+            samples = samples.only(kept(samples.points_mm()))
+        hu = graded_hu(samples, thick, density, _fraction(samples, mesh, body), _grain(canvas, samples))
+        add_bone(canvas, samples, hu)
 
     broken = {fracture.rib: fracture for fracture in fractures}
     for number, rib in enumerate(body.ribs):
-        if number in broken:
-            _add_broken_rib(canvas, rib, broken[number], density, rng, RIB.with_cortex(cortex))
-        else:
-            build(rib, RIB, lambda samples: shell_hu(samples, RIB.with_cortex(cortex), density))
-    top_mm = body.frame.height(1440.0, 110.0)
-    build(body.sternum, CLAVICLE, lambda samples: _sternum(samples, body.scale, top_mm, density, degeneration))
-    for name, mesh in body.meshes.items():
-        if name in (SKULL, MANDIBLE):
+        if number not in broken:
+            build(rib, RIB)
             continue
-        style = bone_style(name)
-        if style in _SHAFTS.values():
-            thick = style.with_cortex(cortex)
-            build(mesh, style, lambda samples, m=mesh, s=thick: _shaft(samples, m, s, density))  # type: ignore[misc]
-            continue
-        if style is VERTEBRAL_BODY:
-            build(mesh, style, lambda samples, v=vertebrae[name]: _vertebra(samples, v, density, degeneration))  # type: ignore[misc]
-            continue
-        pieces = mesh.shells() if name == CERVICAL_SPINE else [mesh]
-        thick = style.with_cortex(cortex)
-        for piece in pieces:
-            if len(piece.faces) > _SMALLEST_SHELL_FACES or len(pieces) == 1:
-                build(piece, style, lambda samples, s=thick: shell_hu(samples, s, density))  # type: ignore[misc]
-
-
-def _add_broken_rib(
-    canvas: Canvas, rib: Mesh, fracture: Fracture, density: float, rng: np.random.Generator, style: BoneStyle
-) -> None:
-    state = rng.bit_generator.state
-    for mesh, part in ((fracture.displaced(rib), fracture.in_displaced_part), (rib, fracture.in_fixed_part)):
+        fracture, state = broken[number], rng.bit_generator.state
+        build(fracture.displaced(rib), RIB, fracture.in_displaced_part)
         # Both parts draw the same numbers, so that the texture of later bones does not change.
         rng.bit_generator.state = state
-        samples = sample_bone(canvas, mesh, RIB, rng)
-        if samples is not None:
-            kept = samples.only(part(samples.points_mm()))
-            add_bone(canvas, kept, shell_hu(kept, style, density))
+        build(rib, RIB, fracture.in_fixed_part)
+    sternum = sample_bone(canvas, body.sternum, STERNAL, rng)
+    if sternum is not None:
+        add_bone(canvas, sternum, _sternum(sternum, _grain(canvas, sternum), body, density, degeneration))
+    for name, mesh in body.meshes.items():
+        if name not in (SKULL, MANDIBLE, CERVICAL_SPINE, *THORACOLUMBAR):
+            build(mesh, bone_style(name))
+    for side in SIDES:
+        for shape, hu in border_shapes(body, side):
+            canvas.add_bone_shape(shape, hu * density)
+    for mesh in cervical_meshes(body)[:2]:
+        build(mesh, CERVICAL)
+    _paint_spine(canvas, body, density, degeneration, rng)
 
 
-def _paint_discs(canvas: Canvas, body: Body) -> None:
-    spine = body.spine_mm()
-    for below, above in zip(spine[:-1], spine[1:], strict=True):
-        gap = float(np.linalg.norm(above - below))
-        radii = np.array([20.0, 15.0, 0.22 * gap + 2.0]) * body.scale
-        canvas.paint_box(*Field.around(canvas.fine, [Ellipsoid((below + above) / 2, radii)]), tissue.hu("disc"))
+def _paint_spine(canvas: Canvas, body: Body, density: float, degeneration: float, rng: np.random.Generator) -> None:
+    vertebrae = list(modelled_vertebrae(body).values())
+    for below, above in zip(vertebrae[:-1], vertebrae[1:], strict=True):
+        shape = below.shape
+        gap = float(np.linalg.norm(above.centre_mm - below.centre_mm))
+        height = max(gap - shape.upper + above.shape.lower, 2.0) / 2 + shape.concavity
+        middle = below.centre_mm + below.axes[:, 2] * (shape.upper + height - shape.concavity)
+        disc = Ellipsoid(middle, [shape.half_width, shape.half_depth, 1.2 * height], below.axes)
+        canvas.paint_box(*Field.around(canvas.fine, [disc]), tissue.hu("disc"))
+    for vertebra in vertebrae:
+        paint_vertebra(canvas, vertebra, density, degeneration, rng)

@@ -10,14 +10,14 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_env.anatomy.organs.thorax import AORTA, Thorax
+from carm_env.anatomy.organs.thorax import Thorax
 from carm_env.anatomy.painting import tissue
 from carm_env.anatomy.painting.canvas import Canvas
 from carm_env.anatomy.painting.shapes import Capsule, Ellipsoid, smooth_path, tube
 from carm_env.anatomy.parameters import PatientParameters
 from carm_env.anatomy.skeleton.body import Body
-from carm_env.anatomy.skeleton.model import thoracic
-from carm_env.anatomy.skeleton.vertebrae import VertebralBody, vertebral_bodies
+from carm_env.anatomy.skeleton.model import THORACOLUMBAR, thoracic
+from carm_env.anatomy.skeleton.vertebrae import ModelledVertebra, modelled_vertebrae
 
 _MAX_NARROWING = 0.3
 """Loss of disc height at each end plate, as a fraction of the height, at degeneration 1."""
@@ -32,8 +32,11 @@ _AORTIC_SIDE_FACTOR = 0.35
 _PLAQUE_ONSET = 0.4
 _MAX_PLAQUES = 9
 _PLAQUE_RADIUS_MM = 0.9
-_ARCH_ROWS = slice(1, 9)
-"""Rows of `AORTA` from the ascending to the descending aorta."""
+AORTIC_ARCH = (
+    (-18, 152, -12, 16.0), (-15, 158, 8, 15.0), (-1, 172, 20, 14.0), (18, 193, 24, 13.0),
+    (32, 213, 17, 13.0), (31, 230, -4, 12.0), (27, 236, -45, 12.0), (23, 234, -90, 12.0),
+)  # fmt: skip
+"""From the ascending to the descending aorta: x, y, height relative to the carina, radius, in skeleton size (mm)."""
 
 
 def paint_degeneration(
@@ -44,30 +47,32 @@ def paint_degeneration(
     The random numbers do not depend on the degree: the changes of a patient grow at fixed sites.
     """
     degeneration, density = parameters.degeneration, parameters.bone_density
-    vertebrae = vertebral_bodies(body)
-    first_thoracic = list(vertebrae).index(thoracic(12))
-    for number, (below, above) in enumerate(pairwise(vertebrae.values())):
+    vertebrae = modelled_vertebrae(body)
+    first_thoracic = THORACOLUMBAR.index(thoracic(12))
+    for number, (below, above) in enumerate(pairwise(vertebrae[name] for name in THORACOLUMBAR)):
         severity = degeneration * rng.uniform(0.5, 1.0)
         distance = float(np.linalg.norm(above.centre_mm - below.centre_mm))
-        height = max(distance - below.upper_mm + above.lower_mm, _MIN_DISC_MM)
+        height = max(distance - below.shape.upper + above.shape.lower, _MIN_DISC_MM)
         _narrow_disc(canvas, below, above, _MAX_NARROWING * severity * height, density)
         _add_osteophytes(canvas, below, above, severity, height, number >= first_thoracic, density, rng)
     _add_plaques(canvas, thorax, degeneration, rng)
 
 
-def _narrow_disc(canvas: Canvas, below: VertebralBody, above: VertebralBody, by_mm: float, density: float) -> None:
+def _narrow_disc(
+    canvas: Canvas, below: ModelledVertebra, above: ModelledVertebra, by_mm: float, density: float
+) -> None:
     if by_mm <= 0:
         return
-    for vertebra, height in ((below, below.upper_mm), (above, above.lower_mm)):
-        radii = np.array([0.85 * vertebra.half_width_mm, 0.85 * vertebra.half_depth_mm, by_mm])
+    for vertebra, height in ((below, below.shape.upper), (above, above.shape.lower)):
+        radii = np.array([0.85 * vertebra.shape.half_width, 0.85 * vertebra.shape.half_depth, by_mm])
         plate = Ellipsoid(vertebra.outline_mm(0.0, height, 0.0), radii, vertebra.axes)
         canvas.add_bone_shape(plate, tissue.hu("end_plate") * density)
 
 
 def _add_osteophytes(
     canvas: Canvas,
-    below: VertebralBody,
-    above: VertebralBody,
+    below: ModelledVertebra,
+    above: ModelledVertebra,
     severity: float,
     disc_mm: float,
     is_thoracic: bool,
@@ -83,15 +88,15 @@ def _add_osteophytes(
             continue
         # An osteophyte grows outwards from the rim and curves over the disc towards the adjacent vertebra.
         overhang = min(0.7 * length, 0.5 * disc_mm)
-        for vertebra, rim, sign in ((below, below.upper_mm, 1.0), (above, above.lower_mm, -1.0)):
-            reach = 1 + 0.7 * length / vertebra.half_width_mm
+        for vertebra, rim, sign in ((below, below.shape.upper, 1.0), (above, above.shape.lower, -1.0)):
+            reach = 1 + 0.7 * length / vertebra.shape.half_width
             root = vertebra.outline_mm(angle, rim - 2.5 * sign, 0.92)
             tip = vertebra.outline_mm(angle, rim + overhang * sign, reach)
             canvas.add_bone_shape(Capsule(root, tip, _THICK_MM, _THIN_MM), tissue.hu("osteophyte") * density)
 
 
 def _add_plaques(canvas: Canvas, thorax: Thorax, degeneration: float, rng: np.random.Generator) -> None:
-    path = smooth_path(thorax.points(AORTA[_ARCH_ROWS]), 8)
+    path = smooth_path(thorax.points(AORTIC_ARCH), 8)
     draws = rng.uniform(size=(_MAX_PLAQUES, 3))
     count = round(_MAX_PLAQUES * max(degeneration - _PLAQUE_ONSET, 0.0) / (1 - _PLAQUE_ONSET))
     for position, length, turn in draws[:count]:

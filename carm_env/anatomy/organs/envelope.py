@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.anatomy.organs.head import HeadSurface
-from carm_env.anatomy.organs.limbs import SMOOTH_ARM, ArmContour, arm_field
+from carm_env.anatomy.organs.limbs import arm_field
 from carm_env.anatomy.painting.lattice import Lattice
 from carm_env.anatomy.painting.meshes import Mesh
-from carm_env.anatomy.painting.shapes import FAR_MM, Capsule, Ellipsoid, Field, smooth_intersection, smooth_union
+from carm_env.anatomy.painting.shapes import FAR_MM, Capsule, Field, smooth_intersection, smooth_union
 from carm_env.anatomy.parameters import PatientParameters
 from carm_env.anatomy.skeleton.arm_targets import MUSCLE_MM, SKIN_MM
 from carm_env.anatomy.skeleton.arms import SEGMENTS, arm_segment
@@ -41,29 +41,13 @@ _FOLD_TOP_MM, _FOLD_FADE_MM = 50.0, 40.0
 """Height above the armpit at which a cleft between arm and trunk ends, and over which it becomes shallow."""
 _TABLE_MM = 316.0
 """y in skeleton coordinates at which the table flattens the back of a supine patient."""
-
-
-@dataclass(frozen=True)
-class Junction:
-    """The junction of arm and trunk, and the contour of the arm.
-
-    Attributes:
-        armpit_blend_mm: additional width over which the crease between arm and trunk is rounded above the armpit.
-        crease_mm: half the width, and the depth, of a cleft between the skin of the arm and that of the trunk up to the
-            axillary folds; None for no cleft.
-        armpit_below_head_mm: height of a humeral head above its armpit if that lowers the armpit; None for armpits at a
-            fixed height.
-        arm: contour of the arm.
-    """
-
-    armpit_blend_mm: float = 30.0
-    crease_mm: tuple[float, float] | None = None
-    armpit_below_head_mm: float | None = None
-    arm: ArmContour = SMOOTH_ARM
-
-
-SMOOTH_JUNCTION = Junction()
-"""The junction of version 4."""
+_ARMPIT_BELOW_HEAD_MM = 89.0
+"""Height of a humeral head above its armpit where the shoulder is low; otherwise the armpit is at a fixed height."""
+_CREASE_MM, _ARMPIT_BLEND_MM = 5.0, 9.0
+"""Width over which the crease between arm and trunk is rounded, and the additional width above the armpit: the skin
+folds in front of and behind the axilla."""
+_CLEFT_HALF_MM, _CLEFT_MM = 3.4, 22.0
+"""Half the width, and the depth, of the cleft between the skin of the arm and that of the trunk."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,19 +121,6 @@ def _fat_thickness(body: Body, lattice: Lattice, parameters: PatientParameters) 
     return fat.astype(np.float32)[None, None, :]
 
 
-def _trunk_skin(body: Body, parameters: PatientParameters, lattice: Lattice, muscle: NDArray[np.float32]) -> Field:
-    field = Field(lattice, muscle - np.float32(SKIN_MM) - _fat_thickness(body, lattice, parameters))
-    scale = body.scale
-    if parameters.female > 0:
-        size = 0.75 + 0.25 * parameters.female
-        height = body.landmarks_mm["T1"][2] - 140 * scale
-        for side in SIDES:
-            # In a supine patient the breasts sink laterally.
-            centre = body.frame.at_height(SIDE_SIGN[side] * 88, 128, height)
-            field.add(Ellipsoid(centre, np.array([62, 40, 62]) * size), 30.0)
-    return field
-
-
 def _bone_distance(lattice: Lattice, bones: Sequence[Mesh]) -> NDArray[np.float32]:
     """Returns the distance from the surfaces of bones, mm, with an error of one or two millimetres."""
     from scipy import ndimage
@@ -178,12 +149,10 @@ def _cover_bones(
     return smooth_union(surface, bone_distance - np.float32(cover_mm), crease_mm)
 
 
-def _armpit_mm(body: Body, lattice: Lattice, junction: Junction) -> NDArray[np.float64]:
+def _armpit_mm(body: Body, lattice: Lattice) -> NDArray[np.float64]:
     """Returns the height of the nearer armpit, broadcastable to the lattice, mm."""
     highest = body.landmarks_mm["T1"][2] - 82.0 * body.scale
-    if junction.armpit_below_head_mm is None:
-        return np.full((1, 1, 1), highest)
-    below = junction.armpit_below_head_mm * body.scale
+    below = _ARMPIT_BELOW_HEAD_MM * body.scale
     right, left = (min(highest, float(body.joints_mm(side)[2, 2]) - below) for side in SIDES)
     return np.where(lattice.axes()[0] < 0, right, left)
 
@@ -193,26 +162,19 @@ def back_y_mm(body: Body, parameters: PatientParameters) -> float:
     return float(body.frame.to_patient([0.0, _TABLE_MM, 1330.0])[1]) + 0.8 * parameters.fat_mm
 
 
-def build_envelope(
-    body: Body,
-    parameters: PatientParameters,
-    lattice: Lattice,
-    head: HeadSurface,
-    junction: Junction = SMOOTH_JUNCTION,
-) -> Envelope:
+def build_envelope(body: Body, parameters: PatientParameters, lattice: Lattice, head: HeadSurface) -> Envelope:
     """Returns the surfaces of muscle and skin of the whole patient.
 
-    Smooth unions join trunk, neck, shoulders and head; forearms and hands are joined with a narrow crease, so that they
-    rest on the trunk and do not merge with it.
+    Smooth unions join trunk, neck, shoulders and head; the arms are joined with a narrow crease and, up to the axillary
+    folds, a cleft, so that they rest on the trunk and do not merge with it.
 
     Args:
         body: the posed skeleton.
         parameters: parameters of the patient.
         lattice: the coarse lattice.
         head: surfaces of the head.
-        junction: junction of arm and trunk.
     """
-    scale, contour = body.scale, junction.arm
+    scale = body.scale
     wall = body.wall.distance(lattice)
     trunk = _trunk_muscle(body, parameters, lattice, wall)
     in_arms: dict[str, list[Mesh]] = {side: [] for side in SIDES}
@@ -225,7 +187,7 @@ def build_envelope(
             in_trunk.append(mesh)
     muscle = _cover_bones(trunk.values, _bone_distance(lattice, in_trunk), _COVER_MM, 16.0)
     muscle = smooth_union(muscle, head.muscle, 22.0)
-    skin = _trunk_skin(body, parameters, lattice, muscle).values
+    skin = muscle - np.float32(SKIN_MM) - _fat_thickness(body, lattice, parameters)
     skin = smooth_union(skin, head.skin, 14.0)
     _, y, z = lattice.axes()
     table = y - np.float32(back_y_mm(body, parameters))
@@ -236,22 +198,20 @@ def build_envelope(
     arm_skin = arms.copy()
     for side in SIDES:
         bone = _bone_distance(lattice, in_arms[side])
-        arm_muscle = arm_field(body, lattice, side, parameters.muscle, 0.0, contour).values
+        arm_muscle = arm_field(body, lattice, side, parameters.muscle, 0.0).values
         arms = np.minimum(arms, _cover_bones(arm_muscle, bone, _COVER_MM, 5.0))
         cover = SKIN_MM + _ARM_FAT_FRACTION * parameters.fat_mm
-        covered = arm_field(body, lattice, side, parameters.muscle, cover, contour).values
+        covered = arm_field(body, lattice, side, parameters.muscle, cover).values
         on_bone = _COVER_MM + SKIN_MM + _BONE_FAT_FRACTION * parameters.fat_mm
         arm_skin = smooth_union(arm_skin, _cover_bones(covered, bone, on_bone, 5.0), 5.0)
-    armpit = _armpit_mm(body, lattice, junction)
-    blend = 5.0 + junction.armpit_blend_mm * np.clip((z - armpit) / (60.0 * scale), 0, 1).astype(np.float32)
+    armpit = _armpit_mm(body, lattice)
+    blend = _CREASE_MM + _ARMPIT_BLEND_MM * np.clip((z - armpit) / (60.0 * scale), 0, 1).astype(np.float32)
     difference = np.abs(skin - arm_skin)
     overlap = np.maximum(blend - difference, 0) / blend
     nearer = np.minimum(skin, arm_skin)
     skin = nearer - overlap * overlap * (blend / 4)
-    if junction.crease_mm is not None:
-        half_width, deepest = junction.crease_mm
-        # Where skin touches skin; the folds end between armpit and shoulder.
-        depth = deepest * np.clip((armpit + _FOLD_TOP_MM * scale - z) / (_FOLD_FADE_MM * scale), 0, 1)
-        cleft = np.maximum(difference - np.float32(half_width), -nearer - depth.astype(np.float32))
-        skin = smooth_intersection(skin, -cleft, 2.0)
+    # Where skin touches skin; the folds end between armpit and shoulder.
+    depth = _CLEFT_MM * np.clip((armpit + _FOLD_TOP_MM * scale - z) / (_FOLD_FADE_MM * scale), 0, 1)
+    cleft = np.maximum(difference - np.float32(_CLEFT_HALF_MM), -nearer - depth.astype(np.float32))
+    skin = smooth_intersection(skin, -cleft, 2.0)
     return Envelope(wall, muscle, arms, skin)

@@ -1,4 +1,4 @@
-"""The face: eyes, nasal airway, mandible, teeth and hyoid bone.
+"""The face: eyes, nasal airway, mandible and hyoid bone.
 
 Positions are in skeleton coordinates of the head (mm); `Body.head_point` maps them to the patient.
 """
@@ -7,28 +7,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from carm_env.anatomy.organs.bones import JAW, add_bone, sample_bone
+from carm_env.anatomy.organs.bone_samples import BoneStyle, add_bone, sample_bone
 from carm_env.anatomy.painting import tissue
 from carm_env.anatomy.painting.canvas import Canvas
 from carm_env.anatomy.painting.shapes import Capsule, Ellipsoid, Field, Shape, tube
 from carm_env.anatomy.skeleton.body import Body
 from carm_env.anatomy.skeleton.model import MANDIBLE
 
-_TEETH_PER_JAW = 14
-_ARCH_HALF_WIDTH_MM, _ARCH_DEPTH_MM, _ARCH_FRONT_MM, _ARCH_ANGLE = 24.5, 40.0, 129.0, 1.35
-_CROWN_MM, _MOLAR_ROOT_MM, _INCISOR_ROOT_MM = 6.5, 9.5, 11.5
-_MOLAR_RADIUS_MM, _INCISOR_RADIUS_MM = 3.9, 2.9
-_OCCLUSION_MM = {"upper": (1.0, 1594.0, 0.0), "lower": (-1.0, 1587.0, 2.5)}
-"""Of each jaw: direction of the roots, height of the edges, dorsal offset."""
+_MANDIBLE = BoneStyle(2.3, 1350.0, 330.0, 90.0, smoothing_mm=0.6)
 
 
-def paint_face(canvas: Canvas, body: Body, density: float, rng: np.random.Generator, teeth: bool = True) -> None:
-    """Paints eyes and nasal airway, and builds mandible, hyoid bone and, unless `teeth` is false, teeth."""
+def paint_face(canvas: Canvas, body: Body, density: float, rng: np.random.Generator) -> None:
+    """Paints eyes and nasal airway, and builds mandible and hyoid bone; teeth are in `carm_env.anatomy.organs.jaw`."""
     _paint_orbits(canvas, body)
     _paint_nose_airway(canvas, body)
     _paint_mandible(canvas, body, density, rng)
-    if teeth:
-        _paint_teeth(canvas, body, rng)
     for shape in _hyoid(body):
         canvas.add_bone_shape(shape, tissue.hu("hyoid") * density)
 
@@ -64,28 +57,8 @@ def _paint_nose_airway(canvas: Canvas, body: Body) -> None:
 
 
 def _paint_mandible(canvas: Canvas, body: Body, density: float, rng: np.random.Generator) -> None:
-    samples = sample_bone(canvas, body.meshes[MANDIBLE], JAW, rng)
+    samples = sample_bone(canvas, body.meshes[MANDIBLE], _MANDIBLE, rng)
     assert samples is not None, "the mandible is outside the volume"
-    wall = np.clip(JAW.cortex_mm - samples.depth_mm + 0.8, 0, 1)
-    core = JAW.core_hu + JAW.core_texture_hu * samples.texture
-    add_bone(canvas, samples, ((wall * JAW.cortex_hu + (1 - wall) * core) * density).astype(np.float32))
-
-
-def _paint_teeth(canvas: Canvas, body: Body, rng: np.random.Generator) -> None:
-    size = body.frame.head_size
-    half = (_TEETH_PER_JAW - 1) / 2
-    for root_direction, height, dorsal in _OCCLUSION_MM.values():
-        for number in range(_TEETH_PER_JAW):
-            t = (number - half) / half
-            molar = abs(t) > 0.55
-            x = _ARCH_HALF_WIDTH_MM * np.sin(t * _ARCH_ANGLE)
-            y = _ARCH_FRONT_MM + dorsal + _ARCH_DEPTH_MM * (1 - np.cos(t * _ARCH_ANGLE))
-            edge = height + rng.normal(0, 0.35)
-            neck = edge + root_direction * _CROWN_MM
-            tip = neck + root_direction * (_MOLAR_ROOT_MM if molar else _INCISOR_ROOT_MM)
-            radius = (_MOLAR_RADIUS_MM if molar else _INCISOR_RADIUS_MM) * size
-            at_neck = body.head_point(x, y, neck)
-            crown = Capsule(body.head_point(x, y, edge), at_neck, 0.85 * radius, 0.6 * radius)
-            root = Capsule(at_neck, body.head_point(0.96 * x, y + 1.2, tip), 0.61 * radius, 0.43 * radius)
-            canvas.add_bone_shape(crown, tissue.hu("tooth_enamel"))
-            canvas.add_bone_shape(root, tissue.hu("tooth_dentine"))
+    wall = np.clip(_MANDIBLE.cortex_mm - samples.depth_mm + 0.8, 0, 1)
+    core = _MANDIBLE.core_hu + _MANDIBLE.core_texture_hu * samples.texture
+    add_bone(canvas, samples, ((wall * _MANDIBLE.cortex_hu + (1 - wall) * core) * density).astype(np.float32))

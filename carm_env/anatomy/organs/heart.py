@@ -1,4 +1,4 @@
-"""Heart, great vessels and mediastinum of anatomy version 5.
+"""Heart, great vessels, mediastinum and the parenchyma of the lungs.
 
 Heights in the tables are relative to the carina; lengths are in skeleton size (mm). `Thorax.points` maps them to the
 patient. The heart has an oblique axis from the base at the right, dorsal and above to the apex at the left, ventral and
@@ -12,10 +12,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_env.anatomy.organs import thorax as chest_tables
-from carm_env.anatomy.organs.mediastinum import DEPENDENT_HU, MEDIASTINUM_TOP_MM
 from carm_env.anatomy.organs.organ_variation import OrganVariation
-from carm_env.anatomy.organs.thorax import ChestFields, Thorax, grown
+from carm_env.anatomy.organs.thorax import ChestFields, Thorax
 from carm_env.anatomy.painting import tissue
 from carm_env.anatomy.painting.canvas import Canvas
 from carm_env.anatomy.painting.lattice import Lattice
@@ -29,23 +27,44 @@ _AXIS_STD_DEG = 5.0
 _HEART_STD = 0.035
 """`PatientParameters.heart` varies the width already."""
 
-_AORTA = (
+_Path = tuple[tuple[float, float, float, float], ...]
+
+_AORTA: _Path = (
     (-2, 162, -46, 15.0), (-16, 154, -14, 16.5), (-14, 160, 8, 15.5), (0, 174, 21, 14.5), (20, 195, 25, 14.0),
     (33, 214, 16, 13.5), (34, 231, -6, 13.0), (31, 237, -45, 12.5), (27, 235, -90, 12.0), (17, 224, -135, 11.5),
     (6, 202, -175, 10.5), (3, 180, -210, 10.0), (2, 164, -250, 9.5), (1, 158, -300, 9.0),
 )  # fmt: skip
 _AORTA_STD_MM = 1.8
-_PULMONARY_TRUNK = ((18, 142, -60, 15.0), (26, 154, -34, 15.5), (29, 174, -16, 14.5))
-_LEFT_PULMONARY_ARTERY = ((28, 174, -15, 13.0), (36, 198, -10, 11.5), (44, 215, -18, 9.5), (49, 223, -38, 8.0))
-_LEFT_BRACHIOCEPHALIC_VEIN = ((-30, 178, 36, 7.5), (-4, 168, 42, 7.0), (24, 180, 58, 6.5), (40, 192, 66, 6.0))
-_RIGHT_BRACHIOCEPHALIC_VEIN = ((-31, 184, 42, 8.5), (-33, 190, 62, 8.0), (-38, 196, 78, 7.0))
-_AZYGOS = ((3, 240, -60, 4.0), (-5, 238, -14, 4.0), (-20, 226, 8, 4.5), (-30, 200, 12, 4.5), (-31, 184, 8, 4.5))
-_LEFT_SUBCLAVIAN = ((20, 204, 28, 6.0), (24, 214, 50, 6.0), (30, 216, 72, 5.5), (58, 206, 84, 5.0))
+_SUPERIOR_VENA_CAVA: _Path = ((-31, 186, 62, 8.0), (-31, 182, 40, 9.5), (-30, 178, 10, 10.5), (-26, 172, -30, 11.5))
+_INFERIOR_VENA_CAVA: _Path = (
+    (-22, 172, -80, 13.0), (-23, 182, -120, 12.5), (-20, 178, -180, 11.0), (-17, 168, -300, 10.0),
+)  # fmt: skip
+_LEFT_BRACHIOCEPHALIC_VEIN: _Path = ((-30, 178, 36, 7.5), (-4, 168, 42, 7.0), (24, 180, 58, 6.5), (40, 192, 66, 6.0))
+_RIGHT_BRACHIOCEPHALIC_VEIN: _Path = ((-31, 184, 42, 8.5), (-33, 190, 62, 8.0), (-38, 196, 78, 7.0))
+_AZYGOS: _Path = ((3, 240, -60, 4.0), (-5, 238, -14, 4.0), (-20, 226, 8, 4.5), (-30, 200, 12, 4.5), (-31, 184, 8, 4.5))
+_BRACHIOCEPHALIC_ARTERY: _Path = ((-4, 172, 28, 7.0), (-14, 190, 58, 6.5), (-22, 202, 82, 6.0), (-20, 208, 108, 4.5))
+_LEFT_CAROTID: _Path = ((6, 180, 30, 5.0), (12, 194, 58, 4.5), (19, 204, 90, 4.0), (20, 206, 120, 3.5))
+_LEFT_SUBCLAVIAN: _Path = ((20, 204, 28, 6.0), (24, 214, 50, 6.0), (30, 216, 72, 5.5), (58, 206, 84, 5.0))
+_PULMONARY_TRUNK: _Path = ((18, 142, -60, 15.0), (26, 154, -34, 15.5), (29, 174, -16, 14.5))
+_LEFT_PULMONARY_ARTERY: _Path = ((28, 174, -15, 13.0), (36, 198, -10, 11.5), (44, 215, -18, 9.5), (49, 223, -38, 8.0))
+_RIGHT_PULMONARY_ARTERY: _Path = (
+    (22, 176, -12, 11.5), (-6, 190, -20, 11.0), (-34, 198, -22, 10.5), (-46, 208, -34, 8.5),
+)  # fmt: skip
+RIGHT_DESCENDING_ARTERY: _Path = ((-42, 204, -28, 8.5), (-52, 212, -50, 7.5), (-57, 220, -78, 5.5))
+LEFT_DESCENDING_ARTERY: _Path = ((46, 222, -32, 7.5), (52, 226, -56, 6.5), (58, 230, -82, 5.0))
+_PULMONARY_VEINS: tuple[_Path, ...] = (
+    ((-12, 198, -46, 7.5), (-34, 194, -48, 6.5), (-52, 186, -40, 4.5)),
+    ((-12, 200, -60, 7.5), (-34, 206, -72, 6.5), (-54, 216, -88, 4.5)),
+    ((20, 198, -46, 7.5), (40, 190, -44, 6.5), (56, 180, -34, 4.5)),
+    ((20, 200, -60, 7.5), (42, 206, -72, 6.5), (60, 216, -88, 4.5)),
+)
+OESOPHAGUS: _Path = (
+    (0, 222, 100, 6.5), (2, 224, 40, 6.5), (6, 226, -20, 6.5), (8, 220, -80, 7.0), (18, 196, -130, 8.0),
+)  # fmt: skip
 
 _VESSELS = (
-    chest_tables.SUPERIOR_VENA_CAVA, chest_tables.INFERIOR_VENA_CAVA, chest_tables.BRACHIOCEPHALIC_ARTERY,
-    chest_tables.LEFT_CAROTID, chest_tables.RIGHT_PULMONARY_ARTERY, chest_tables.RIGHT_DESCENDING_ARTERY,
-    chest_tables.LEFT_DESCENDING_ARTERY, *chest_tables.PULMONARY_VEINS, _PULMONARY_TRUNK, _LEFT_PULMONARY_ARTERY,
+    _SUPERIOR_VENA_CAVA, _INFERIOR_VENA_CAVA, _BRACHIOCEPHALIC_ARTERY, _LEFT_CAROTID, _RIGHT_PULMONARY_ARTERY,
+    RIGHT_DESCENDING_ARTERY, LEFT_DESCENDING_ARTERY, *_PULMONARY_VEINS, _PULMONARY_TRUNK, _LEFT_PULMONARY_ARTERY,
     _LEFT_BRACHIOCEPHALIC_VEIN, _RIGHT_BRACHIOCEPHALIC_VEIN, _AZYGOS, _LEFT_SUBCLAVIAN,
 )  # fmt: skip
 
@@ -62,9 +81,13 @@ _PARAVERTEBRAL_MM = ((60.0, 27.0), (-20.0, 26.0), (-80.0, 23.0))
 """Radius about the centres of the vertebral bodies by height above the carina."""
 _CONNECTIVE_HU, _CONNECTIVE_TEXTURE_HU = -30.0, 38.0
 """Fat mixed with small vessels, nerves and lymph nodes."""
+_TOP_MM = 1505.0
+"""Upper end of the mediastinum, in skeleton coordinates."""
+_DEPENDENT_HU = 55.0
+"""Difference in HU between the dorsal and the ventral lung of a supine patient."""
 
 
-def _path(variation: OrganVariation) -> NDArray[np.float64]:
+def _aorta(variation: OrganVariation) -> NDArray[np.float64]:
     return variation.path("aorta", _AORTA, _AORTA_STD_MM, 0.06)
 
 
@@ -93,12 +116,20 @@ def heart_shapes(thorax: Thorax, variation: OrganVariation) -> list[tuple[Shape,
     ]
 
 
+def _grown(shape: Shape, by_mm: float) -> Shape:
+    """Returns a shape with its radii increased."""
+    if isinstance(shape, Capsule):
+        first, last = shape.radii_mm
+        return Capsule(shape.start_mm, shape.end_mm, first + by_mm, last + by_mm)
+    return Ellipsoid(shape.centre_mm, np.asarray(shape.radii_mm, float) + by_mm, shape.axes)
+
+
 def mediastinum_surface(thorax: Thorax, lattice: Lattice, variation: OrganVariation) -> NDArray[np.float32]:
     """Returns the signed distance from the surface of the mediastinum on the coarse lattice, mm."""
     scale = thorax.scale
     field = Field(lattice)
     for shape, blend in heart_shapes(thorax, variation):
-        field.add(grown(shape, 3.0), blend)
+        field.add(_grown(shape, 3.0), blend)
     for centre, radii in _CONNECTIVE:
         field.add(Ellipsoid(thorax.points(centre), np.array(radii) * scale), 14.0)
     for centre, radii in _FAT_PADS:
@@ -106,8 +137,8 @@ def mediastinum_surface(thorax: Thorax, lattice: Lattice, variation: OrganVariat
     for table in _VESSELS:
         # The last part of a vessel is in the lung or in the neck.
         field.add(thorax.curved_tube(table[: max(len(table) - 1, 2)], 1.0), 6.0, margin_mm=24.0)
-    field.add(thorax.curved_tube(_path(variation), 1.2), 5.0, margin_mm=26.0)
-    field.add(thorax.curved_tube(chest_tables.OESOPHAGUS, 1.0), 5.0, margin_mm=24.0)
+    field.add(thorax.curved_tube(_aorta(variation), 1.2), 5.0, margin_mm=26.0)
+    field.add(thorax.curved_tube(OESOPHAGUS, 1.0), 5.0, margin_mm=24.0)
     for hilum in _HILA:
         field.add(thorax.curved_tube(hilum), 10.0, margin_mm=26.0)
     variation.ripple("mediastinum", field, 1.2, 70.0)
@@ -122,7 +153,7 @@ def paint_heart(
 ) -> None:
     """Fills the chest above the diaphragm: connective tissue, fat, heart, great vessels, oesophagus, then the lungs."""
     _, _, z = canvas.coarse.axes()
-    top = (z - thorax.frame.height(MEDIASTINUM_TOP_MM)).astype(np.float32)
+    top = (z - thorax.frame.height(_TOP_MM)).astype(np.float32)
     inside = np.maximum(np.maximum(chest.cavity + np.float32(3.0), -chest.below_diaphragm), top)
     mediastinum = np.maximum(inside, chest.mediastinum - np.float32(4.0))
     canvas.paint(mediastinum, _CONNECTIVE_HU, _CONNECTIVE_TEXTURE_HU)
@@ -136,8 +167,8 @@ def paint_heart(
     heart, box = Field.around(canvas.fine, [shape for shape, _ in shapes], 22.0, margin_mm=22.0)
     canvas.paint_box(heart, box, tissue.hu("heart_muscle"), tissue.texture("heart_muscle"))
     for tube_mm in (
-        thorax.curved_tube(_path(variation)),
-        *map(thorax.curved_tube, (chest_tables.OESOPHAGUS, *_VESSELS)),
+        thorax.curved_tube(_aorta(variation)),
+        *map(thorax.curved_tube, (OESOPHAGUS, *_VESSELS)),
     ):
         field, box = Field.around(canvas.fine, tube_mm, margin_mm=6.0)
         canvas.paint_box(field, box, tissue.hu("blood"), tissue.texture("blood"))
@@ -145,4 +176,4 @@ def paint_heart(
     _, y, _ = canvas.fine.axes()
     front = thorax.points([0, 150, 0])[1]
     dorsal = np.clip((y.ravel() - front) / (130 * thorax.frame.depth), 0, 1)
-    canvas.paint(chest.lungs, parameters.lung_hu + DEPENDENT_HU * (dorsal - 0.5), tissue.texture("lung_parenchyma"))
+    canvas.paint(chest.lungs, parameters.lung_hu + _DEPENDENT_HU * (dorsal - 0.5), tissue.texture("lung_parenchyma"))

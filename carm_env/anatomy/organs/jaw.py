@@ -1,4 +1,4 @@
-"""Teeth and dense bone of the jaws in anatomy 5, added to the mandible of `carm_env.anatomy.organs.face`.
+"""Teeth and dense bone of the jaws, added to the mandible of `carm_env.anatomy.organs.face`.
 
 Positions are in skeleton coordinates of the head (mm); `Body.head_point` maps them to the patient. Sizes and HU were
 chosen by hand, beside published DRRs of real patients.

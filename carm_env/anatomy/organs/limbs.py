@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,28 +9,14 @@ from carm_env.anatomy.painting.lattice import Lattice
 from carm_env.anatomy.painting.shapes import Capsule, Ellipsoid, Field, Shape
 from carm_env.anatomy.skeleton.body import Body
 
-
-@dataclass(frozen=True)
-class ArmContour:
-    """Widths by which the contour of an arm differs between versions of the anatomy.
-
-    Attributes:
-        elbow_mm: radius of the muscle at the end of the upper arm and at the beginning of the forearm.
-        elbow_blend_mm: width over which the creases between upper arm and forearm are rounded.
-        belly: factor of the bulge of the forearm.
-        finger_mm: radius of a finger without fat.
-        finger_blend_mm: width over which the creases between the fingers are rounded.
-    """
-
-    elbow_mm: tuple[float, float] = (26.0, 27.0)
-    elbow_blend_mm: tuple[float, float] = (35.0, 30.0)
-    belly: float = 1.0
-    finger_mm: float = 8.0
-    finger_blend_mm: float = 5.0
-
-
-SMOOTH_ARM = ArmContour()
-"""The arm of version 4."""
+_ELBOW_MM = (21.0, 20.0)
+"""Radius of the muscle at the end of the upper arm and at the beginning of the forearm; bone is close to the skin."""
+_ELBOW_BLEND_MM = (22.0, 16.0)
+"""Width over which the creases between upper arm and forearm are rounded."""
+_FOREARM_BULGE_MM = 0.93 * 31.0
+"""Largest radius of the muscle of the forearm."""
+_FINGER_MM, _FINGER_BLEND_MM = 6.8, 3.0
+"""Radius of a finger without fat, and the width over which the creases between fingers are rounded."""
 _FINGER_BONES = ("proxph", "midph", "dist", "thumb", "1mc", "2mc", "3mc", "4mc", "5mc")
 
 
@@ -43,9 +27,8 @@ def _upper_arm(
     scale: float,
     muscle: float,
     fat_mm: float,
-    contour: ArmContour,
 ) -> list[tuple[Shape, float]]:
-    end, blend = contour.elbow_mm[0], contour.elbow_blend_mm[0]
+    end, blend = _ELBOW_MM[0], _ELBOW_BLEND_MM[0]
     down = scale * (elbow - head) / float(np.linalg.norm(elbow - head))
     forward = scale * forward
     belly = head + 0.55 * (elbow - head)
@@ -65,12 +48,11 @@ def _forearm(
     scale: float,
     muscle: float,
     fat_mm: float,
-    contour: ArmContour,
 ) -> list[tuple[Shape, float]]:
-    begin, blend = contour.elbow_mm[1], contour.elbow_blend_mm[1]
+    begin, blend = _ELBOW_MM[1], _ELBOW_BLEND_MM[1]
     along = scale * (wrist - elbow) / float(np.linalg.norm(wrist - elbow))
     thick = elbow + 0.24 * (wrist - elbow)
-    bulge = contour.belly * 31 * muscle * scale + 0.8 * fat_mm
+    bulge = _FOREARM_BULGE_MM * muscle * scale + 0.8 * fat_mm
     return [
         (Capsule(elbow - 4 * along, thick, begin * scale + 0.7 * fat_mm, bulge), blend),
         (Capsule(thick, wrist - 30 * along, bulge, 20 * scale + 0.45 * fat_mm), 30.0),
@@ -91,9 +73,9 @@ def _palm(wrist: NDArray[np.float64], hand: dict[str, NDArray[np.float64]], scal
     return [Capsule(start, end, r0 * scale + 0.15 * fat_mm, r1 * scale + 0.15 * fat_mm) for start, end, r0, r1 in rays]
 
 
-def _fingers(body: Body, side: str, fat_mm: float, contour: ArmContour) -> list[Shape]:
+def _fingers(body: Body, side: str, fat_mm: float) -> list[Shape]:
     shapes: list[Shape] = []
-    radius = contour.finger_mm * body.scale + 0.15 * fat_mm
+    radius = _FINGER_MM * body.scale + 0.15 * fat_mm
     for mesh in body.meshes.values():
         if mesh.name.endswith(f"_{side}") and any(part in mesh.name for part in _FINGER_BONES):
             centre, direction, begin, end = mesh.long_axis()
@@ -101,9 +83,7 @@ def _fingers(body: Body, side: str, fat_mm: float, contour: ArmContour) -> list[
     return shapes
 
 
-def arm_field(
-    body: Body, lattice: Lattice, side: str, muscle: float, fat_mm: float, contour: ArmContour = SMOOTH_ARM
-) -> Field:
+def arm_field(body: Body, lattice: Lattice, side: str, muscle: float, fat_mm: float) -> Field:
     """Returns the signed distance from the surface of an arm.
 
     Args:
@@ -112,7 +92,6 @@ def arm_field(
         side: ``"r"`` or ``"l"``.
         muscle: thickness of the muscle relative to an average adult.
         fat_mm: thickness of the layer on the muscle; 0 gives the surface of the muscle.
-        contour: widths at elbow and fingers.
     """
     _, _, head, elbow, wrist = body.joints_mm(side)
     hand = body.hand_mm(side)
@@ -121,11 +100,11 @@ def arm_field(
     forward /= max(float(np.linalg.norm(forward)), 1e-6)
     field = Field(lattice)
     shoulder_to_wrist = [
-        *_upper_arm(head, elbow, forward, body.scale, muscle, fat_mm, contour),
-        *_forearm(elbow, wrist, body.scale, muscle, fat_mm, contour),
+        *_upper_arm(head, elbow, forward, body.scale, muscle, fat_mm),
+        *_forearm(elbow, wrist, body.scale, muscle, fat_mm),
     ]
     for shape, blend in shoulder_to_wrist:
         field.add(shape, blend)
     field.add(_palm(wrist, hand, body.scale, fat_mm), 14.0, margin_mm=24.0)
-    field.add(_fingers(body, side, fat_mm, contour), contour.finger_blend_mm, margin_mm=16.0)
+    field.add(_fingers(body, side, fat_mm), _FINGER_BLEND_MM, margin_mm=16.0)
     return field

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_env.anatomy.organs.thorax import LEFT_DESCENDING_ARTERY, RIGHT_DESCENDING_ARTERY, Thorax
+from carm_env.anatomy.organs.heart import LEFT_DESCENDING_ARTERY, RIGHT_DESCENDING_ARTERY
+from carm_env.anatomy.organs.thorax import Thorax
 from carm_env.anatomy.painting import tissue
 from carm_env.anatomy.painting.canvas import Canvas
 from carm_env.system.compilation import compiled

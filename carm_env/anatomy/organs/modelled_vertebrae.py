@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_env.anatomy.organs.bones import BoneSamples, add_bone
+from carm_env.anatomy.organs.bone_samples import BoneSamples, add_bone
 from carm_env.anatomy.painting.canvas import SAMPLES_PER_VOXEL, TILE, Canvas
 from carm_env.anatomy.painting.lattice import Lattice
 from carm_env.anatomy.painting.shapes import Capsule, Field, smooth_union

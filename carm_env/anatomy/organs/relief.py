@@ -1,4 +1,4 @@
-"""Relief of skin, fat and muscle of anatomy version 5: folds, breasts with a crease, planes of fat between muscles."""
+"""Relief of skin, fat and muscle: folds, breasts with a crease, planes of fat between muscles."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_env.anatomy.organs.envelope import Envelope, Junction, build_envelope
+from carm_env.anatomy.organs.envelope import Envelope, build_envelope
 from carm_env.anatomy.organs.head import HeadSurface
-from carm_env.anatomy.organs.limbs import ArmContour
 from carm_env.anatomy.organs.organ_variation import OrganVariation
 from carm_env.anatomy.painting import tissue
 from carm_env.anatomy.painting.canvas import Canvas
@@ -19,14 +18,6 @@ from carm_env.anatomy.parameters import PatientParameters
 from carm_env.anatomy.skeleton.body import Body
 from carm_env.anatomy.skeleton.model import SIDE_SIGN, SIDES
 
-_JUNCTION = Junction(
-    armpit_blend_mm=9.0,
-    crease_mm=(3.4, 22.0),
-    armpit_below_head_mm=89.0,
-    arm=ArmContour(elbow_mm=(21.0, 20.0), elbow_blend_mm=(22.0, 16.0), belly=0.93, finger_mm=6.8, finger_blend_mm=3.0),
-)
-"""Narrower than the smooth armpit of version 4: the skin folds in front of and behind the axilla. Bone is close below
-the skin at the elbow, and the fingers are apart."""
 _COVER_MM = 1.0
 """Minimum thickness of skin and fat on muscle."""
 _RIPPLES_MM = ((1.6, 85.0), (0.7, 32.0), (0.4, 17.0))
@@ -94,8 +85,7 @@ def build_relief(
     body: Body, parameters: PatientParameters, lattice: Lattice, head: HeadSurface, variation: OrganVariation
 ) -> Envelope:
     """Returns the surfaces of muscle and skin with folds, creased breasts and uneven skin."""
-    plain = replace(parameters, female=0.0)
-    envelope = build_envelope(body, plain, lattice, head, _JUNCTION)
+    envelope = build_envelope(body, parameters, lattice, head)
     field = Field(lattice, envelope.skin)
     _breasts(body, parameters, variation, field)
     uneven = OrganVariation(parameters.seed + _SKIN_SEED)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_env.anatomy.organs.bones import BoneSamples, BoneStyle, add_bone, sample_bone
+from carm_env.anatomy.organs.bone_samples import BoneSamples, BoneStyle, add_bone, sample_bone
 from carm_env.anatomy.painting import tissue
 from carm_env.anatomy.painting.blur import blur_mask, interpolate_every
 from carm_env.anatomy.painting.canvas import TILE, Canvas

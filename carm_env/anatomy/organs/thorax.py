@@ -1,4 +1,4 @@
-"""The chest: diaphragm, mediastinum and outlines of the lungs.
+"""The chest: diaphragm and outlines of the lungs.
 
 Heights in the tables are relative to the carina; lengths are in skeleton size (mm). `Thorax.points` maps them to the
 patient.
@@ -15,10 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 from carm_env.anatomy.painting.lattice import Lattice
 from carm_env.anatomy.painting.shapes import (
     Capsule,
-    Ellipsoid,
-    Field,
-    Shape,
-    rotation,
     smooth_intersection,
     smooth_path,
     tube,
@@ -66,7 +62,7 @@ class Diaphragm:
     apex_z_mm: dict[str, float]
     middle_mm: tuple[float, float]
     scale: float
-    slope: tuple[float, float] = (0.0, 0.0)
+    slope: tuple[float, float]
 
     def height_mm(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.floating]:
         """Returns the height (z) of the upper surface at broadcastable ``x``, ``y``, LPS mm."""
@@ -85,8 +81,7 @@ class Diaphragm:
             level = (dx / radius) ** 2 + depth**2
             steepness = np.where(level > 1, 1 + 0.35 * (level - 1), 1.0)
             dome = apex_z - _DOME_DROP_MM * scale * level**1.15 * steepness
-            if any(self.slope):
-                dome = dome + self.slope[0] * dx + self.slope[1] * dy
+            dome = dome + self.slope[0] * dx + self.slope[1] * dy
             # The lower edge of the costophrenic recess is deepest dorsally, lateral to the spine.
             dorsal = np.clip((skeleton_y - 105.0) / 150.0, 0, 1)
             recess = _RECESS_DEPTH_MM["front"] + (_RECESS_DEPTH_MM["back"] - _RECESS_DEPTH_MM["front"]) * dorsal
@@ -114,7 +109,7 @@ class Diaphragm:
         if move is not None:
             surface = move(np.stack(np.broadcast_arrays(x, y, heights), axis=-1)).reshape(-1, 3)
             return surface[(surface[:, 2] - surface[:, :2] @ self.slope).argmax()]
-        above = heights - self.slope[0] * x - self.slope[1] * y if any(self.slope) else heights
+        above = heights - self.slope[0] * x - self.slope[1] * y
         i, j = np.unravel_index(int(np.argmax(above)), heights.shape)
         return np.array([x[i, 0], y[0, j], heights[i, j]])
 
@@ -181,8 +176,8 @@ def make_thorax(body: Body, parameters: PatientParameters) -> Thorax:
         apex_x[side], z = body.target_mm(f"{name} hemidiaphragm")
         apex_z[side] = z - parameters.breath_mm * scale / MEAN_SCALE
     apex = frame.at_height(0.0, _DOME_Y_MM, (apex_z["r"] + apex_z["l"]) / 2)
-    slope = _level_on_table(parameters) if parameters.anatomy == "5" else (0.0, 0.0)
-    diaphragm = Diaphragm(apex_x, apex_z, (float(apex[0]), float(apex[1])), scale, slope)
+    middle = (float(apex[0]), float(apex[1]))
+    diaphragm = Diaphragm(apex_x, apex_z, middle, scale, _level_on_table(parameters))
     return Thorax(frame, shift, carina, spine, diaphragm, parameters.heart)
 
 
@@ -210,69 +205,6 @@ def landmark_points(body: Body, thorax: Thorax, move: Move | None = None) -> dic
     return {item.id: points[item.name] for item in LANDMARKS}
 
 
-def heart_shapes(thorax: Thorax) -> list[tuple[Shape, float]]:
-    """Returns the chambers of the heart, each with the width of the crease between it and the previous ones."""
-    scale = thorax.scale
-    wide = np.array([thorax.heart_size, 1.0, 1.0]) * scale
-    tilt = rotation(2, -32) @ rotation(1, 30)
-
-    def at(x: float, y: float, height: float) -> NDArray[np.float64]:
-        return thorax.points([x * thorax.heart_size, y, height])
-
-    return [
-        (Ellipsoid(at(30, 148, -72), np.array([64, 43, 40]) * wide, tilt), 0.0),
-        (Ellipsoid(at(62, 138, -84), np.array([30, 31, 27]) * wide, tilt), 20.0),
-        (Ellipsoid(at(-21, 166, -64), np.array([30, 36, 40]) * wide), 18.0),
-        (Ellipsoid(at(6, 134, -66), np.array([40, 30, 42]) * wide), 20.0),
-        (Ellipsoid(at(4, 196, -46), np.array([36, 21, 26]) * wide), 18.0),
-        (Capsule(at(36, 158, -36), at(46, 152, -54), 11 * scale, 14 * scale), 14.0),
-    ]
-
-
-_Path = tuple[tuple[float, float, float, float], ...]
-
-AORTA: _Path = (
-    (-8, 160, -42, 15.0), (-18, 152, -12, 16.0), (-15, 158, 8, 15.0), (-1, 172, 20, 14.0), (18, 193, 24, 13.0),
-    (32, 213, 17, 13.0), (31, 230, -4, 12.0), (27, 236, -45, 12.0), (23, 234, -90, 12.0), (15, 224, -135, 11.5),
-    (6, 202, -175, 10.5), (3, 180, -210, 10.0), (2, 164, -250, 9.5), (1, 158, -300, 9.0),
-)  # fmt: skip
-SUPERIOR_VENA_CAVA: _Path = ((-31, 186, 62, 8.0), (-31, 182, 40, 9.5), (-30, 178, 10, 10.5), (-26, 172, -30, 11.5))
-INFERIOR_VENA_CAVA: _Path = (
-    (-22, 172, -80, 13.0), (-23, 182, -120, 12.5), (-20, 178, -180, 11.0), (-17, 168, -300, 10.0),
-)  # fmt: skip
-BRACHIOCEPHALIC_VEIN: _Path = ((-28, 180, 45, 7.0), (0, 166, 50, 6.5), (22, 178, 66, 5.5))
-BRACHIOCEPHALIC_ARTERY: _Path = ((-4, 172, 28, 7.0), (-14, 190, 58, 6.5), (-22, 202, 82, 6.0), (-20, 208, 108, 4.5))
-LEFT_CAROTID: _Path = ((6, 180, 30, 5.0), (12, 194, 58, 4.5), (19, 204, 90, 4.0), (20, 206, 120, 3.5))
-LEFT_SUBCLAVIAN: _Path = ((16, 202, 28, 5.0), (17, 214, 50, 5.0), (22, 217, 74, 5.0), (56, 206, 86, 5.0))
-PULMONARY_TRUNK: _Path = ((20, 146, -46, 13.0), (25, 156, -26, 14.0), (24, 178, -10, 13.5))
-LEFT_PULMONARY_ARTERY: _Path = ((24, 178, -12, 12.0), (34, 200, -10, 10.5), (42, 216, -18, 9.0), (47, 224, -38, 7.5))
-RIGHT_PULMONARY_ARTERY: _Path = (
-    (22, 176, -12, 11.5), (-6, 190, -20, 11.0), (-34, 198, -22, 10.5), (-46, 208, -34, 8.5),
-)  # fmt: skip
-RIGHT_DESCENDING_ARTERY: _Path = ((-42, 204, -28, 8.5), (-52, 212, -50, 7.5), (-57, 220, -78, 5.5))
-LEFT_DESCENDING_ARTERY: _Path = ((46, 222, -32, 7.5), (52, 226, -56, 6.5), (58, 230, -82, 5.0))
-PULMONARY_VEINS: tuple[_Path, ...] = (
-    ((-12, 198, -46, 7.5), (-34, 194, -48, 6.5), (-52, 186, -40, 4.5)),
-    ((-12, 200, -60, 7.5), (-34, 206, -72, 6.5), (-54, 216, -88, 4.5)),
-    ((20, 198, -46, 7.5), (40, 190, -44, 6.5), (56, 180, -34, 4.5)),
-    ((20, 200, -60, 7.5), (42, 206, -72, 6.5), (60, 216, -88, 4.5)),
-)
-_HILAR_TISSUE: tuple[_Path, ...] = (
-    ((-21, 206, -12, 15), (-31, 208, -40, 15)),
-    ((26, 210, -14, 14), (38, 212, -38, 14)),
-)
-"""Fat and lymph nodes around both main bronchi."""
-OESOPHAGUS: _Path = (
-    (0, 222, 100, 6.5), (2, 224, 40, 6.5), (6, 226, -20, 6.5), (8, 220, -80, 7.0), (18, 196, -130, 8.0),
-)  # fmt: skip
-
-GREAT_VESSELS: tuple[_Path, ...] = (
-    AORTA, SUPERIOR_VENA_CAVA, INFERIOR_VENA_CAVA, BRACHIOCEPHALIC_VEIN, BRACHIOCEPHALIC_ARTERY, LEFT_CAROTID,
-    LEFT_SUBCLAVIAN, PULMONARY_TRUNK, LEFT_PULMONARY_ARTERY, RIGHT_PULMONARY_ARTERY, RIGHT_DESCENDING_ARTERY,
-    LEFT_DESCENDING_ARTERY, *PULMONARY_VEINS,
-)  # fmt: skip
-
-
 @dataclass(frozen=True, eq=False)
 class ChestFields:
     """Signed distances on the coarse lattice, mm.
@@ -288,38 +220,6 @@ class ChestFields:
     below_diaphragm: NDArray[np.float32]
     mediastinum: NDArray[np.float32]
     lungs: NDArray[np.float32]
-
-
-def mediastinum_surface(thorax: Thorax, lattice: Lattice) -> NDArray[np.float32]:
-    """Returns the signed distance from the surface of the mediastinum on the coarse lattice, mm."""
-    scale = thorax.scale
-    field = Field(lattice)
-    for shape, blend in heart_shapes(thorax):
-        field.add(grown(shape, 3.0), blend)
-    for table in (SUPERIOR_VENA_CAVA, PULMONARY_TRUNK, LEFT_PULMONARY_ARTERY, RIGHT_PULMONARY_ARTERY):
-        field.add(thorax.curved_tube(table, 1.0), 4.0, margin_mm=26.0)
-    for table in (LEFT_SUBCLAVIAN, BRACHIOCEPHALIC_ARTERY, BRACHIOCEPHALIC_VEIN, INFERIOR_VENA_CAVA, OESOPHAGUS):
-        field.add(thorax.curved_tube(table, 1.0), 5.0, margin_mm=26.0)
-    field.add(tube(thorax.spine_mm, 23.0 * scale), 16.0, margin_mm=34.0)
-    field.add(thorax.curved_tube(AORTA, 1.0), 4.0, margin_mm=26.0)
-    centre = thorax.carina_mm
-    # Fat around the trachea, and the junctions ventral and dorsal to the heart.
-    field.add(Capsule(centre + [1, -4, -10 * scale], centre + [0, -14, 75 * scale], 14 * scale, 17 * scale), 8.0)
-    field.add(Ellipsoid(thorax.points([4, 140, 0]), np.array([13, 46, 70]) * scale), 18.0)
-    field.add(Ellipsoid(thorax.points([8, 210, -80]), np.array([18, 40, 60]) * scale), 18.0)
-    for table in _HILAR_TISSUE:
-        field.add(thorax.curved_tube(table), 10.0, margin_mm=26.0)
-    for table in (RIGHT_DESCENDING_ARTERY, LEFT_DESCENDING_ARTERY):
-        field.add(thorax.curved_tube(table[:2], 1.0), 6.0, margin_mm=20.0)
-    return field.values
-
-
-def grown(shape: Shape, by_mm: float) -> Shape:
-    """Returns a shape with its radii increased."""
-    if isinstance(shape, Capsule):
-        first, last = shape.radii_mm
-        return Capsule(shape.start_mm, shape.end_mm, first + by_mm, last + by_mm)
-    return Ellipsoid(shape.centre_mm, np.asarray(shape.radii_mm, float) + by_mm, shape.axes)
 
 
 def chest_fields(body: Body, thorax: Thorax, lattice: Lattice, mediastinum: NDArray[np.float32]) -> ChestFields:

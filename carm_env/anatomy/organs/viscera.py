@@ -1,4 +1,4 @@
-"""Organs below the diaphragm of anatomy version 5: solid organs with fat around them, stomach with contents, bowel.
+"""Organs below the diaphragm: solid organs with fat around them, stomach with contents, bowel.
 
 Positions are in skeleton coordinates (mm). Where noted, heights are relative to a dome of the diaphragm or to T12.
 Sizes, positions, the course of the colon and the distribution of gas and stool vary with the seed.

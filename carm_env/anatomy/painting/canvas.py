@@ -16,7 +16,6 @@ TILE = 96
 SAMPLES_PER_VOXEL = 2
 """Samples of bone per voxel along each axis; a cortex is thinner than a voxel."""
 
-_BLUR_VOXELS = 0.42
 _AVERAGING, _INTERPOLATION = 1 / 24, 1 / 12
 """Half the variance, in squared voxels, of the average over a voxel and of a linear interpolation."""
 _NOISE_HU, _NOISE_VOXEL_MM = 6.0, 2.0
@@ -181,18 +180,13 @@ class Canvas:
         for axis in range(3):
             ndimage.correlate1d(self.hu, kernel, axis=axis, output=self.hu, mode="nearest")
 
-    def finish(self, skin: NDArray[np.float32], rng: np.random.Generator, blur: bool = True) -> NDArray[np.int16]:
-        """Returns the volume blurred by half a voxel, with noise in the body, clear air around it, as int16.
+    def finish(self, skin: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.int16]:
+        """Returns the volume with noise in the body and clear air around it, as int16.
 
         Args:
             skin: signed distance from the skin on the coarse lattice, mm.
             rng: draws the noise.
-            blur: whether to blur; a volume that is resampled later is blurred by that.
         """
-        from scipy import ndimage
-
-        for axis in range(3) if blur else ():
-            ndimage.gaussian_filter1d(self.hu, _BLUR_VOXELS, axis=axis, output=self.hu, truncate=3.0)
         noise = np.full(self.fine.shape, np.float32(0.0))
         rng.standard_normal(out=noise, dtype=np.float32)
         noise_std = _NOISE_HU * (_NOISE_VOXEL_MM / self.fine.spacing_mm) ** 1.5

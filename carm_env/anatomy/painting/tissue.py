@@ -33,10 +33,6 @@ _CORTEX = (
     "below the 1,500 HU and more of dense cortical bone (Schneider et al. 2000): at a resolution of millimetres a "
     "cortex includes canals and partial volume"
 )
-_PICKHARDT = (
-    "P. J. Pickhardt et al., Ann. Intern. Med. 158 (2013) 588: L1 trabecular bone under 110 HU is specific for "
-    "osteoporosis, 160 HU sensitive; healthy adults have more. `bone_density` scales it"
-)
 _MARROW = "between yellow and red marrow (Schneider et al. 2000)"
 _LUNG = "density of ventilated lung about 0.2 g/ml in deep breath: -850 to -750 HU in M. Prokop, M. Galanski (2003)"
 _PLAQUE = (
@@ -71,7 +67,6 @@ TISSUES: dict[str, Tissue] = {
     "bowel_content": Tissue(30.0, 12.0, _MATCHED),
     "brain": Tissue(34.0, 0.0, _PROKOP),
     "globe": Tissue(14.0, 0.0, _PROKOP),
-    "cortical_bone": Tissue(1250.0, 0.0, _CORTEX),
     "skull_table": Tissue(1500.0, 0.0, _CORTEX),
     "diploe": Tissue(420.0, 90.0, _MATCHED),
     "facial_bone": Tissue(230.0, 120.0, _MATCHED),
@@ -81,10 +76,7 @@ TISSUES: dict[str, Tissue] = {
     "end_plate": Tissue(750.0, 0.0, _CORTEX),
     "osteophyte": Tissue(800.0, 0.0, _MATCHED),
     "plaque": Tissue(700.0, 0.0, _PLAQUE),
-    "trabecular_bone": Tissue(200.0, 60.0, _PICKHARDT),
     "hyoid": Tissue(750.0, 0.0, _MATCHED),
-    "tooth_enamel": Tissue(2150.0, 0.0, _MATCHED),
-    "tooth_dentine": Tissue(1400.0, 0.0, _MATCHED),
     "marrow": Tissue(-10.0, 0.0, _MARROW),
 }
 """Tissues by name. `PatientParameters.lung_hu` sets the mean of lung parenchyma for a patient."""

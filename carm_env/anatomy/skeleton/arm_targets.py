@@ -31,19 +31,8 @@ _WRIST_JOINT_ABOVE_LANDMARK_MM = -6.0
 """Offset of the fitted joint, in the lunate bone, from the landmark between radius and carpals."""
 _UPPER_HAND_DRAPE_MM, _LOWER_HAND_DRAPE_MM = 70.0, 55.0
 _ELBOW_ABOVE_SKIN_MM = 34.0
-_HANGING_ELBOW_MM = np.array([53.0, 26.0, -302.0])
-_HANGING_WRIST_MM = np.array([77.0, -4.0, -548.0])
-"""Elbow and wrist relative to the humeral head with the arms at the sides (lateral, dorsal, cranial)."""
-_RAISED_HEAD_MM = np.array([-16.0, 4.0, 34.0])
-_RAISED_SCAPULA_MM = np.array([24.0, -22.0, 38.0])
-"""Displacement of humeral head and scapular angle when the arm is raised (lateral, dorsal, cranial)."""
-_RAISED_ELBOW_MM = np.array([34.0, -40.0, 285.0])
-_RAISED_WRIST_MM = np.array([-92.0, -30.0, 470.0])
-_LATERAL_FAT_MM = 14.0
-"""Above this thickness of fat the arms at the sides are displaced laterally."""
-
 _ELBOW_RADIUS_MM, _WRIST_RADIUS_MM, _FINGER_RADIUS_MM = 26.0, 24.0, 32.0
-"""Distance of the joints of a hanging arm from the skin of the flank in anatomy 5."""
+"""Distance of the joints of a hanging arm from the skin of the flank."""
 _HAND_TO_FOREARM = 0.75
 """Length of the hand relative to the forearm."""
 _VERTEX_ABOVE_SKULL_MM, _BESIDE_HEAD_MM, _HANDS_APART_MM = 98.0, 125.0, 35.0
@@ -67,7 +56,10 @@ def pose_of(parameters: PatientParameters, side: str) -> ArmPose:
 
 @dataclass(frozen=True, eq=False)
 class ArmTargetBuilder:
-    """Derives the targets of the arms from the layout and the skin."""
+    """Derives the targets of the arms.
+
+    Those of crossed arms come from the layout and the skin; otherwise the shoulder girdle follows the pose of the arms.
+    """
 
     parameters: PatientParameters
     frame: Frame
@@ -75,6 +67,7 @@ class ArmTargetBuilder:
     t1_mm: NDArray[np.float64]
     wall: walls.Wall
     chest_to_patient: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    posture: Posture
 
     def in_plane(self, name: str) -> tuple[float, float]:
         """Returns the target ``(x, z)`` of a landmark in the patient, mm."""
@@ -97,6 +90,23 @@ class ArmTargetBuilder:
 
     def shoulder(self, side: str) -> dict[str, NDArray[np.float64]]:
         """Returns the targets of humeral head and scapular angle."""
+        if self.parameters.arms == "crossed":
+            return self._crossed_shoulder(side)
+        title, sign = TITLES[side], SIDE_SIGN[side]
+        mirror = np.array([sign, 1.0])
+        layout = (
+            mirror * self.layout_mm[landmark(f"{title} humeral head").index],
+            mirror * self.layout_mm[landmark(f"{title} scapular inferior angle").index],
+        )
+        raised = _raised(self.parameters, side)
+        head, (lateral, cranial) = self.posture.shoulder_mm(side, raised, layout, self.frame.size)
+        x, z = self.t1_mm[0] + sign * lateral, self.t1_mm[2] + cranial
+        return {
+            "head": self.t1_mm + [sign * head[0], head[1], head[2]],
+            "scapula": np.array([x, self.on_back(x, z), z]),
+        }
+
+    def _crossed_shoulder(self, side: str) -> dict[str, NDArray[np.float64]]:
         title = TITLES[side]
         (head_x, head_z), (tip_x, tip_z) = (
             self.in_plane(f"{title} {part}") for part in ("humeral head", "scapular inferior angle")
@@ -136,47 +146,6 @@ class ArmTargetBuilder:
         points["wrist"] = np.array([x, self.skin_front_mm(x, z) - above, z])
         drape = _UPPER_HAND_DRAPE_MM if upper else _LOWER_HAND_DRAPE_MM
         return {"head": 0.3, "scapula": 0.3, "elbow": 0.4, "wrist": 1.4}, float(points["wrist"][1]) + drape
-
-    def _hang(self, side: str, points: dict[str, NDArray[np.float64]]) -> tuple[dict[str, float], float]:
-        size, fat, belly = self.frame.size, self.parameters.fat_mm, self.parameters.belly_mm
-        mirror = np.array([SIDE_SIGN[side], 1.0, 1.0])
-        lateral = max(0.0, fat - _LATERAL_FAT_MM) + 0.3 * belly
-        for name, hanging in (("elbow", _HANGING_ELBOW_MM), ("wrist", _HANGING_WRIST_MM)):
-            points[name] = points["head"] + mirror * (hanging * size + [lateral, 0.0, 0.0])
-        return {"head": 0.3, "scapula": 0.3, "elbow": 1.0, "wrist": 1.0}, float(points["wrist"][1]) - 10.0 * size
-
-    def _raise(self, side: str, points: dict[str, NDArray[np.float64]]) -> tuple[dict[str, float], float]:
-        size, mirror = self.frame.size, np.array([SIDE_SIGN[side], 1.0, 1.0])
-        points["head"] = points["head"] + mirror * _RAISED_HEAD_MM * size
-        points["scapula"] = points["scapula"] + mirror * _RAISED_SCAPULA_MM * size
-        for name, raised in (("elbow", _RAISED_ELBOW_MM), ("wrist", _RAISED_WRIST_MM)):
-            points[name] = points["head"] + mirror * raised * size
-        return {"head": 0.3, "scapula": 0.2, "elbow": 0.7, "wrist": 0.7}, float(points["wrist"][1])
-
-
-@dataclass(frozen=True, eq=False)
-class PosedTargetBuilder(ArmTargetBuilder):
-    """Derives the targets of the arms of anatomy 5, in which the shoulder girdle follows the pose of the arms."""
-
-    posture: Posture
-
-    def shoulder(self, side: str) -> dict[str, NDArray[np.float64]]:
-        """Returns the targets of humeral head and scapular angle."""
-        if self.parameters.arms == "crossed":
-            return super().shoulder(side)
-        title, sign = TITLES[side], SIDE_SIGN[side]
-        mirror = np.array([sign, 1.0])
-        layout = (
-            mirror * self.layout_mm[landmark(f"{title} humeral head").index],
-            mirror * self.layout_mm[landmark(f"{title} scapular inferior angle").index],
-        )
-        raised = _raised(self.parameters, side)
-        head, (lateral, cranial) = self.posture.shoulder_mm(side, raised, layout, self.frame.size)
-        x, z = self.t1_mm[0] + sign * lateral, self.t1_mm[2] + cranial
-        return {
-            "head": self.t1_mm + [sign * head[0], head[1], head[2]],
-            "scapula": np.array([x, self.on_back(x, z), z]),
-        }
 
     def _hang(self, side: str, points: dict[str, NDArray[np.float64]]) -> tuple[dict[str, float], float]:
         size = self.frame.size

@@ -12,7 +12,7 @@ from carm_env.anatomy.layout import landmark_layout, upright_mm
 from carm_env.anatomy.painting.meshes import Mesh
 from carm_env.anatomy.parameters import PatientParameters
 from carm_env.anatomy.skeleton import wall as walls
-from carm_env.anatomy.skeleton.arm_targets import TITLES, ArmTargetBuilder, PosedTargetBuilder, pose_of
+from carm_env.anatomy.skeleton.arm_targets import TITLES, ArmTargetBuilder, pose_of
 from carm_env.anatomy.skeleton.arms import SEGMENTS, ArmFitter, FittedArm, arm_segment
 from carm_env.anatomy.skeleton.bone_shapes import BoneShapes, make_bone_shapes
 from carm_env.anatomy.skeleton.bone_variation import BoneVariation
@@ -76,8 +76,8 @@ class Body:
         arms: fitted arms by side (``r``, ``l``), in skeleton size.
         landmarks_mm: bony landmarks by name.
         layout_mm: ``(14, 2)`` target positions of the landmarks, left and cranial.
-        shapes: shapes of the bones of another family or, in anatomy 5, of the person; None for the bones of myo-sim.
-        variation: draws the person's own bones in anatomy 5; None in anatomy 4.
+        shapes: shapes of the bones of the person or of another family.
+        variation: draws the person's own bones.
     """
 
     frame: Frame
@@ -89,8 +89,8 @@ class Body:
     arms: dict[str, FittedArm]
     landmarks_mm: dict[str, NDArray[np.float64]]
     layout_mm: NDArray[np.float64]
-    shapes: BoneShapes | None = None
-    variation: BoneVariation | None = None
+    shapes: BoneShapes
+    variation: BoneVariation
 
     @property
     def scale(self) -> float:
@@ -219,28 +219,21 @@ def pose_body(parameters: PatientParameters, skeleton: Skeleton | None = None) -
     rest = {mesh.name: mesh for mesh in skeleton.meshes()}
     spine = Spine(np.array([vertebral_body_centre(rest[name]) for name in THORACOLUMBAR]))
     layout = np.array(parameters.layout_mm).reshape(-1, 2) if parameters.layout_mm else mean_layout_mm(scale)
-    posture = Posture(parameters.seed) if parameters.anatomy == "5" else None
-    head_dorsal = 0.0
-    if posture is not None:
-        head_dorsal, head_cranial = posture.skull_mm(parameters.arms == "crossed", scale)
-        layout[landmark("Skull").index, 1] += head_cranial
+    posture = Posture(parameters.seed)
+    head_dorsal, head_cranial = posture.skull_mm(parameters.arms == "crossed", scale)
+    layout[landmark("Skull").index, 1] += head_cranial
     frame = _frame(parameters, spine, layout, head_dorsal)
 
-    shapes = make_bone_shapes(parameters.warp)
-    variation = BoneVariation(parameters.seed) if parameters.anatomy == "5" else None
-    if variation is not None and shapes is None:
-        shapes = variation.arm_and_chest_shapes()
+    variation = BoneVariation(parameters.seed)
+    shapes = make_bone_shapes(parameters.warp) or variation.arm_and_chest_shapes()
 
     def chest_to_patient(points_mm: NDArray[np.float64]) -> NDArray[np.float64]:
-        reshaped = points_mm if shapes is None else shapes.chest(points_mm, spine.depth_mm(points_mm[:, 2]))
-        return frame.to_patient(reshaped)
+        return frame.to_patient(shapes.chest(points_mm, spine.depth_mm(points_mm[:, 2])))
 
     ribs, sternum = rib_cage_shells(rest[RIB_CAGE])
     ribs = [rib.moved(chest_to_patient(rib.vertices_mm)) for rib in ribs]
-    sternum = sternum.moved(chest_to_patient(sternum.vertices_mm))
-    if variation is not None:
-        ribs = [variation.shaped(rib, f"rib {number}") for number, rib in enumerate(ribs)]
-        sternum = variation.shaped(sternum, "sternum")
+    ribs = [variation.shaped(rib, f"rib {number}") for number, rib in enumerate(ribs)]
+    sternum = variation.shaped(sternum.moved(chest_to_patient(sternum.vertices_mm)), "sternum")
     rib_points = np.concatenate([shell.surface_points() for shell in [*ribs, sternum]])
     heights = walls.ring_heights(frame.height(bottom_mm(parameters)), frame.height(walls.TOP_MM))
     abdomen = frame.to_patient(walls.abdomen_points(parameters.belly_mm / scale))
@@ -250,9 +243,7 @@ def pose_body(parameters: PatientParameters, skeleton: Skeleton | None = None) -
     cavity = walls.fit_wall(rib_points, heights, axis, _CAVITY_ANGLE_WIDTH, _CAVITY_HEIGHT_WIDTH_MM)
 
     t1 = frame.to_patient(spine.points_mm[-1])
-    builder = ArmTargetBuilder(parameters, frame, layout, t1, wall, chest_to_patient)
-    if posture is not None:
-        builder = PosedTargetBuilder(parameters, frame, layout, t1, wall, chest_to_patient, posture)
+    builder = ArmTargetBuilder(parameters, frame, layout, t1, wall, chest_to_patient, posture)
     meshes: dict[str, Mesh] = {}
     arms = _fitted_arms(fitter, skeleton, builder, rib_points)
     for mesh in skeleton.meshes():
@@ -268,19 +259,17 @@ def pose_body(parameters: PatientParameters, skeleton: Skeleton | None = None) -
         else:
             vertices = frame.to_patient(mesh.vertices_mm)
         meshes[mesh.name] = mesh.moved(vertices)
-    if shapes is not None:
-        meshes = _reshaped(meshes, shapes, arms, scale)
-    if variation is not None:
-        # The vertebrae are modelled by `carm_env.anatomy.skeleton.vertebral_shapes`, each with its own shape.
-        axial = (*THORACOLUMBAR, CERVICAL_SPINE)
-        meshes = {name: mesh if name in axial else variation.shaped(mesh) for name, mesh in meshes.items()}
+    meshes = _reshaped(meshes, shapes, arms, scale)
+    # The vertebrae are modelled by `carm_env.anatomy.skeleton.vertebral_shapes`, each with its own shape.
+    axial = (*THORACOLUMBAR, CERVICAL_SPINE)
+    meshes = {name: mesh if name in axial else variation.shaped(mesh) for name, mesh in meshes.items()}
 
     landmarks = _bony_landmarks(meshes, _fixed_points(frame, arms, scale), scale)
     return Body(frame, meshes, ribs, sternum, wall, cavity, arms, landmarks, layout + t1[[0, 2]], shapes, variation)
 
 
 def _reshaped(meshes: dict[str, Mesh], shapes: BoneShapes, arms: dict[str, FittedArm], scale: float) -> dict[str, Mesh]:
-    """Returns the posed bones in the shapes of another family."""
+    """Returns the posed bones in their shapes."""
     centres = np.array([vertebral_body_centre(meshes[name]) for name in THORACOLUMBAR])
     tangents = np.gradient(centres, axis=0)
     found = dict(meshes)

@@ -155,7 +155,7 @@ class BoneShapes:
 
 
 def make_bone_shapes(seed: int) -> BoneShapes | None:
-    """Draws the shapes of a family; None for seed 0, the bones of myo-sim."""
+    """Draws the shapes of a family; None for seed 0, whose bones `BoneVariation` shapes."""
     if not seed:
         return None
     rng = np.random.default_rng([seed, _PURPOSE])

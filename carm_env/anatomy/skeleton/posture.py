@@ -1,4 +1,4 @@
-"""The posture of a person in anatomy 5: shoulder girdle, direction of the arms and head, drawn from the seed.
+"""The posture of a person: shoulder girdle, direction of the arms and head, drawn from the seed.
 
 The annotated layouts are those of decedents with crossed arms, which protract and elevate the shoulders. With the arms
 at the sides the shoulders sink and spread; raised arms elevate them and turn the scapulae. A person keeps a part of the

@@ -85,7 +85,7 @@ def test_a_damaged_cached_patient_is_built_again(builds, damage):
 
 def test_a_build_is_announced_on_standard_error(builds, capsys):
     build.virtual_patient(0, arms="sides")
-    announcement = "carm-env: building virtual patient virtual:0?arms=sides (once, about 12 s) ...\n"
+    announcement = "carm-env: building virtual patient virtual:0?arms=sides (once, about 30 s) ...\n"
     assert capsys.readouterr().err == announcement
     build.virtual_patient(0, arms="sides")
     build.virtual_patient(1, quiet=True)

@@ -57,7 +57,7 @@ def test_most_of_the_deformation_is_the_same_on_both_sides():
 
 def test_a_patient_of_the_standard_family_is_not_warped(body):
     assert body_warp(body, 0) is None
-    assert body.shapes is None
+    assert (body.shapes.vertebral_height == 1.0).all()
 
 
 @pytest.mark.parametrize("degrees", [0.0, 9.0])
@@ -103,7 +103,10 @@ def test_landmarks_of_the_family_follow_their_rules_and_are_plausible(skeleton, 
         x = thorax.diaphragm.apex_x_mm[side] + np.arange(-20, 20.5, 4.0)[:, None]
         y = thorax.diaphragm.middle_mm[1] + np.arange(-20, 20.5, 4.0)[None, :]
         surface = np.stack(np.broadcast_arrays(x, y, thorax.diaphragm.height_mm(x, y)), axis=-1)
-        assert warp.apply(surface)[..., 2].max() <= points[landmark(f"{title} hemidiaphragm").id][2] + 1e-9
+        # The highest point of a dome is the highest one on the table.
+        moved, dome = warp.apply(surface), points[landmark(f"{title} hemidiaphragm").id]
+        slope = np.array(thorax.diaphragm.slope)
+        assert (moved[..., 2] - moved[..., :2] @ slope).max() <= dome[2] - dome[:2] @ slope + 1e-9
     vertebra = warp.apply(body.meshes["torso_geom_1_thoracic12_s"].vertices_mm)
     assert np.abs(points[landmark("T12").id] - vertebra.mean(0)).max() < 25.0
 

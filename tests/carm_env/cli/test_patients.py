@@ -207,7 +207,7 @@ def test_verify_reports_another_version_of_the_cohort(builds, monkeypatch, capsy
     main([*BUILD, "--patients", "1"])
     monkeypatch.setitem(cohorts.COHORTS, "standard", dataclasses.replace(cohorts.COHORTS["standard"], version=99))
     assert main(["patients", "verify"]) == 1
-    assert "cohort: version 1 in the manifest, 99 now" in capsys.readouterr().out
+    assert "cohort: version 2 in the manifest, 99 now" in capsys.readouterr().out
 
 
 def test_manifest_and_card_are_written_to_a_given_folder(builds, tmp_path):
@@ -229,7 +229,7 @@ def test_the_list_shows_cohorts_virtual_and_imported_patients(builds, monkeypatc
     monkeypatch.setattr("carm_env.patient.file_hash", None)
     assert main(["patients", "list"]) == 0
     output = capsys.readouterr().out
-    assert "standard (version 1): train 1/50, calibration 1/10, test 1/10 built" in output
+    assert "standard (version 2): train 1/50, calibration 1/10, test 1/10 built" in output
     assert re.search(r"virtual:1000 +virtual +20 +24 x 16 x 40 +14/14 +T12 to Skull, 48 x 32 x 80 cm", output)
     assert re.search(r"imported:thorax +imported +20 +24 x 16 x 40 +1/14 +T1, 48", output)
     assert re.search(r"imported:broken +damaged", output)

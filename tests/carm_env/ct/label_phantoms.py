@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_env.anatomy.organs import air_column, heart, thorax
-from carm_env.anatomy.organs.airways import LEFT_MAIN, RIGHT_MAIN, trachea_shapes
+from carm_env.anatomy.organs.airways import bronchi_shapes, trachea_shapes
+from carm_env.anatomy.organs.heart import heart_shapes, mediastinum_surface
 from carm_env.anatomy.organs.modelled_vertebrae import vertebra_distance
 from carm_env.anatomy.organs.organ_variation import OrganVariation
-from carm_env.anatomy.organs.soft_tissue import soft_tissue
-from carm_env.anatomy.organs.thorax import Thorax, chest_fields, landmark_points, make_thorax
+from carm_env.anatomy.organs.thorax import chest_fields, landmark_points, make_thorax
 from carm_env.anatomy.painting.lattice import Lattice
-from carm_env.anatomy.painting.shapes import Field, Shape, smooth_path, tube
+from carm_env.anatomy.painting.shapes import Field
 from carm_env.anatomy.painting.voxelise import fill
 from carm_env.anatomy.parameters import PatientParameters
 from carm_env.anatomy.skeleton.body import Body, pose_body
@@ -101,7 +100,8 @@ def make_labelled(parameters: PatientParameters, offset_mm: float = 0.0) -> Labe
     count = np.ceil((high - low) / STEP_MM).astype(int)
     lattice = Lattice(low, STEP_MM, (int(count[0]), int(count[1]), int(count[2])))
     labels = np.zeros(lattice.shape, np.int16)
-    fields = chest_fields(body, chest, lattice, soft_tissue(parameters).mediastinum(chest, lattice))
+    variation = OrganVariation(parameters.seed)
+    fields = chest_fields(body, chest, lattice, mediastinum_surface(chest, lattice, variation))
     x, _, z = lattice.axes()
     left = np.broadcast_to(x > chest.diaphragm.middle_mm[0], lattice.shape)
     inside = fields.cavity < -4.0
@@ -114,43 +114,25 @@ def make_labelled(parameters: PatientParameters, offset_mm: float = 0.0) -> Labe
         labels[lung & upper] = CLASSES[f"lung_upper_lobe_{side}"]
         labels[lung & ~upper] = CLASSES[f"lung_lower_lobe_{side}"]
     chambers = Field(lattice)
-    for shape, blend in _heart(parameters, chest):
+    for shape, blend in heart_shapes(chest, variation):
         chambers.add(shape, blend)
     labels[(chambers.values < 0) & (fields.below_diaphragm > 0)] = CLASSES["heart"]
-    labels[_airways(parameters, body, chest, lattice) < 0] = CLASSES["trachea"]
+    airways = Field(lattice)
+    lumen = [
+        *trachea_shapes(body, chest, parameters, variation),
+        *bronchi_shapes(chest, parameters, variation),
+        *chest.curved_tube(_UPPER_BRONCHUS),
+    ]
+    labels[airways.add(lumen, 3.0, margin_mm=8.0).values < 0] = CLASSES["trachea"]
     for name, mesh in MESHES.items():
-        if body.variation is None or not name.startswith("vertebrae"):
+        if not name.startswith("vertebrae"):
             labels[fill(body.meshes[mesh].vertices_mm, body.meshes[mesh].faces, lattice)] = CLASSES[name]
-    if body.variation is not None:
-        _label_modelled_vertebrae(labels, body, lattice)
-    if parameters.anatomy == "4":
-        exact[1] = _vault_centre(body.meshes[SKULL].vertices_mm)
+    _label_vertebrae(labels, body, lattice)
+    exact[1] = _vault_centre(body.meshes[SKULL].vertices_mm)
     return Labelled(labels, low, np.full(3, STEP_MM), exact)
 
 
-def _heart(parameters: PatientParameters, chest: Thorax) -> list[tuple[Shape, float]]:
-    if parameters.anatomy == "4":
-        return thorax.heart_shapes(chest)
-    return heart.heart_shapes(chest, OrganVariation(parameters.seed))
-
-
-def _airways(parameters: PatientParameters, body: Body, chest: Thorax, lattice: Lattice) -> NDArray[np.float32]:
-    airway = Field(lattice)
-    if parameters.anatomy == "5":
-        variation = OrganVariation(parameters.seed)
-        lumen = air_column.trachea_shapes(body, chest, parameters, variation)
-        lumen += air_column.bronchi_shapes(chest, parameters, variation)
-        return airway.add(lumen, 3.0, margin_mm=8.0).values
-    airway.add(trachea_shapes(body, chest), margin_mm=8.0)
-    for table in (RIGHT_MAIN, LEFT_MAIN):
-        rows = np.array(table, float) * chest.scale
-        rows[:, :3] += chest.carina_mm
-        curve = smooth_path(rows)
-        airway.add(tube(curve[:, :3], curve[:, 3]), margin_mm=8.0)
-    return airway.add(chest.curved_tube(_UPPER_BRONCHUS), margin_mm=8.0).values
-
-
-def _label_modelled_vertebrae(labels: NDArray[np.int16], body: Body, lattice: Lattice) -> None:
+def _label_vertebrae(labels: NDArray[np.int16], body: Body, lattice: Lattice) -> None:
     vertebrae = modelled_vertebrae(body)
     for name, mesh in MESHES.items():
         if name.startswith("vertebrae"):

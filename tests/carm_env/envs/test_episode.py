@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from carm_env.envs.episode import EpisodeSpec, draw_start, draw_target, parse_start, start_isocenter_lps_mm
-from carm_env.geometry import CArmPose, planar_displacement_mm
+from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM, CArmPose, planar_displacement_mm
 from carm_env.patient import Patient
 from carm_env.system.errors import UnknownNameError
 from carm_env.volume import Volume
@@ -42,11 +42,15 @@ def test_invalid_starts_are_refused(start):
         parse_start(start)
 
 
-def test_starts_without_depth_are_at_mid_depth(patient):
-    expected = [0, patient.mid_depth_mm, 200]
-    np.testing.assert_allclose(start_isocenter_lps_mm(10, patient), expected)
-    np.testing.assert_allclose(start_isocenter_lps_mm((5, 210), patient), [5, patient.mid_depth_mm, 210])
-    np.testing.assert_allclose(start_isocenter_lps_mm((5, 12, 210), patient), [5, 12, 210])
+def test_starts_without_depth_are_in_front_of_mid_depth(patient):
+    for depth in (DEFAULT_ISOCENTER_DEPTH_MM, 0.0):
+        y = patient.mid_depth_mm - depth
+        np.testing.assert_allclose(start_isocenter_lps_mm(10, patient, isocenter_depth_mm=depth), [0, y, 200])
+        np.testing.assert_allclose(start_isocenter_lps_mm((5, 210), patient, isocenter_depth_mm=depth), [5, y, 210])
+    np.testing.assert_allclose(
+        start_isocenter_lps_mm(10, patient)[1], patient.mid_depth_mm - DEFAULT_ISOCENTER_DEPTH_MM
+    )
+    np.testing.assert_allclose(start_isocenter_lps_mm((5, -128, 210), patient), [5, -128, 210])
 
 
 @pytest.mark.parametrize("start", [(0, 5000), (0, -5000), (5000, 200), (-5000, 200), (0, 5000, 200), (0, -5000, 200)])

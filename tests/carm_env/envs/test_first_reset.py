@@ -33,7 +33,7 @@ def test_the_first_reset_announces_the_build_and_later_ones_are_silent(empty_cac
     assert capsys.readouterr() == ("", ""), "construction builds nothing"
     env.reset(seed=0)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "compiling" not in line.lower()]
-    assert line.startswith("carm-env: ") and "virtual:0" in line and "once, about 12 s" in line
+    assert line.startswith("carm-env: ") and "virtual:0" in line and "once, about 30 s" in line
     env.reset(seed=1)
     env.step(0)
     monkeypatch.setattr(scene, "_store", scene._SceneStore())

@@ -19,7 +19,6 @@ from carm_env.evaluation.suite import Suite, SuiteError
 from carm_env.geometry import (
     DEFAULT_GEOMETRY,
     DEFAULT_ISOCENTER_DEPTH_MM,
-    PAPER_ISOCENTER_DEPTH_MM,
     CArmPose,
     ProjectionGeometry,
     planar_displacement_mm,
@@ -31,7 +30,8 @@ from tests.conftest import small_patient
 PATIENT = small_patient("imported:depth", 0)
 LANDMARKS = sorted(PATIENT.landmarks_lps_mm)
 FRONTAL = CArmPose((0.0, 0.0, 0.0))
-PAPER = {"isocenter_depth_mm": PAPER_ISOCENTER_DEPTH_MM}
+MIDDLE = {"isocenter_depth_mm": 0.0}
+"""The isocentre at mid-depth of the body."""
 depths = st.floats(-250, 250)
 views = st.builds(
     CArmPose, st.just((0.0, 0.0, 0.0)), st.floats(-45, 45), st.floats(-45, 45), st.sampled_from(["AP", "PA"])
@@ -93,7 +93,7 @@ def test_the_isocentre_is_in_front_of_the_middle_in_ap_and_behind_it_in_pa():
 
 def test_images_show_more_of_the_body_and_moves_stay_the_same(small_patients):
     options = {"patient": small_patients[0], "start": 10, "target": 1}
-    made = [CArmNavEnv(image_size=64, **keywords) for keywords in ({}, PAPER)]
+    made = [CArmNavEnv(image_size=64, **keywords) for keywords in (MIDDLE, {})]
     for env in made:
         env.reset(seed=0, options=options)
     points = np.stack(list(made[0].scene.patient.landmarks_lps_mm.values()))
@@ -103,18 +103,18 @@ def test_images_show_more_of_the_body_and_moves_stay_the_same(small_patients):
         offsets.append(projection.project(points) - 31.5)
     # The landmarks of these patients are at mid-depth.
     middle = made[0].scene.patient.mid_depth_mm - points[:, 1]
-    share = (530 - middle) / (530 + PAPER_ISOCENTER_DEPTH_MM - middle)
+    share = (530 - middle) / (530 + DEFAULT_ISOCENTER_DEPTH_MM - middle)
     np.testing.assert_allclose(offsets[1], offsets[0] * share[:, None], atol=1e-9)
     infos = [env.step(0)[4] for env in made]
     for key in ("distance_mm", "displacement_mm", "closest_landmarks", "moved_mm", "action_mask", "dose_mgy"):
         np.testing.assert_allclose(infos[0][key], infos[1][key])
     depth = infos[0]["isocenter_lps_mm"] - infos[1]["isocenter_lps_mm"]
-    np.testing.assert_allclose(depth, [0, PAPER_ISOCENTER_DEPTH_MM, 0])
+    np.testing.assert_allclose(depth, [0, DEFAULT_ISOCENTER_DEPTH_MM, 0])
     assert not np.array_equal(made[0]._shown_image(), made[1]._shown_image())
 
 
 def test_the_prompt_says_how_much_of_the_body_the_image_shows():
-    for keywords, width in (({}, 155), (PAPER, 196)):
+    for keywords, width in ((MIDDLE, 155), ({}, 196)):
         env = CArmNavEnv(**keywords)
         assert env.field_of_view_mm == pytest.approx(width, abs=0.5)
         facts = TaskFacts(env.field_of_view_mm, env.tolerance_mm)
@@ -123,7 +123,7 @@ def test_the_prompt_says_how_much_of_the_body_the_image_shows():
 
 
 def test_vector_environments_have_the_depth_too(small_patients):
-    keywords = {"patients": small_patients[0], "image_size": 32, "alpha_deg": 30.0, **PAPER}
+    keywords = {"patients": small_patients[0], "image_size": 32, "alpha_deg": 30.0, "isocenter_depth_mm": 100.0}
     vector = gym.make_vec("CArmNav-v0", num_envs=2, **keywords)
     single = gym.make("CArmNav-v0", **keywords)
     images, _ = vector.reset(seed=[4, 5])
@@ -139,7 +139,7 @@ def test_vector_environments_have_the_depth_too(small_patients):
 @pytest.mark.parametrize("angles", [{}, {"alpha_deg": 30.0, "beta_deg": -20.0}, {"projection": "PA"}])
 def test_the_oracle_reaches_every_landmark(small_patients, angles, tmp_path):
     episodes = tuple(EpisodeSpec(small_patients[0], key, 10 if key != 10 else 1) for key in LANDMARKS)
-    suite = Suite("depth", 1, "every landmark", 20, episodes, {"image_size": 16, **PAPER, **angles})
+    suite = Suite("depth", 1, "every landmark", 20, episodes, {"image_size": 16, **angles})
     suite.check({small_patients[0]: load_patient(small_patients[0])})
     results = [
         run_episode(OraclePolicy(), suite_environment(suite), EpisodeTask(suite, i, "oracle", i))
@@ -149,7 +149,7 @@ def test_the_oracle_reaches_every_landmark(small_patients, angles, tmp_path):
         # In oblique views a move is not along the image, and the oracle plans for frontal ones.
         assert all(result.success for result in results)
     for result in results:
-        assert result.isocenter_depth_mm == PAPER_ISOCENTER_DEPTH_MM
+        assert result.isocenter_depth_mm == DEFAULT_ISOCENTER_DEPTH_MM
         append_result(tmp_path / "r.jsonl", result)
     read, errors = read_results(tmp_path / "r.jsonl")
     assert read == results and not errors
@@ -157,15 +157,15 @@ def test_the_oracle_reaches_every_landmark(small_patients, angles, tmp_path):
 
 def test_suites_and_results_tell_depths_apart(small_patients):
     spec = EpisodeSpec(small_patients[0], 1, 4)
-    plain, deep = (Suite("s", 1, "d", 5, (spec,), environment) for environment in ({}, PAPER))
+    plain, deep = (Suite("s", 1, "d", 5, (spec,), environment) for environment in (MIDDLE, {}))
     assert plain.hash != deep.hash
-    assert plain.isocenter_depth_mm == DEFAULT_ISOCENTER_DEPTH_MM
-    assert deep.isocenter_depth_mm == PAPER_ISOCENTER_DEPTH_MM
+    assert plain.isocenter_depth_mm == 0
+    assert deep.isocenter_depth_mm == DEFAULT_ISOCENTER_DEPTH_MM
     lines = [
         run_episode(OraclePolicy(), suite_environment(suite), EpisodeTask(suite, 0, "oracle", 0))
         for suite in (plain, deep)
     ]
-    assert [line.isocenter_depth_mm for line in lines] == [0, PAPER_ISOCENTER_DEPTH_MM]
+    assert [line.isocenter_depth_mm for line in lines] == [0, DEFAULT_ISOCENTER_DEPTH_MM]
     assert lines[0].moves == lines[1].moves
     # The field has a default, so that lines of earlier commits are read.
     assert EpisodeResult.isocenter_depth_mm == 0

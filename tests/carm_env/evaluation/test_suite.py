@@ -5,7 +5,7 @@ from benchmarks import freeze
 from carm_env.envs.episode import EpisodeSpec
 from carm_env.evaluation.recipes import PAPER_ROUTES, RECIPES, draw_suite, suite_on
 from carm_env.evaluation.suite import SUITE_FOLDER, Suite, load_suite, suite_names
-from carm_env.geometry import PAPER_ISOCENTER_DEPTH_MM
+from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM
 from carm_env.patient import Patient
 from carm_env.patients.catalogue import load_patient
 from carm_env.system.errors import UnknownNameError
@@ -44,11 +44,11 @@ def test_paper_routes_match_their_recipe():
     assert suite == load_suite("paper-routes") and len(suite.episodes) == 40 and left_out == []
 
 
-@pytest.mark.parametrize("name", ["uniform", "paper-routes"])
-def test_suites_with_the_papers_field_of_view_have_the_same_episodes(name):
-    plain, deep = load_suite(name), load_suite(f"{name}-fov")
-    assert deep.episodes == plain.episodes and deep.max_steps == plain.max_steps
-    assert deep.environment == {"isocenter_depth_mm": PAPER_ISOCENTER_DEPTH_MM}
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_suites_have_the_version_of_their_recipe_and_the_default_field_of_view(name):
+    suite = load_suite(name)
+    assert suite.version == RECIPES[name].version
+    assert suite.environment == {} and suite.isocenter_depth_mm == DEFAULT_ISOCENTER_DEPTH_MM
 
 
 def test_yaml_round_trips(tmp_path):

@@ -41,6 +41,27 @@ def test_a_reference_is_the_name_parsed_once(name):
     assert type(ref.virtual)(ref.virtual.seed, **ref.virtual.given) == ref.virtual
 
 
+@pytest.mark.parametrize(
+    ("name", "full"),
+    [
+        ("virtual:6?anatomy=5", "virtual:6"),
+        ("virtual:6?arms=sides&anatomy=5&findings=pacemaker", "virtual:6?arms=sides&findings=pacemaker"),
+        ("virtual:6?anatomy=5&scan=3", "virtual:6?scan=3"),
+    ],
+)
+def test_a_full_name_omits_the_version_of_the_anatomy(name, full):
+    assert PatientRef.parse(name) == PatientRef.parse(full)
+    assert str(PatientRef.parse(name)) == full
+    assert PatientRef.parse(name).folder == PatientRef.parse(full).folder
+    assert expand_patients("standard/test?anatomy=5") == expand_patients("standard/test")
+
+
+@pytest.mark.parametrize("version", ["4", "6", "", "five"])
+def test_another_version_of_the_anatomy_is_refused(version):
+    with pytest.raises(ValueError, match=f"anatomy is '{version}', but this version of carm-env builds anatomy 5 only"):
+        PatientRef.parse(f"virtual:6?anatomy={version}")
+
+
 def test_references_and_names_are_exchangeable():
     refs = PatientRef.expand(["thorax", "standard/test"])
     assert expand_patients(refs) == expand_patients(["thorax", "standard/test"])

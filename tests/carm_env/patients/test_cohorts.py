@@ -81,9 +81,9 @@ def rounded(value):
 @pytest.mark.parametrize(
     ("reference", "digest"),
     [
-        ("standard", "369b121b671d88f0"), ("wide", "2977c24526d2385e"), ("broad", "af1d4b9681a3323b"),
-        ("diverse", "ac606e6f5816289b"), ("poses", "03050d6cd249b940"), ("bodies", "bd49b6d167da9b45"),
-        ("bones", "df791a317f813296"),
+        ("standard", "6bc0a5f16f03a9b6"), ("wide", "f0f87411fa4997b6"), ("broad", "4a5b70d53da59376"),
+        ("diverse", "c3ddbd760369eda6"), ("poses", "7305e3fdca2849b5"), ("bodies", "cd30e84558b11130"),
+        ("bones", "cec42934abda3816"),
     ],
 )  # fmt: skip
 def test_names_and_parameters_of_a_cohort_are_frozen(reference, digest):

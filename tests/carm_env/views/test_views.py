@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +49,10 @@ def test_labels_equal_a_slow_reference(small_patients):
 
 
 def test_views_with_a_deeper_isocentre_show_more_and_keep_their_displacements(small_patients):
-    plain = list(render_views(small_patients[0], ViewOptions(8, 32, angles_deg=20.0)))
-    deep = list(render_views(small_patients[0], ViewOptions(8, 32, angles_deg=20.0, isocenter_depth_mm=120.0)))
+    plain, deep = (
+        list(render_views(small_patients[0], ViewOptions(8, 32, angles_deg=20.0, isocenter_depth_mm=depth)))
+        for depth in (0.0, 120.0)
+    )
     for near, far in zip(plain, deep, strict=True):
         assert far.labels.closest_landmarks == near.labels.closest_landmarks
         np.testing.assert_allclose(far.labels.displacement_mm, near.labels.displacement_mm, atol=1e-9)
@@ -58,15 +61,14 @@ def test_views_with_a_deeper_isocentre_show_more_and_keep_their_displacements(sm
 
 
 def test_datasets_without_a_depth_have_the_isocentre_at_mid_depth(small_patients, tmp_path):
-    write_view_dataset(tmp_path, {"test": small_patients[:1]}, FEW, workers=1)
+    options = replace(FEW, isocenter_depth_mm=0.0)
+    write_view_dataset(tmp_path, {"test": small_patients[:1]}, options, workers=1)
     description = json.loads((tmp_path / "views.json").read_text())
     assert description["options"].pop("isocenter_depth_mm") == 0
     (tmp_path / "views.json").write_text(json.dumps(description))
-    write_view_dataset(tmp_path, {"test": small_patients[:1]}, FEW, workers=1)
+    write_view_dataset(tmp_path, {"test": small_patients[:1]}, options, workers=1)
     with pytest.raises(ViewDatasetError, match="other options"):
-        write_view_dataset(
-            tmp_path, {"test": small_patients[:1]}, ViewOptions(12, 32, isocenter_depth_mm=120.0), workers=1
-        )
+        write_view_dataset(tmp_path, {"test": small_patients[:1]}, FEW, workers=1)
 
 
 @pytest.mark.skipif(not PAPER.is_file(), reason="needs the authors' test.csv in ../shared")

@@ -21,7 +21,7 @@ METAL_HU = 2500
 # Lowest and highest x (towards the finding's side), and z, relative to a landmark, mm.
 REGIONS = {
     "pacemaker": ("Carina", (-65, 150), (-125, 110)),
-    "sternal_wires": ("Carina", (-25, 30), (-145, 60)),
+    "sternal_wires": ("Carina", (-25, 30), (-150, 60)),
     "humeral_nail": ("humeral head", (-60, 60), (-310, 40)),
     "hip_screw": ("T12", (40, 150), (-400, -290)),
     "ecg_leads": ("Carina", (-130, 130), (-190, 90)),

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from carm_env.anatomy.assembly import Anatomy, build_anatomy
-from carm_env.anatomy.organs.thorax import AORTA
+from carm_env.anatomy.organs.degeneration import AORTIC_ARCH
 from carm_env.anatomy.painting.shapes import smooth_path
-from carm_env.anatomy.population import VirtualPatient
-from carm_env.anatomy.skeleton.model import lumbar, thoracic
-from carm_env.anatomy.skeleton.vertebrae import vertebral_bodies
+from carm_env.anatomy.parameters import PatientParameters
+from carm_env.anatomy.skeleton.model import THORACOLUMBAR, lumbar, thoracic
+from carm_env.anatomy.skeleton.vertebrae import ModelledVertebra, modelled_vertebrae
 
 
 @pytest.fixture(scope="module")
 def degenerated() -> Anatomy:
-    return build_anatomy(replace(VirtualPatient().parameters, degeneration=1.0))
+    return build_anatomy(PatientParameters(degeneration=1.0))
+
+
+def vertebral_bodies(anatomy: Anatomy) -> dict[str, ModelledVertebra]:
+    """The vertebrae from L5 up to T1."""
+    vertebrae = modelled_vertebrae(anatomy.body)
+    return {name: vertebrae[name] for name in THORACOLUMBAR}
 
 
 def along_axis(anatomy: Anatomy, vertebra, heights):
@@ -26,36 +31,37 @@ def along_axis(anatomy: Anatomy, vertebra, heights):
 
 
 def test_vertebral_bodies_follow_the_spine(anatomy):
-    vertebrae = vertebral_bodies(anatomy.body)
+    vertebrae = vertebral_bodies(anatomy)
     assert list(vertebrae)[0] == lumbar(5)
     assert list(vertebrae)[-1] == thoracic(1)
     for vertebra in vertebrae.values():
         np.testing.assert_allclose(vertebra.axes.T @ vertebra.axes, np.eye(3), atol=1e-12)
         assert np.linalg.det(vertebra.axes) == pytest.approx(1.0)
         assert vertebra.axes[2, 2] > 0.8
-        assert 15 < vertebra.upper_mm - vertebra.lower_mm < 35
-        assert 14 < vertebra.half_width_mm < 30
-        np.testing.assert_allclose(vertebra.height_mm(vertebra.outline_mm(1.0, 7.0)[None]), 7.0)
+        assert 15 < vertebra.shape.upper - vertebra.shape.lower < 35
+        assert 12 < vertebra.shape.half_width < 30
+        outline = vertebra.axes.T @ (vertebra.outline_mm(1.0, 7.0) - vertebra.centre_mm)
+        assert outline[2] == pytest.approx(7.0)
     for below, above in pairwise(vertebrae.values()):
-        disc = np.linalg.norm(above.centre_mm - below.centre_mm) - below.upper_mm + above.lower_mm
+        disc = np.linalg.norm(above.centre_mm - below.centre_mm) - below.shape.upper + above.shape.lower
         assert 0.5 < disc < 16
 
 
 @pytest.mark.parametrize("name", [lumbar(n) for n in (2, 3, 4)])
 def test_end_plates_are_denser_than_the_trabecular_bone_between_them(anatomy, name):
-    vertebra = vertebral_bodies(anatomy.body)[name]
+    vertebra = vertebral_bodies(anatomy)[name]
     middle = along_axis(anatomy, vertebra, np.linspace(-4, 4, 9)).mean()
-    for end in (vertebra.lower_mm, vertebra.upper_mm):
+    for end in (vertebra.shape.lower, vertebra.shape.upper):
         plate = along_axis(anatomy, vertebra, np.linspace(end - 4, end + 4, 17)).max()
         assert plate > middle + 60
 
 
 def test_degeneration_narrows_discs_and_adds_osteophytes(degenerated, anatomy):
-    vertebrae = list(vertebral_bodies(anatomy.body).values())[:6]
+    vertebrae = list(vertebral_bodies(anatomy).values())[:6]
     narrower, osteophytes = [], []
     for below, above in pairwise(vertebrae):
-        gap = float(np.linalg.norm(above.centre_mm - below.centre_mm)) + above.lower_mm
-        heights = np.linspace(below.upper_mm, gap, 25)
+        gap = float(np.linalg.norm(above.centre_mm - below.centre_mm)) + above.shape.lower
+        heights = np.linspace(below.shape.upper, gap, 25)
         soft = [int((along_axis(one, below, heights) < 200).sum()) for one in (anatomy, degenerated)]
         narrower.append(soft[1] < soft[0])
         angles = np.linspace(np.pi * 0.9, np.pi * 2.1, 40)
@@ -67,7 +73,7 @@ def test_degeneration_narrows_discs_and_adds_osteophytes(degenerated, anatomy):
 
 
 def test_degeneration_calcifies_the_aortic_arch(degenerated, anatomy):
-    path = smooth_path(anatomy.thorax.points(AORTA[1:9]), 8)
+    path = smooth_path(anatomy.thorax.points(AORTIC_ARCH), 8)
     index = np.argwhere(np.ones((13, 13, 13), bool)) - 6
     near = (path[:, None, :3] + 3.0 * index[None]).reshape(-1, 3)
     distance = np.linalg.norm(near[:, None] - path[None, ::4, :3], axis=2).min(1)
@@ -99,7 +105,7 @@ def test_the_sagittal_suture_is_the_thinnest_part_of_the_vault(anatomy):
 @pytest.mark.slow
 @pytest.mark.parametrize("voxel_mm", [1.5, 1.0])
 def test_smaller_voxels_show_the_same_patient(anatomy, voxel_mm):
-    finer = build_anatomy(replace(VirtualPatient().parameters, voxel_mm=voxel_mm))
+    finer = build_anatomy(PatientParameters(voxel_mm=voxel_mm))
     for key, point in anatomy.landmarks_lps_mm.items():
         np.testing.assert_allclose(finer.landmarks_lps_mm[key], point, atol=1.0)
     rng = np.random.default_rng(0)

@@ -30,7 +30,7 @@ def test_the_volume_has_the_documented_type_spacing_and_card(patient):
     assert volume.hu.dtype == np.int16
     np.testing.assert_allclose(volume.spacing_mm, 2.0)
     assert volume.hu.nbytes < 60e6
-    assert patient.id == "virtual:0"
+    assert patient.id == "virtual:0?table=false"
     assert patient.card["parameters"]["arms"] == "crossed"
     assert "myo-sim" in patient.card["origin"]
     assert "not a medical device" in patient.card["notice"]
@@ -40,7 +40,7 @@ def test_the_volume_has_the_documented_type_spacing_and_card(patient):
 def test_another_process_builds_the_same_bytes(patient):
     script = (
         "import hashlib; from carm_env.anatomy import VirtualPatient, build_patient\n"
-        "patient = build_patient(VirtualPatient())\n"
+        "patient = build_patient(VirtualPatient(table=False))\n"
         "print(hashlib.sha256(patient.volume.hu.tobytes()).hexdigest(), patient.landmarks_lps_mm[8].tolist())"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -59,11 +59,15 @@ def test_the_body_is_surrounded_by_exactly_air(patient):
     assert (hu[outside] == AIR_HU).all()
 
 
-def test_the_skin_is_one_surface_without_islands(skin_mask):
+def test_the_skin_is_one_surface_without_islands(anatomy, skin_mask):
     air, _ = ndimage.label(~skin_mask)
     outside = air == air[0, 0, -1]
-    bodies, count = ndimage.label(~outside)
-    assert count == 1
+    bodies, _ = ndimage.label(~outside)
+    sizes = np.bincount(bodies.ravel())
+    islands = np.argwhere((bodies > 0) & (bodies != 1 + sizes[1:].argmax()))
+    # The airways are open: vessels of the lungs are islands in the air that is connected with that around the body.
+    points = anatomy.volume.lps_from_index(islands)
+    assert (anatomy.coarse.sample(anatomy.envelope.skin, points) < -4).all()
 
 
 def test_the_skin_has_no_steps(patient):
@@ -82,7 +86,7 @@ def test_lungs_are_inside_the_ribs_and_have_the_hu_of_lung(anatomy):
     assert -900 < np.median(hu) < -700
     assert (hu < -500).mean() > 0.85
     litres = lungs.sum() * 4.0**3 / 1e6
-    assert 2.0 < litres < 6.5
+    assert 1.8 < litres < 6.5
 
 
 def test_there_are_two_separate_lungs(anatomy):
@@ -177,8 +181,8 @@ def test_the_body_has_the_volume_of_an_adult(anatomy):
     assert 25 < litres < 80
 
 
-FACTS = {"4": (11.59055, 12.22691, 2.99841, 0.39177, 0.14341)}
-"""By ANATOMY_VERSION: millions of the default patient's voxels below -950 HU, to -200, 20 to 80, above 200 and 700."""
+FACTS = {"5": (11.660944, 12.151743, 2.323971, 0.365706, 0.142954)}
+"""By ANATOMY_VERSION: millions of voxels below -950 HU, to -200, 20 to 80, above 200 and 700, without the table."""
 
 
 def test_a_changed_anatomy_needs_a_new_version(patient):

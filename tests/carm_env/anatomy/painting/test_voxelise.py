@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from carm_env.anatomy.organs.bones import depth_below_surface
+from carm_env.anatomy.organs.bone_samples import depth_below_surface
 from carm_env.anatomy.painting.lattice import Lattice
 from carm_env.anatomy.painting.meshes import Mesh
 from carm_env.anatomy.painting.voxelise import fill

@@ -8,16 +8,16 @@ from carm_env.anatomy.parameters import PatientParameters
 from carm_env.anatomy.skeleton.body import Body, pose_body
 from carm_env.anatomy.skeleton.bone_shapes import make_bone_shapes
 from carm_env.anatomy.skeleton.model import SIDES, THORACOLUMBAR
-from carm_env.anatomy.skeleton.vertebrae import vertebral_bodies
+from carm_env.anatomy.skeleton.vertebrae import modelled_vertebrae
 
 
 @pytest.fixture(scope="module")
 def pair(skeleton) -> tuple[Body, Body]:
-    """The average patient with the bones of myo-sim, and with those of another family."""
+    """The average patient, and the same with the bones of another family."""
     return pose_body(PatientParameters(), skeleton), pose_body(PatientParameters(warp=4), skeleton)
 
 
-def test_seed_zero_has_the_bones_of_myo_sim():
+def test_seed_zero_is_no_family():
     assert make_bone_shapes(0) is None
 
 
@@ -43,10 +43,10 @@ def test_the_factors_of_the_family_are_within_their_limits():
 
 def test_vertebrae_change_their_height_about_their_centres(pair):
     plain, other = pair
-    before, after = vertebral_bodies(plain), vertebral_bodies(other)
+    before, after = modelled_vertebrae(plain), modelled_vertebrae(other)
     for number, name in enumerate(THORACOLUMBAR):
         assert np.linalg.norm(before[name].centre_mm - after[name].centre_mm) < 2.5
-        heights = [found[name].upper_mm - found[name].lower_mm for found in (before, after)]
+        heights = [found[name].shape.upper - found[name].shape.lower for found in (before, after)]
         assert abs(heights[1] / heights[0] - other.shapes.vertebral_height[number]) < 0.06
 
 
@@ -86,4 +86,5 @@ def test_a_style_with_a_thicker_cortex_differs_in_nothing_else():
     thick = HUMERUS.with_cortex(1.5)
     assert thick.cortex_mm == 1.5 * HUMERUS.cortex_mm
     assert thick.core_hu == HUMERUS.core_hu
-    assert HUMERUS.with_cortex(1.0) is HUMERUS
+    assert thick.ends_mm == tuple(1.5 * end for end in HUMERUS.ends_mm)
+    assert HUMERUS.with_cortex(1.0) == HUMERUS

@@ -29,9 +29,9 @@ def relative_to_t1_mm(body: Body, name: str) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def average(skeleton) -> dict[str, Body]:
-    """The average patient of anatomy 5 by pose of the arms."""
+    """The average patient by pose of the arms."""
     poses = ("crossed", "sides", "raised", "one_up")
-    return {arms: pose_body(PatientParameters(arms=arms, anatomy="5"), skeleton) for arms in poses}
+    return {arms: pose_body(PatientParameters(arms=arms), skeleton) for arms in poses}
 
 
 def test_shoulders_of_people_spread_as_broadly_as_biacromial_breadths_let_expect():
@@ -95,7 +95,7 @@ def test_the_average_patient_lowers_and_spreads_the_shoulders_with_arms_at_the_s
 
 def test_landmarks_change_little_with_a_small_change_of_the_body(average, skeleton):
     for arms in ("sides", "raised"):
-        parameters = PatientParameters(arms=arms, anatomy="5", fat_mm=14.2, scale=1.026)
+        parameters = PatientParameters(arms=arms, fat_mm=14.2, scale=1.026)
         body = pose_body(parameters, skeleton)
         for name, point in average[arms].landmarks_mm.items():
             assert np.linalg.norm(point - body.landmarks_mm[name]) < 4.0, (arms, name)
@@ -104,7 +104,7 @@ def test_landmarks_change_little_with_a_small_change_of_the_body(average, skelet
 def test_arms_stay_outside_trunk_and_head(average, skeleton):
     from scipy.spatial import cKDTree
 
-    people = [pose_body(VirtualPatient(seed, arms="raised", anatomy="5").parameters, skeleton) for seed in (3, 8)]
+    people = [pose_body(VirtualPatient(seed, arms="raised").parameters, skeleton) for seed in (3, 8)]
     for body in (average["raised"], *people):
         skull = cKDTree(body.meshes[SKULL].vertices_mm)
         for side in SIDES:
@@ -134,12 +134,3 @@ def test_heads_differ_more_in_posture_and_lie_higher_in_living_people(average):
     shifts = np.array([Posture(seed).skull_mm(False, 1.025) for seed in SEEDS])
     assert (shifts.std(axis=0) > 5).all()
     assert all(Posture(seed).skull_mm(True, 1.025)[1] == 0 for seed in SEEDS)
-    four, five = (VirtualPatient(4, anatomy=version).parameters for version in ("4", "5"))
-    assert abs(five.head_nod_deg) > 1.5 * abs(four.head_nod_deg)
-    assert VirtualPatient(4, anatomy="5", head_nod_deg=3).parameters.head_nod_deg == 3
-
-
-def test_the_fourth_anatomy_keeps_its_shoulders(skeleton):
-    crossed, sides = (pose_body(PatientParameters(arms=arms), skeleton) for arms in ("crossed", "sides"))
-    for name in ("Right humeral head", "Left scapular inferior angle", "Skull"):
-        assert np.linalg.norm(relative_to_t1_mm(crossed, name) - relative_to_t1_mm(sides, name)) < 12

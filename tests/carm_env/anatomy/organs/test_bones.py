@@ -1,4 +1,4 @@
-"""Bone tissue of anatomy 5, measured on the volume of the average patient."""
+"""Bone tissue, measured on the volume of the average patient."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from carm_env.anatomy import assembly
 from carm_env.anatomy.assembly import Anatomy, build_anatomy
 from carm_env.anatomy.organs.scapular_borders import border_shapes
 from carm_env.anatomy.painting.lattice import Lattice
 from carm_env.anatomy.painting.voxelise import fill
+from carm_env.anatomy.parameters import PatientParameters
 from carm_env.anatomy.plausibility import check_landmarks
-from carm_env.anatomy.population import VirtualPatient
 from carm_env.anatomy.skeleton.model import SIDES, lumbar, thoracic
 from carm_env.anatomy.skeleton.vertebrae import modelled_vertebrae
 from carm_env.geometry import CArmGeometry, CArmPose, ProjectionGeometry
@@ -22,18 +21,13 @@ SIZE = 320
 
 
 @pytest.fixture(scope="module")
-def five() -> Anatomy:
-    return build_anatomy(VirtualPatient(anatomy="5").parameters)
-
-
-@pytest.fixture(scope="module")
 def hanging() -> Anatomy:
-    return build_anatomy(VirtualPatient(arms="sides", covers="thighs", anatomy="5").parameters)
+    return build_anatomy(PatientParameters(arms="sides", covers="thighs"))
 
 
 @pytest.fixture(params=["crossed", "sides"])
 def posed(request) -> Anatomy:
-    return request.getfixturevalue("five" if request.param == "crossed" else "hanging")
+    return request.getfixturevalue("anatomy" if request.param == "crossed" else "hanging")
 
 
 class View:
@@ -105,34 +99,34 @@ def wall_mm(anatomy: Anatomy, mesh, fraction: float) -> float:
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_the_cortex_of_the_humerus_is_thick_in_the_middle_and_thin_at_the_joints(five, side):
-    mesh = five.body.meshes[f"humerus_{side}"]
-    middle = np.mean([wall_mm(five, mesh, fraction) for fraction in (0.42, 0.5, 0.58)])
-    between = np.mean([wall_mm(five, mesh, fraction) for fraction in (0.2, 0.8)])
-    joints = np.mean([wall_mm(five, mesh, fraction) for fraction in (0.05, 0.95)])
+def test_the_cortex_of_the_humerus_is_thick_in_the_middle_and_thin_at_the_joints(anatomy, side):
+    mesh = anatomy.body.meshes[f"humerus_{side}"]
+    middle = np.mean([wall_mm(anatomy, mesh, fraction) for fraction in (0.42, 0.5, 0.58)])
+    between = np.mean([wall_mm(anatomy, mesh, fraction) for fraction in (0.2, 0.8)])
+    joints = np.mean([wall_mm(anatomy, mesh, fraction) for fraction in (0.05, 0.95)])
     assert 2.5 < middle < 7.0
     assert joints < 0.35 * middle
     assert joints < between < middle
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_trabecular_bone_fills_the_humeral_head_densest_below_the_surface(five, side):
-    centre = five.body.joints_mm(side)[2]
-    mesh = five.body.meshes[f"humerus_{side}"]
+def test_trabecular_bone_fills_the_humeral_head_densest_below_the_surface(anatomy, side):
+    centre = anatomy.body.joints_mm(side)[2]
+    mesh = anatomy.body.meshes[f"humerus_{side}"]
     rng = np.random.default_rng(0)
     rays = rng.normal(size=(400, 3))
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
-    hu = five.volume.hu_at(centre + np.arange(0.0, 32.0, 1.0)[None, :, None] * rays[:, None, :])
+    hu = anatomy.volume.hu_at(centre + np.arange(0.0, 32.0, 1.0)[None, :, None] * rays[:, None, :])
     inner = hu[:, :10]
     assert 150 < inner.mean() < 420
     assert inner.std() > 30
     # The shaft holds marrow instead.
     around = np.stack(np.meshgrid(*[np.arange(-6.0, 7.0, 2.0)] * 3, indexing="ij"), -1).reshape(-1, 3)
-    assert five.volume.hu_at(on_axis(mesh, 0.5) + around).min() < 150
+    assert anatomy.volume.hu_at(on_axis(mesh, 0.5) + around).min() < 150
 
 
-def test_spinous_processes_are_dense_and_stand_in_the_midline(five):
-    vertebrae = modelled_vertebrae(five.body)
+def test_spinous_processes_are_dense_and_stand_in_the_midline(anatomy):
+    vertebrae = modelled_vertebrae(anatomy.body)
     contrast = []
     for number in range(1, 11):
         vertebra = vertebrae[thoracic(number)]
@@ -142,7 +136,7 @@ def test_spinous_processes_are_dense_and_stand_in_the_midline(five):
         root = np.array([0.0, shape.half_depth + shape.sizes["canal_depth"] + 4.0, -3.0])
         path = root + np.linspace(0.4, 1.0, 12)[:, None] * (tip - root)
         own, beside = (
-            five.volume.hu_at(vertebra.centre_mm + (path + [lateral, 0, 0]) @ vertebra.axes.T).mean()
+            anatomy.volume.hu_at(vertebra.centre_mm + (path + [lateral, 0, 0]) @ vertebra.axes.T).mean()
             for lateral in (0.0, 13.0)
         )
         contrast.append(own - beside)
@@ -150,67 +144,56 @@ def test_spinous_processes_are_dense_and_stand_in_the_midline(five):
     assert np.mean(contrast) > 300
 
 
-def test_the_tips_of_the_spinous_processes_lie_below_the_skin(five):
-    for vertebra in modelled_vertebrae(five.body).values():
+def test_the_tips_of_the_spinous_processes_lie_below_the_skin(anatomy):
+    for vertebra in modelled_vertebrae(anatomy.body).values():
         shape = vertebra.shape
         tip = np.array([0.0, shape.sizes["tip_dorsal"], -shape.sizes["tip_drop"]]) + shape.tip
         point = vertebra.centre_mm + vertebra.axes @ tip
-        assert five.coarse.sample(five.envelope.skin, point) < -4.0
+        assert anatomy.coarse.sample(anatomy.envelope.skin, point) < -4.0
 
 
 @pytest.mark.parametrize("name", [thoracic(12), lumbar(1), lumbar(3)])
-def test_a_vertebral_body_is_denser_than_muscle_between_its_end_plates(five, name):
-    vertebra = modelled_vertebrae(five.body)[name]
+def test_a_vertebral_body_is_denser_than_muscle_between_its_end_plates(anatomy, name):
+    vertebra = modelled_vertebrae(anatomy.body)[name]
     shape = vertebra.shape
     grid = np.stack(np.meshgrid([-0.5, 0.0, 0.5], [-0.5, 0.0, 0.4], [-0.5, 0.0, 0.5], indexing="ij"), -1).reshape(-1, 3)
     inside = grid * [shape.half_width, shape.half_depth, shape.upper]
-    core = five.volume.hu_at(vertebra.centre_mm + inside @ vertebra.axes.T)
+    core = anatomy.volume.hu_at(vertebra.centre_mm + inside @ vertebra.axes.T)
     assert 180 < core.mean() < 330
     heights = np.linspace(shape.upper - 5, shape.upper + 2, 15)
-    plate = five.volume.hu_at(vertebra.centre_mm + heights[:, None] * vertebra.axes[:, 2]).max()
+    plate = anatomy.volume.hu_at(vertebra.centre_mm + heights[:, None] * vertebra.axes[:, 2]).max()
     # The end plate is denser than the core, but does not outshine it.
     assert 20 < plate - core.mean() < 450
     disc = vertebra.centre_mm + (shape.upper + 3.5) * vertebra.axes[:, 2]
-    assert five.volume.hu_at(disc[None]).max() < 200
+    assert anatomy.volume.hu_at(disc[None]).max() < 200
 
 
-def test_the_spinal_canal_is_open(five):
-    for name, vertebra in modelled_vertebrae(five.body).items():
+def test_the_spinal_canal_is_open(anatomy):
+    for name, vertebra in modelled_vertebrae(anatomy.body).items():
         shape = vertebra.shape
         middle = [0.0, shape.half_depth + 0.45 * shape.sizes["canal_depth"], 0.0]
-        assert five.volume.hu_at((vertebra.centre_mm + vertebra.axes @ middle)[None]).max() < 320, name
+        assert anatomy.volume.hu_at((vertebra.centre_mm + vertebra.axes @ middle)[None]).max() < 320, name
 
 
-def test_the_borders_of_the_scapula_are_denser_than_its_blade(five):
+def test_the_borders_of_the_scapula_are_denser_than_its_blade(anatomy):
     for side in SIDES:
-        tip = five.body.meshes[f"scapula_{side}"].vertices_mm
+        tip = anatomy.body.meshes[f"scapula_{side}"].vertices_mm
         tip = tip[tip[:, 2].argmin()]
         around = tip + np.stack(np.meshgrid(*[np.arange(-5.0, 6.0, 1.0)] * 3, indexing="ij"), -1).reshape(-1, 3)
-        assert five.volume.hu_at(around).max() > 450
+        assert anatomy.volume.hu_at(around).max() > 450
 
 
-def test_there_are_teeth_in_both_jaws(five):
+def test_there_are_teeth_in_both_jaws(anatomy):
     for height in (1598.0, 1584.0):
         rows = np.array(
-            [five.body.head_point(x, y, height) for x in np.arange(-28, 29, 2.0) for y in range(122, 172, 2)]
+            [anatomy.body.head_point(x, y, height) for x in np.arange(-28, 29, 2.0) for y in range(122, 172, 2)]
         )
-        hu = five.volume.hu_at(rows)
+        hu = anatomy.volume.hu_at(rows)
         assert (hu > 1500).sum() > 20
 
 
-def test_the_landmarks_are_plausible(five):
-    assert not check_landmarks(five.landmarks_lps_mm, five.volume).findings
-
-
-def test_the_fourth_anatomy_uses_none_of_it(monkeypatch):
-    def refuse(*_args, **_kwargs):
-        raise AssertionError("painted by anatomy 5")
-
-    for name in ("paint_graded_bones", "paint_jaw"):
-        monkeypatch.setattr(assembly, name, refuse)
-    build_anatomy(VirtualPatient().parameters)
-    with pytest.raises(AssertionError, match="painted by anatomy 5"):
-        build_anatomy(VirtualPatient(anatomy="5").parameters)
+def test_the_landmarks_are_plausible(anatomy):
+    assert not check_landmarks(anatomy.landmarks_lps_mm, anatomy.volume).findings
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -265,9 +248,9 @@ def test_hanging_hands_show_metacarpals_and_fingers_beyond_the_flank(hanging, si
 
 
 @pytest.mark.parametrize("name", [thoracic(12), lumbar(1)])
-def test_vertebral_bodies_stand_out_in_a_lateral_view(five, name):
-    vertebra = modelled_vertebrae(five.body)[name]
-    shape, view = vertebra.shape, View(five, vertebra.centre_mm, 90.0)
+def test_vertebral_bodies_stand_out_in_a_lateral_view(anatomy, name):
+    vertebra = modelled_vertebrae(anatomy.body)[name]
+    shape, view = vertebra.shape, View(anatomy, vertebra.centre_mm, 90.0)
 
     def grey(forward: float, height: float) -> float:
         points = [[0.0, -forward * shape.half_depth + shift, height] for shift in (-2, -1, 0, 1, 2)]
@@ -277,11 +260,11 @@ def test_vertebral_bodies_stand_out_in_a_lateral_view(five, name):
     assert 8 < body - grey(0.0, shape.upper + 3.0) < 60
 
 
-def test_neighbouring_teeth_are_apart(five):
+def test_neighbouring_teeth_are_apart(anatomy):
     hu = []
     for x in np.arange(-12.0, 12.5, 0.5):
-        column = [five.body.head_point(x, y, 1585.0) for y in np.arange(126.0, 140.0, 1.0)]
-        hu.append(float(five.volume.hu_at(np.array(column)).max()))
+        column = [anatomy.body.head_point(x, y, 1585.0) for y in np.arange(126.0, 140.0, 1.0)]
+        hu.append(float(anatomy.volume.hu_at(np.array(column)).max()))
     # Teeth, one after the other from the midline, with a gap on each side.
     teeth = ndimage.label(np.array(hu) > 2300)[1]
     assert teeth >= 4
