@@ -109,7 +109,7 @@ def build_anatomy(parameters: PatientParameters) -> Anatomy:
     paint_face(canvas, body, parameters.bone_density, streams["face"])
     paint_jaw(canvas, body, parameters.bone_density, np.random.default_rng([parameters.seed, *b"jaw"]))
     paint_bones(canvas, body, parameters, streams["bones"], fractures(site, findings))
-    paint_degeneration(canvas, body, thorax, parameters, streams["degeneration"])
+    paint_degeneration(canvas, body, thorax, parameters, variation, streams["degeneration"])
     canvas.merge_bone()
     paint_foreign_bodies(site, findings)
 

@@ -10,6 +10,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from carm_env.anatomy.organs.heart import aorta_path
+from carm_env.anatomy.organs.organ_variation import OrganVariation
 from carm_env.anatomy.organs.thorax import Thorax
 from carm_env.anatomy.painting import tissue
 from carm_env.anatomy.painting.canvas import Canvas
@@ -32,15 +34,17 @@ _AORTIC_SIDE_FACTOR = 0.35
 _PLAQUE_ONSET = 0.4
 _MAX_PLAQUES = 9
 _PLAQUE_RADIUS_MM = 0.9
-AORTIC_ARCH = (
-    (-18, 152, -12, 16.0), (-15, 158, 8, 15.0), (-1, 172, 20, 14.0), (18, 193, 24, 13.0),
-    (32, 213, 17, 13.0), (31, 230, -4, 12.0), (27, 236, -45, 12.0), (23, 234, -90, 12.0),
-)  # fmt: skip
-"""From the ascending to the descending aorta: x, y, height relative to the carina, radius, in skeleton size (mm)."""
+_CALCIFIED_ROWS = slice(1, 9)
+"""Rows of the aorta from its ascending part over the arch to the descending aorta behind the heart."""
 
 
 def paint_degeneration(
-    canvas: Canvas, body: Body, thorax: Thorax, parameters: PatientParameters, rng: np.random.Generator
+    canvas: Canvas,
+    body: Body,
+    thorax: Thorax,
+    parameters: PatientParameters,
+    variation: OrganVariation,
+    rng: np.random.Generator,
 ) -> None:
     """Adds calcified degenerative changes in proportion to `PatientParameters.degeneration`.
 
@@ -55,7 +59,8 @@ def paint_degeneration(
         height = max(distance - below.shape.upper + above.shape.lower, _MIN_DISC_MM)
         _narrow_disc(canvas, below, above, _MAX_NARROWING * severity * height, density)
         _add_osteophytes(canvas, below, above, severity, height, number >= first_thoracic, density, rng)
-    _add_plaques(canvas, thorax, degeneration, rng)
+    for piece in plaques(thorax, variation, degeneration, rng):
+        canvas.add_bone_shape(piece, tissue.hu("plaque"))
 
 
 def _narrow_disc(
@@ -95,18 +100,21 @@ def _add_osteophytes(
             canvas.add_bone_shape(Capsule(root, tip, _THICK_MM, _THIN_MM), tissue.hu("osteophyte") * density)
 
 
-def _add_plaques(canvas: Canvas, thorax: Thorax, degeneration: float, rng: np.random.Generator) -> None:
-    path = smooth_path(thorax.points(AORTIC_ARCH), 8)
+def plaques(
+    thorax: Thorax, variation: OrganVariation, degeneration: float, rng: np.random.Generator
+) -> list[Capsule]:
+    """Returns the calcified plaques in the wall of the thoracic aorta, thin tubes along it."""
+    path = smooth_path(thorax.points(aorta_path(variation)[_CALCIFIED_ROWS]), 8)
     draws = rng.uniform(size=(_MAX_PLAQUES, 3))
     count = round(_MAX_PLAQUES * max(degeneration - _PLAQUE_ONSET, 0.0) / (1 - _PLAQUE_ONSET))
+    pieces: list[Capsule] = []
     for position, length, turn in draws[:count]:
         middle = int(position * (len(path) - 1))
         reach = 2 + int(3 * length)
         segment = path[max(middle - reach, 0) : middle + reach + 1]
         for offset in (-0.15, 0.0, 0.15):
-            points = _on_wall(segment, 2 * np.pi * turn + offset)
-            for piece in tube(points, _PLAQUE_RADIUS_MM):
-                canvas.add_bone_shape(piece, tissue.hu("plaque"))
+            pieces.extend(tube(_on_wall(segment, 2 * np.pi * turn + offset), _PLAQUE_RADIUS_MM))
+    return pieces
 
 
 def _on_wall(path: NDArray[np.float64], angle: float) -> NDArray[np.float64]:

@@ -87,7 +87,8 @@ _DEPENDENT_HU = 55.0
 """Difference in HU between the dorsal and the ventral lung of a supine patient."""
 
 
-def _aorta(variation: OrganVariation) -> NDArray[np.float64]:
+def aorta_path(variation: OrganVariation) -> NDArray[np.float64]:
+    """Returns rows ``(x, y, height above the carina, radius)`` from the aortic root to the abdominal aorta (mm)."""
     return variation.path("aorta", _AORTA, _AORTA_STD_MM, 0.06)
 
 
@@ -137,7 +138,7 @@ def mediastinum_surface(thorax: Thorax, lattice: Lattice, variation: OrganVariat
     for table in _VESSELS:
         # The last part of a vessel is in the lung or in the neck.
         field.add(thorax.curved_tube(table[: max(len(table) - 1, 2)], 1.0), 6.0, margin_mm=24.0)
-    field.add(thorax.curved_tube(_aorta(variation), 1.2), 5.0, margin_mm=26.0)
+    field.add(thorax.curved_tube(aorta_path(variation), 1.2), 5.0, margin_mm=26.0)
     field.add(thorax.curved_tube(OESOPHAGUS, 1.0), 5.0, margin_mm=24.0)
     for hilum in _HILA:
         field.add(thorax.curved_tube(hilum), 10.0, margin_mm=26.0)
@@ -167,7 +168,7 @@ def paint_heart(
     heart, box = Field.around(canvas.fine, [shape for shape, _ in shapes], 22.0, margin_mm=22.0)
     canvas.paint_box(heart, box, tissue.hu("heart_muscle"), tissue.texture("heart_muscle"))
     for tube_mm in (
-        thorax.curved_tube(_aorta(variation)),
+        thorax.curved_tube(aorta_path(variation)),
         *map(thorax.curved_tube, (OESOPHAGUS, *_VESSELS)),
     ):
         field, box = Field.around(canvas.fine, tube_mm, margin_mm=6.0)

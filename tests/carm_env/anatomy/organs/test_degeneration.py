@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 
 from carm_env.anatomy.assembly import Anatomy, build_anatomy
-from carm_env.anatomy.organs.degeneration import AORTIC_ARCH
+from carm_env.anatomy.organs.degeneration import plaques
+from carm_env.anatomy.organs.heart import aorta_path
+from carm_env.anatomy.organs.organ_variation import OrganVariation
+from carm_env.anatomy.organs.thorax import make_thorax
 from carm_env.anatomy.painting.shapes import smooth_path
 from carm_env.anatomy.parameters import PatientParameters
+from carm_env.anatomy.population import VirtualPatient
+from carm_env.anatomy.skeleton.body import pose_body
 from carm_env.anatomy.skeleton.model import THORACOLUMBAR, lumbar, thoracic
 from carm_env.anatomy.skeleton.vertebrae import ModelledVertebra, modelled_vertebrae
 
@@ -73,13 +78,26 @@ def test_degeneration_narrows_discs_and_adds_osteophytes(degenerated, anatomy):
 
 
 def test_degeneration_calcifies_the_aortic_arch(degenerated, anatomy):
-    path = smooth_path(anatomy.thorax.points(AORTIC_ARCH), 8)
+    path = smooth_path(anatomy.thorax.points(aorta_path(OrganVariation(0))[1:9]), 8)
     index = np.argwhere(np.ones((13, 13, 13), bool)) - 6
     near = (path[:, None, :3] + 3.0 * index[None]).reshape(-1, 3)
     distance = np.linalg.norm(near[:, None] - path[None, ::4, :3], axis=2).min(1)
     near = near[distance < 18]
     calcium = [(one.volume.hu_at(near) > 150).sum() for one in (anatomy, degenerated)]
     assert calcium[1] > calcium[0] + 20
+
+
+@pytest.mark.parametrize("seed", [0, 7, 3000])
+def test_plaques_lie_in_the_wall_of_the_patients_own_aorta(seed):
+    parameters = VirtualPatient(seed).parameters
+    thorax, variation = make_thorax(pose_body(parameters), parameters), OrganVariation(seed)
+    path = smooth_path(thorax.points(aorta_path(variation)), 32)
+    pieces = plaques(thorax, variation, 1.0, np.random.default_rng(1))
+    assert len(pieces) > 50
+    for piece in pieces:
+        distance = np.linalg.norm(path[:, :3] - piece.start_mm, axis=1)
+        nearest = int(np.argmin(distance))
+        assert distance[nearest] == pytest.approx(path[nearest, 3], abs=1.5)
 
 
 def test_degeneration_moves_no_landmark_and_changes_few_voxels(degenerated, anatomy):
