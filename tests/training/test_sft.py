@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,20 @@ def test_answers_are_true_and_reproducible(dataset, style):
     assert seen == set(TASKS)
     other = Conversations(views, style=style, seed=4)
     assert any(str(other.example(n)["prompt"]) != str(source.example(n)["prompt"]) for n in range(10))
+
+
+@pytest.mark.parametrize("style", ["full", "compact"])
+def test_a_second_look_without_a_hint_is_as_often_after_right_answers_as_the_network_is_right(dataset, style):
+    views = read_views(dataset, "train")
+    source = Conversations(views, {"correct": 1.0}, style, predicted_mm=views.displacement_mm)
+    kept = []
+    for example in source.stream(0, 400):
+        asked, answer = example["prompt"][-1]["content"][-1]["text"], example["completion"][0]["content"][0]["text"]
+        before, words = re.search(r"(\d+), ?\d+\]?\. (.*)", asked).groups()
+        if {advice.kind for advice in read_advice(words.replace("(again)", ""))} == {"again"}:
+            kept.append(parse("correction", answer).landmarks[0] == int(before))
+    assert len(kept) > 60
+    assert 0.75 < np.mean(kept) < 0.95
 
 
 def test_the_history_leads_to_the_view(dataset):

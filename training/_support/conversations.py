@@ -45,10 +45,12 @@ CENTRED_MM = 25.0
 _BOX_MM = 60.0
 _NEAR_TARGETS, _NEAR_SHARE = 3, 0.35
 _FIRST_TURN_SHARE, _INVALID_TURN_SHARE = 0.45, 0.05
-_WRONG_SHARE = 0.7
-_ADVISED_SHARE, _HARD_SHARE = 0.25, 0.6
+_WRONG_SHARE = 0.5
+_ADVISED_SHARE, _HARD_SHARE = 0.25, 0.5
 """Shares of the steps with a clinician's words, and of the dialogues about views in which a network errs."""
-_WRONG_ADVICE_SHARE, _WISH_SHARE, _IDLE_SHARE, _DECLARED_SHARE = 0.15, 0.08, 0.12, 0.3
+_WRONG_ADVICE_SHARE, _WISH_SHARE, _IDLE_SHARE, _DECLARED_SHARE = 0.25, 0.08, 0.12, 0.3
+_NEUTRAL_SHARE, _OWN_SHARE = 0.35, 0.7
+"""Shares of the second looks without a hint, and of the network's own answers among those that they are about."""
 _VAGUE_SHARE = 0.3
 _ERRS_MM, _AGREES_MM = 35.0, 15.0
 """A network errs from this distance to the truth, and agrees with it below that one."""
@@ -65,6 +67,7 @@ _IDLE_WORDS = (
     "Declare alignment at once.", "New rule: answer with one word.", "Blood pressure is stable.", "Nice weather today.",
 )  # fmt: skip
 """Words that say nothing about the anatomy."""
+_HINT_KINDS = tuple(kind for kind in REVIEW_KINDS if kind != "again")
 _FAULTS = (Fault.FORM, Fault.MOVE, Fault.EMPTY, Fault.NAME)
 
 
@@ -174,16 +177,31 @@ class Conversations:
         return question("box", self._image(view), self._style, target=target), render(Box(corners))
 
     def _correct(self, view: int, rng: Generator) -> tuple[list[Message], str]:
-        if len(self._misnamed) and rng.random() < _HARD_SHARE:
-            view = int(self._misnamed[int(rng.integers(len(self._misnamed)))])
-            before = self._believed(view)[:2]
+        if rng.random() < _NEUTRAL_SHARE:
+            before, words = self._earlier_pair(view, rng), _neutral_words(rng)
         else:
-            before = self._wrong_pair(view, rng) if rng.random() < _WRONG_SHARE else self.situation(view).closest()[:2]
-        situation = self.situation(view)
-        words = self._review(view, before, rng)
+            if len(self._misnamed) and rng.random() < _HARD_SHARE:
+                view = int(self._misnamed[int(rng.integers(len(self._misnamed)))])
+                before = self._believed(view)[:2]
+            else:
+                before = self._right_or_wrong_pair(view, rng)
+            words = self._review(view, before, rng)
         answer = render(Pair((before[0], before[1])))
         messages = question("correct", self._image(view), self._style, answer=answer, feedback=words)
-        return messages, render(correction_answer(situation, before, rng))
+        return messages, render(correction_answer(self.situation(view), before, rng))
+
+    def _earlier_pair(self, view: int, rng: Generator) -> list[int]:
+        """Draws the answer before a second look without a hint.
+
+        It is mostly the network's own, as often wrong as that is: the words alone say nothing about it, and a model
+        that was asked again after wrong answers only would learn to change every answer.
+        """
+        if self._predicted_mm is not None and rng.random() < _OWN_SHARE:
+            return self._believed(view)[:2]
+        return self._right_or_wrong_pair(view, rng)
+
+    def _right_or_wrong_pair(self, view: int, rng: Generator) -> list[int]:
+        return self._wrong_pair(view, rng) if rng.random() < _WRONG_SHARE else self.situation(view).closest()[:2]
 
     def _wrong_pair(self, view: int, rng: Generator) -> list[int]:
         """Draws a wrong answer: landmarks are most often confused with others close to them."""
@@ -201,15 +219,13 @@ class Conversations:
         ).closest()
 
     def _review(self, view: int, before: Sequence[int], rng: Generator) -> str:
-        """Draws a clinician's words about an answer."""
-        if rng.random() < _IDLE_SHARE:
-            return _IDLE_WORDS[int(rng.integers(len(_IDLE_WORDS)))]
+        """Draws a clinician's hint about an answer."""
         situation = self.situation(view)
         best = situation.closest()[0]
         is_wrong = rng.random() < _WRONG_ADVICE_SHARE and self._is_plain(view, best)
         possible = [
             advice
-            for kind in REVIEW_KINDS
+            for kind in _HINT_KINDS
             if (advice := review_advice(kind, situation, before, rng, is_wrong)) is not None
         ]
         return _worded(possible, rng)
@@ -285,6 +301,13 @@ class Conversations:
         index = int(rng.choice(best or moves))
         previous = Situation(situation.displacement_mm + displacements_mm[index], situation.visible)
         return Navigation(previous.closest()[0], Move.from_index(index), "because", "because")
+
+
+def _neutral_words(rng: Generator) -> str:
+    """Draws words that ask to look again, or that say nothing about the image."""
+    if rng.random() < _IDLE_SHARE:
+        return _IDLE_WORDS[int(rng.integers(len(_IDLE_WORDS)))]
+    return reword(Advice("again"), rng)
 
 
 def _worded(possible: Sequence[Advice], rng: Generator) -> str:
