@@ -51,7 +51,7 @@ class Arguments(ViewArguments):
         json: file to write the results to
     """
 
-    train: str = "wide/calibration,standard/calibration"
+    train: str = "diverse/calibration,standard/calibration"
     views_per_patient: int = 128
     backbone: str = ""
     output_dir: str = "runs/out_of_distribution"

@@ -105,7 +105,8 @@ class RlArguments(DomainArguments):
     """
 
     algo: str = "ppo"
-    patients: tuple[str, ...] = ("wide/calibration",)
+    domain_randomization: float = 0.5
+    patients: tuple[str, ...] = ("diverse/calibration",)
     eval_patients: tuple[str, ...] = ("standard/calibration",)
     eval_episodes: int = 100
     evaluations: int = 5

@@ -58,7 +58,7 @@ class GrpoArguments(EpisodeArguments):
 
     mode: str = "step_wise"
     style: str = ""
-    train: str = "wide/calibration"
+    train: str = "diverse/calibration"
     calibration: str = "standard/calibration"
     test: str = "standard/test"
     image_size: int = 256
