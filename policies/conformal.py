@@ -96,6 +96,7 @@ class DisplacementRegressor:
         self.architecture = str(config["architecture"])
         self.image_size = int(config["image_size"])
         self.isocenter_depth_mm = trained_depth_mm(config)
+        self.error_floor_mm = float(config.get("error_floor_mm", 0.0))
         self.levels = tuple(config["levels"])
         if [len(row) for row in config["radius"]] != [N_LANDMARKS] * len(self.levels):
             raise CheckpointError(f"{origin} has other radii than {(len(self.levels), N_LANDMARKS)}: train it again.")
@@ -114,7 +115,8 @@ class DisplacementRegressor:
 
     def predict(self, images: NDArray[np.uint8]) -> Prediction:
         """Predicts the displacements in images ``(n, H, W)`` or ``(n, H, W, 1)`` uint8."""
-        return ensemble_prediction(self.networks, images, self.image_size)
+        prediction = ensemble_prediction(self.networks, images, self.image_size)
+        return prediction.with_error_floor(self.error_floor_mm)
 
     def localize(self, images: NDArray[np.uint8], count: int = 3) -> NDArray[np.int64]:
         """Returns ``(n, count)`` ids of the landmarks that seem closest, nearest first; `images` as in `predict`."""

@@ -33,6 +33,14 @@ class Prediction:
     mean_mm: NDArray[np.float64]
     std_mm: NDArray[np.float64]
 
+    def with_error_floor(self, error_floor_mm: float) -> Prediction:
+        """Returns the prediction with an independent error of this standard deviation added along both axes, mm.
+
+        Networks learn how precisely the landmarks of their training patients can be found. In other people the same
+        landmarks differ in shape and are annotated by readers, which no single image shows.
+        """
+        return Prediction(self.mean_mm, np.hypot(self.std_mm, error_floor_mm))
+
 
 def mixture(means: ArrayLike, stds: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns mean and standard deviation of the mixture of Gaussians along the first axis."""

@@ -55,6 +55,8 @@ class ConformalArguments(NetworkArguments):
         warm_start: checkpoint whose networks the new ones continue from, in the same order
         warm_start_first: number of the network of warm_start that the first new one continues from
         consistency: weight of the loss term for anatomical consistency
+        error_floor_mm: standard deviation of an error that is added to every prediction, mm: what the networks cannot
+            know of the landmarks of people unlike the training patients
     """
 
     output_dir: str = "runs/conformal"
@@ -63,6 +65,7 @@ class ConformalArguments(NetworkArguments):
     warm_start: str = ""
     warm_start_first: int = 0
     consistency: float = DEFAULT_CONSISTENCY
+    error_floor_mm: float = 10.0
 
     def check(self) -> None:
         """Raises ValueError for a wrong value."""
@@ -71,8 +74,9 @@ class ConformalArguments(NetworkArguments):
             raise ValueError(f"members is {self.members}, expected at least 1, or 0 with --init-members.")
         if self.warm_start_first < 0:
             raise ValueError(f"warm_start_first is {self.warm_start_first}, expected 0 or more.")
-        if self.consistency < 0:
-            raise ValueError(f"consistency is {self.consistency}, expected 0 or more.")
+        for name in ("consistency", "error_floor_mm"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more.")
         folders = [("warm_start", self.warm_start), *(("init_members", folder) for folder in self.init_folders)]
         for name, folder in folders:
             if folder and Path(folder).resolve() == (Path(self.output_dir) / "checkpoint").resolve():
@@ -103,19 +107,20 @@ def train(arguments: ConformalArguments, words: Sequence[str] = ()) -> TrainingR
     if arguments.members:
         trained, minutes, n_views = _train_members(arguments, initial_weights, calibration)
         networks += trained
-    prediction = ensemble_prediction(networks, calibration.images, size)
+    prediction = ensemble_prediction(networks, calibration.images, size).with_error_floor(arguments.error_floor_mm)
     scores = nonconformity(prediction, calibration.displacement_mm)
     radius = calibrate(scores, calibration.patients, levels_for_new_patients(scores, calibration.patients))
     figures: dict[str, float] = {}
     if arguments.evaluate:
         test = load_split(arguments, "test")
-        prediction = ensemble_prediction(networks, test.images, size)
+        prediction = ensemble_prediction(networks, test.images, size).with_error_floor(arguments.error_floor_mm)
         figures = {**_errors(prediction, test), **_coverage(prediction, test, radius)}
     config: dict[str, Any] = {
         "kind": KIND,
         "architecture": arguments.architecture,
         "image_size": size,
         "isocenter_depth_mm": arguments.isocenter_depth_mm,
+        "error_floor_mm": arguments.error_floor_mm,
         "members": len(networks),
         "trained_before": n_initial,
         "levels": list(LEVELS),

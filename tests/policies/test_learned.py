@@ -449,8 +449,17 @@ HOSTILE_CALIBRATIONS = [
     {"members": 10**9}, {"members": -1}, {"members": 2.0}, {"levels": []}, {"levels": [2.0]}, {"levels": "0.9"},
     {"levels": [[0.9]]}, {"radius": [[1.0] * 14] * 2}, {"radius": [[1.0] * 13] * 3}, {"radius": 5},
     {"radius": [[-1.0] * 14] * 3}, {"radius": [[1e300] * 14] * 3}, {"radius": [["a"] * 14] * 3},
-    {"radius": [[1.0] * 14] * 10**4},
+    {"radius": [[1.0] * 14] * 10**4}, {"error_floor_mm": -1.0}, {"error_floor_mm": "10"}, {"error_floor_mm": 1e9},
 ]  # fmt: skip
+
+
+def test_the_error_floor_of_a_checkpoint_widens_every_region(ensemble):
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
+    without = DisplacementRegressor(ensemble).predict(images)
+    config_with(error_floor_mm=10.0)(ensemble)
+    widened = DisplacementRegressor(ensemble).predict(images)
+    np.testing.assert_array_equal(widened.mean_mm, without.mean_mm)
+    np.testing.assert_allclose(widened.std_mm**2, without.std_mm**2 + 100.0)
 
 
 @pytest.mark.parametrize("values", HOSTILE_CALIBRATIONS)

@@ -100,9 +100,7 @@ def _add_osteophytes(
             canvas.add_bone_shape(Capsule(root, tip, _THICK_MM, _THIN_MM), tissue.hu("osteophyte") * density)
 
 
-def plaques(
-    thorax: Thorax, variation: OrganVariation, degeneration: float, rng: np.random.Generator
-) -> list[Capsule]:
+def plaques(thorax: Thorax, variation: OrganVariation, degeneration: float, rng: np.random.Generator) -> list[Capsule]:
     """Returns the calcified plaques in the wall of the thoracic aorta, thin tubes along it."""
     path = smooth_path(thorax.points(aorta_path(variation)[_CALCIFIED_ROWS]), 8)
     draws = rng.uniform(size=(_MAX_PLAQUES, 3))
