@@ -16,7 +16,6 @@ from policies.registry import CHECKPOINTS, LEARNED
 from policies.swapped_images import SwappedImagesPolicy
 
 SHIPPED_WEIGHTS = {"cnn", "conformal", "ppo", "maskable_ppo"}
-PREVIEWS = {"conformal_fov"}
 
 
 def drive(policy, env, seed, **options):
@@ -49,15 +48,14 @@ def test_every_policy_is_deterministic(name, env):
 
 
 def test_shipped_weights_are_small_and_have_a_model_card():
-    assert {path.name for path in SHIPPED.iterdir()} == SHIPPED_WEIGHTS | PREVIEWS | {
+    assert {path.name for path in SHIPPED.iterdir()} == SHIPPED_WEIGHTS | {
         "mllm",
         "mllm_grpo",
         "out_of_distribution",
     }
-    for names in (SHIPPED_WEIGHTS, PREVIEWS):
-        files = [path for name in names for path in (SHIPPED / name).rglob("*") if path.is_file()]
-        assert {path.name for path in files} == {"README.md", "config.json", "model.safetensors"}
-        assert sum(path.stat().st_size for path in files) < 15e6
+    files = [path for name in SHIPPED_WEIGHTS for path in (SHIPPED / name).rglob("*") if path.is_file()]
+    assert {path.name for path in files} == {"README.md", "config.json", "model.safetensors"}
+    assert sum(path.stat().st_size for path in files) < 15e6
     for name in ("mllm", "mllm_grpo"):
         language_model = list((SHIPPED / name).iterdir())
         assert {path.suffix for path in language_model} == {".md", ".json", ".jinja", ".safetensors"}
