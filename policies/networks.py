@@ -137,15 +137,24 @@ class DisplacementNetwork(nn.Module):
         self._field = DEFAULT_GEOMETRY.field_of_view_at_mm(isocenter_depth_mm) / SCALE_MM
         self.resnet = _resnet(shape.embedding, shape.channels, shape.depths, 1 + shape.local_contrast)
         self.n_features = shape.channels[-1]
+        self.n_stage_features = tuple(shape.channels)
         self.head = nn.Conv2d(self.n_features, _OUTPUTS_PER_LANDMARK * N_LANDMARKS, 1)
         self.to(memory_format=torch.channels_last)
 
     def feature_map(self, images: Tensor) -> Tensor:
         """Returns the last map of the ResNet, ``(n, n_features, rows, columns)``; see `as_input`."""
-        if self._local_contrast:
-            both = torch.cat([images, local_contrast(images)], 1)
-            images = both.contiguous(memory_format=torch.channels_last)
-        return self.resnet(images).last_hidden_state
+        return self.resnet(self._with_contrast(images)).last_hidden_state
+
+    def stage_maps(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Returns the map after each stage of the ResNet, ``(n, n_stage_features[k], rows, columns)``."""
+        maps = self.resnet(self._with_contrast(images), output_hidden_states=True).hidden_states
+        return tuple(maps[-len(self.n_stage_features) :])
+
+    def _with_contrast(self, images: Tensor) -> Tensor:
+        if not self._local_contrast:
+            return images
+        both = torch.cat([images, local_contrast(images)], 1)
+        return both.contiguous(memory_format=torch.channels_last)
 
     def features(self, images: Tensor) -> Tensor:
         """Returns the mean over the feature map, ``(n, n_features)``."""

@@ -3,9 +3,10 @@
 The score is the Mahalanobis distance of the features to their mean over training views, as in Lee et al. (A simple
 unified framework for detecting out-of-distribution samples and adversarial attacks, NeurIPS 2018), with one class and a
 covariance shrunk towards its diagonal (Ledoit and Wolf, Journal of Multivariate Analysis, 2004). The features are mean
-and standard deviation over the last map of the first network of `conformal`. The distance to the nearest training
-features, as in Sun et al. (Out-of-distribution detection with deep nearest neighbors, ICML 2022), separates the same
-images as well but needs all training features.
+and standard deviation over the maps of the last two stages of the first network of `conformal`: the last map reacts to
+other anatomy and other directions; the map before it reacts to grey values and textures, to which the last one is
+robust. The distance to the nearest training features, as in Sun et al. (Out-of-distribution detection with deep nearest
+neighbors, ICML 2022), separates the same images as well but needs all training features.
 
 The score is calibrated on views of patients that neither the network nor mean and covariance have seen: the p-value
 of an image is the share of such views that are at least as far away (conformal p-values, Bates et al.: Testing for
@@ -38,6 +39,7 @@ with optional_imports("train", "The out-of-distribution score"):
 KIND = "out_of_distribution"
 FALSE_ALARM_RATE = 0.05
 """Largest p-value of an image that counts as out of distribution, unless another rate is asked for."""
+_STAGES = 2
 _SMALLEST_STD = 1e-3
 
 
@@ -69,10 +71,10 @@ class Backbone:
         self._network = DisplacementNetwork(self.architecture, self.isocenter_depth_mm)
         fill_network(self._network, own, f"{origin}, network 0")
         self._network.eval()
-        self.n_outputs = 2 * self._network.n_features
+        self.n_outputs = 2 * sum(self._network.n_stage_features[-_STAGES:])
 
     def features(self, images: ViewImages | Tensor) -> NDArray[np.float64]:
-        """Returns ``(n, n_outputs)``: mean and standard deviation over the last map of each image.
+        """Returns ``(n, n_outputs)``: mean and standard deviation over the maps of the last two stages.
 
         Args:
             images: ``(n, s, s)`` or ``(n, s, s, 1)``, grey values 0 to 255.
@@ -80,8 +82,9 @@ class Backbone:
         parts = []
         with torch.inference_mode():
             for part in batches(len(images)):
-                maps = self._network.feature_map(as_input(images[part], self.image_size)).flatten(2)
-                parts.append(torch.cat([maps.mean(2), maps.std(2)], 1))
+                maps = self._network.stage_maps(as_input(images[part], self.image_size))[-_STAGES:]
+                flat = [one.flatten(2) for one in maps]
+                parts.append(torch.cat([statistic for one in flat for statistic in (one.mean(2), one.std(2))], 1))
         result: NDArray[np.float64] = torch.cat(parts).double().numpy()
         return result
 
