@@ -3,7 +3,8 @@
     python training/out_of_distribution.py
     python training/out_of_distribution.py --backbone runs/conformal/checkpoint --output-dir runs/out_of_distribution
 
-Run it whenever `conformal` was trained again. Mean and covariance are fitted to views of the patients of ``--train``.
+Run it whenever `conformal` was trained again. Mean and covariance are fitted to views of the patients of ``--train``. A
+part of these views is randomised, because the networks know inverted and collimated images, too.
 The calibration scores of each of these patients come from mean and covariance of the others (cross-conformal
 prediction, Vovk: Annals of Mathematics and Artificial Intelligence, 2015). The networks were trained on none of these
 patients, because their features of new patients spread more. Views of the patients of ``--test`` give the rate of false
@@ -51,6 +52,7 @@ class Arguments(ViewArguments):
         json: file to write the results to
     """
 
+    domain_randomization: float = 0.3
     train: str = "diverse/calibration,standard/calibration"
     views_per_patient: int = 128
     backbone: str = ""
@@ -100,6 +102,7 @@ def run(arguments: Arguments, words: Sequence[str] = ()) -> None:
             "backbone": backbone.fingerprint,
             "train": arguments.train,
             "views": len(features),
+            "domain_randomization": arguments.domain_randomization,
             "shrinkage": round(distribution.shrinkage, 5),
             "views_seed": ViewOptions().seed,
         }
