@@ -26,26 +26,26 @@ _MAX_NAME_BYTES = 180
 
 def own_paths(out: Path) -> tuple[Path, ...]:
     """Returns what the command writes to its output folder: these paths hold no images to examine."""
-    return tuple(out.resolve() / name for name in (ANNOTATED, CSV, JSON))
+    return tuple(out / name for name in (ANNOTATED, CSV, JSON))
 
 
-def check_output(out: Path, folder: Path) -> None:
-    """Checks that the output folder holds nothing of others that would be replaced.
+def check_output(out: Path, path: Path) -> None:
+    """Checks that the output folder holds nothing of others that would be replaced or removed.
 
     Args:
         out: the output folder; it need not exist.
-        folder: folder of the images.
+        path: the image or the folder of images.
 
     Raises:
-        ValueError: it is a file, named like an image, the folder of the images, or holds files of others under the
-            names of the results.
+        ValueError: it is a file, named like an image, the folder of the images, holds the image among its annotated
+            images, or holds files of others under the names of the results.
     """
     if os.path.lexists(out) and not out.is_dir():
         raise ValueError(f"--out is {out}, which is not a folder, expected a folder: choose another name.")
     if not out.is_dir() and out.suffix.lower() in SUFFIXES:
         raise ValueError(f"--out is {out}, the name of an image, expected a folder, e.g. --out {out.stem or 'found'}.")
-    annotated = out.resolve() / ANNOTATED
-    if out.resolve() == folder.resolve() or annotated in (folder.resolve(), *folder.resolve().parents):
+    folder, annotated = path if path.is_dir() else path.parent, out.resolve() / ANNOTATED
+    if out.resolve() == folder.resolve() or annotated in (path.resolve(), *path.resolve().parents):
         raise ValueError(f"--out is {out}, the folder of the images, expected another folder.")
     for found in _of_others(out):
         raise ValueError(
@@ -81,10 +81,23 @@ def open_output(out: Path) -> Iterator[None]:
                 out.rmdir()
 
 
-def remove_results(out: Path) -> None:
-    """Removes the results of an earlier run: if this one is killed, they would belong to other annotated images."""
+def remove_earlier_run(out: Path, drawing: Path | None) -> None:
+    """Removes the results and annotated images of an earlier run, and folders that become empty.
+
+    Results are removed at the start of a run: if it is killed, they would belong to other annotated images.
+
+    Args:
+        out: the output folder.
+        drawing: the annotated image of this run, relative to the output folder; None if there is none yet.
+    """
     for name in (JSON, CSV):
         (out / name).unlink(missing_ok=True)
+    for parent, _, names in os.walk(out / ANNOTATED, topdown=False):
+        for path in (Path(parent, name) for name in names):
+            if _is_own_image(path) and not (drawing and path.samefile(out / drawing)):
+                path.unlink()
+        with contextlib.suppress(OSError):
+            Path(parent).rmdir()
 
 
 def _of_others(out: Path) -> Iterator[Path]:

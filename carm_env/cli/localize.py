@@ -31,8 +31,8 @@ class Arguments:
         path: PNG, JPEG or DICOM file, or a folder of them.
         policy: conformal, cnn, mllm or mllm_grpo, with :CHECKPOINT for other weights; or module:Class or FILE.py:Class
             with a method closest(images).
-        out: folder of localization.csv, localization.json and annotated/, the annotated images; files of others are
-            not replaced.
+        out: folder of localization.csv, localization.json and annotated/, the annotated images; those of an earlier
+            run are removed, files of others are not.
         false_alarm_rate: share of familiar views that may be called out of distribution.
         field_of_view: length that the shorter side of the image shows in the middle of the body, mm; by default what
             the DICOM header states, or the field of view of the default C-arm.
@@ -57,7 +57,13 @@ def localize(arguments: Arguments) -> int:
     cannot be read or is no image, a folder without images, or wrong options; and 130 after Ctrl-C, which keeps what is
     finished.
     """
-    from carm_env.cli._localization_files import check_output, open_output, own_paths, printable_name
+    from carm_env.cli._localization_files import (
+        check_output,
+        open_output,
+        own_paths,
+        printable_name,
+        remove_earlier_run,
+    )
     from carm_env.evaluation.external_images import FIELD_OF_VIEW_LIMITS_MM, find_images
 
     low, high = FIELD_OF_VIEW_LIMITS_MM
@@ -66,9 +72,9 @@ def localize(arguments: Arguments) -> int:
     if not arguments.path:
         raise ValueError("PATH is '', expected a file or a folder: the current folder is '.'.")
     path = Path(arguments.path)
+    check_output(arguments.out, path)
     images, others = find_images(path, own_paths(arguments.out))
     folder = path if path.is_dir() else path.parent
-    check_output(arguments.out, folder)
     files = [image.relative_to(folder) for image in images]
     skipped = [printable_name(file.relative_to(folder).as_posix()) for file in others]
     records: list[dict[str, Any]] = []
@@ -76,6 +82,8 @@ def localize(arguments: Arguments) -> int:
         examiner = _make_examiner(arguments)
         try:
             for record in _examine(folder, files, examiner, arguments, keep_going=path.is_dir()):
+                if not records:
+                    remove_earlier_run(arguments.out, Path(record["annotated"]) if "annotated" in record else None)
                 records.append(record)
         finally:
             # Ctrl-C keeps what is finished.
@@ -128,10 +136,10 @@ def _examine(
     from tqdm import tqdm
 
     from carm_env.cli._image_files import save_image
-    from carm_env.cli._localization_files import output_names, printable_name, remove_results, software_mark
+    from carm_env.cli._localization_files import output_names, printable_name, software_mark
     from carm_env.ct.radiographs import RadiographError
 
-    names, is_first = output_names(files), True
+    names = output_names(files)
     for file in tqdm(files, unit="image", disable=len(files) < 2):
         shown = {"file": printable_name(file.as_posix())}
         try:
@@ -144,9 +152,6 @@ def _examine(
         findings = examiner.examine(view)
         drawing = _drawing(printable_name(file.name), radiograph, findings)
         save_image(drawing, arguments.out / names[file], pnginfo=software_mark())
-        if is_first:
-            remove_results(arguments.out)
-            is_first = False
         yield {**shown, **_record(radiograph, view, findings, examiner, names[file])}
 
 

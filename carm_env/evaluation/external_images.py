@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,11 +211,12 @@ class ImageExaminer:
 def find_images(path: Path, leave_out: Collection[Path] = ()) -> tuple[list[Path], list[Path]]:
     """Returns the image files of a folder and its subfolders, and its other files; hidden ones are passed over.
 
-    A subfolder that cannot be listed counts as an image, which cannot be read.
+    Symbolic links to folders are followed. A folder that is reached by several paths is read once: by the path without
+    links, if there is one. A subfolder that cannot be listed counts as an image, which cannot be read.
 
     Args:
         path: an image file, which is returned alone, or a folder.
-        leave_out: resolved paths of files and folders within it that are passed over, such as an earlier output.
+        leave_out: files and folders that are passed over, by whatever path they are reached, such as an earlier output.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
@@ -238,14 +240,25 @@ def find_images(path: Path, leave_out: Collection[Path] = ()) -> tuple[list[Path
 
 
 def _files(folder: Path, leave_out: Collection[Path]) -> Iterator[Path]:
+    """Yields the files of a folder, those behind links to folders last; no folder is read twice, so that cycles end."""
+    left_out, seen = {os.path.realpath(path) for path in leave_out}, set[str]()
+
+    def is_wanted(name: str, path: Path) -> bool:
+        real = Path(os.path.realpath(path))
+        return not name.startswith(".") and left_out.isdisjoint(map(str, (real, *real.parents)))
+
     unlisted: list[OSError] = []
-    for parent, folders, names in os.walk(folder, onerror=unlisted.append):
-        here = Path(parent)
-        resolved = here.resolve()
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and resolved / name not in leave_out)
-        yield from (
-            here / name for name in sorted(names) if not name.startswith(".") and resolved / name not in leave_out
-        )
+    pending = deque([folder])
+    while pending:
+        for parent, folders, names in os.walk(pending.popleft(), onerror=unlisted.append):
+            here, real = Path(parent), os.path.realpath(parent)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(name for name in folders if is_wanted(name, here / name))
+            pending += (here / name for name in folders if (here / name).is_symlink())
+            yield from (here / name for name in sorted(names) if is_wanted(name, here / name))
     for error in unlisted:
         if Path(error.filename) == folder:
             raise error

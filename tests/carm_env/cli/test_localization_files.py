@@ -112,6 +112,103 @@ def test_a_later_run_on_other_images_may_use_the_same_output_folder(tmp_path):
         assert set(results(tmp_path / "out")[0]) == {image.name}
 
 
+def annotated(out):
+    return sorted(path.relative_to(out / "annotated").as_posix() for path in (out / "annotated").rglob("*"))
+
+
+def test_the_output_of_a_run_holds_nothing_of_an_earlier_one(tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for name in ("a.png", "p/b.png", "p/q/c.png"):
+        save(folder / name)
+    assert localize(folder, "--out", out) == 0
+    assert annotated(out) == ["a.png", "p", "p/b.png", "p/q", "p/q/c.png"]
+    (out / "annotated" / ".note").write_text("mine")
+    save(out / "mine.png")
+    (folder / "p" / "b.png").unlink()
+    assert localize(folder / "p", "--out", out) == 0
+    assert annotated(out) == [".note", "q", "q/c.png"]
+    assert set(results(out)[0]) == {"q/c.png"}
+    assert (out / "annotated" / ".note").read_text() == "mine" and (out / "mine.png").is_file()
+
+
+def test_a_run_without_a_readable_image_leaves_no_earlier_drawings(tmp_path):
+    out = tmp_path / "out"
+    assert localize(save(tmp_path / "in" / "a.png"), "--out", out) == 0
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert localize(tmp_path / "bad", "--out", out) == 1
+    assert set(results(out)[0]) == {"cut.png"} and not (out / "annotated").exists()
+
+
+def test_a_run_that_finds_nothing_keeps_the_earlier_output(tmp_path, monkeypatch):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    assert localize(save(folder / "a.png"), "--out", out) == 0
+    before = digest(*sorted(path for path in out.rglob("*") if path.is_file()))
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert localize(tmp_path / "cut.png", "--out", out) == 2
+
+    def interrupted(path, frame):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(radiographs, "read_radiograph", interrupted)
+    assert localize(folder, "--out", out) == 130
+    assert digest(*sorted(path for path in out.rglob("*") if path.is_file())) == before
+
+
+def test_an_interrupted_run_leaves_its_own_drawings_alone(tmp_path, monkeypatch):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for number in range(3):
+        save(folder / f"{number}.png")
+    assert localize(folder, "--out", out) == 0
+    read = radiographs.read_radiograph
+
+    def interrupted(path, frame):
+        if path.name == "1.png":
+            raise KeyboardInterrupt
+        return read(path, frame)
+
+    monkeypatch.setattr(radiographs, "read_radiograph", interrupted)
+    assert localize(folder, "--out", out) == 130
+    assert annotated(out) == ["0.png"] and set(results(out)[0]) == {"0.png"}
+
+
+def test_linked_folders_are_read_once(tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for name in ("in/real/a.png", "elsewhere/b.png", "elsewhere/deep/c.png"):
+        save(tmp_path / name)
+    links = {
+        "alias": folder / "real",
+        "linked": tmp_path / "elsewhere",
+        "twice": tmp_path / "elsewhere",
+        "real/up": folder,
+        "linked/back": folder,
+    }
+    for name, target in links.items():
+        (folder / name).symlink_to(target, target_is_directory=True)
+    for _ in range(2):
+        assert localize(folder, "--out", out) == 0
+        assert set(results(out)[0]) == {"real/a.png", "linked/b.png", "linked/deep/c.png"}
+    assert (out / "annotated" / "linked" / "deep" / "c.png").is_file()
+    assert not (tmp_path / "elsewhere" / "annotated").exists()
+
+
+def test_links_to_the_output_are_not_examined(tmp_path, capsys):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    save(folder / "a.png")
+    save(folder / "p" / "b.png")
+    assert localize(folder, "--out", out) == 0
+    (folder / "earlier").symlink_to(out, target_is_directory=True)
+    (folder / "drawings").symlink_to(out / "annotated" / "p", target_is_directory=True)
+    (folder / "drawing.png").symlink_to(out / "annotated" / "a.png")
+    assert localize(folder, "--out", out) == 0
+    assert set(results(out)[0]) == {"a.png", "p/b.png"}
+    capsys.readouterr()
+    for path in (folder / "drawing.png", folder / "drawings", out / "annotated"):
+        assert localize(path, "--out", out) == 2
+        assert "the folder of the images, expected another folder" in capsys.readouterr().err
+    assert (out / "annotated" / "a.png").is_file()
+
+
 def test_annotated_images_have_names_of_their_own():
     files = [Path(name) for name in ("A.dcm", "a.png", "p.png/x.png", "p.dcm", "same.jpg", "same.png", "same.png.png",
                                      f"{'x' * 250}.png", f"{'x' * 251}.png", "b\udcff.png", "b\udcfe.png")]  # fmt: skip
