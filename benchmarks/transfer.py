@@ -185,6 +185,7 @@ def run_group(arguments: Arguments, group: str) -> tuple[int, dict[str, dict[str
                 names,
                 arguments.views,
                 arguments.seed + 1,
+                own[0].isocenter_depth_mm,  # the same in all episodes of the suite
             )
             scores[name] |= {"coverage_90": found.value, "coverage_90_interval": [found.low, found.high]}
     return status, scores

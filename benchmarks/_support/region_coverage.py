@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.evaluation.intervals import Estimate, estimate
-from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM
 from carm_env.views.sample import ViewOptions, render_views
 from policies.conformal import DisplacementRegressor
 from policies.regions import Prediction, nonconformity
@@ -63,7 +62,7 @@ def coverage_at(
     patients: Sequence[str],
     views: int,
     seed: int,
-    isocenter_depth_mm: float = DEFAULT_ISOCENTER_DEPTH_MM,
+    isocenter_depth_mm: float,
 ) -> Estimate:
     """Returns the share of true displacements inside the regions of a level, over views and landmarks.
 

@@ -1,12 +1,16 @@
 """The comparison of policies between groups of patients."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from benchmarks import transfer
+from benchmarks._support.region_coverage import coverage_at
 from carm_env import patient_store as store
+from carm_env.evaluation import leaderboard
+from carm_env.evaluation.recipes import suite_on
 from carm_env.evaluation.results import read_results
 from carm_env.patient import Patient
 from carm_env.patients.catalogue import load_patient
@@ -18,6 +22,15 @@ from policies.regions import nonconformity
 
 def main(*words):
     return run_script(transfer.run, transfer.Arguments, given=[str(word) for word in words])
+
+
+def coverage(patient, options):
+    """The share of true displacements inside the regions of 90 % in sampled views of a patient."""
+    views = list(render_views(patient, options))
+    regressor = DisplacementRegressor()
+    prediction = regressor.predict(np.stack([view.image for view in views]))
+    scores = nonconformity(prediction, np.stack([view.labels.displacement_mm for view in views]))
+    return (scores <= regressor.radius_at(0.9)).mean()
 
 
 def test_every_policy_has_a_score_for_every_group(small_patients, tmp_path, capsys):
@@ -42,11 +55,28 @@ def test_every_policy_has_a_score_for_every_group(small_patients, tmp_path, caps
     assert not errors and len(outcomes) == 3
     for name, outcome in (("success", "success"), ("wrong", "misaligned"), ("handed_back", "abstained")):
         assert score[name] == pytest.approx(outcomes.count(outcome) / 3)
-    views = list(render_views(groups[0], ViewOptions(4, 256, seed=1)))
-    regressor = DisplacementRegressor()
-    prediction = regressor.predict(np.stack([view.image for view in views]))
-    scores = nonconformity(prediction, np.stack([view.labels.displacement_mm for view in views]))
-    assert score["coverage_90"] == pytest.approx((scores <= regressor.radius_at(0.9)).mean())
+    assert score["coverage_90"] == pytest.approx(coverage(groups[0], ViewOptions(4, 256, seed=1)))
+
+
+def test_the_coverage_is_that_of_views_at_the_depth_of_the_episodes(small_patients, tmp_path, monkeypatch):
+    def at_60_mm(name, patients):
+        suite, left_out = suite_on(name, patients)
+        return replace(suite, environment={"isocenter_depth_mm": 60.0}), left_out
+
+    def recorded(*arguments):
+        depths_mm.append(arguments[-1])
+        return coverage_at(*arguments)
+
+    depths_mm = []
+    monkeypatch.setattr(leaderboard, "suite_on", at_60_mm)
+    monkeypatch.setattr(transfer, "coverage_at", recorded)
+    group = small_patients[0]
+    words = ["--policies", "conformal", "--groups", group, "--episodes", 1, "--views", 16, "--workers", 1, "--out",
+             tmp_path / "out", "--json", tmp_path / "t.json"]  # fmt: skip
+    assert main(*words) == 0
+    found = json.loads((tmp_path / "t.json").read_text())["conformal"][group]["coverage_90"]
+    assert found == pytest.approx(coverage(group, ViewOptions(16, 256, seed=1, isocenter_depth_mm=60.0)))
+    assert depths_mm == [60.0]
 
 
 def test_a_run_is_resumed(small_patients, tmp_path, capsys):
