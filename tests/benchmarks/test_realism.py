@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import realism
-from benchmarks._support.discrimination import Group, leave_one_out, linear_probe, small_cnn
+from benchmarks._support.discrimination import Group, Score, leave_one_out, linear_probe, small_cnn
 from benchmarks._support.matched_views import (
     Positions,
     Subject,
@@ -17,6 +17,7 @@ from benchmarks._support.matched_views import (
     render_matched,
     rescanned,
 )
+from benchmarks._support.realism_scores import summary
 from carm_env.geometry import DEFAULT_GEOMETRY, CArmPose
 from carm_env.landmarks import landmark
 from carm_env.patient import Patient
@@ -187,36 +188,80 @@ def test_nobody_is_trained_on_and_tested():
 
 
 def test_intervals_need_enough_people():
-    few, many = ([realism.Score(f"p{n}", 0.5 + n / 20, 0.6, 8) for n in range(count)] for count in (4, 5))
-    summary = realism.summary(few)
-    assert summary["balanced_accuracy"]["interval"] is None and summary["people"] == 4
-    assert "50% to 65% (range)" in realism.table([{"comparison": "a", "classifier": "b", "blur_px": 0.0, **summary}])
-    low, high = realism.summary(many)["balanced_accuracy"]["interval"]
+    four, five = ([Score(f"p{n}", 0.5 + n / 20, 0.6, 8) for n in range(count)] for count in (4, 5))
+    found = summary(four)
+    assert found["balanced_accuracy"]["interval"] is None and found["people"] == 4
+    assert "50% to 65% (range)" in realism.table([{"comparison": "a", "classifier": "b", "blur_px": 0.0, **found}])
+    low, high = summary(five)["balanced_accuracy"]["interval"]
     assert low < 0.6 < high
     # Two divisions of the same people are not five people.
-    assert realism.summary([*few, *few])["balanced_accuracy"]["interval"] is None
+    assert summary([*four, *four])["balanced_accuracy"]["interval"] is None
 
 
-def test_versions_are_compared_with_cts(small_patients, tmp_path, capsys):
-    words = ["--real", *small_patients[:2], "--raised", "--people", *small_patients[2:], "--versions",
-             "scan=hu_slope:1.1", "scan=kernel:soft", "--views", "4", "--size", "64", "--steps", "3", "--blurs-px",
-             "0", "2", "--controls", "1", "--json", tmp_path / "r.json", "--plot", tmp_path / "r.png", "--sheet",
-             tmp_path / "s.png"]  # fmt: skip
-    assert run_script(realism.run, realism.Arguments, given=[str(word) for word in words]) == 0
+def few(patients):
+    """Options of a short run on two CTs and two others."""
+    return ["--real", *patients[:2], "--raised", "--people", *patients[2:], "--views", "4", "--size", "64", "--steps",
+            "3", "--blurs-px", "0", "2", "--controls", "1"]  # fmt: skip
+
+
+def main(*words):
+    return run_script(realism.run, realism.Arguments, given=[str(word) for word in words])
+
+
+def test_virtual_patients_are_compared_with_cts(small_patients, tmp_path, capsys):
+    words = ["--json", tmp_path / "r.json", "--plot", tmp_path / "r.png", "--sheet", tmp_path / "s.png"]
+    assert main(*few(small_patients), *words) == 0
     found = json.loads((tmp_path / "r.json").read_text())
     rows = found["results"]
-    assert [row["comparison"] for row in rows[:2]] == ["scan=hu_slope:1.1, real", "scan=kernel:soft, real"]
-    assert [(row["classifier"], row["blur_px"]) for row in rows[::2]] == [
+    assert {row["comparison"] for row in rows} == {"virtual, real"}  # a control needs more people
+    assert [(row["classifier"], row["blur_px"]) for row in rows] == [
         ("linear probe", 0.0), ("small CNN", 0.0), ("linear probe", 2.0)
     ]  # fmt: skip
     for row in rows:
         assert row["people"] == 2 and row["balanced_accuracy"]["interval"] is None
         assert 0 <= row["balanced_accuracy"]["lowest"] <= row["balanced_accuracy"]["mean"] <= 1
-    assert [len(values) for values in found["power_relative_to_real"]["T1 to Skull"].values()] == [4, 4]
+    assert len(found["power_relative_to_real"]["T1 to Skull"]["virtual"]) == 4
     with Image.open(tmp_path / "s.png") as sheet:
-        assert sheet.size == (2 * 3 * 64, 3 * 64)
+        assert sheet.size == (2 * 3 * 64, 2 * 64)
     assert (tmp_path / "r.png").stat().st_size > 1000
-    assert "scan=kernel:soft, real" in capsys.readouterr().out
+    assert "virtual, real" in capsys.readouterr().out
+
+    # Results of an earlier run stand below those of this one.
+    found["run"]["git"] = "0123abc"
+    found["power_relative_to_real"]["T1 to Skull"] = {"anatomy=4": [0.1, 0.2, 0.3, 7.5]}
+    for row in rows:
+        row["comparison"] = "anatomy=4, real"
+    del found["raised"]
+    (tmp_path / "before.json").write_text(json.dumps(found))
+    assert main(*few(small_patients), "--compare", tmp_path / "before.json") == 0
+    own, _, earlier = capsys.readouterr().out.partition(f"{tmp_path / 'before.json'}, commit 0123abc, ")
+    assert "virtual, real" in own and "anatomy=4" not in own
+    assert "anatomy=4, real" in earlier and "7.50" in earlier
+
+
+def test_virtual_patients_in_another_pose_than_the_cts_are_named(small_patients, script_error):
+    words = few(small_patients)
+    words[4:4] = [small_patients[0]]
+    assert f"{small_patients[0].partition('?')[0]} is compared with 0 people" in script_error(realism, *words)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "which holds no results of benchmarks/realism.py"),
+        ('{"results": [{}], "power_relative_to_real": {}, "run": {}}', "which holds no results"),
+        ('{"results": [], "power_relative_to_real": {}, "run": {"git": "a", "date": "b"}, "views": 9}',
+         "which was measured with views 9, expected 4 as in this run"),
+        (None, "No such file"),
+    ],
+)  # fmt: skip
+def test_results_that_cannot_be_compared_are_named_before_the_run(
+    small_patients, tmp_path, monkeypatch, script_error, text, message
+):
+    monkeypatch.setattr(realism, "collect", lambda *args, **options: pytest.fail("patients were rendered"))
+    if text is not None:
+        (tmp_path / "r.json").write_text(text)
+    assert message in script_error(realism, *few(small_patients), "--compare", tmp_path / "r.json")
 
 
 @pytest.mark.parametrize(
