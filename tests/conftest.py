@@ -14,6 +14,7 @@ from carm_env import patient_store as store
 from carm_env.anatomy.layout import landmark_layout
 from carm_env.landmarks import LANDMARKS
 from carm_env.patient import Patient
+from carm_env.system.telemetry import disable_telemetry
 from carm_env.system.threads import usable_cpus
 from carm_env.volume import Volume
 from tests.reliability import network_guard
@@ -27,6 +28,8 @@ NAMES = ("imported:one", "imported:two", "imported:three", "imported:four")
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 network_guard.install()
+# Otherwise `datasets.load_dataset` reports to its bucket, unless an earlier test of the same process has turned it off.
+disable_telemetry()
 
 
 @pytest.fixture(autouse=True)

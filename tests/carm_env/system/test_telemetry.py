@@ -1,6 +1,9 @@
 import os
+import subprocess
 import sys
 import types
+
+import pytest
 
 from carm_env.system import telemetry
 
@@ -18,8 +21,10 @@ def test_telemetry_is_off_unless_the_user_wants_it(monkeypatch):
     assert loaded["datasets.config"].HF_UPDATE_DOWNLOAD_COUNTS is False
 
 
-def test_a_policy_and_a_training_are_imported_without_telemetry():
-    import policies  # noqa: F401
-    import training  # noqa: F401
-
-    assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1" and os.environ["HF_UPDATE_DOWNLOAD_COUNTS"] == "0"
+@pytest.mark.parametrize("package", ["policies", "training"])
+def test_a_policy_and_a_training_are_imported_without_telemetry(package):
+    names = ("HF_HUB_DISABLE_TELEMETRY", "HF_UPDATE_DOWNLOAD_COUNTS")
+    script = f"import os, {package}; print(*(os.environ[name] for name in {names!r}))"
+    environment = {name: value for name, value in os.environ.items() if name not in telemetry._SETTINGS}
+    found = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["1", "0"]
