@@ -81,8 +81,9 @@ def test_the_scapular_angle_is_the_lowest_point_of_the_scapula(anatomy, name, si
 @pytest.mark.parametrize("name, side, sign", SIDES)
 def test_the_elbow_is_on_the_olecranon_next_to_the_humerus(anatomy, name, side, sign):
     position = point(anatomy, f"{name} elbow")
-    # The shape of the person's own ulna displaces its surface by some millimetres.
-    assert np.linalg.norm(anatomy.body.meshes[f"ulna_{side}"].vertices_mm - position, axis=1).min() < 4.0
+    # Known defect: the landmark is the olecranon before the ulna gets the person's own shape. It is 1.7 and 3.2 mm off
+    # here, and up to 5 mm in other patients and poses.
+    assert np.linalg.norm(anatomy.body.meshes[f"ulna_{side}"].vertices_mm - position, axis=1).min() < 3.5
     assert np.linalg.norm(anatomy.body.meshes[f"humerus_{side}"].vertices_mm - position, axis=1).min() < 25.0
 
 
@@ -113,24 +114,26 @@ def test_vertebral_landmarks_are_in_the_vertebral_body(anatomy, name, number):
 def test_the_carina_is_at_the_bifurcation_of_the_trachea(anatomy):
     position = point(anatomy, "Carina")
     lumen = anatomy.airways
-    x = np.arange(-40, 41, 1.0)
+    # Lateral of these 25 mm the right upper lobar bronchus rises to the height of the carina.
+    x = np.arange(-25, 26, 1.0)
 
     def openings(height: float) -> int:
         row = np.column_stack([position[0] + x, np.full_like(x, position[1]), np.full_like(x, position[2] + height)])
         inside = (lumen.lattice.sample(lumen.values, row) < 0).astype(int)
         return int(np.count_nonzero(np.diff(inside) == 1) + inside[0])
 
-    assert openings(12) == openings(6) == 1
-    assert openings(-11) >= 2
-    assert lumen.lattice.sample(lumen.values, position + [0, 0, -11.0]) > 0, "the wedge between the bronchi"
-    assert abs(float(lumen.lattice.sample(lumen.values, position))) < 8
+    assert openings(12) == openings(6) == openings(1) == 1
+    assert openings(-4) == openings(-11) == 2
+    assert lumen.lattice.sample(lumen.values, position + [0, 0, -4.0]) > 0, "the wedge between the bronchi"
+    assert abs(float(lumen.lattice.sample(lumen.values, position))) < 2.5
 
 
 @pytest.mark.parametrize("name, side, sign", SIDES)
 def test_a_hemidiaphragm_is_the_highest_point_below_its_lung(anatomy, name, side, sign):
     position = point(anatomy, f"{name} hemidiaphragm")
     volume = anatomy.volume
-    assert volume.hu_at(position + [0, 0, 10]) < -600, "lung above"
+    above = volume.hu_at(position + np.array([[0, 0, height] for height in range(3, 13)]))
+    assert np.median(above) < -700, "lung above, in which a vessel may lie"
     assert volume.hu_at(position - [0, 0, 8]) > -150, "liver, stomach or fat below"
     x, y, z = anatomy.coarse.axes()
     below = anatomy.chest.below_diaphragm
@@ -151,8 +154,9 @@ def test_elbows_and_wrists_of_arms_at_the_sides_are_lateral_to_the_body(patient_
     for elbow, wrist, t12 in ((6, 8, 14), (7, 9, 14)):
         assert landmarks[elbow][2] < landmarks[t12][2]
         assert landmarks[wrist][2] < landmarks[elbow][2] - 200
+    # The skull is higher over T1 with the arms at the sides: the layout of crossed arms is that of decedents.
     for key in (10, 11, 12, 13, 14):
         np.testing.assert_allclose(landmarks[key], anatomy.landmarks_lps_mm[key], atol=1e-6)
     hu = patient_with_arms_at_sides.volume.hu_at(np.array([landmarks[key] for key in (6, 7, 8, 9)]))
-    # Within the body; the olecranon of the person's own shape may be some millimetres away.
+    # Within the body, in fat (-130 to -70 HU and its texture) at the least: each olecranon is 5 mm beside its landmark.
     assert (hu > -200).all()

@@ -35,9 +35,11 @@ def test_skin_covers_every_bone_and_is_one_surface(posed):
     head, variation = head_surface(body, parameters, coarse), OrganVariation(parameters.seed)
     skin = build_relief(body, parameters, coarse, head, variation).skin
     components = np.bincount(ndimage.label(skin < 0)[0].ravel())[1:]
-    assert components.max() > 0.9999 * components.sum()
-    # With all parameters at their limits a bone may come a millimetre out of the skin.
-    limit_mm = -0.5 if parameters.fat_mm == PatientParameters.fat_mm else 1.0
+    # With all parameters at a limit, folds of the skin may cut off a single node of the lattice, by 0.1 mm.
+    assert components.sum() - components.max() <= (parameters.fat_mm != PatientParameters.fat_mm)
+    # Known defect: the skin covers bone by 3.5 mm at the nodes of a lattice of 4 mm, and thus less at a sharp tip
+    # between them. The olecranon of a patient with the least fat of all comes half a millimetre out of it.
+    limit_mm = 0.6 if parameters.fat_mm == MIN["fat_mm"] else -0.5
     for mesh in [*body.meshes.values(), *body.ribs, body.sternum]:
         vertices = mesh.vertices_mm[mesh.vertices_mm[:, 2] > body.frame.height(BOTTOM_MM) + 5]
         index = ((vertices - coarse.origin_mm) / coarse.spacing_mm).T
