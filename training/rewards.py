@@ -9,11 +9,14 @@ after the move, beyond those after the best move. The simulator knows the target
 | a move | its exposure and the fewest that follow it, beyond the best action's |
 | "aligned" within the tolerance | 0 |
 | "aligned" outside the tolerance | as if all answers that are left were used; always more than the worst move |
+| a question to the operator | `RewardWeights.question`, by default 1, and at most as unreadable |
 | unreadable | as the worst move, at least 1: it uses an answer, and the C-arm stays |
 
-A move where "aligned" was right loses at least its own exposure. Small terms reward the form of the answer and what it
-says. Together they weigh less than one exposure, so that of two answers the one with the better move has the greater
-reward, however it is worded. Every function is pure; images and models play no part.
+A move where "aligned" was right loses at least its own exposure. A question uses an answer, and the C-arm stays; it
+pays where every other answer is expected to cost more. Small terms reward the form of the answer and what it says; a
+question can only have that of the form. Together they weigh less than one exposure, so that of two answers the one with
+the better move has the greater reward, however it is worded, and a question has less than every answer without regret.
+Every function is pure; images and models play no part.
 
 Step-wise training rewards many answers at once::
 
@@ -40,8 +43,8 @@ from carm_env.actions import ALIGNED, N_ACTIONS, MoveLattice
 from carm_env.envs.navigation import CArmNavEnv
 from carm_env.envs.registration import DEFAULT_TOLERANCE_MM, MAX_EPISODE_STEPS
 from carm_env.landmarks import N_LANDMARKS, landmark
-from carm_env.language.answers import AnswerError, Navigation
-from carm_env.language.grammar import is_valid, parse
+from carm_env.language.answers import AnswerError, Navigation, Question
+from carm_env.language.grammar import is_valid, parse_step
 from carm_env.language.reasons import Situation, reasons_are_relevant, reasons_are_true
 from carm_env.system.errors import check_keys, finite_number, shortened
 from carm_env.system.structured_files import read_yaml_mapping
@@ -51,8 +54,9 @@ from training._support.exposures import action_regrets
 PARTS = ("regret", "form", "context", "reasons_true", "reasons_relevant", "length")
 """Parts of the step reward, see `step_rewards`."""
 TOTAL = "total"
-UNREADABLE = -1
-"""Stands for the move of an answer that cannot be read."""
+QUESTION = "question"
+UNREADABLE, ASKED = -1, -2
+"""Stand for the move of an answer that cannot be read, and of a question to the operator."""
 _SMALL = PARTS[1:]
 
 
@@ -64,7 +68,8 @@ class RewardWeights:
         regret: weight of one exposure of regret.
         wrong_stop: cost of a wrong "aligned" in exposures, if more answers are left. It sets how sure a model must be
             before it stops: 20 exposures are worth it only if "aligned" is right in more than 19 of 20 cases.
-        form: an answer in exactly the paper's form.
+        question: cost of a question to the operator in exposures, at most that of an unreadable answer.
+        form: an answer in exactly the form of a move or a question.
         context: the closest landmark is named right.
         reasons_true: both reasons are true and support the move (`carm_env.language.reasons.reasons_are_true`).
         reasons_relevant: both reasons imply the best move in this view (`reasons_are_relevant`).
@@ -76,11 +81,12 @@ class RewardWeights:
 
     Raises:
         ValueError: a weight is negative or not finite; `regret` is 0, or not more than the small terms (`form` to
-            `length`) together; or the lengths do not increase.
+            `length`) together; `question` times `regret` is not more than these; or the lengths do not increase.
     """
 
     regret: float = 1.0
     wrong_stop: int = MAX_EPISODE_STEPS
+    question: float = 1.0
     form: float = 0.1
     context: float = 0.1
     reasons_true: float = 0.3
@@ -100,6 +106,11 @@ class RewardWeights:
             raise ValueError(
                 f"{', '.join(_SMALL)} add up to {small:g}, expected less than regret, which is {self.regret:g}: "
                 "otherwise an answer could make up for a worse move by its wording."
+            )
+        if not small < self.question * self.regret:
+            raise ValueError(
+                f"question is {self.question:g}, expected more than {small / self.regret:g}, what {', '.join(_SMALL)} "
+                "are worth in exposures: otherwise a question could have more than a right answer."
             )
         if not self.free_characters < self.longest_characters:
             raise ValueError(
@@ -238,7 +249,7 @@ def regrets(states: Sequence[State], wrong_stop: int = MAX_EPISODE_STEPS) -> NDA
 
 
 def chosen_moves(texts: Sequence[str], reading: str = "strict") -> NDArray[np.int64]:
-    """Returns the action of each answer, ``(N,)``; `UNREADABLE` for an answer that cannot be read.
+    """Returns the action of each answer, ``(N,)``; `UNREADABLE` or `ASKED` where there is none.
 
     Args:
         texts: N answers.
@@ -261,7 +272,8 @@ def step_rewards(
     Returns:
         Arrays ``(N,)`` by name: ``total``, the reward; ``regret`` in exposures; ``form``, ``context``, ``reasons_true``
         and ``reasons_relevant``, which are 1 or 0; ``length``, the share of the length penalty, 0 to 1. The total is
-        the weighted sum, with a minus for ``regret`` and ``length``.
+        the weighted sum of these, with a minus for ``regret`` and ``length``. Besides, ``question`` is 1 for a
+        question to the operator, and otherwise 0.
 
     Raises:
         ValueError: there are not as many states as answers, or an unknown reading.
@@ -271,38 +283,46 @@ def step_rewards(
     weights = weights or RewardWeights()
     answers = [_read(text, reading) for text in texts]
     parts = {name: np.zeros(len(texts)) for name in PARTS}
+    actions = np.array([_action(answer) for answer in answers], np.int64)
+    asked = {QUESTION: (actions == ASKED).astype(float)}
     if not texts:
-        return {TOTAL: np.zeros(0), **parts}
+        return {TOTAL: np.zeros(0), **parts, **asked}
     for row, (text, answer, state) in enumerate(zip(texts, answers, states, strict=True)):
         parts["length"][row] = _excess(text, weights)
         if answer is None:
             continue
+        kind = QUESTION if isinstance(answer, Question) else "navigation"
+        parts["form"][row] = reading == "strict" or is_valid(kind, text)
+        if isinstance(answer, Question):
+            continue
         situation = state.situation
-        parts["form"][row] = reading == "strict" or is_valid("navigation", text)
         parts["context"][row] = answer.context == situation.closest()[0]
         if reasons_are_true(answer, situation, state.target, state.lattice):
             parts["reasons_true"][row] = 1
             parts["reasons_relevant"][row] = reasons_are_relevant(answer, situation, state.target, state.lattice)
     by_action = regrets(states, weights.wrong_stop)
     worst_move = np.delete(by_action, ALIGNED.index, axis=1).max(1)
-    actions = np.array([_action(answer) for answer in answers])
     chosen = by_action[np.arange(len(actions)), actions]
-    parts["regret"][:] = np.where(actions == UNREADABLE, np.maximum(worst_move, 1), chosen)
+    unreadable = np.maximum(worst_move, 1)
+    parts["regret"][:] = np.select(
+        [actions == UNREADABLE, actions == ASKED], [unreadable, np.minimum(weights.question, unreadable)], chosen
+    )
     signs = {name: -1.0 if name in ("regret", "length") else 1.0 for name in PARTS}
     total = sum(signs[name] * getattr(weights, name) * parts[name] for name in PARTS)
-    return {TOTAL: np.asarray(total), **parts}
+    return {TOTAL: np.asarray(total), **parts, **asked}
 
 
-def _read(text: str, reading: str) -> Navigation | None:
+def _read(text: str, reading: str) -> Navigation | Question | None:
     try:
-        answer: Navigation = parse("navigation", text, reading)
+        return parse_step(text, reading)
     except AnswerError:
         return None
-    return answer
 
 
-def _action(answer: Navigation | None) -> int:
-    return UNREADABLE if answer is None else answer.move.index
+def _action(answer: Navigation | Question | None) -> int:
+    if answer is None:
+        return UNREADABLE
+    return ASKED if isinstance(answer, Question) else answer.move.index
 
 
 def _excess(text: str, weights: RewardWeights) -> float:

@@ -8,7 +8,7 @@ import pytest
 
 from carm_env.actions import ALIGNED, Move
 from carm_env.envs.navigation import CArmNavEnv
-from carm_env.language.answers import Navigation, render
+from carm_env.language.answers import Navigation, Question, render
 from carm_env.language.chat import ChatCArm
 
 torch = pytest.importorskip("torch")
@@ -33,7 +33,7 @@ FAMILIES = {
 SIZE = 56
 STOP = render(Navigation(1, ALIGNED, "because", "because"))
 LEFT, UP = (render(Navigation(4, Move(*steps), "because", "because")) for steps in ((3, 0), (0, 1)))
-BAD = "I would go left."
+BAD, ASKS = "I would go left.", render(Question(11, "Is this the carina?"))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -298,6 +298,25 @@ def test_an_invalid_answer_is_answered_with_the_image_and_a_text(settings):
     assert [part["type"] for part in second] == ["image", "text"]
     assert "was not carried out" in second[1]["text"] and environment.invalid == 1 and not environment.outcome
     assert np.array_equal(np.asarray(first[0]["image"]), np.asarray(second[0]["image"]))
+
+
+def test_a_question_costs_an_answer_and_shows_the_same_x_ray(settings):
+    environment = EpisodeEnvironment(settings(style="full", max_answers=2))
+    first, second = environment.reset(seed=0), environment.answer(ASKS)
+    assert np.array_equal(np.asarray(first[0]["image"]), np.asarray(second[0]["image"]))
+    assert "was not carried out" not in second[1]["text"] and "Answers left, including this one: 1" in second[1]["text"]
+    assert (environment.questions, environment.invalid, environment.outcome) == (1, 0, "")
+    assert environment.parts["regret"] == 1 and environment.parts["form"] == 1
+    environment.answer(ASKS)
+    assert environment.outcome == "out_of_answers" and total_reward([environment]) == [pytest.approx(-1.8)]
+
+
+def test_the_share_of_questions_is_logged(embedded, settings, make_trainer):
+    trainer = make_trainer(embedded, settings())
+    script(trainer, [[ASKS, STOP], [STOP], [ASKS, ASKS, STOP], [STOP]])
+    roll(trainer)
+    assert trainer._metrics["train"]["answers/questions"] == [pytest.approx(3 / 7)]
+    assert trainer._metrics["train"]["answers/invalid"] == [0]
 
 
 def test_stopping_at_once_costs_more_than_any_play(settings):

@@ -12,7 +12,7 @@ from carm_env.language.answers import Navigation, render
 from carm_env.language.chat import Conversation
 from training._support.curves import save_perception_curve
 from training._support.perception import MIN_STATES, check_perception, perception, swap_x_rays, swapped_order
-from training.rewards import UNREADABLE, State
+from training.rewards import ASKED, UNREADABLE, State
 
 N = 64
 
@@ -45,6 +45,7 @@ BLIND = {
     "always the same move": (np.full(N, 10), np.full(N, 10)),
     "a move for each target": (PRIOR, PRIOR),
     "the best move, whatever is shown": (best(STATES), best(STATES)),
+    "only questions": (np.full(N, ASKED), np.full(N, ASKED)),
     "unreadable": (np.full(N, UNREADABLE), np.full(N, UNREADABLE)),
     "changes in few states": (PRIOR, np.where(np.arange(N) < 4, 0, PRIOR)),
 }
@@ -86,6 +87,13 @@ def test_the_estimates_of_known_policies():
     assert half.changed == pytest.approx((PRIOR[1::2] != 48).sum() / N)
 
 
+def test_questions_say_as_little_about_the_directions_as_unreadable_answers():
+    asked, unreadable = (
+        perception(np.where(np.arange(N) % 4, best(STATES), none), best(SHOWN), STATES) for none in (ASKED, UNREADABLE)
+    )
+    assert asked == unreadable and asked.best_own == pytest.approx(0.75, abs=0.05) and asked.looks
+
+
 def test_the_information_of_random_moves_is_near_zero():
     many = STATES * 16
     found = perception(*np.random.default_rng(0).integers(0, N_ACTIONS, (2, len(many))), many)
@@ -106,7 +114,7 @@ def test_every_x_ray_is_shown_once_and_never_in_its_own_state(count):
         (np.zeros(N), np.zeros(N - 1), N, "expected as many of each"),
         (np.zeros(8), np.zeros(8), 8, f"at least {MIN_STATES}"),
         (np.full(N, 49), np.zeros(N), N, "moves are 49 to 49"),
-        (np.full(N, -2), np.zeros(N), N, "moves are -2"),
+        (np.full(N, -3), np.zeros(N), N, "moves are -3"),
     ],
 )
 def test_wrong_input_is_named(own, swapped, count, message):

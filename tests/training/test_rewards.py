@@ -14,12 +14,14 @@ import carm_env  # noqa: F401  registers the environment
 from carm_env.actions import ALIGNED, N_ACTIONS, Move, MoveLattice
 from carm_env.envs.registration import MAX_EPISODE_STEPS
 from carm_env.landmarks import N_LANDMARKS
-from carm_env.language.answers import Navigation, render
+from carm_env.language.answers import Navigation, Question, render
 from carm_env.language.chat import ChatCArm
 from carm_env.language.reasons import navigation_answer
 from carm_env.system.errors import UnknownNameError
 from training.rewards import (
+    ASKED,
     PARTS,
+    QUESTION,
     TOTAL,
     UNREADABLE,
     RewardWeights,
@@ -228,7 +230,7 @@ def test_the_parts_of_a_true_answer():
     state = make_state((100, -40))
     text = true_text(state)
     rewards = step_rewards([text, nonsense(state, 0), "I think so", f"Here it is: {text}"], [state] * 4)
-    assert set(rewards) == {TOTAL, *PARTS}
+    assert set(rewards) == {TOTAL, *PARTS, QUESTION}
     assert rewards["regret"].tolist() == [0, 2, 2, 2]
     assert rewards["form"].tolist() == [1, 1, 0, 0]
     assert rewards["context"].tolist() == [1, 0, 0, 0]
@@ -256,6 +258,47 @@ def test_reasons_are_relevant_where_they_imply_the_best_move():
     rewards = step_rewards([true_text(state)], [state])
     assert rewards["reasons_relevant"].tolist() == [1]
     assert rewards[TOTAL].tolist() == pytest.approx([0.8])
+
+
+ASKS = render(Question(11, "Is this the carina?"))
+
+
+@pytest.mark.parametrize("reading", ["strict", "lenient"])
+def test_a_question_costs_one_exposure_and_can_be_read(reading):
+    state = make_state((100, -40))
+    rewards = step_rewards([ASKS, "I think so", true_text(state)], [state] * 3, reading=reading)
+    assert rewards["regret"].tolist() == [1, 2, 0]
+    assert rewards[QUESTION].tolist() == [1, 0, 0]
+    assert rewards["form"].tolist() == [1, 0, 1]
+    assert rewards["context"].tolist() == [0, 0, 1]
+    assert rewards[TOTAL][0] == pytest.approx(-0.9)
+    assert chosen_moves([ASKS, "I think so"], reading).tolist() == [ASKED, UNREADABLE]
+
+
+def test_only_a_lenient_reading_finds_a_question_in_prose():
+    state, text = make_state((100, -40)), f"I am not sure. {ASKS}"
+    assert step_rewards([text], [state])[QUESTION].tolist() == [0]
+    rewards = step_rewards([text], [state], reading="lenient")
+    assert rewards[QUESTION].tolist() == [1] and rewards["form"].tolist() == [0]
+
+
+@settings(max_examples=50, deadline=None)
+@given(states(), st.floats(0.95, 50))
+def test_a_question_is_between_a_right_answer_and_an_unreadable_one(state, cost):
+    best = int(regrets([state])[0].argmin())
+    texts = [nonsense(state, best), padded(nonsense(state, best), 3000), ASKS, "left!"]
+    right, long, asked, unreadable = step_rewards(texts, [state] * 4, RewardWeights(question=cost))[TOTAL]
+    assert unreadable < asked < long < right
+
+
+def test_a_question_is_better_than_a_likely_wrong_stop_and_worse_than_a_likely_right_one():
+    near, far = make_state((10, 0)), make_state((60, 0))
+    stop, stop_far, asked, asked_far = step_rewards(
+        [true_text(near, ALIGNED.index), nonsense(far, ALIGNED.index), ASKS, ASKS],
+        [near, far, near, far],
+        RewardWeights(wrong_stop=4),
+    )[TOTAL]
+    assert asked < stop and asked_far > stop_far
 
 
 def test_length_is_free_punished_and_bounded():
@@ -332,6 +375,7 @@ EXPLOITS: dict[str, Callable[[State], str]] = {
     "long answers": lambda state: padded(true_text(state), 3900),
     "the most common landmark": most_common_landmark,
     "unreadable": lambda state: "<output>" + "LEFT " * 20,
+    "asking all the time": lambda state: ASKS,
     "long and unreadable": lambda state: true_text(state) * 3,
     "no answer": lambda state: "",
 }
@@ -435,6 +479,7 @@ def test_weights_are_read_from_a_file(tmp_path):
         ("form: .nan", "weights.yaml"),
         ("form: 0.7", "add up to 1.5, expected less than regret, which is 1"),
         ("regret: 0", "expected less than regret, which is 0"),
+        ("question: 0.5", "question is 0.5, expected more than 0.9"),
         ("free_characters: 1800", "longest_characters is 1800, expected more than free_characters"),
         ("[1, 2]", "weights.yaml"),
         ("form: [0.1", "weights.yaml"),

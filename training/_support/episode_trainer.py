@@ -227,7 +227,7 @@ class EpisodeTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
 
     def _count(self, mode: str) -> None:
         """Logs how the episodes of all processes ended, and the parts of the rewards of their answers."""
-        own = [(env.outcome, env.answers, env.invalid, env.parts) for env in self.environments]
+        own = [(env.outcome, env.answers, env.invalid, env.questions, env.parts) for env in self.environments]
         cut, self._cut_answers = sum(gather_object([self._cut_answers])), 0
         ends, metrics = gather_object(own), self._metrics[mode]
         outcomes, answers = Counter(end[0] for end in ends), max(sum(end[1] for end in ends), 1)
@@ -238,9 +238,10 @@ class EpisodeTrainer(CopiesReference, ResumesWholeModel, GRPOTrainer):
         metrics["environment_failures"] = [float(self._failures)]
         metrics["episodes/answers"].append(answers / len(ends))
         metrics["answers/invalid"].append(sum(end[2] for end in ends) / answers)
+        metrics["answers/questions"].append(sum(end[3] for end in ends) / answers)
         metrics["answers/cut"].append(cut / answers)
         for name in PARTS:
-            metrics[f"answers/{name}"].append(sum(end[3][name] for end in ends) / answers)
+            metrics[f"answers/{name}"].append(sum(end[4][name] for end in ends) / answers)
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int,

@@ -33,6 +33,7 @@ _SHOWN = {
     "frac_reward_zero_std": "frac_reward_zero_std {:.2f}", "entropy": "entropy {:.2f}", "kl": "KL {:.4f}",
     "environment_failures": "failed episodes {:.0f}", "episodes/success": "episodes won {:.0%}",
     "episodes/misaligned": "stopped at the wrong place {:.0%}", "answers/invalid": "unreadable answers {:.0%}",
+    "reward/question": "questions {:.0%}", "answers/questions": "questions {:.0%}",
     "answers/cut": "answers cut at max_answer_tokens {:.0%}",
     "episodes/out_of_tokens": "episodes cut at max_completion_length {:.0%}",
 }  # fmt: skip

@@ -81,8 +81,9 @@ class EpisodeSettings:
 class EpisodeEnvironment:
     """The environment of one rollout; TRL calls `reset` and uses every other public method as a tool.
 
-    An answer that cannot be parsed counts, and is answered with the error and the same X-ray. If the environment
-    raises an error, the rollout ends with the outcome ``failed`` and without a reward, and training continues.
+    An answer that cannot be parsed counts, and is answered with the error and the same X-ray. A question to the
+    operator counts, too; nobody answers it, and the same X-ray follows. If the environment raises an error, the rollout
+    ends with the outcome ``failed`` and without a reward, and training continues.
 
     Args:
         settings: what all rollouts have in common.
@@ -91,6 +92,7 @@ class EpisodeEnvironment:
         messages: the prompt of the next answer.
         answers: number of answers that were carried out or answered.
         invalid: number of these that could not be parsed.
+        questions: number of these that were questions to the operator.
         parts: sum of each part of the rewards of the answers (`training.rewards.PARTS`).
         outcome: one of `OUTCOMES` if the episode has ended; otherwise empty.
     """
@@ -102,7 +104,7 @@ class EpisodeEnvironment:
 
     def _begin(self) -> None:
         self.messages: list[Message] = []
-        self.invalid, self.outcome = 0, ""
+        self.invalid, self.questions, self.outcome = 0, 0, ""
         self.parts = dict.fromkeys(PARTS, 0.0)
         self._steps: list[float] = []
         self._state: State | None = None
@@ -148,6 +150,7 @@ class EpisodeEnvironment:
         for name in PARTS:
             self.parts[name] += float(rewards[name][0])
         self.invalid += turn.fault is not None
+        self.questions += turn.question is not None
         if turn.terminated:
             self.outcome = "success" if turn.info["is_success"] else "misaligned"
             if self.outcome == "misaligned":

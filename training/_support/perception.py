@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from carm_env.actions import N_ACTIONS, Move
 from carm_env.chat_models.interface import ChatModel
 from carm_env.language.chat import Message
-from training.rewards import UNREADABLE, State, chosen_moves, regrets
+from training.rewards import ASKED, UNREADABLE, State, chosen_moves, regrets
 
 MIN_STATES = 16
 """Fewest states of a check; with 64 or more, a model that looks rarely fails the test by chance."""
@@ -36,7 +36,7 @@ MAX_P_VALUE = 0.05
 _EXCHANGES = 200
 _DIRECTIONS = 3
 _NO_DIRECTION = _DIRECTIONS
-"""Direction of an answer that cannot be read."""
+"""Direction of a question, and of an answer that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def perception(
     """Checks whether moves depend on the X-ray.
 
     Args:
-        own_moves: ``(N,)`` action of each state with its own X-ray, `UNREADABLE` for none
+        own_moves: ``(N,)`` action of each state with its own X-ray, `UNREADABLE` or `ASKED` for none
             (`training.rewards.chosen_moves`).
         swapped_moves: ``(N,)`` action with the same prompt and the X-ray of another state (`swapped_order`).
         states: ``(N,)`` the states of the prompts.
@@ -174,8 +174,8 @@ def perception(
     if len(states) < MIN_STATES:
         raise ValueError(f"got {len(states)} states, expected at least {MIN_STATES} for a check of perception.")
     for moves in (own, swapped):
-        if ((moves < UNREADABLE) | (moves >= N_ACTIONS)).any():
-            raise ValueError(f"moves are {moves.min()} to {moves.max()}, expected {UNREADABLE} to {N_ACTIONS - 1}.")
+        if ((moves < ASKED) | (moves >= N_ACTIONS)).any():
+            raise ValueError(f"moves are {moves.min()} to {moves.max()}, expected {ASKED} to {N_ACTIONS - 1}.")
     needed = _directions(np.array([state.lattice.closest_move(state.target_mm).index for state in states]))
     pair = np.stack([_directions(own), _directions(swapped)])
     information = _information_bits(needed, pair)
@@ -197,13 +197,13 @@ def perception(
 
 
 def _best_share(best: NDArray[np.bool_], moves: NDArray[np.int64]) -> float:
-    return float((best[np.arange(len(moves)), moves] & (moves != UNREADABLE)).mean())
+    return float((best[np.arange(len(moves)), moves] & (moves >= 0)).mean())
 
 
 def _directions(moves: NDArray[np.int64]) -> NDArray[np.int64]:
     """Returns the direction along x and y of actions ``(N,)``, ``(N, 2)``: 0 to 2, or `_NO_DIRECTION`."""
     table = np.array([np.sign([move.x_step, move.y_step]) + 1 for move in map(Move.from_index, range(N_ACTIONS))])
-    return np.vstack([table, np.full(2, _NO_DIRECTION)])[moves]
+    return np.vstack([table, np.full(2, _NO_DIRECTION)])[np.maximum(moves, UNREADABLE)]
 
 
 def _information_bits(needed: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.float64]:
