@@ -44,7 +44,7 @@ from policies.model_folders import without_hub
 from policies.model_loading import SETTINGS_FILE, ModelError, check_fit
 from training._support.arguments import ViewArguments
 from training._support.card import model_card
-from training._support.conversations import DEFAULT_WEIGHTS, TASKS, Conversations, as_iterable_dataset
+from training._support.conversations import DEFAULT_WEIGHTS, TASKS, Conversations, as_iterable_dataset, misjudged
 from training._support.language_metrics import language_metrics
 from training._support.processes import is_main_process, one_training
 from training._support.script import TrainingResult, print_result
@@ -76,7 +76,10 @@ class SftArguments(ViewArguments):
         examples: conversations per epoch; 0 for the number of views
         transcripts: folder of transcripts of episodes to train on as well
         transcript_share: share of examples from transcripts
-        backbone: checkpoint of training/conformal.py for the embedded model; by default the shipped one
+        question_share: share of the steps that are questions, with prompts of the style full; they are about views that
+            the network of --backbone misjudges. The embedded model asks about all views that it misjudges itself
+        backbone: checkpoint of training/conformal.py for the embedded model, or of a network that tells what other
+            models ask about; by default the shipped one
         hidden: width of the embedded model
         layers: layers of the embedded model
         test_views: views of the test patients to evaluate each task on after training; 0 for no evaluation
@@ -89,6 +92,7 @@ class SftArguments(ViewArguments):
     examples: int = 0
     transcripts: str = ""
     transcript_share: float = 0.3
+    question_share: float = 0.02
     backbone: str = ""
     hidden: int = 192
     layers: int = 4
@@ -102,8 +106,9 @@ class SftArguments(ViewArguments):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more.")
         _ = self.domain
-        if not 0 <= self.transcript_share <= 1:
-            raise ValueError(f"transcript_share is {self.transcript_share}, expected 0 to 1.")
+        for name in ("transcript_share", "question_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1.")
 
     def weights(self) -> dict[str, float]:
         """Returns the share of each task; raises ValueError if `tasks` cannot be parsed."""
@@ -130,7 +135,11 @@ def read_arguments(given: Sequence[str]) -> tuple[SftArguments, SFTConfig, Model
 
 
 def make_examples(
-    arguments: SftArguments, views: ViewArrays, seed: int, predicted_mm: NDArray[np.floating] | None = None
+    arguments: SftArguments,
+    views: ViewArrays,
+    seed: int,
+    predicted_mm: NDArray[np.floating] | None = None,
+    asked: NDArray[np.bool_] | None = None,
 ) -> Examples:
     """Returns the examples of the training: conversations about views, mixed with transcripts if these are given.
 
@@ -139,11 +148,15 @@ def make_examples(
         views: labelled views.
         seed: seed of the examples.
         predicted_mm: positions in the views as the model's vision tower predicts them, see `Conversations`.
+        asked: views and targets to ask about, see `Conversations`.
 
     Raises:
         TranscriptError: the transcripts cannot be used, for instance because the test patients are in them.
     """
-    conversations = Conversations(views, arguments.weights(), arguments.style, seed, predicted_mm=predicted_mm)
+    conversations = Conversations(
+        views, arguments.weights(), arguments.style, seed, predicted_mm=predicted_mm, asked=asked,
+        question_share=arguments.question_share,
+    )  # fmt: skip
     if not arguments.transcripts:
         return conversations
     held_out = read_views(Path(arguments.dataset), "test", lazily=True).names if arguments.dataset else ()
@@ -157,6 +170,22 @@ def backbone_predictions(arguments: SftArguments, views: ViewArrays) -> NDArray[
     """Returns the positions ``(n, 14, 2)`` in views as the backbone of the embedded model predicts them, mm."""
     regressor = DisplacementRegressor(_backbone(arguments))
     return ensemble_prediction(regressor.networks[:1], views.images, regressor.image_size).mean_mm
+
+
+def views_to_ask_about(arguments: SftArguments, views: ViewArrays) -> NDArray[np.bool_] | None:
+    """Returns the views and targets ``(n, 14)`` that the backbone misjudges; None if there shall be no questions."""
+    if arguments.style != "full" or not arguments.question_share:
+        return None
+    regressor = DisplacementRegressor(_backbone(arguments), members=1)
+    if regressor.isocenter_depth_mm != arguments.isocenter_depth_mm:
+        print(
+            f"no questions are trained: isocenter_depth_mm is {arguments.isocenter_depth_mm:g}, but the network that "
+            f"tells what to ask about knows {regressor.isocenter_depth_mm:g}. Name another one with --backbone.",
+            flush=True,
+        )
+        return None
+    prediction = ensemble_prediction(regressor.networks, views.images, regressor.image_size)
+    return misjudged(prediction.mean_mm, views.displacement_mm)
 
 
 def _backbone(arguments: SftArguments) -> Path:
@@ -229,8 +258,10 @@ def _train(
     per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
     max_views = training.max_steps * per_step if training.max_steps > 0 else None
     views = load_views(arguments, "train", folder, arguments.image_size, max_views)
-    predicted_mm = backbone_predictions(arguments, views) if name == EMBEDDED else None
-    source = make_examples(arguments, views, training.seed, predicted_mm)
+    if name == EMBEDDED:
+        source = make_examples(arguments, views, training.seed, backbone_predictions(arguments, views))
+    else:
+        source = make_examples(arguments, views, training.seed, asked=views_to_ask_about(arguments, views))
     if name == EMBEDDED:
         model, processor = build_embedded(source, arguments, training.seed)
     else:

@@ -22,7 +22,7 @@ from carm_env.geometry import DEFAULT_GEOMETRY, DEFAULT_ISOCENTER_DEPTH_MM
 from carm_env.landmarks import HEAD_TO_FOOT, LANDMARKS, landmark
 from carm_env.system.errors import UnknownNameError
 
-PROMPT_VERSIONS = {"full": 3, "compact": 1}
+PROMPT_VERSIONS = {"full": 4, "compact": 1}
 """Version of the texts of each style; it increases with every change."""
 STYLES = tuple(PROMPT_VERSIONS)
 PROMPTS = (

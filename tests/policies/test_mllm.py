@@ -62,7 +62,7 @@ def test_answers_become_decisions_and_unreadable_ones_are_invalid():
     assert policy.last_exchange().fault == "" and policy.last_exchange().text == step(ALIGNED, 1)
     assert decision.move.is_aligned and not decision.invalid
     asked = [messages[-1]["content"][1]["text"] for _, messages in model.asked]
-    assert "at the start" in asked[0]
+    assert "This is the current X-ray." in asked[0]
     assert "You chose the move: x = LEFT SMALL, y = UP MODERATE" in asked[1]
     assert "was not carried out" in asked[2] and asked[2].endswith("The clinician says: further up")
     assert (decision.usage.tokens, decision.usage.seconds) == (3, 0.5)
@@ -76,7 +76,7 @@ def test_reset_starts_a_new_conversation():
     for _ in range(2):
         policy.reset(0)
         policy.act({"image": IMAGE}, INFO)
-    assert all("at the start" in messages[-1]["content"][1]["text"] for _, messages in model.asked)
+    assert all("You chose the move" not in messages[-1]["content"][1]["text"] for _, messages in model.asked)
 
 
 def test_the_localizer_returns_zeros_for_unreadable_answers():

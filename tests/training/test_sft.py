@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from carm_env.actions import MoveLattice
-from carm_env.landmarks import LANDMARKS
+from carm_env.landmarks import LANDMARKS, landmark
 from carm_env.language import parse
 from carm_env.language.advice_reader import read_advice
+from carm_env.language.answers import Question
+from carm_env.language.grammar import parse_step
 from carm_env.language.reasons import Situation, reasoning_is_true, reasons_are_true
 from carm_env.system.command_line import read_config
 from carm_env.transcripts.records import TranscriptError
@@ -72,6 +74,42 @@ def test_a_second_look_without_a_hint_is_as_often_after_right_answers_as_the_net
             kept.append(parse("correction", answer).landmarks[0] == int(before))
     assert len(kept) > 60
     assert 0.75 < np.mean(kept) < 0.95
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_a_share_of_the_steps_are_questions_about_the_views_to_ask_about(dataset, share):
+    views = read_views(dataset, "train")
+    asked = np.zeros((len(views), 14), bool)
+    asked[::9, 10], asked[::7, 5] = True, True
+    source = Conversations(views, {"navigate": 1}, asked=asked, question_share=share)
+    questions, histories = 0, set()
+    for example in source.stream(0, 300):
+        step = parse_step(example["completion"][0]["content"][0]["text"])
+        if isinstance(step, Question):
+            questions += 1
+            text = example["prompt"][-1]["content"][-1]["text"]
+            histories.add("You chose the move" in text)
+            assert step.about in (11, 6) and text.startswith(f"The target landmark is: {landmark(step.about).name}\n")
+            index = [np.array_equal(np.asarray(example["images"][0])[..., 0], image) for image in views.images]
+            assert asked[np.flatnonzero(index), step.about - 1].any()
+    assert questions / 300 == pytest.approx(share, abs=0.1) and histories == ({False, True} if share else set())
+    with pytest.raises(ValueError, match="question_share is 2"):
+        Conversations(views, question_share=2)
+
+
+def test_a_network_tells_what_models_with_full_prompts_ask_about(dataset, backbone, capsys):
+    from training.sft import SftArguments, views_to_ask_about
+
+    views = read_views(dataset, "train")
+    # A network with random weights takes many landmarks to be near the middle.
+    asked = views_to_ask_about(SftArguments(backbone=str(backbone)), views)
+    distances = np.hypot(*np.moveaxis(views.displacement_mm, -1, 0))
+    assert asked.shape == (len(views), 14) and asked.any() and distances[asked].max() > 45
+    for options in ({"style": "compact"}, {"question_share": 0.0}):
+        assert views_to_ask_about(SftArguments(backbone=str(backbone), **options), views) is None
+    assert not capsys.readouterr().out
+    assert views_to_ask_about(SftArguments(backbone=str(backbone), isocenter_depth_mm=0.0), views) is None
+    assert "no questions are trained: isocenter_depth_mm is 0, but the network" in capsys.readouterr().out
 
 
 def test_the_history_leads_to_the_view(dataset):

@@ -9,7 +9,7 @@ example depends on the seed and its number alone, so that the stream can be cut,
 The clinician (`carm_env.language.clinician`) is right as a rule, above all where a network errs: there the words
 decide. Wrong advice is about what the image plainly shows, so that the image refutes it; the answer is always the true
 one. Words without a meaning for the task, and orders that are unrelated to the anatomy, change nothing. Where a
-network would soon declare a wrong alignment, the answer is a question to the clinician.
+network would soon declare a wrong alignment (`misjudged`), the answer is a question to the clinician.
 """
 
 from __future__ import annotations
@@ -80,12 +80,16 @@ class Conversations:
         style: style of the prompts.
         seed: seed of the examples.
         lattice: the moves.
-        predicted_mm: ``(n, 14, 2)`` positions in the views as a network predicts them, such as the model's own vision
-            tower; with them the dialogues are more often about views in which it errs.
+        predicted_mm: ``(n, 14, 2)`` positions in the views as the model's own vision tower predicts them; with them the
+            dialogues are more often about views in which it errs, and it asks about those that it misjudges.
+        asked: ``(n, 14)`` views and targets that a model with another vision tower asks about, such as those that a
+            network misjudges.
+        question_share: share of the steps that are questions about `asked`.
 
     Raises:
         UnknownNameError: an unknown task.
-        ValueError: weights that are negative or all zero, or a task that can use none of the views.
+        ValueError: weights that are negative or all zero, a task that can use none of the views, or a share that is not
+            within 0 and 1.
     """
 
     def __init__(
@@ -96,7 +100,11 @@ class Conversations:
         seed: int = 0,
         lattice: MoveLattice | None = None,
         predicted_mm: NDArray[np.floating] | None = None,
+        asked: NDArray[np.bool_] | None = None,
+        question_share: float = 0.0,
     ) -> None:
+        if not 0 <= question_share <= 1:
+            raise ValueError(f"question_share is {question_share}, expected 0 to 1.")
         shares = dict(DEFAULT_WEIGHTS if weights is None else weights)
         for name, value in shares.items():
             if name not in TASKS:
@@ -117,11 +125,13 @@ class Conversations:
             "correct": np.flatnonzero(views.closest_landmarks[:, -1] > 0),
             "navigate": np.arange(len(views)),
         }
+        self._asked = np.zeros((0, 2), int) if asked is None else np.argwhere(asked)
+        self._question_share = question_share if len(self._asked) else 0.0
         self._predicted_mm = predicted_mm
         self._misnamed, self._misplaced = np.array([], int), np.zeros((0, 2), int)
         if predicted_mm is not None:
             error_mm = np.hypot(*np.moveaxis(predicted_mm - views.displacement_mm, -1, 0))
-            self._error_mm = error_mm
+            self._error_mm, self._is_misjudged = error_mm, misjudged(predicted_mm, views.displacement_mm)
             self._misplaced = np.argwhere((error_mm > _ERRS_MM) & (distances < _WITHIN_REACH_MM))
             nearest = np.argmin(np.where(np.isfinite(error_mm), np.hypot(*np.moveaxis(predicted_mm, -1, 0)), np.inf), 1)
             usable = self._pools["correct"]
@@ -237,6 +247,8 @@ class Conversations:
         return self._predicted_mm is None or bool(self._error_mm[view, key - 1] < _AGREES_MM)
 
     def _navigate(self, view: int, rng: Generator) -> tuple[list[Message], str]:
+        if self._question_share and rng.random() < self._question_share:
+            return self._ask(rng)
         is_advised = rng.random() < _ADVISED_SHARE
         target = None
         if is_advised and len(self._misplaced) and rng.random() < _HARD_SHARE:
@@ -260,19 +272,17 @@ class Conversations:
             words, target = self._advise(view, target, rng)
             conversation.feedback(words)
         messages = conversation.show(self._image(view))
-        if not is_advised and self._is_misjudged(view, target):
+        if not is_advised and self._predicted_mm is not None and self._is_misjudged[view, target - 1]:
             return messages, render(question_about(target, rng))
         return messages, render(navigation_answer(situation, target, self._lattice, rng))
 
-    def _is_misjudged(self, view: int, target: int) -> bool:
-        """Returns whether the network takes the target to be near the middle of the view, and is wrong.
-
-        Such a view cannot be told from one that it judges rightly, except by its uncertainty. As views are drawn
-        whatever the network thinks of them, a model that learns to ask here asks where it errs more often than not.
-        """
-        if self._predicted_mm is None or not self._error_mm[view, target - 1] > _MISJUDGED_MM:
-            return False
-        return bool(np.hypot(*self._predicted_mm[view, target - 1]) < _BELIEVED_NEAR_MM)
+    def _ask(self, rng: Generator) -> tuple[list[Message], str]:
+        """Draws a question about one of the views to ask about, at the start or after a move."""
+        view, index = (int(number) for number in self._asked[int(rng.integers(len(self._asked)))])
+        conversation = Conversation(index + 1, self._style, self._lattice)
+        if rng.random() > _FIRST_TURN_SHARE:
+            conversation.start_after(self._previous_step(self.situation(view), index + 1, rng))
+        return conversation.show(self._image(view)), render(question_about(index + 1, rng))
 
     def _advise(self, view: int, target: int, rng: Generator) -> tuple[str, int]:
         """Draws a clinician's words about the way to a target; returns them and the target that they leave."""
@@ -308,6 +318,21 @@ def _neutral_words(rng: Generator) -> str:
     if rng.random() < _IDLE_SHARE:
         return _IDLE_WORDS[int(rng.integers(len(_IDLE_WORDS)))]
     return reword(Advice("again"), rng)
+
+
+def misjudged(predicted_mm: NDArray[np.floating], displacement_mm: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Returns whether a network takes a landmark to be near the middle of a view, and is wrong, ``(n, 14)``.
+
+    Such a view cannot be told from one that it judges rightly, except by its uncertainty. Where views are drawn
+    whatever the network thinks of them, a model that learns to ask here asks where it errs more often than not.
+
+    Args:
+        predicted_mm: ``(n, 14, 2)`` positions in the views as the network predicts them.
+        displacement_mm: ``(n, 14, 2)`` true positions; NaN where the patient lacks the landmark.
+    """
+    error_mm = np.hypot(*np.moveaxis(predicted_mm - displacement_mm, -1, 0))
+    believed_mm = np.hypot(*np.moveaxis(predicted_mm, -1, 0))
+    return np.asarray((error_mm > _MISJUDGED_MM) & (believed_mm < _BELIEVED_NEAR_MM))
 
 
 def _worded(possible: Sequence[Advice], rng: Generator) -> str:

@@ -12,6 +12,7 @@ from carm_env.actions import Move, MoveLattice
 from carm_env.landmarks import HEAD_TO_FOOT, N_LANDMARKS, landmark
 from carm_env.language import AnswerError, Fault, Navigation, Question, render
 from carm_env.language.chat import ChatCArm, Conversation, check_feedback, image_part, question
+from carm_env.language.grammar import parse_step
 from carm_env.language.prompts import PROMPTS, STYLES, TaskFacts, prompt, prompt_hash, system_prompt
 from carm_env.patient import Patient
 from carm_env.patients.catalogue import load_patient
@@ -222,6 +223,26 @@ def test_a_declaration_is_not_said_to_be_a_limit_of_travel(style):
 def test_prompts_of_the_trained_style_are_unchanged():
     # The shipped model was trained on them.
     assert prompt_hash("compact") == "5e25780b0ddd"
+
+
+def test_only_the_full_style_says_that_the_model_may_ask():
+    full = system_prompt("navigate", "full")
+    form = full[full.index("<question>") :].strip()
+    form = form.replace("name of the landmark that you are unsure of", "Carina")
+    assert parse_step(form) == Question(11, "your question")
+    assert "question" not in system_prompt("navigate", "compact").lower()
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_prompt_after_a_question_does_not_speak_of_a_start_or_a_move(style):
+    conversation = Conversation(11, style)
+    conversation.show(IMAGE)
+    conversation.answer(answer_with(Move(0, 1)))
+    conversation.show(IMAGE)
+    conversation.answer(render(Question(11, "Is this the carina?")))
+    conversation.feedback("No, go up.")
+    shown = texts(conversation.show(IMAGE))[-1]
+    assert "start" not in shown and "SMALL" not in shown and "No, go up." in shown
 
 
 def test_a_question_costs_an_answer_and_no_exposure(chat):
