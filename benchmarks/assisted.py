@@ -2,10 +2,16 @@
 
     python benchmarks/assisted.py --policies mllm hybrid conformal --json a.json
     python benchmarks/assisted.py --policies mllm --suite uniform --episodes 40 --wrong-rate 0.2
+    python benchmarks/assisted.py --policies mllm --suite uniform --wish-rate 0.5
 
 The clinician (`carm_env.evaluation.assistance`) objects to wrong declarations, advises after two moves away from the
 target, and answers questions, with at most ``--sentences`` sentences in an episode. The success is given for every
-limit from 0 to that number. With the limit 0 there is no clinician, and a policy that asks hands back.
+limit from 0 to that number. With the limit 0 there is no help, and a policy that asks hands back.
+
+With ``--review-rate`` the clinician also objects to moves that name a wrong closest landmark. With ``--wish-rate`` it
+wishes to see another target in this share of the episodes, after one to three moves; an episode that ends before has no
+wish. A wish is part of the task and no help: it comes with every limit, and in the episode by hand. The success then
+refers to the last target; ``success_after_wish`` is that of the episodes with a wish.
 
 ``rescued`` is the share of failures without a clinician that become successes, ``harmed`` the share of successes that
 become failures. Driven by hand, by an operator who knows the anatomy, the episode takes one command for each move and
@@ -58,6 +64,8 @@ class Arguments:
         vagueness: share of sentences without a distance or a name.
         wrong_rate: share of wrong advice.
         delay: delay of advice about moves, in decisions; replies and objections come at once.
+        review_rate: probability of reviewing the closest landmark that a decision names.
+        wish_rate: probability of a wish to see another target in an episode.
         workers: number of processes; by default one per CPU.
         seed: seed of the first episode; episode i has seed + i.
         json: file for the results.
@@ -72,6 +80,8 @@ class Arguments:
     vagueness: float = 0.2
     wrong_rate: float = 0.0
     delay: int = 0
+    review_rate: float = 0.0
+    wish_rate: float = 0.0
     workers: int = usable_cpus()
     seed: int = 0
     json: Path | None = None
@@ -86,7 +96,10 @@ class Arguments:
 
     def clinician(self, sentences: int) -> ClinicianSettings:
         """Returns how the clinician helps with at most this number of sentences."""
-        return ClinicianSettings(self.help_rate, self.delay, self.vagueness, self.wrong_rate, sentences)
+        return ClinicianSettings(
+            self.help_rate, self.delay, self.vagueness, self.wrong_rate, sentences,
+            review_rate=self.review_rate, wish_rate=self.wish_rate,
+        )  # fmt: skip
 
 
 Run = tuple[EpisodeTask, ClinicianSettings]
@@ -102,7 +115,7 @@ def score(runs: Mapping[int, Sequence[AssistedResult]], manual: Sequence[Assiste
     """Compares the episodes of a policy on a suite without and with a clinician.
 
     Args:
-        runs: results by the most sentences that were allowed, in the order of the episodes; 0 is without a clinician.
+        runs: results by the most sentences that were allowed, in the order of the episodes; 0 is without help.
         manual: results of the operator in the same episodes.
     """
     alone, helped = runs[0], runs[max(runs)]
@@ -124,11 +137,13 @@ def score(runs: Mapping[int, Sequence[AssistedResult]], manual: Sequence[Assiste
         "success_by_sentences": {
             str(most): share([result.episode.success for result in own]) for most, own in sorted(runs.items())
         },
+        "success_after_wish": share(after, np.array([result.wishes > 0 for result in helped])),
         "rescued": share(after, ~before),
         "harmed": share(~after, before),
         "sentences": mean([result.sentences for result in helped]),
         "wrong_sentences": mean([result.wrong_sentences for result in helped]),
         "questions": mean([result.questions for result in helped]),
+        "wishes": mean([result.wishes for result in helped]),
         "exposures": mean([result.episode.exposures for result in helped]),
         "exposures_unassisted": mean([result.episode.exposures for result in alone]),
         "exposures_by_hand": mean([result.episode.exposures for result in manual]),
@@ -178,15 +193,16 @@ def report(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     rows = [
         (
             plain_text(policy), plain_text(suite), share_cell(own["success_unassisted"]), share_cell(own["success"]),
-            share_cell(own["rescued"]), share_cell(own["harmed"]), f"{own['sentences']:.2f}", f"{own['questions']:.2f}",
+            share_cell(own["success_after_wish"]), share_cell(own["rescued"]), share_cell(own["harmed"]),
+            f"{own['sentences']:.2f}", f"{own['questions']:.2f}",
             f"{own['exposures_unassisted']:.1f} to {own['exposures']:.1f}", f"{own['commands_by_hand']:.1f}",
         )
         for policy, suites in scores.items()
         for suite, own in suites.items()
     ]  # fmt: skip
     headings = (
-        "policy", "suite", "success alone", "success assisted", "rescued", "harmed", "sentences", "questions",
-        "exposures", "commands by hand",
+        "policy", "suite", "success alone", "success assisted", "after a wish", "rescued", "harmed", "sentences",
+        "questions", "exposures", "commands by hand",
     )  # fmt: skip
     return markdown_table(headings, rows)
 
@@ -196,9 +212,8 @@ def run(arguments: Arguments) -> None:
     arguments.check()
     scores = measure(arguments)
     print(report(scores))
-    settings = {
-        name: getattr(arguments, name) for name in ("sentences", "help_rate", "vagueness", "wrong_rate", "delay")
-    }
+    names = ("sentences", "help_rate", "vagueness", "wrong_rate", "delay", "review_rate", "wish_rate")
+    settings = {name: getattr(arguments, name) for name in names}
     save_measurement(arguments.json, {**scores, "clinician": settings}, arguments.seed)
 
 

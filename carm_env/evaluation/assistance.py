@@ -4,6 +4,11 @@ The clinician (`carm_env.language.clinician`) knows the truth. It objects when t
 advises when the policy has moved away from the target twice in a row, and answers when the policy asks. After an
 objection a declaration is not carried out and the episode continues; without one the episode ends as it would without
 a clinician. A clinician whose advice can be wrong also objects to right declarations, as often as its advice is wrong.
+
+Two more settings of `ClinicianSettings` are off by default. With a `review_rate` the clinician also objects to moves
+that name a wrong closest landmark; these are not carried out either, at most once for each X-ray. With a `wish_rate` it
+can wish to see another target, once in an episode. The wish changes the target of the environment, and success, final
+distance and all advice from then on refer to it. Wishes belong to the task, so that they are the same with less help.
 """
 
 from __future__ import annotations
@@ -29,11 +34,13 @@ class AssistedResult:
     """The result of an episode with a clinician.
 
     Attributes:
-        episode: the result, as for an episode without a clinician.
-        sentences: number of sentences of the clinician.
+        episode: the result, as for an episode without a clinician. Its target, initial distance and path efficiency
+            are those of the first target.
+        sentences: number of sentences of the clinician, without wishes.
         wrong_sentences: number of those whose advice was wrong.
         questions: number of questions of the policy.
-        words: the sentences.
+        words: the sentences, with wishes.
+        targets: ids of the targets, in order; each after the first was a wish.
     """
 
     episode: EpisodeResult
@@ -41,6 +48,12 @@ class AssistedResult:
     wrong_sentences: int
     questions: int
     words: tuple[str, ...]
+    targets: tuple[int, ...]
+
+    @property
+    def wishes(self) -> int:
+        """Number of wishes to see another target."""
+        return len(self.targets) - 1
 
 
 class AssistedEpisode(Episode):
@@ -67,11 +80,16 @@ class AssistedEpisode(Episode):
         self._said: list[Sentence] = []
         self._due: Sentence | None = None
         self._questions, self._moved_away = 0, 0
-        self._target = task.suite.episodes[task.episode].target
+        self._targets = [task.suite.episodes[task.episode].target]
+        self._reviewed_exposures = 0
+
+    @property
+    def _target(self) -> int:
+        return self._targets[-1]
 
     def _carry_out(self, decision: Decision) -> bool:
         self._due = self._answer_to(decision)
-        if self._due is not None and (decision.question or decision.move.is_aligned):
+        if self._due is not None:
             self._moved_away = 0
             self._stay()
             return False
@@ -79,22 +97,33 @@ class AssistedEpisode(Episode):
         is_carried_out = super()._carry_out(decision)
         if is_carried_out and not self.record.has_ended:
             self._moved_away = self._moved_away + 1 if self._info["distance_mm"] > before_mm else 0
-            if self._moved_away >= MOVES_AWAY:
-                self._moved_away = 0
-                self._due = self._clinician.advise(self._situation(), self._target)
-            else:
-                self._due = self._clinician.silence()
+            others = sorted(set(self.env.scene.patient.landmarks_lps_mm) - {self._target})
+            self._due = self._clinician.wish(len(self.record.moves), others) or self._word_on_the_way()
         return is_carried_out
 
+    def _word_on_the_way(self) -> Sentence | None:
+        if self._moved_away < MOVES_AWAY:
+            return self._clinician.silence()
+        self._moved_away = 0
+        return self._clinician.advise(self._situation(), self._target)
+
     def _answer_to(self, decision: Decision) -> Sentence | None:
-        """Returns the clinician's answer to a question, or objection to a declaration; None if there is none."""
+        """Returns the clinician's answer to a question, or objection to another decision; None if there is none."""
         if decision.question:
             self._questions += 1
             return self._clinician.reply(self._situation(), self._target)
-        if decision.abstain or decision.invalid or not decision.move.is_aligned:
+        if decision.abstain or decision.invalid:
             return None
+        if not decision.move.is_aligned:
+            return self._review(decision)
         is_right = self._info["distance_mm"] <= self.env.tolerance_mm
         return self._clinician.objection(self._situation(), self._target, is_right)
+
+    def _review(self, decision: Decision) -> Sentence | None:
+        if self._reviewed_exposures == self._info["exposures"]:
+            return None
+        self._reviewed_exposures = self._info["exposures"]
+        return self._clinician.review(self._situation(), decision.closest_landmarks)
 
     def _situation(self) -> Situation:
         scene, pose, size = self.env.scene, self.env.pose, self.env.image_size
@@ -105,18 +134,28 @@ class AssistedEpisode(Episode):
         """Passes the clinician's sentence, if there is one, to the policy and the transcript."""
         if self._due is not None and not self.has_ended:
             self._said.append(self._due)
+            if self._due.advice.kind == "target":
+                self._change_target(self._due.advice.landmark)
             self._transcript.feedback(self._due.text)
             self.policy.feedback(self._due.text)
         self._due = None
+
+    def _change_target(self, target: int) -> None:
+        last_move = {name: self._info[name] for name in ("moved_mm", "move_effective", "move_clipped")}
+        self._observation, info = self.env.set_target(target)
+        self._info = {**info, **last_move}
+        self._targets.append(target)
+        self._moved_away = 0
 
     def assisted_result(self) -> AssistedResult:
         """Ends the transcript of the episode and returns the result."""
         return AssistedResult(
             self.finish(),
-            len(self._said),
+            sum(sentence.advice.kind != "target" for sentence in self._said),
             sum(sentence.is_wrong for sentence in self._said),
             self._questions,
             tuple(sentence.text for sentence in self._said),
+            tuple(self._targets),
         )
 
 

@@ -18,8 +18,8 @@ from carm_env.evaluation.replay_page import (
     episode_page,
     list_page,
     outcome,
-    target_name,
 )
+from carm_env.landmarks import landmark
 from carm_env.system.files import write_text
 from carm_env.transcripts.read import Transcript, find_transcripts, read_transcript
 from carm_env.transcripts.records import AnswerLine, ResetLine, TranscriptError
@@ -126,7 +126,8 @@ def _add_frame(
         problems.append(str(error))
         return
     away = "" if state.distance_mm is None else f", {state.distance_mm:.0f} mm away"
-    frames.append(_frame(grey, caption, f"X-ray {state.exposures}   target {target_name(transcript)}{away}"))
+    target = landmark(state.target).name if state.target else "unknown"
+    frames.append(_frame(grey, caption, f"X-ray {state.exposures}   target {target}{away}"))
 
 
 def _frame(image: NDArray[np.uint8], top: str, bottom: str) -> Image.Image:

@@ -51,8 +51,10 @@ def outcome(transcript: Transcript) -> str:
 
 
 def target_name(transcript: Transcript) -> str:
-    """Returns the name of the target, or ``unknown target``."""
-    return landmark(transcript.start.target).name if transcript.start.target else "unknown target"
+    """Returns the name of the target, or ``unknown target``; if a clinician changed it, the names of all, in order."""
+    ids = [line.target for line in (transcript.start, *transcript.answers)]
+    names = [landmark(key).name for key, before in zip(ids, [0, *ids], strict=False) if key and key != before]
+    return ", then ".join(names) or "unknown target"
 
 
 def describe_answer(answer: AnswerLine) -> str:

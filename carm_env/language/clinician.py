@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 
 from carm_env.actions import MoveLattice
-from carm_env.landmarks import landmark, mirrored
+from carm_env.landmarks import N_LANDMARKS, mirrored
 from carm_env.language.advice import Advice, reword
 from carm_env.language.reasons import Situation
 
@@ -24,6 +24,11 @@ STEP_KINDS = ("direction", "distance", "side", "landmark", "verdict", "confirmat
 """Kinds of advice about the way to a target."""
 _CONFUSED_WITH = 6
 """Wrong advice names one of the landmarks next to the closest one, up to this rank."""
+WISH_MOVES = 3
+"""A wish to see another target comes after at most this number of moves."""
+_OBJECTION_KINDS = ("verdict", "landmark")
+"""Kinds of advice about a landmark that a decision names; the others would be taken for the way to the target."""
+_WISHES = 1
 _MINOR_SHARE = 0.4
 """A direction leaves out an axis along which the way is shorter than this share of the other one."""
 
@@ -37,8 +42,10 @@ class ClinicianSettings:
         delay: number of answers by which the words come late. They then describe an earlier view.
         vagueness: share of sentences without a distance or a name, 0 to 1.
         wrong_rate: share of advice that is wrong, 0 to 1.
-        max_sentences: most sentences in an episode; None for no limit.
+        max_sentences: most sentences in an episode, without wishes; None for no limit.
         kinds: kinds of advice that the clinician gives.
+        review_rate: probability of reviewing the closest landmark that a decision names, 0 to 1.
+        wish_rate: probability that the clinician wishes to see another target in an episode, 0 to 1.
 
     Raises:
         ValueError: a setting is out of range.
@@ -50,9 +57,11 @@ class ClinicianSettings:
     wrong_rate: float = 0.0
     max_sentences: int | None = None
     kinds: tuple[str, ...] = tuple(dict.fromkeys((*REVIEW_KINDS, *STEP_KINDS)))
+    review_rate: float = 0.0
+    wish_rate: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("help_rate", "vagueness", "wrong_rate"):
+        for name in ("help_rate", "vagueness", "wrong_rate", "review_rate", "wish_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1.")
         if self.delay < 0:
@@ -188,7 +197,7 @@ class Clinician:
         lattice: the moves of the environment.
 
     Attributes:
-        sentences: number of sentences since the start of the episode.
+        sentences: number of sentences since the start of the episode, without wishes.
     """
 
     def __init__(
@@ -200,20 +209,38 @@ class Clinician:
     def reset(self, seed: int) -> None:
         """Starts an episode."""
         self._rng = np.random.default_rng(seed)
-        self._late: deque[Sentence | None] = deque([None] * self.settings.delay)
+        # Wishes are drawn apart, so that they are the same however often the clinician helps.
+        self._wishes = np.random.default_rng([seed, _WISHES])
+        is_wishing, moves = self._wishes.random() < self.settings.wish_rate, self._wishes.integers(1, WISH_MOVES + 1)
+        self._moves_before_wish = int(moves) if is_wishing else None
+        self._forget_late_words()
         self.sentences = 0
 
+    def _forget_late_words(self) -> None:
+        self._late: deque[Sentence | None] = deque([None] * self.settings.delay)
+
     def review(self, situation: Situation, named: Sequence[int]) -> Sentence | None:
-        """Returns what the clinician says about an answer that names the closest landmarks; None for nothing.
+        """Returns what the clinician says against the closest landmark that a decision names; None if it is accepted.
+
+        It comes without a delay, as often as `ClinicianSettings.review_rate` says. A clinician who is wrong objects to
+        a right name, and accepts a wrong one.
 
         Args:
             situation: positions of the landmarks in the view.
-            named: ids that were named, nearest first; ids of 0 are left out.
+            named: ids that were named, nearest first.
         """
-        ids = [key for key in named if key]
-        if not ids:
-            return self._say(lambda kind, is_wrong: Advice("again") if kind == "again" and not is_wrong else None)
-        return self._say(lambda kind, is_wrong: review_advice(kind, situation, ids, self._rng, is_wrong))
+        rate = self.settings.review_rate
+        if not named or named[0] not in range(1, N_LANDMARKS + 1) or not rate or self._rng.random() >= rate:
+            return None
+        is_right = named[0] == situation.closest()[0]
+        sentence = self._drawn(
+            lambda kind, is_wrong: (
+                None
+                if is_right != is_wrong or kind not in _OBJECTION_KINDS
+                else review_advice(kind, situation, named, self._rng, is_wrong)
+            )
+        )
+        return self._counted(sentence)
 
     def advise(self, situation: Situation, target: int) -> Sentence | None:
         """Returns what the clinician says about the way to a target; None for nothing.
@@ -251,11 +278,22 @@ class Clinician:
             self._drawn(lambda kind, is_wrong: step_advice(kind, situation, target, self._rng, is_wrong, self._lattice))
         )
 
-    def wish(self, target: int) -> Sentence:
-        """Returns a wish to see another target."""
-        advice = Advice("target", landmark(target).id)
-        self.sentences += 1
-        return Sentence(reword(advice, self._rng), advice)
+    def wish(self, moves: int, targets: Sequence[int]) -> Sentence | None:
+        """Returns a wish to see another target; None for none.
+
+        There is at most one in an episode, after 1 to `WISH_MOVES` moves. It is no help and does not count as a
+        sentence. Words that were to come late are about the earlier target, and are not said any more.
+
+        Args:
+            moves: number of moves since the start of the episode.
+            targets: ids of the landmarks to choose from.
+        """
+        if moves != self._moves_before_wish or not targets:
+            return None
+        self._moves_before_wish = None
+        self._forget_late_words()
+        advice = Advice("target", int(self._wishes.choice(targets)))
+        return Sentence(reword(advice, self._wishes), advice)
 
     def silence(self) -> Sentence | None:
         """Returns what comes late in a moment without a reason to speak; None for nothing."""

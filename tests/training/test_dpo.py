@@ -155,6 +155,24 @@ def test_fine_tuning_leaves_rejected_declarations_out(transcripts):
     assert sum(parse("navigation", text).move.is_aligned for text in texts) <= 1, "only the last declaration stands"
 
 
+class Corrects(Always):
+    """Moves up and names the wrong landmark at first, and the right one when a clinician objects."""
+
+    def generate(self, conversations, kind):
+        told = ["linician" in messages[-1]["content"][-1]["text"] for messages in conversations]
+        return [Generation(render(Navigation(4 if words else 14, Move(0, 1), "so", "so")), 3, 0.5) for words in told]
+
+
+def test_fine_tuning_leaves_moves_out_that_named_a_wrong_landmark(small_patients, tmp_path):
+    suite = Suite("one", 1, "a route", 2, (EpisodeSpec(small_patients[0], 1, 4),), {"image_size": 32})
+    settings = ClinicianSettings(kinds=("landmark",), review_rate=1.0)
+    task, env = EpisodeTask(suite, 0, "tested", 7), suite_environment(suite)
+    assert run_assisted(MllmPolicy(Corrects("")), env, task, settings, transcripts=tmp_path / "t").sentences == 1
+    source = TranscriptExamples([tmp_path / "t"], "compact", successes_only=False)
+    texts = [example["completion"][0]["content"][0]["text"] for example in source.stream(0, len(source))]
+    assert [parse("navigation", text).context for text in texts] == [4]
+
+
 def test_transcripts_of_patients_that_are_held_out_are_refused(transcripts, small_patients):
     with pytest.raises(TranscriptError, match="on which the training is evaluated"):
         transcript_corrections([transcripts], "compact", [small_patients[0]])

@@ -16,7 +16,7 @@ from carm_env.language.grammar import parse
 from carm_env.language.prompts import prompt_hash
 from carm_env.patients.separation import check_trainable, person_of
 from carm_env.transcripts.read import Transcript, find_transcripts, read_transcript
-from carm_env.transcripts.records import AnswerLine, TranscriptError
+from carm_env.transcripts.records import AnswerLine, FeedbackLine, TranscriptError
 
 TASK = "navigate"
 
@@ -43,8 +43,8 @@ class _Answer:
 class TranscriptExamples:
     """An infinite sequence of examples from transcripts: every answer once, in random order, then again.
 
-    Answers that cannot be read, answers whose prompt is damaged, and declarations that a clinician rejected are left
-    out. An answer is given in the strict form, also if the model wrote it in another one.
+    Answers that cannot be read, answers whose prompt is damaged, and those to which a clinician objected are left out.
+    An answer is given in the strict form, also if the model wrote it in another one.
 
     Args:
         folders: folders of ``--transcripts``, or of single episodes.
@@ -181,10 +181,11 @@ def prompt_and_images(transcript: Transcript, line: AnswerLine) -> tuple[list[Me
 
 
 def _usable(transcript: Transcript) -> Iterator[_Answer]:
-    for line in transcript.answers:
-        answer = model_answer(transcript, line)
-        if answer is None or (line.action is None and answer.move.is_aligned):
-            # Among these are declarations that a clinician rejected.
+    for line, following in zip(transcript.events, (*transcript.events[1:], None), strict=True):
+        if not isinstance(line, AnswerLine) or (answer := model_answer(transcript, line)) is None:
+            continue
+        if line.action is None and (answer.move.is_aligned or isinstance(following, FeedbackLine)):
+            # A clinician can have objected to it.
             continue
         yield _Answer(transcript, line, render(answer))
 

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from carm_env.actions import ALIGNED, Move
@@ -8,10 +9,12 @@ from carm_env.evaluation.assistance import run_assisted
 from carm_env.evaluation.episodes import EpisodeTask
 from carm_env.evaluation.policy import Decision, Policy
 from carm_env.evaluation.reference import OraclePolicy
+from carm_env.evaluation.replay_page import target_name
 from carm_env.evaluation.runner import run_episode, suite_environment
 from carm_env.evaluation.suite import Suite
+from carm_env.landmarks import landmark
 from carm_env.language.advice_reader import read_advice
-from carm_env.language.clinician import ClinicianSettings
+from carm_env.language.clinician import WISH_MOVES, ClinicianSettings
 from carm_env.transcripts.read import find_transcripts, read_transcript
 from carm_env.transcripts.records import FeedbackLine
 
@@ -101,6 +104,67 @@ def test_the_clinician_speaks_after_two_moves_away(task):
     away = Decision(Move(0, -1))
     found = run(Scripted(away, away, away, away, away, Decision(ALIGNED, abstain=True)), task)
     assert found.sentences == 2 and all(read_advice(text)[0].y == 1 for text in found.words)
+
+
+WISHES = ClinicianSettings(wish_rate=1.0, max_sentences=0)
+
+
+@pytest.mark.parametrize("settings", [WISHES, replace(WISHES, max_sentences=2)])
+def test_a_wish_changes_the_target_and_success_refers_to_the_last_one(task, settings):
+    found = run(OraclePolicy(), task, settings)
+    first, last = found.targets
+    assert found.episode.success and found.wishes == 1 and found.sentences == 0
+    assert (first, found.episode.target) == (1, 1) and last != 1
+    assert [advice.landmark for text in found.words for advice in read_advice(text)] == [last]
+    patient = suite_environment(task.suite).scene.patient
+    away = np.subtract(found.episode.trajectory_lps_mm[-1], patient.landmarks_lps_mm[last])[[0, 2]]
+    assert np.hypot(*away) == pytest.approx(found.episode.final_distance_mm) and np.hypot(*away) <= 25
+    assert run(OraclePolicy(), task, settings).targets == found.targets, "the seed decides"
+
+
+def test_the_policy_hears_the_wish_and_sees_the_new_target(task, tmp_path):
+    up, shown = Decision(Move(0, 1)), []
+
+    class Watching(Scripted):
+        def act(self, observation, info):
+            shown.append((info["target_landmark"], observation["target"] + 1, tuple(info["moved_mm"])))
+            return super().act(observation, info)
+
+    policy = Watching(up, up, up, up, Decision(ALIGNED, abstain=True))
+    found = run(policy, task, WISHES, transcripts=tmp_path / "t")
+    wished = next(number for number, (target, _, _) in enumerate(shown) if target != 1)
+    assert [target for target, _, _ in shown] == [1] * wished + [found.targets[1]] * (5 - wished)
+    assert all(target == observed for target, observed, _ in shown)
+    assert shown[wished][2] == (0, 30), "info still tells of the last move"
+    assert tuple(policy.heard) == found.words and 1 <= wished <= WISH_MOVES
+    (folder,) = find_transcripts(tmp_path / "t")
+    transcript = read_transcript(folder)
+    kinds = [type(event) for event in transcript.events]
+    assert kinds.index(FeedbackLine) == wished
+    answers = transcript.answers
+    assert [answer.target for answer in answers] == [1] * wished + [found.targets[1]] * (5 - wished)
+    assert target_name(transcript) == f"Skull, then {landmark(found.targets[1]).name}"
+
+
+def test_an_episode_that_ends_before_has_no_wish(task):
+    found = run(Scripted(Decision(ALIGNED)), task, WISHES)
+    assert found.targets == (1,) and found.wishes == 0 and not found.words and found.episode.outcome == "misaligned"
+
+
+REVIEWS = ClinicianSettings(review_rate=1.0, vagueness=0.0)
+
+
+def test_a_move_that_names_a_wrong_landmark_is_reviewed_once_for_each_x_ray(task, tmp_path):
+    wrong, right = (Decision(Move(0, 1), closest_landmarks=(key,)) for key in (14, 4))
+    done = Decision(ALIGNED, abstain=True)
+    found = run(Scripted(wrong, wrong, done), task, REVIEWS, transcripts=tmp_path / "t")
+    assert (found.sentences, len(found.episode.moves), found.episode.steps) == (1, 1, 3)
+    (folder,) = find_transcripts(tmp_path / "t")
+    assert [answer.action for answer in read_transcript(folder).answers] == [None, Move(0, 1).index, None]
+    found = run(Scripted(wrong, right, done), task, replace(REVIEWS, max_sentences=0))
+    assert found.sentences == 0 and len(found.episode.moves) == 2
+    assert run(Scripted(right, done), task, REVIEWS).sentences == 0
+    assert run(Scripted(wrong, done), task, ClinicianSettings()).sentences == 0, "reviews are off by default"
 
 
 def test_a_transcript_holds_the_words_and_no_declaration_that_was_rejected(task, tmp_path):

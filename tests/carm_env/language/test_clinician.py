@@ -112,14 +112,65 @@ def test_help_is_limited_late_or_absent():
     assert late.silence() is None
 
 
-def test_unreadable_answers_are_only_asked_for_again():
-    said = [Clinician(seed=seed).review(view(0, 0), [0, 0]) for seed in range(10)]
-    assert {sentence.advice.kind for sentence in said} == {"again"}
+def test_a_review_objects_to_a_wrong_closest_landmark_and_to_no_right_one():
+    clinician, situation = Clinician(ClinicianSettings(review_rate=1.0, vagueness=0.0)), view(0, 0)
+    first, second = situation.closest()[:2]
+    said = [clinician.review(situation, [second, first]) for _ in range(20)]
+    assert {(sentence.advice.kind, sentence.advice.landmark) for sentence in said} == {
+        ("verdict", second),
+        ("landmark", first),
+    }
+    for named in ([first, second], [], [0, 0], [15]):
+        assert clinician.review(situation, named) is None
+    assert Clinician().review(situation, [second]) is None, "reviews are off by default"
+    sometimes = Clinician(ClinicianSettings(review_rate=0.3))
+    assert 30 < sum(sometimes.review(situation, [second]) is not None for _ in range(200)) < 90
 
 
-def test_a_wish_names_the_other_target():
-    sentence = Clinician().wish(11)
-    assert [advice.landmark for advice in read_advice(sentence.text)] == [11]
+def test_a_wrong_review_objects_to_a_right_name_and_accepts_a_wrong_one():
+    clinician, situation = Clinician(ClinicianSettings(review_rate=1.0, wrong_rate=1.0)), view(0, 0)
+    first, second = situation.closest()[:2]
+    assert all(clinician.review(situation, [first]).is_wrong for _ in range(10))
+    assert clinician.review(situation, [second]) is None
+
+
+def wishes(settings, seed, targets=(4, 11)):
+    clinician = Clinician(settings, seed)
+    return clinician, [clinician.wish(moves, targets) for moves in range(8)]
+
+
+def test_a_wish_names_another_target_once_in_an_episode():
+    after = []
+    for seed in range(30):
+        clinician, found = wishes(ClinicianSettings(wish_rate=1.0, max_sentences=0), seed)
+        (sentence,) = [wish for wish in found if wish]
+        assert [advice.landmark for advice in read_advice(sentence.text)] == [sentence.advice.landmark]
+        assert sentence.advice.landmark in (4, 11) and clinician.sentences == 0, "a wish is no help"
+        after.append(found.index(sentence))
+    assert set(after) == {1, 2, 3}
+    assert not any(wishes(ClinicianSettings(wish_rate=1.0), 0, ())[1]), "there is no other target"
+    assert not any(any(wishes(ClinicianSettings(), seed)[1]) for seed in range(30)), "wishes are off by default"
+    assert 5 < sum(any(wishes(ClinicianSettings(wish_rate=0.4), seed)[1]) for seed in range(40)) < 28
+
+
+def test_wishes_do_not_depend_on_the_help():
+    for seed in range(10):
+        talkative, silent = (ClinicianSettings(help_rate=rate, wish_rate=0.5) for rate in (1.0, 0.0))
+        clinician = Clinician(talkative, seed)
+        said = []
+        for moves in range(8):
+            clinician.advise(view(0, 0), 10)
+            said.append(clinician.wish(moves, [4, 11]))
+        assert said == wishes(silent, seed)[1]
+
+
+def test_words_about_the_earlier_target_are_not_said_after_a_wish():
+    settings = ClinicianSettings(delay=2, wish_rate=1.0)
+    for seed in range(10):
+        clinician = Clinician(settings, seed)
+        clinician.advise(view(0, 0), 10)
+        assert any(clinician.wish(moves, [11]) for moves in range(4))
+        assert [clinician.silence() for _ in range(3)] == [None] * 3
 
 
 @pytest.mark.parametrize(
@@ -128,6 +179,8 @@ def test_a_wish_names_the_other_target():
         ({"help_rate": 1.2}, "help_rate is 1.2, expected 0 to 1"),
         ({"wrong_rate": float("nan")}, "wrong_rate is nan"),
         ({"delay": -1}, "delay is -1"),
+        ({"review_rate": 2}, "review_rate is 2, expected 0 to 1"),
+        ({"wish_rate": -0.1}, "wish_rate is -0.1, expected 0 to 1"),
         ({"max_sentences": -1}, "max_sentences is -1"),
         ({"kinds": ("shout",)}, "expected some of"),
         ({"kinds": ()}, "expected some of"),
