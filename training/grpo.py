@@ -70,6 +70,7 @@ from training._support.start_models import SMALL_PARAMETERS, Start, load_start, 
 from training._support.trainer_checkpoints import checkpoint_step, checkpoint_to_resume
 from training._support.trl_models import new_adapter
 from training._support.trl_training import fit, run_trl_script
+from training._support.views import check_model_depth
 from training.rewards import State, step_rewards
 
 with optional_imports("grpo", "Reinforcement learning of a language model"), without_hub():
@@ -116,7 +117,10 @@ def make_step_wise_trainer(
     source = StateSource(
         State.of_environment, Patients(arguments.train, arguments.domain), groups * generations, arguments.start_share,
         arguments.image_size, training.seed,
-        environment=partial(CArmNavEnv, domain_randomization=arguments.domain.chain_settings),
+        environment=partial(
+            CArmNavEnv, domain_randomization=arguments.domain.chain_settings,
+            isocenter_depth_mm=arguments.isocenter_depth_mm,
+        ),
     )  # fmt: skip
     views = source.starts(_VIEWS_FOR_LENGTH, start.style)
     check_images(start.processor, start.model, views[0].messages, start.name)
@@ -194,6 +198,7 @@ def _train(
     folder = Path(training.output_dir)
     checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, folder, is_main_process())
     start = load_start(model_arguments, arguments.style, arguments.freeze_vision)
+    check_model_depth(arguments, start.model, start.name)
     if training.use_cpu and start.parameters < SMALL_PARAMETERS:
         # The matrices are small: several threads would wait for each other more than they work.
         limit_threads(1)
@@ -237,7 +242,8 @@ def add_reports(trainer: GRPOTrainer, arguments: GrpoArguments, training: GRPOCo
     if not (arguments.eval_every or arguments.perception_every):
         return
     patients = Patients(arguments.calibration)
-    suite = uniform_suite("calibration", patients, arguments.eval_episodes, _CALIBRATION_SEED, arguments.image_size)
+    size, depth_mm = arguments.image_size, arguments.isocenter_depth_mm
+    suite = uniform_suite("calibration", patients, arguments.eval_episodes, _CALIBRATION_SEED, size, depth_mm)
     gather = gather_object if accelerator.num_processes > 1 else list
     episodes = ClosedLoopSuite(
         suite, rank=accelerator.process_index, world=accelerator.num_processes, gather=gather,
@@ -256,7 +262,10 @@ def add_reports(trainer: GRPOTrainer, arguments: GrpoArguments, training: GRPOCo
         )
     if arguments.perception_every:
         count = arguments.perception_states
-        source = StateSource(State.of_environment, patients, count, 1.0, arguments.image_size, _CALIBRATION_SEED)
+        source = StateSource(
+            State.of_environment, patients, count, 1.0, size, _CALIBRATION_SEED,
+            environment=partial(CArmNavEnv, isocenter_depth_mm=depth_mm),
+        )  # fmt: skip
         views = source.starts(count, start.style)
         # Grey images, with three equal channels in prompts.
         images = [np.asarray(without_images(view.messages)[1][-1])[..., 0] for view in views[:_VIEWS_FOR_OTHER_ANSWERS]]
@@ -292,7 +301,10 @@ def compare_with_start(
     arguments: GrpoArguments, model_arguments: ModelConfig, start: Start, folder: Path
 ) -> dict[str, float]:
     """Runs the trained model and its start on the same episodes of the test patients."""
-    suite = uniform_suite("test", Patients(arguments.test), arguments.test_episodes, _TEST_SEED, arguments.image_size)
+    suite = uniform_suite(
+        "test", Patients(arguments.test), arguments.test_episodes, _TEST_SEED, arguments.image_size,
+        arguments.isocenter_depth_mm,
+    )  # fmt: skip
     revision = model_arguments.model_revision or ""
     kept = arguments.kept_exchanges if arguments.mode == MODES[1] else 0
     bits = "8bit" if model_arguments.load_in_8bit else "4bit" if model_arguments.load_in_4bit else "none"

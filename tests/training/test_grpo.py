@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -151,6 +152,43 @@ def test_an_interrupted_training_resumes_to_the_same_model(
     for name, value in whole.items():
         torch.testing.assert_close(part[name], value)
     assert any(not torch.equal(before[name].half(), value) for name, value in whole.items())
+
+
+def with_depth(start, folder, depth_mm):
+    """Copies a start whose vision tower knows another depth of the isocentre."""
+    shutil.copytree(start, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config"]["isocenter_depth_mm"] = depth_mm
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("mode", ["step_wise", "multi_turn"])
+def test_a_start_that_knows_another_depth_is_refused(start, small_patients, tmp_path, capsys, mode):
+    other = with_depth(start, tmp_path / "other", 77.0)
+    assert run(other, tmp_path / "out", small_patients, "--mode", mode) == 2
+    assert "set --isocenter-depth-mm 77" in capsys.readouterr().err
+    assert run(start, tmp_path / "out", small_patients, "--isocenter_depth_mm", 999) == 2
+    assert "isocenter_depth_mm is 999.0, expected -250 to 250 mm" in capsys.readouterr().err
+
+
+def test_all_episodes_have_the_depth_that_the_start_knows(
+    start, small_patients, tmp_path, monkeypatch, differing_rewards
+):
+    other, depths = with_depth(start, tmp_path / "other", 77.0), []
+    reset = CArmNavEnv.reset
+
+    def noted(self, **options):
+        depths.append(self.isocenter_depth_mm)
+        return reset(self, **options)
+
+    monkeypatch.setattr(CArmNavEnv, "reset", noted)
+    words = ["--isocenter_depth_mm", 77, "--max_steps", 1, "--eval_every", 1, "--eval_episodes", 2]
+    words += ["--perception_every", 1, "--perception_states", 16, "--test_episodes", 2]
+    assert run(other, tmp_path / "out", small_patients, *words) == 0
+    assert set(depths) == {77.0} and len(depths) > 20
+    line = json.loads((tmp_path / "out" / "comparison" / "start" / "episodes.jsonl").read_text().splitlines()[0])
+    assert line["isocenter_depth_mm"] == 77
 
 
 SCRIPT = """

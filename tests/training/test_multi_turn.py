@@ -22,9 +22,11 @@ from policies.embedded_vlm import CHAT_TEMPLATE  # noqa: E402
 from policies.local_model import LocalModel  # noqa: E402
 from policies.model_loading import load_model, load_processor  # noqa: E402
 from training._support.episode_budget import EpisodeBudget, episode_budget  # noqa: E402
+from training._support.episode_mode import EpisodeArguments, make_episode_trainer  # noqa: E402
 from training._support.episode_prompts import PromptEncoder, with_tool_turns  # noqa: E402
 from training._support.episode_trainer import EpisodeTrainer, end_tokens, episode_rows, spread  # noqa: E402
 from training._support.multi_turn import EpisodeEnvironment, EpisodeSettings, total_reward  # noqa: E402
+from training.rewards import RewardWeights  # noqa: E402
 
 FAMILIES = {
     "embedded": None, "gemma3": tiny_models.tiny_gemma3, "qwen2_5_vl": tiny_models.tiny_qwen2_5_vl,
@@ -298,6 +300,19 @@ def test_an_invalid_answer_is_answered_with_the_image_and_a_text(settings):
     assert [part["type"] for part in second] == ["image", "text"]
     assert "was not carried out" in second[1]["text"] and environment.invalid == 1 and not environment.outcome
     assert np.array_equal(np.asarray(first[0]["image"]), np.asarray(second[0]["image"]))
+
+
+def test_rollouts_have_the_depth_of_the_arguments(embedded, small_patients, tmp_path):
+    arguments = EpisodeArguments(max_answers=2, max_answer_tokens=300, isocenter_depth_mm=77.0)
+    training = GRPOConfig(
+        output_dir=str(tmp_path), per_device_train_batch_size=4, num_generations=2, max_steps=1, use_cpu=True,
+        bf16=False, report_to="none", max_completion_length=0,
+    )  # fmt: skip
+    trainer = make_episode_trainer(
+        arguments, training, embedded.model, embedded.processor, name="x", style="compact",
+        patients=small_patients[:1], image_size=SIZE, weights=RewardWeights(),
+    )  # fmt: skip
+    assert trainer._settings.make_chat().env.unwrapped.isocenter_depth_mm == 77
 
 
 def test_a_question_costs_an_answer_and_shows_the_same_x_ray(settings):

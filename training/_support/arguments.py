@@ -36,7 +36,18 @@ class DomainArguments:
 
 
 @dataclass(frozen=True)
-class ViewArguments(DomainArguments):
+class DepthArguments(DomainArguments):
+    """Depth of the isocentre, which decides how much of the body the images show.
+
+    Attributes:
+        isocenter_depth_mm: distance of the isocentre from mid-depth of the body towards the source, mm
+    """
+
+    isocenter_depth_mm: float = DEFAULT_ISOCENTER_DEPTH_MM
+
+
+@dataclass(frozen=True)
+class ViewArguments(DepthArguments):
     """Labelled views to train and test on.
 
     Attributes:
@@ -44,7 +55,6 @@ class ViewArguments(DomainArguments):
         train: patients to train on, separated by commas
         test: patients to evaluate on after training, never trained on
         views_per_patient: views of each patient
-        isocenter_depth_mm: distance of the isocentre from mid-depth of the body towards the source, mm
         isocenter_depth_spread_mm: how far the depths of the training views lie from it at most, mm
         workers: processes that render; 0 for one per CPU
     """
@@ -53,7 +63,6 @@ class ViewArguments(DomainArguments):
     train: str = "standard/train"
     test: str = "standard/test"
     views_per_patient: int = 768
-    isocenter_depth_mm: float = DEFAULT_ISOCENTER_DEPTH_MM
     isocenter_depth_spread_mm: float = 0.0
     workers: int = 0
 

@@ -13,7 +13,7 @@ import numpy as np
 from carm_env.envs.navigation import CArmNavEnv
 from carm_env.envs.registration import MAX_EPISODE_STEPS
 from policies.vision_cache import VisionCache
-from training._support.arguments import DomainArguments
+from training._support.arguments import DepthArguments
 from training._support.episode_trainer import EpisodeTrainer, episode_rows
 from training._support.grpo_checks import check_batches, check_images
 from training._support.multi_turn import HISTORIES, EpisodeSettings
@@ -21,7 +21,7 @@ from training.rewards import RewardWeights
 
 
 @dataclass(frozen=True)
-class EpisodeArguments(DomainArguments):
+class EpisodeArguments(DepthArguments):
     """Arguments of the multi-turn mode.
 
     Attributes:
@@ -88,8 +88,9 @@ def make_episode_trainer(
     per_generation = training.steps_per_generation * training.num_iterations
     check_batches(training, per_generation // math.gcd(per_generation, training.gradient_accumulation_steps))
     make_env = partial(
-        CArmNavEnv, patients=list(patients), image_size=image_size, domain_randomization=arguments.domain.chain_settings
-    )
+        CArmNavEnv, patients=list(patients), image_size=image_size,
+        domain_randomization=arguments.domain.chain_settings, isocenter_depth_mm=arguments.isocenter_depth_mm,
+    )  # fmt: skip
     settings = EpisodeSettings(
         make_env, weights, style, arguments.history, arguments.max_answers, arguments.outcome_only
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from carm_env.geometry import check_image_size
+from carm_env.geometry import check_image_size, check_isocenter_depth
 from carm_env.language.prompts import STYLES
 from carm_env.patients.catalogue import expand_patients
 from carm_env.patients.separation import TRAINED_ON, check_separate, check_trainable
@@ -85,6 +85,7 @@ class GrpoArguments(EpisodeArguments):
         if self.style and self.style not in STYLES:
             raise UnknownNameError("style of prompts", self.style, STYLES)
         check_image_size(self.image_size)
+        check_isocenter_depth(self.isocenter_depth_mm)
         _ = self.domain
         for name in ("wrong_stop", "eval_every", "perception_every", "example_episodes", "test_episodes"):
             if getattr(self, name) < 0:

@@ -14,6 +14,7 @@ from carm_env.envs.registration import MAX_EPISODE_STEPS
 from carm_env.evaluation.episodes import EpisodeTask
 from carm_env.evaluation.recipes import Recipe, draw_suite
 from carm_env.evaluation.suite import Suite
+from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM
 from carm_env.language.chat import Message
 from carm_env.patient import Patient
 from training._support.closed_loop import ClosedLoop, RunningEpisode
@@ -48,11 +49,19 @@ class VisitedState:
     truth: Any
 
 
-def uniform_suite(name: str, patients: Mapping[str, Patient], count: int, seed: int, image_size: int) -> Suite:
+def uniform_suite(
+    name: str,
+    patients: Mapping[str, Patient],
+    count: int,
+    seed: int,
+    image_size: int,
+    isocenter_depth_mm: float = DEFAULT_ISOCENTER_DEPTH_MM,
+) -> Suite:
     """Draws episodes uniformly: patient, target and start."""
     recipe = Recipe(1, "Patients, targets and starts drawn uniformly", tuple(patients), False, count, seed)
     suite, _ = draw_suite(name, recipe, patients)
-    return Suite(name, 1, suite.description, MAX_EPISODE_STEPS, suite.episodes, {"image_size": image_size})
+    environment = {"image_size": image_size, "isocenter_depth_mm": isocenter_depth_mm}
+    return Suite(name, 1, suite.description, MAX_EPISODE_STEPS, suite.episodes, environment)
 
 
 @dataclass

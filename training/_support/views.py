@@ -15,7 +15,7 @@ from carm_env.randomization.naming import with_scans
 from carm_env.views.read import ViewArrays, read_description, read_views
 from carm_env.views.sample import ViewOptions
 from carm_env.views.write import write_view_dataset
-from training._support.arguments import NetworkArguments, ViewArguments
+from training._support.arguments import DepthArguments, NetworkArguments, ViewArguments
 
 _SPLITS = ("train", "calibration", "test")
 _HASHED_IMAGES = 64
@@ -80,11 +80,11 @@ def load_views(
     return read_views(folder / name, split, max_views=max_views)
 
 
-def check_depth(arguments: ViewArguments, known_mm: float, what: str) -> None:
+def check_depth(arguments: DepthArguments, known_mm: float, what: str) -> None:
     """Raises ValueError if views or a network are for another depth of the isocentre than the arguments.
 
     Args:
-        arguments: which views.
+        arguments: the depth of the views.
         known_mm: depth of the isocentre of the views or the network, mm.
         what: what they are, for the message.
     """
@@ -95,11 +95,11 @@ def check_depth(arguments: ViewArguments, known_mm: float, what: str) -> None:
         )
 
 
-def check_model_depth(arguments: ViewArguments, model: Any, name: str) -> None:
+def check_model_depth(arguments: DepthArguments, model: Any, name: str) -> None:
     """Raises ValueError if the vision tower of an embedded model knows another depth of the isocentre.
 
     Args:
-        arguments: which views.
+        arguments: the depth of the views.
         model: a language model; one of another class knows no particular depth.
         name: its name, for the message.
     """
