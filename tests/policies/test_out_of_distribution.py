@@ -60,7 +60,7 @@ def detector():
 
 
 def test_the_detector_that_ships_fits_the_networks_that_ship(detector):
-    assert sum(file.stat().st_size for file in (SHIPPED / KIND).iterdir()) < 500_000
+    assert sum(file.stat().st_size for file in (SHIPPED / KIND).iterdir()) < 700_000
     assert detector.threshold(0.05) < detector.threshold(0.01)
 
 
@@ -99,7 +99,7 @@ def test_missing_tensors_are_named(tmp_path):
     shutil.copytree(SHIPPED / KIND, tmp_path / KIND)
     tensors = load_file(tmp_path / KIND / "model.safetensors")
     save_file({**tensors, "std": tensors["std"][:5].clone()}, tmp_path / KIND / "model.safetensors")
-    with pytest.raises(CheckpointError, match="384 features need"):
+    with pytest.raises(CheckpointError, match="576 features need"):
         OutOfDistributionDetector(tmp_path / KIND)
     del tensors["whitening"]
     save_file(tensors, tmp_path / KIND / "model.safetensors")

@@ -34,6 +34,16 @@ class _Detector:
         return 1.0
 
 
+class _DetectorOfDarkImages(_Detector):
+    """Dark images alone are familiar."""
+
+    def score(self, images):
+        return np.array([2.0 * (image.mean() > 127.5) for image in images])
+
+    def p_value(self, scores):
+        return np.where(np.asarray(scores) > 1, 0.02, 0.5)
+
+
 class _Localizer:
     def closest(self, images):
         return np.tile([14, 12, 13], (len(images), 1))
@@ -64,6 +74,16 @@ def results(out):
 
 def digest(*paths):
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+
+
+def test_an_image_whose_negative_is_familiar_is_not_guessed_and_invert_is_named(tmp_path, monkeypatch):
+    examiner = ImageExaminer(_Localizer(), _DetectorOfDarkImages(), 0.05)
+    monkeypatch.setattr(command, "_make_examiner", lambda arguments: examiner)
+    Image.fromarray(255 - GREY // 2).save(tmp_path / "negative.png")
+    assert localize(tmp_path / "negative.png", "--out", tmp_path / "out") == 1
+    record = results(tmp_path / "out")[1]["images"][0]
+    assert record["status"] == "out_of_distribution" and "--invert" in record["reason"] and not record["guess"]
+    assert localize(tmp_path / "negative.png", "--out", tmp_path / "out", "--invert") == 0
 
 
 def test_images_in_the_output_folder_are_examined_and_kept(tmp_path):
