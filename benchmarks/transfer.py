@@ -59,7 +59,7 @@ class Arguments:
         json: file for the results.
     """
 
-    policies: PolicyNames = ("oracle", "conformal", "ppo", "maskable_ppo", "cnn", "mllm", "mllm_grpo", "atlas")
+    policies: PolicyNames = ("oracle", "conformal", "ppo", "maskable_ppo", "cnn", "mllm", "atlas")
     groups: tuple[str, ...] = ()
     suite: str = "uniform"
     episodes: int | None = None

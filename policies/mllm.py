@@ -27,14 +27,30 @@ KIND, GRPO_KIND = "mllm", "mllm_grpo"
 
 
 def make_chat_model(specification: ModelSpecification, shipped: str = KIND) -> ChatModel:
-    """Makes a `ServedModel` for a specification with a URL, and a `LocalModel` otherwise; by default one that ships."""
+    """Makes a `ServedModel` for a specification with a URL, and a `LocalModel` otherwise.
+
+    Args:
+        specification: the model; without a name, the weights of the policy that ship.
+        shipped: name of the policy.
+
+    Raises:
+        FileNotFoundError: the specification has no name, and no weights of the policy ship.
+    """
     if specification.is_served:
         return ServedModel(specification)
     # Imported here: a served model needs no torch.
     from policies.checkpoint import SHIPPED
     from policies.local_model import LocalModel
 
-    return LocalModel(specification if specification.name else specification.changed({"name": str(SHIPPED / shipped)}))
+    if specification.name:
+        return LocalModel(specification)
+    folder = SHIPPED / shipped
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"no weights of {shipped} ship with this version: train them with `python training/grpo.py`, and give "
+            f"their folder: {shipped}:FOLDER."
+        )
+    return LocalModel(specification.changed({"name": str(folder)}))
 
 
 class MllmPolicy(ChatPolicy):
@@ -61,7 +77,7 @@ class MllmPolicy(ChatPolicy):
 
 
 class MllmGrpoPolicy(MllmPolicy):
-    """`MllmPolicy` with the weights that ship from `training/grpo.py` as its default."""
+    """`MllmPolicy` for models of `training/grpo.py`; no such weights ship with this version."""
 
     @staticmethod
     def make_model(specification: ModelSpecification) -> ChatModel:

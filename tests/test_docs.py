@@ -231,9 +231,8 @@ def test_every_command_is_documented():
 
 RESULTS = ROOT / "benchmarks" / "results"
 COLUMNS = (
-    ("2026-11-29/leaderboard.json", "paper-routes"),
-    ("2026-11-29/leaderboard.json", "uniform"),
-    ("2026-11-27/leaderboard_openkbp.json", "uniform-custom"),
+    ("2026-11-30/leaderboard.json", "paper-routes"),
+    ("2026-11-30/leaderboard.json", "uniform"),
 )
 PRIVILEGED = {"oracle", "atlas"}
 
@@ -261,7 +260,7 @@ def test_leaderboard_of_the_readme_equals_the_result_files(column, file, suite):
     assert {policy for policy, cell in cells.items() if cell.startswith("**")} == tied
 
 
-TRANSFER = RESULTS / "2026-11-29" / "transfer.json"
+TRANSFER = RESULTS / "2026-11-30" / "transfer.json"
 
 
 def test_the_table_from_virtual_to_real_equals_the_result_file():
