@@ -105,7 +105,6 @@ class RlArguments(DomainArguments):
     """
 
     algo: str = "ppo"
-    domain_randomization: float = 0.5
     patients: tuple[str, ...] = ("diverse/calibration",)
     eval_patients: tuple[str, ...] = ("standard/calibration",)
     eval_episodes: int = 100

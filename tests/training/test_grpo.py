@@ -220,7 +220,7 @@ def test_two_processes_have_the_loss_of_one_with_the_doubled_batch(start, small_
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script),
          *words(tmp_path / "two", 8)],
-        env=environment, capture_output=True, text=True, timeout=300,
+        env=environment, capture_output=True, text=True, encoding="utf-8", timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (

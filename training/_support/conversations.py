@@ -355,7 +355,7 @@ def bounding_box(pixel: NDArray[np.floating], size: int) -> tuple[int, int, int,
         size: side of the image, pixels.
 
     >>> bounding_box(np.array([63.5, 0.0]), 128)
-    (306, 0, 694, 198)
+    (347, 0, 653, 157)
     """
     middle = (np.asarray(pixel, float) + 0.5) / size
     half = 0.5 * _BOX_MM / DEFAULT_GEOMETRY.field_of_view_at_mm(DEFAULT_ISOCENTER_DEPTH_MM)

@@ -11,6 +11,7 @@ from PIL import Image
 from carm_env.cli import COMMANDS, main
 from carm_env.cli.render import Arguments
 from carm_env.envs.scene import load_scene
+from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM
 from carm_env.system.errors import BackendError
 from carm_env.xray.settings import XRaySettings
 
@@ -107,7 +108,9 @@ def test_a_landmark_is_in_the_middle_from_every_angle(tmp_path, capsys):
     point = load_scene("virtual:0").patient.landmarks_lps_mm[1]
     out = str(tmp_path / "x.png")
     assert main(["render", "--landmark", "skull", "--alpha", "90", "--size", "64", "--out", out]) == 0
-    assert "x {:.1f}, y {:.1f}, z {:.1f} mm".format(*point) in capsys.readouterr().out
+    # The isocentre lies in front of the landmark, towards the source: on the left of the patient.
+    in_front = point + [DEFAULT_ISOCENTER_DEPTH_MM, 0, 0]
+    assert "x {:.1f}, y {:.1f}, z {:.1f} mm".format(*in_front) in capsys.readouterr().out
 
 
 def test_render_takes_millimetres_and_angles(tmp_path):
