@@ -3,8 +3,9 @@
     python training/out_of_distribution.py --domain-randomization 0.3
     python training/out_of_distribution.py --backbone runs/conformal/checkpoint --output-dir runs/out_of_distribution
 
-Run it whenever `conformal` was trained again. Mean and covariance are fitted to views of the patients of ``--train``. For
-networks that know inverted and collimated images, too, a part of these views is randomised (``--domain-randomization``).
+Run it whenever `conformal` was trained again. Mean and covariance are fitted to views of the patients of ``--train``.
+For networks that know inverted and collimated images, too, a part of these views is randomised
+(``--domain-randomization``).
 The calibration scores of each of these patients come from mean and covariance of the others (cross-conformal
 prediction, Vovk: Annals of Mathematics and Artificial Intelligence, 2015). The networks were trained on none of these
 patients, because their features of new patients spread more. Views of the patients of ``--test`` give the rate of false
