@@ -20,12 +20,20 @@ _HEAD_RADII_MM = (12.0, 34.0)
 _HEAD_MM = 46.0
 """Diameter of the humeral head."""
 _CORE = 0.85
-_BODY_CORE = 0.5
+_BODY_CORE = 0.7
+"""Depth of the core of a vertebral body, in radii of the largest ball in it. Above 0.75 the core of T1 in slices of
+5 mm falls into a left and a right part; below 0.7 it often reaches into the pedicles. The centre is weighted by the
+depth above this limit, so that a narrow bridge to a pedicle, as in voxels of 1 mm, counts little."""
+_VENTRAL_SHARE = 0.5
+"""Ventral share of a vertebra's depth. It holds the whole body and no lamina, transverse or spinous process."""
+_BODY_GRID_MM = 1.25
+"""Largest voxel edge with which the depth inside a vertebra is measured."""
 _LEAST_BODY = 0.75
 """Least share of a vertebral body, compared with its neighbour, from which its centre is derived."""
-_BODY_STD_MM, _COARSE_BODY_STD_MM = 4.0, 10.0
-"""Standard deviation of the rule of a vertebral body, and that in a vertebra whose largest ball has a radius of fewer
-than two voxels: a small vertebra, such as T1, and its arch are one piece then."""
+_BODY_STD_MM, _COARSE_BODY_STD_MM, _UNRESOLVED_BODY_STD_MM = 4.0, 6.0, 15.0
+"""Standard deviation of the rule of a vertebral body; where the radius of its largest ball is at most two voxel edges,
+as that of T1 in slices of 5 mm; and where the radius is at most one voxel edge in the axial plane, so that body and
+pedicles cannot be told apart."""
 _TIP_MM = 40.0
 
 
@@ -135,15 +143,31 @@ def lowest_point(structure: Structure) -> NDArray[np.float64]:
     return point
 
 
+@dataclass(frozen=True, eq=False)
+class _Body:
+    """A vertebral body.
+
+    Attributes:
+        centre_lps_mm: ``(3,)``.
+        radius_mm: radius of the largest ball in it.
+        volume_mm3: volume of its part in the volume.
+        cut: whether the lower or the upper border of the volume cuts it.
+    """
+
+    centre_lps_mm: NDArray[np.float64]
+    radius_mm: float
+    volume_mm3: float
+    cut: bool
+
+
 def vertebral_body(masks: LabelMasks, name: str, neighbours: tuple[str, ...]) -> Estimate:
-    """Returns the centre of a vertebral body: of the core of the vertebra, its thickest part."""
+    """Returns the centre of a vertebral body: of the core of the vertebra, the thickest part of its ventral half."""
     vertebra = masks.structure(name)
-    core, body, radius = _body(vertebra)
-    centre = vertebra.lps(np.argwhere(core).mean(0))
-    share = 1.0
-    borders = [body[:, :, 0].any() and vertebra.cut[0, 2], body[:, :, -1].any() and vertebra.cut[1, 2]]
-    if any(borders):
-        sizes = []
+    body = _find_body(vertebra)
+    basis = "centre of the vertebral body"
+    missing = 0.0
+    if body.cut:
+        volumes = []
         for neighbour in neighbours:
             try:
                 other = masks.structure(neighbour)
@@ -151,25 +175,37 @@ def vertebral_body(masks: LabelMasks, name: str, neighbours: tuple[str, ...]) ->
                 continue
             # A neighbour that is cut itself says nothing.
             if not other.cut[:, 2].any():
-                sizes.append(float(np.count_nonzero(_body(other)[1])))
-        share = float(np.count_nonzero(body)) / float(np.mean(sizes)) if sizes else 0.0
+                volumes.append(_find_body(other).volume_mm3)
+        share = min(body.volume_mm3 / float(np.mean(volumes)), 1.0) if volumes else 0.0
         if share < _LEAST_BODY:
             raise AbsentError(f"the body of {name} is cut by the border of the volume")
-    missing = max(0.0, 1.0 - share)
-    basis = "centre of the vertebral body"
-    if any(borders):
-        basis += f", of which {100 * min(share, 1.0):.0f} % are in the volume"
-    base_mm = _BODY_STD_MM if radius > 2 * vertebra.spacing_mm.max() else _COARSE_BODY_STD_MM
-    return estimate(centre, base_mm + missing * radius, vertebra, basis)
+        missing = 1.0 - share
+        basis += f", of which {100 * share:.0f} % are in the volume"
+    return estimate(body.centre_lps_mm, _body_std_mm(vertebra, body) + missing * body.radius_mm, vertebra, basis)
 
 
-def _body(vertebra: Structure) -> tuple[NDArray[np.bool_], NDArray[np.bool_], float]:
-    """Returns the core of a vertebral body, the body, and the radius of the largest ball in it, mm."""
+def _body_std_mm(vertebra: Structure, body: _Body) -> float:
+    """Returns the standard deviation of the rule of a vertebral body, which depends on how many voxels resolve it."""
+    if body.radius_mm <= vertebra.spacing_mm[:2].max():
+        return _UNRESOLVED_BODY_STD_MM
+    return _BODY_STD_MM if body.radius_mm > 2 * vertebra.spacing_mm.max() else _COARSE_BODY_STD_MM
+
+
+def _find_body(vertebra: Structure) -> _Body:
+    """Finds the body of a vertebra: the ventral component of the vertebra's core with what is near to it."""
     from scipy import ndimage
 
-    depth = vertebra.padded_depth()
-    radius = float(depth.max())
+    fine = vertebra.refined(_BODY_GRID_MM)
+    depth = fine.padded_depth()
+    ventral = slice(0, int(np.ceil(_VENTRAL_SHARE * depth.shape[1])))
+    radius = float(depth[:, ventral].max())
     labels, _ = ndimage.label(depth > _BODY_CORE * radius)
-    core = labels == labels[np.unravel_index(int(depth.argmax()), depth.shape)]
-    reach = ndimage.distance_transform_edt(~core, sampling=vertebra.spacing_mm)
-    return core, vertebra.mask & (reach <= _BODY_CORE * radius + vertebra.spacing_mm.max()), radius
+    sizes = np.bincount(labels[:, ventral].ravel())
+    sizes[0] = 0
+    core = labels == sizes.argmax()
+    reach = ndimage.distance_transform_edt(~core, sampling=fine.spacing_mm)
+    body = fine.mask & (reach <= _BODY_CORE * radius + fine.spacing_mm.max())
+    cut = (body[:, :, 0].any() and fine.cut[0, 2]) or (body[:, :, -1].any() and fine.cut[1, 2])
+    volume_mm3 = float(np.count_nonzero(body) * fine.spacing_mm.prod())
+    centre = np.average(np.argwhere(core), axis=0, weights=depth[core] - _BODY_CORE * radius)
+    return _Body(fine.lps(centre), radius, volume_mm3, bool(cut))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +79,19 @@ class Structure:
     def points(self) -> NDArray[np.float64]:
         """Returns the voxel centres ``(n, 3)``, LPS mm."""
         return self.lps(np.argwhere(self.mask))
+
+    def refined(self, edge_mm: float) -> Structure:
+        """Returns the structure with voxel edges of at most `edge_mm`, its mask interpolated linearly."""
+        from scipy import ndimage
+
+        factors = np.ceil(self.spacing_mm / edge_mm).astype(int)
+        if (factors == 1).all():
+            return self
+        filled = ndimage.zoom(self.mask.astype(np.float32), factors, order=1, mode="nearest", grid_mode=True)
+        spacing = self.spacing_mm / factors
+        return replace(
+            self, mask=filled > 0.5, first_mm=self.first_mm - (self.spacing_mm - spacing) / 2, spacing_mm=spacing
+        )
 
     def padded_depth(self) -> NDArray[np.float64]:
         """Returns the distance of each voxel from the surface, mm; a border of the volume is not a surface."""

@@ -132,6 +132,19 @@ def make_labelled(parameters: PatientParameters, offset_mm: float = 0.0) -> Labe
     return Labelled(labels, low, np.full(3, STEP_MM), exact)
 
 
+def make_spine(parameters: PatientParameters, step_mm: float = STEP_MM) -> Labelled:
+    """The label map of the vertebrae T1 to T12 that `MESHES` names, with voxels of `step_mm`."""
+    body = pose_body(parameters)
+    centres = {number: modelled_vertebrae(body)[thoracic(number)].centre_mm for number in (1, 12)}
+    low = np.minimum(centres[1], centres[12]) - _VERTEBRA_REACH_MM
+    high = np.maximum(centres[1], centres[12]) + _VERTEBRA_REACH_MM
+    count = np.ceil((high - low) / step_mm).astype(int)
+    lattice = Lattice(low, step_mm, (int(count[0]), int(count[1]), int(count[2])))
+    labels = np.zeros(lattice.shape, np.int16)
+    _label_vertebrae(labels, body, lattice)
+    return Labelled(labels, low, np.full(3, step_mm), {10: centres[1], 14: centres[12]})
+
+
 def _label_vertebrae(labels: NDArray[np.int16], body: Body, lattice: Lattice) -> None:
     vertebrae = modelled_vertebrae(body)
     for name, mesh in MESHES.items():

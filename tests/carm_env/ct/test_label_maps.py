@@ -35,7 +35,8 @@ WITHIN_MM = {
     "Skull": 6.0,
     "humeral head": 6.0,
     "inferior angle": 10.0,
-    "T1": 10.0,
+    "T12": 3.0,
+    "T1": 6.0,
     "Carina": 10.0,
     "hemidiaphragm": 10.0,
 }
@@ -62,11 +63,7 @@ def derive(labelled, folder):
 
 
 def check(derived, exact, expected=frozenset({1, 2, 3, 4, 5, 10, 11, 12, 13, 14})):
-    """Every expected landmark is there, none is far from the truth, and none is farther than its own claim allows.
-
-    Known defect: in coarse maps the rule of a vertebral body can take the arch or a transverse process of T1 for its
-    body, which is 26 mm off for seed 3 and 41 mm for seed 4. There its claim is 10 mm, and no limit holds.
-    """
+    """Every expected landmark is there, none is far from the truth, and none is farther than its own claim allows."""
     assert set(derived.points_lps_mm) == set(expected), derived.absent
     for key, point in derived.points_lps_mm.items():
         name = landmark(key).name
@@ -77,17 +74,13 @@ def check(derived, exact, expected=frozenset({1, 2, 3, 4, 5, 10, 11, 12, 13, 14}
 
 
 def test_the_landmarks_of_a_drawn_person_follow_the_rules_for_label_maps(tmp_path):
-    """The rule of a vertebral body is drawn towards the arch of T1, by 8 mm dorsally and 5 mm cranially."""
     labelled = label_phantoms.make_labelled(PatientParameters(seed=3))
     derived = derive(labelled, tmp_path)
-    limits = {"humeral head": 5.0, "T12": 4.0, "T1": 10.0, "Carina": 3.0, "inferior angle": 5.0}
+    limits = {"humeral head": 5.0, "T12": 2.0, "T1": 2.0, "Carina": 3.0, "inferior angle": 5.0}
     for name in ("T1", "Carina", "T12", "Right humeral head", "Left scapular inferior angle"):
         key = landmark(name).id
         limit = limits.get(name) or next(value for part, value in limits.items() if part in name)
-        error = derived.points_lps_mm[key] - labelled.exact_mm[key]
-        assert np.linalg.norm(error) < limit, name
-        # A frontal view does not show the depth.
-        assert np.hypot(error[0], error[2]) < min(limit, 6.0), name
+        assert np.linalg.norm(derived.points_lps_mm[key] - labelled.exact_mm[key]) < limit, name
 
 
 GRIDS = {
