@@ -6,12 +6,12 @@
 
 The clinician (`carm_env.evaluation.assistance`) objects to wrong declarations, advises after two moves away from the
 target, and answers questions, with at most ``--sentences`` sentences in an episode. The success is given for every
-limit from 0 to that number. With the limit 0 there is no help, and a policy that asks hands back.
+limit from 0 to that number. At a limit of 0 the clinician says nothing, and a policy that asks hands back.
 
 With ``--review-rate`` the clinician also objects to moves that name a wrong closest landmark. With ``--wish-rate`` it
 wishes to see another target in this share of the episodes, after one to three moves; an episode that ends before has no
 wish. A wish is part of the task and no help: it comes with every limit, and in the episode by hand. The success then
-refers to the last target; ``success_after_wish`` is that of the episodes with a wish.
+refers to the last target; ``success_after_wish`` is the success rate of the episodes with a wish.
 
 ``rescued`` is the share of failures without a clinician that become successes, ``harmed`` the share of successes that
 become failures. Driven by hand, by an operator who knows the anatomy, the episode takes one command for each move and

@@ -57,7 +57,7 @@ class Arguments:
     """Arguments of this script.
 
     Attributes:
-        policy: mllm or mllm_grpo, or mllm:MODEL.
+        policy: mllm, mllm:MODEL or mllm_grpo:MODEL.
         patients: names of patients, or COHORT/SPLIT.
         isocenter_depth_mm: depth of the isocentre in the views, mm.
         seed: seed of the views and of the clinician's words; training uses 0.

@@ -2,7 +2,7 @@
 
     python benchmarks/localization.py --policy cnn --json l.json
     python benchmarks/localization.py --policy cnn:runs/cnn/checkpoint --patients my-ct --out runs/static
-    python benchmarks/localization.py --policy mllm_grpo --baseline mllm
+    python benchmarks/localization.py --policy mllm_grpo:runs/grpo --baseline mllm
 
 Views over the whole workspace give P@K, R@K, H@K and the share of exact closest landmarks; views with a landmark within
 5 mm of the centre give the centred H@1 and H@2. For a language model also: the share of answers that cannot be parsed
@@ -45,7 +45,7 @@ class Arguments:
     """Arguments of this script.
 
     Attributes:
-        policy: cnn, conformal, mllm or mllm_grpo; with :CHECKPOINT for other weights.
+        policy: cnn, conformal or mllm; with :CHECKPOINT for other weights; or mllm_grpo:CHECKPOINT.
         baseline: another localiser, to which it is compared on the same views.
         patients: names of patients, or COHORT/SPLIT.
         views: views over the workspace per patient; the paper uses 1024.

@@ -1,4 +1,4 @@
-"""Measure how well classifiers tell DRRs of real CTs from those of virtual patients.
+"""Measure how well classifiers separate DRRs of real CTs and of virtual patients.
 
     python benchmarks/realism.py --json r.json --plot r.png --sheet s.png
     python benchmarks/realism.py --compare before.json --json after.json
@@ -46,7 +46,7 @@ class Arguments:
     Attributes:
         real: CTs of people, installed by name.
         raised: CTs whose arms are raised; the arms of others are at the sides.
-        people: virtual patients, for each pose of the arms at least two; a CT is compared with those of its pose.
+        people: virtual patients, at least two for each pose of the arms; a CT is compared with patients of its pose.
         views: views of each CT. Each virtual patient is seen at a share of the positions, so that half of them have as
             many views as the CT.
         size: side of the images in pixels.
@@ -135,7 +135,7 @@ def earlier_report(path: Path, settings: Mapping[str, Any]) -> str:
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: it holds no results of this script, or those of other settings.
+        ValueError: it holds no results of this script, or results of other settings.
     """
     found = read_json_mapping(path)
     try:

@@ -16,7 +16,7 @@ _MAX_BYTES = 4 << 20
 _MAX_NAME = 200
 _MAX_WEIGHTS = 1 << 26
 _MAX_RADIUS = 1e6
-_MAX_ERROR_FLOOR_MM = 1e3
+MAX_ERROR_FLOOR_MM = 1e3
 
 
 class CheckpointError(CArmEnvError, ValueError):
@@ -104,8 +104,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "masked": (lambda value: isinstance(value, bool), "true or false"),
     "shipped_eye": _NAME,
     "error_floor_mm": (
-        lambda value: _is_number(value, 0, _MAX_ERROR_FLOOR_MM),
-        f"a length from 0 to {_MAX_ERROR_FLOOR_MM:g} mm",
+        lambda value: _is_number(value, 0, MAX_ERROR_FLOOR_MM),
+        f"a length from 0 to {MAX_ERROR_FLOOR_MM:g} mm",
     ),
     "isocenter_depth_mm": (
         lambda value: _is_number(value, -MAX_ISOCENTER_DEPTH_MM, MAX_ISOCENTER_DEPTH_MM),

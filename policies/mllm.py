@@ -100,7 +100,7 @@ class MllmLocalizer:
     Args:
         model: see `MllmPolicy`.
         reading: ``strict``, or ``lenient`` to evaluate models that were not trained on this form of answer.
-        shipped: the model that ships to take without a `model`: ``mllm`` or ``mllm_grpo``.
+        shipped: the policy whose shipped weights are taken without a `model`.
         **settings: settings of `ModelSpecification`; they override the settings in `model`.
 
     Attributes:

@@ -40,6 +40,7 @@ KIND = "out_of_distribution"
 FALSE_ALARM_RATE = 0.05
 """Largest p-value of an image that counts as out of distribution, unless another rate is asked for."""
 _STAGES = 2
+"""Last stages of the network whose maps give the features."""
 _SMALLEST_STD = 1e-3
 
 

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from carm_env.system.extras import optional_imports
 from carm_env.views.read import ViewArrays
 from policies.checkpoint import fill_network, fingerprint, load_checkpoint, save_checkpoint
+from policies.checkpoint_config import MAX_ERROR_FLOOR_MM
 from policies.conformal import KIND, DisplacementRegressor, ensemble_prediction, member_tensors
 from policies.networks import DisplacementNetwork, find_architecture, with_local_contrast
 from policies.regions import LEVELS, Prediction, calibrate, levels_for_new_patients, nonconformity
@@ -74,9 +75,10 @@ class ConformalArguments(NetworkArguments):
             raise ValueError(f"members is {self.members}, expected at least 1, or 0 with --init-members.")
         if self.warm_start_first < 0:
             raise ValueError(f"warm_start_first is {self.warm_start_first}, expected 0 or more.")
-        for name in ("consistency", "error_floor_mm"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more.")
+        if not self.consistency >= 0:
+            raise ValueError(f"consistency is {self.consistency}, expected 0 or more.")
+        if not 0 <= self.error_floor_mm <= MAX_ERROR_FLOOR_MM:
+            raise ValueError(f"error_floor_mm is {self.error_floor_mm}, expected 0 to {MAX_ERROR_FLOOR_MM:g} mm.")
         folders = [("warm_start", self.warm_start), *(("init_members", folder) for folder in self.init_folders)]
         for name, folder in folders:
             if folder and Path(folder).resolve() == (Path(self.output_dir) / "checkpoint").resolve():

@@ -25,7 +25,7 @@ class ImageCollection:
     Attributes:
         images: ``(n, s, s)`` before the histograms are matched.
         groups: groups of images by kind, `REAL` and `VIRTUAL`.
-        position: ``(n,)`` number of the position of each image among those of its CT.
+        position: ``(n,)`` index of the position of each image; positions are numbered from 0 in each CT.
         axis: landmarks between which the views of each CT lie.
         mid_depth_pixel_mm: side of a pixel at mid-depth.
     """
@@ -57,7 +57,7 @@ def collect(
     Args:
         real: CTs of people, installed by name.
         raised: CTs whose arms are raised; the arms of others are at the sides.
-        people: virtual patients; a CT is compared with those of its pose.
+        people: virtual patients; a CT is compared with the patients of its pose.
         views: views of each CT. Each virtual patient is seen at a share of the positions.
         size: side of the images in pixels.
         isocenter_depth_mm: depth of the isocentre (`carm_env.geometry.check_isocenter_depth`).

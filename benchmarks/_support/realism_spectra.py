@@ -40,7 +40,7 @@ def spectra(collection: ImageCollection) -> dict[str, dict[str, Any]]:
 
 
 def band_ratios(part: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Returns the power of the virtual patients relative to that of the CTs in each band of `BANDS_PER_MM`."""
+    """Returns the ratio of power, virtual patients to real CTs, in each band of `BANDS_PER_MM`."""
     frequency = np.array(part["per_mm"])
     bands = [(frequency > low) & (frequency <= high) for low, high in pairwise(BANDS_PER_MM)]
     power = {

@@ -172,6 +172,13 @@ def test_bad_arguments_are_one_line(quick, tmp_path, given, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("given", ["-1", "nan", "inf", "2000"])
+def test_an_error_floor_that_no_checkpoint_can_state_is_refused_before_the_training(quick, tmp_path, given, capsys):
+    assert conformal.main([*quick, "--output_dir", str(tmp_path / "x"), "--error-floor-mm", given]) == 2
+    assert "expected 0 to 1000 mm" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_loss_that_is_not_finite_stops_the_training(quick, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", lambda outputs, wanted: outputs.sum() * float("nan"))
     assert cnn.main([*quick, "--output_dir", str(tmp_path / "x"), "--epochs", "1"]) == 2

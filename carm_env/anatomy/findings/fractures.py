@@ -12,7 +12,7 @@ from carm_env.anatomy.skeleton.model import SIDE_SIGN
 _BELOW_CARINA_MM = 55.0
 """Height of the break: over the lung, where the diaphragm does not hide it."""
 _BREAK = 0.86
-"""Distance of the break from the midline, relative to that of the most lateral point of the rib."""
+"""Distance of the break from the midline, as a share of the distance of the most lateral point of the rib."""
 _DISPLACEMENT_MM = 12.0
 _NEIGHBOURHOOD_MM = 22.0
 

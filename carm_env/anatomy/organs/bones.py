@@ -32,10 +32,10 @@ class GradedStyle(BoneStyle):
     """Tissue parameters of a kind of bone.
 
     Attributes:
-        ends_mm: thickness of the cortex at the proximal and at the distal joint; `cortex_mm` is that of the middle of a
-            shaft. None for a cortex of one thickness.
+        ends_mm: thickness of the cortex at the proximal and at the distal joint; `cortex_mm` is the thickness in the
+            middle of a shaft. None for a cortex of one thickness.
         ends_hu: HU of the cortex at both joints.
-        distal_core_hu: mean HU of trabecular bone at the distal joint; `core_hu` is that at the proximal one.
+        distal_core_hu: mean HU of trabecular bone at the distal joint; `core_hu` is the mean at the proximal joint.
         subchondral_hu: HU that trabecular bone has in excess below its surface.
         gradient_mm: depth at which that excess has fallen to 37 %.
         canal_hu: HU of the medullary canal in the middle of a shaft; None for a bone without one.

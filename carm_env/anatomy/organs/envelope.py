@@ -47,7 +47,7 @@ _CREASE_MM, _ARMPIT_BLEND_MM = 5.0, 9.0
 """Width over which the crease between arm and trunk is rounded, and the additional width above the armpit: the skin
 folds in front of and behind the axilla."""
 _CLEFT_HALF_MM, _CLEFT_MM = 3.4, 22.0
-"""Half the width, and the depth, of the cleft between the skin of the arm and that of the trunk."""
+"""Half the width, and the depth, of the cleft between arm and trunk."""
 
 
 @dataclass(frozen=True, eq=False)
