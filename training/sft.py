@@ -105,7 +105,7 @@ class SftArguments(ViewArguments):
         for name in ("examples", "test_views"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more.")
-        _ = self.domain
+        self.view_options("train", 128)
         for name in ("transcript_share", "question_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1.")

@@ -38,6 +38,9 @@ from carm_env.xray.settings import XRaySettings
 PAPER_VIEWS_PER_PATIENT = 1024
 AUGMENTATIONS = ("noise", "window", "collimation", "dose", "domain")
 _MAX_ROUNDS = 60
+_NEAR_MM = 75.0
+"""Views around a landmark are centred closer to it than this: it is in the image."""
+_MAX_NEAR_DRAWS = 40
 _MAS = (0.1, 2.0)
 _COLLIMATION = (0.6, 1.0)
 _GAMMA = (0.55, 1.1)
@@ -60,6 +63,9 @@ class ViewOptions:
         isocenter_depth_mm: depth of the isocentre (`carm_env.geometry.check_isocenter_depth`).
         isocenter_depth_spread_mm: the depth of each view is drawn uniformly from ``isocenter_depth_mm`` minus to plus
             this; 0 for one depth. No two patients lie at the same height under a C-arm.
+        near_share: share of the views that are drawn around `near_landmarks`, 0 to 1: small landmarks, which decide
+            where to stop, fill a few percent of a workspace only.
+        near_landmarks: ids of these landmarks; where a patient has none of them, no views are drawn around landmarks.
         domain_severity: severity of ``domain``, 0 to 1.
         domain_groups: groups of ``domain``, of `carm_env.randomization.draw.CHAIN_GROUPS`.
 
@@ -75,6 +81,8 @@ class ViewOptions:
     seed: int = 0
     isocenter_depth_mm: float = DEFAULT_ISOCENTER_DEPTH_MM
     isocenter_depth_spread_mm: float = 0.0
+    near_share: float = 0.0
+    near_landmarks: tuple[int, ...] = ()
     domain_severity: float = 1.0
     domain_groups: tuple[str, ...] = CHAIN_GROUPS
 
@@ -83,6 +91,12 @@ class ViewOptions:
         if finite_number("isocenter_depth_spread_mm", self.isocenter_depth_spread_mm) < 0:
             raise ValueError(f"isocenter_depth_spread_mm is {self.isocenter_depth_spread_mm}, expected 0 or more.")
         check_isocenter_depth(abs(self.isocenter_depth_mm) + self.isocenter_depth_spread_mm)
+        if not 0 <= finite_number("near_share", self.near_share) <= 1:
+            raise ValueError(f"near_share is {self.near_share}, expected 0 to 1.")
+        near = tuple(landmark(key).id for key in self.near_landmarks)
+        object.__setattr__(self, "near_landmarks", near)
+        if self.near_share and not near:
+            raise ValueError(f"near_share is {self.near_share}, but near_landmarks is empty: name landmarks there.")
         for name in self.domain_groups:
             if name not in CHAIN_GROUPS:
                 raise UnknownNameError("group of domain", name, CHAIN_GROUPS)
@@ -101,10 +115,13 @@ class ViewOptions:
         object.__setattr__(self, "augment", tuple(name for name in AUGMENTATIONS if name in self.augment))
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the options as JSON values, without those of ``domain`` and of the depths unless they are drawn."""
+        """Returns the options as JSON values; those of ``domain``, depths and landmarks only if they are used."""
         values = {**asdict(self), "augment": list(self.augment), "domain_groups": list(self.domain_groups)}
+        values["near_landmarks"] = list(self.near_landmarks)
         if not self.isocenter_depth_spread_mm:
             del values["isocenter_depth_spread_mm"]
+        if not self.near_share:
+            del values["near_share"], values["near_landmarks"]
         is_drawn = "domain" in self.augment
         return {name: value for name, value in values.items() if is_drawn or not name.startswith("domain_")}
 
@@ -180,6 +197,25 @@ def draw_isocenters(patient: Patient, count: int, seed: int) -> NDArray[np.float
     )
 
 
+def _drawn_near(patient: Patient, isocenters: NDArray[np.float64], options: ViewOptions) -> NDArray[np.float64]:
+    """Returns isocentres of which a share is drawn again, uniformly over discs around landmarks."""
+    points = [patient.landmarks_lps_mm[key] for key in options.near_landmarks if key in patient.landmarks_lps_mm]
+    if not points or not options.near_share:
+        return isocenters
+    rng = np.random.default_rng([options.seed, _name_seed(patient.id), 4])
+    low, high = patient.workspace_mm
+    drawn = isocenters.copy()
+    for number in np.flatnonzero(rng.random(len(isocenters)) < options.near_share):
+        for _ in range(_MAX_NEAR_DRAWS):
+            point = points[int(rng.integers(len(points)))]
+            angle, radius = rng.uniform(0, 2 * math.pi), _NEAR_MM * math.sqrt(rng.random())
+            x, z = point[0] + radius * math.cos(angle), point[2] + radius * math.sin(angle)
+            if (low <= (x, z)).all() and ((x, z) <= high).all() and patient.covers(x, z):
+                drawn[number] = x, patient.mid_depth_mm, z
+                break
+    return drawn
+
+
 def _name_seed(name: str) -> int:
     # Every patient has isocentres of its own, whatever the order of rendering.
     return int(content_hash(name)[:8], 16)
@@ -233,7 +269,7 @@ def render_views(patient: PatientName, options: ViewOptions) -> Iterator[View]:
     depths = np.random.default_rng([options.seed, _name_seed(subject.id), 3])
     if not subject.landmarks_lps_mm:
         raise ValueError(f"patient {subject.id} has no landmarks, so its views cannot be labelled.")
-    isocenters = draw_isocenters(subject, options.views_per_patient, options.seed)
+    isocenters = _drawn_near(subject, draw_isocenters(subject, options.views_per_patient, options.seed), options)
     rng = np.random.default_rng([options.seed, _name_seed(subject.id), 1])
     for isocenter in isocenters:
         alpha, beta = rng.uniform(-options.angles_deg, options.angles_deg, 2).tolist()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM
+from carm_env.landmarks import landmark
 from carm_env.randomization.draw import DomainRandomization
 from carm_env.system.errors import UnknownNameError
 from carm_env.views.sample import ViewOptions
@@ -56,6 +57,8 @@ class ViewArguments(DepthArguments):
         test: patients to evaluate on after training, never trained on
         views_per_patient: views of each patient
         isocenter_depth_spread_mm: how far the depths of the training views lie from it at most, mm
+        near_share: share of the training views that are drawn around near_landmarks, 0 to 1
+        near_landmarks: names or ids of these landmarks, separated by commas
         workers: processes that render; 0 for one per CPU
     """
 
@@ -64,7 +67,35 @@ class ViewArguments(DepthArguments):
     test: str = "standard/test"
     views_per_patient: int = 768
     isocenter_depth_spread_mm: float = 0.0
+    near_share: float = 0.0
+    near_landmarks: str = "4,5,6,7,8,9"
     workers: int = 0
+
+    def view_options(self, split: str, size: int) -> ViewOptions:
+        """Returns how the views of a split are sampled; raises ValueError for a wrong value.
+
+        With domain randomisation, the views of the training patients have other X-ray systems; the other splits stay as
+        they are.
+
+        Args:
+            split: ``train``, ``calibration`` or ``test``.
+            size: side of the images, pixels.
+        """
+        options = ViewOptions(self.views_per_patient, size, isocenter_depth_mm=self.isocenter_depth_mm)
+        if split != "train":
+            return options
+        domain = self.domain
+        if domain.severity:
+            augment = ("noise", "domain") if domain.chain_groups else ("noise",)
+            options = replace(
+                options, augment=augment, domain_severity=domain.severity, domain_groups=domain.chain_groups
+            )
+        return replace(
+            options,
+            isocenter_depth_spread_mm=self.isocenter_depth_spread_mm,
+            near_share=self.near_share,
+            near_landmarks=tuple(landmark(name).id for name in self.near_landmarks.split(",") if name),
+        )
 
 
 @dataclass(frozen=True)
@@ -113,10 +144,7 @@ class NetworkArguments(ViewArguments):
 
     def check(self) -> None:
         """Raises ValueError for a wrong value."""
-        _ = self.domain
-        ViewOptions(
-            isocenter_depth_mm=self.isocenter_depth_mm, isocenter_depth_spread_mm=self.isocenter_depth_spread_mm
-        )
+        self.view_options("train", 128)
         if self.architecture not in ARCHITECTURES:
             raise UnknownNameError("architecture", self.architecture, ARCHITECTURES)
         if self.report_to not in REPORTS:

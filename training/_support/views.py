@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from carm_env.patients.catalogue import expand_patients
 from carm_env.patients.separation import TRAINED_ON, check_separate, check_trainable
 from carm_env.randomization.naming import with_scans
 from carm_env.views.read import ViewArrays, read_description, read_views
-from carm_env.views.sample import ViewOptions
 from carm_env.views.write import write_view_dataset
 from training._support.arguments import DepthArguments, NetworkArguments, ViewArguments
 
@@ -60,18 +58,13 @@ def load_views(
     check_separate(splits)
     for key in TRAINED_ON:
         check_trainable(splits.get(key, ()), f"--{key}")
-    options = ViewOptions(
-        views_per_patient=arguments.views_per_patient, size=size, isocenter_depth_mm=arguments.isocenter_depth_mm
-    )
-    name = "views"
-    if split == "train" and domain.severity:
-        splits[split] = tuple(with_scans(splits[split], domain))
-        augment = ("noise", "domain") if domain.chain_groups else ("noise",)
-        options = replace(options, augment=augment, domain_severity=domain.severity, domain_groups=domain.chain_groups)
-        name = "views-domain"
-    if split == "train" and arguments.isocenter_depth_spread_mm:
-        options = replace(options, isocenter_depth_spread_mm=arguments.isocenter_depth_spread_mm)
-        name += "-depths"
+    options, name = arguments.view_options(split, size), "views"
+    if split == "train":
+        if domain.severity:
+            splits[split] = tuple(with_scans(splits[split], domain))
+            name += "-domain"
+        name += "-depths" if options.isocenter_depth_spread_mm else ""
+        name += "-near" if options.near_share else ""
     if max_views and split != "train":
         max_views = min(max_views, arguments.views_per_patient)
     needed = {split: max_views} if max_views else None

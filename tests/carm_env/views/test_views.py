@@ -48,6 +48,39 @@ def test_labels_equal_a_slow_reference(small_patients):
                 assert view.labels.visible[key - 1] == (-0.5 < u < 63.5 and -0.5 < v < 63.5)
 
 
+def test_a_share_of_the_views_is_drawn_around_landmarks(small_patients):
+    plain = list(render_views(small_patients[0], ViewOptions(40, 16)))
+    half = list(render_views(small_patients[0], ViewOptions(40, 16, near_share=0.5, near_landmarks=(10, 11))))
+    again = list(render_views(small_patients[0], ViewOptions(40, 16, near_share=0.5, near_landmarks=(10, 11))))
+
+    def is_near(view):
+        return np.hypot(*view.labels.displacement_mm[[9, 10]].T).min() < 75.5
+
+    moved = [before.pose != after.pose for before, after in zip(plain, half, strict=True)]
+    assert 10 <= sum(moved) <= 30
+    assert all(is_near(view) for view, was_moved in zip(half, moved, strict=True) if was_moved)
+    assert sum(map(is_near, half)) > sum(map(is_near, plain))
+    assert all(
+        one.pose == other.pose and (one.image == other.image).all() for one, other in zip(half, again, strict=True)
+    )
+    workspace = load_scene(small_patients[0]).patient.workspace_mm
+    points = np.array([view.pose.isocenter_lps_mm for view in half])[:, [0, 2]]
+    assert (points >= workspace[0] - 1e-6).all() and (points <= workspace[1] + 1e-6).all()
+
+
+def test_options_of_views_around_landmarks():
+    assert "near_share" not in ViewOptions().to_json() and "near_landmarks" not in ViewOptions().to_json()
+    options = ViewOptions(near_share=0.3, near_landmarks=("carina", 4))
+    assert options.near_landmarks == (11, 4)
+    assert options.to_json()["near_share"] == 0.3 and options.to_json()["near_landmarks"] == [11, 4]
+    with pytest.raises(ValueError, match=r"near_share is 1.5, expected 0 to 1"):
+        ViewOptions(near_share=1.5, near_landmarks=(4,))
+    with pytest.raises(ValueError, match="near_share is 0.5, but near_landmarks is empty"):
+        ViewOptions(near_share=0.5)
+    with pytest.raises(UnknownNameError, match="knee"):
+        ViewOptions(near_landmarks=("knee",))
+
+
 def test_views_with_a_deeper_isocentre_show_more_and_keep_their_displacements(small_patients):
     plain, deep = (
         list(render_views(small_patients[0], ViewOptions(8, 32, angles_deg=20.0, isocenter_depth_mm=depth)))
