@@ -1,9 +1,10 @@
-"""Outputs of a frozen vision tower, each computed once."""
+"""Outputs of a frozen vision tower or backbone, each computed once."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from carm_env.system.extras import optional_imports
@@ -41,10 +42,51 @@ def freeze_vision(model: Any) -> None:
         tower.requires_grad_(False)
 
 
-class VisionCache:
-    """Replaces the forward pass of a frozen vision tower by one that looks up images that it has seen.
+class ImageCache:
+    """A function of images that computes each image once.
 
-    A copy of the model shares the cache, because its tower is equal.
+    A copy of the model that uses it shares it, because a frozen network is equal in all copies.
+
+    Args:
+        compute: maps images ``(n, ...)`` to tensors whose rows belong to the images.
+        max_bytes: size from which all outputs are forgotten.
+    """
+
+    def __init__(self, compute: Callable[[Tensor], tuple[Tensor, ...]], max_bytes: int = 1 << 30) -> None:
+        self._compute = compute
+        self._known: dict[bytes, tuple[Tensor, ...]] = {}
+        self._bytes, self._max_bytes = 0, max_bytes
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ImageCache:
+        return self
+
+    @property
+    def bytes(self) -> int:
+        """Size of the outputs that are known."""
+        return self._bytes
+
+    def clear(self) -> None:
+        """Forgets all images."""
+        self._known.clear()
+        self._bytes = 0
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Returns the outputs for images, computing those of new ones."""
+        keys = [_key(image) for image in images]
+        new = {key: row for row, key in enumerate(keys) if key not in self._known}
+        if new:
+            with torch.no_grad():
+                outputs = self._compute(images[list(new.values())])
+            self._known.update(zip(new, zip(*outputs, strict=True), strict=True))
+            self._bytes += sum(output.nbytes for output in outputs)
+        found = tuple(torch.stack(rows) for rows in zip(*(self._known[key] for key in keys), strict=True))
+        if self._bytes > self._max_bytes:
+            self.clear()
+        return found
+
+
+class VisionCache(ImageCache):
+    """Replaces the forward pass of a frozen vision tower by one that looks up images that it has seen.
 
     Args:
         tower: a tower that maps ``pixel_values`` ``(n, 3, s, s)`` to ``last_hidden_state``.
@@ -52,34 +94,15 @@ class VisionCache:
     """
 
     def __init__(self, tower: nn.Module, max_bytes: int = 1 << 30) -> None:
-        self._compute = tower.forward
-        self._known: dict[bytes, Tensor] = {}
-        self._max_bytes = max_bytes
+        forward = tower.forward
+        super().__init__(lambda images: (forward(images, **self._options).last_hidden_state,), max_bytes)
+        self._options: dict[str, Any] = {}
         tower.forward = self._look_up
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> VisionCache:
-        return self
-
-    @property
-    def bytes(self) -> int:
-        """Size of the outputs that are known."""
-        return sum(output.nbytes for output in self._known.values())
-
-    def clear(self) -> None:
-        """Forgets all images."""
-        self._known.clear()
-
     def _look_up(self, pixel_values: Tensor, **options: Any) -> Any:
-        keys = [_key(image) for image in pixel_values]
-        new = {key: row for row, key in enumerate(keys) if key not in self._known}
-        if new:
-            with torch.no_grad():
-                outputs = self._compute(pixel_values[list(new.values())], **options)
-            self._known.update(zip(new, outputs.last_hidden_state, strict=True))
-        found = torch.stack([self._known[key] for key in keys])
-        if self.bytes > self._max_bytes:
-            self.clear()
-        return BaseModelOutputWithPooling(last_hidden_state=found)
+        self._options = options
+        (states,) = self(pixel_values)
+        return BaseModelOutputWithPooling(last_hidden_state=states)
 
 
 def _key(image: Tensor) -> bytes:

@@ -34,7 +34,7 @@ from carm_env.system.extras import optional_imports
 from carm_env.system.files import write_json, write_text
 from carm_env.system.threads import limit_threads
 from carm_env.views.read import ViewArrays, read_views
-from policies.checkpoint import SHIPPED, load_checkpoint
+from policies.checkpoint import SHIPPED, fill_network, load_checkpoint
 from policies.checkpoint_config import trained_depth_mm
 from policies.conformal import KIND as CONFORMAL
 from policies.conformal import DisplacementRegressor, ensemble_prediction, member_tensors
@@ -42,6 +42,8 @@ from policies.embedded_vlm import build_model, build_tokenizer
 from policies.mllm import MllmLocalizer
 from policies.model_folders import without_hub
 from policies.model_loading import SETTINGS_FILE, ModelError, check_fit
+from policies.vision_cache import ImageCache, vision_tower
+from policies.vision_tower import LandmarkVisionModel
 from training._support.arguments import ViewArguments
 from training._support.card import model_card
 from training._support.conversations import DEFAULT_WEIGHTS, TASKS, Conversations, as_iterable_dataset, misjudged
@@ -78,8 +80,9 @@ class SftArguments(ViewArguments):
         transcript_share: share of examples from transcripts
         question_share: share of the steps that are questions, with prompts of the style full; they are about views that
             the network of --backbone misjudges. The embedded model asks about all views that it misjudges itself
-        backbone: checkpoint of training/conformal.py for the embedded model, or of a network that tells what other
-            models ask about; by default the shipped one
+        backbone: checkpoint of training/conformal.py for the embedded model, also for one that was trained with an
+            earlier backbone and is trained further; or of a network that tells what other models ask about; by default
+            the shipped one, or that of the model which is trained further
         hidden: width of the embedded model
         layers: layers of the embedded model
         test_views: views of the test patients to evaluate each task on after training; 0 for no evaluation
@@ -128,9 +131,6 @@ class SftArguments(ViewArguments):
 def read_arguments(given: Sequence[str]) -> tuple[SftArguments, SFTConfig, ModelConfig]:
     """Reads our arguments and TRL's, see `read_trl_arguments`."""
     arguments, training, model = read_trl_arguments(given, SftArguments, SFTConfig, DEFAULT_CONFIG)
-    if training.use_cpu and model.model_name_or_path == EMBEDDED:
-        # The matrices are small: several threads would wait for each other more than they work.
-        limit_threads(1)
     return arguments, training, model
 
 
@@ -170,6 +170,20 @@ def backbone_predictions(arguments: SftArguments, views: ViewArrays) -> NDArray[
     """Returns the positions ``(n, 14, 2)`` in views as the backbone of the embedded model predicts them, mm."""
     regressor = DisplacementRegressor(_backbone(arguments))
     return ensemble_prediction(regressor.networks[:1], views.images, regressor.image_size).mean_mm
+
+
+def replace_backbone(tower: LandmarkVisionModel, arguments: SftArguments) -> None:
+    """Gives the vision tower of a trained embedded model the backbone of another checkpoint, where one is named.
+
+    Raises:
+        CheckpointError: the checkpoint is of another architecture.
+        ValueError: it knows another depth of the isocentre.
+    """
+    if not arguments.backbone:
+        return
+    config, tensors = load_checkpoint(arguments.backbone, CONFORMAL, ("architecture",))
+    check_depth(arguments, trained_depth_mm(config), f"the weights of the backbone {arguments.backbone}")
+    fill_network(tower.backbone, member_tensors(tensors, 0), arguments.backbone)
 
 
 def views_to_ask_about(arguments: SftArguments, views: ViewArrays) -> NDArray[np.bool_] | None:
@@ -260,14 +274,24 @@ def _train(
     views = load_views(arguments, "train", folder, arguments.image_size, max_views)
     if name == EMBEDDED:
         source = make_examples(arguments, views, training.seed, backbone_predictions(arguments, views))
-    else:
-        source = make_examples(arguments, views, training.seed, asked=views_to_ask_about(arguments, views))
-    if name == EMBEDDED:
         model, processor = build_embedded(source, arguments, training.seed)
+        tower = vision_tower(model)
     else:
         model, processor = load_pretrained(model_arguments)
         check_model_depth(arguments, model, name)
+        tower = vision_tower(model)
+        if isinstance(tower, LandmarkVisionModel):
+            replace_backbone(tower, arguments)
+            predicted = ensemble_prediction([tower.backbone], views.images, tower.config.image_size).mean_mm
+            source = make_examples(arguments, views, training.seed, predicted)
+        else:
+            source = make_examples(arguments, views, training.seed, asked=views_to_ask_about(arguments, views))
     check_fit(model, processor, name)
+    if isinstance(tower, LandmarkVisionModel):
+        tower.backbone.by_landmark = ImageCache(tower.backbone.by_landmark)
+        if training.use_cpu:
+            # The matrices are small: several threads would wait for each other more than they work.
+            limit_threads(1)
     if max_views is None:
         training.max_steps = math.ceil((arguments.examples or len(views)) * training.num_train_epochs / per_step)
     total = training.max_steps * per_step
@@ -285,7 +309,7 @@ def _train(
     figures = {"train_loss": loss} if (loss := fit(trainer, checkpoint)) is not None else {}
     minutes = (time.perf_counter() - started) / 60
     figures |= {"samples_per_s": total / (60 * minutes), "minutes": minutes}
-    save_model(trainer, processor, folder, name, arguments)
+    save_model(trainer, processor, folder, arguments)
     if not trainer.accelerator.is_main_process:
         return TrainingResult(training=figures)
     test: dict[str, float] = {}
@@ -304,14 +328,14 @@ def _train(
     return TrainingResult(test, figures)
 
 
-def save_model(trainer: SFTTrainer, processor: Any, folder: Path, name: str, arguments: SftArguments) -> None:
+def save_model(trainer: SFTTrainer, processor: Any, folder: Path, arguments: SftArguments) -> None:
     """Saves the model or its adapter, the processor and the settings; all processes call it, and one writes."""
     if not trainer.accelerator.is_main_process:
         # Takes part in gathering the weights, and writes nothing.
         trainer.save_model(str(folder))
         return
     with files_at_once(folder) as temporary:
-        if name == EMBEDDED and not is_sharded():
+        if isinstance(vision_tower(trainer.model), LandmarkVisionModel) and not is_sharded():
             # Float16, as in the other shipped checkpoints.
             trainer.accelerator.unwrap_model(trainer.model).half().save_pretrained(temporary)
         else:

@@ -185,6 +185,26 @@ def test_the_embedded_model_is_trained_and_drives(dataset, backbone, tmp_path, c
     assert decision.usage.tokens > 0 and policy.reading == "strict"
 
 
+def test_a_trained_embedded_model_is_trained_further_with_another_backbone(dataset, backbone, tmp_path, capsys):
+    from policies.checkpoint import load_checkpoint, save_checkpoint
+    from policies.local_model import LocalModel
+    from policies.vision_cache import vision_tower
+
+    first, second, newer = tmp_path / "first", tmp_path / "second", tmp_path / "newer"
+    assert embedded(dataset, backbone, first, "--max_steps", 2, "--test_views", 0) == 0
+    config, tensors = load_checkpoint(backbone, "conformal", ())
+    save_checkpoint(newer, config, {name: 1.5 * value for name, value in tensors.items()}, "# Card")
+    further = ["--model_name_or_path", first, "--max_steps", 2, "--test_views", 0]
+    assert embedded(dataset, newer, second, *further) == 0
+    before, after = (vision_tower(LocalModel(folder)._model).backbone for folder in (first, second))
+    torch.testing.assert_close(after.head.weight, 1.5 * before.head.weight, rtol=2e-3, atol=1e-4)
+    texts = [(folder / "tokenizer.json").read_text() for folder in (first, second)]
+    assert texts[0] == texts[1]
+    save_checkpoint(newer, {**config, "isocenter_depth_mm": 20.0}, tensors, "# Card")
+    assert embedded(dataset, newer, tmp_path / "third", *further) == 2
+    assert "isocenter_depth_mm is 140, but the weights of the backbone" in capsys.readouterr().err
+
+
 def test_the_embedded_model_learns_the_form_of_answers(dataset, backbone, tmp_path, capsys):
     out = tmp_path / "sft"
     words = ["--max_steps", 80, "--tasks", "pair=1", "--test_views", 0, "--learning_rate", 3e-3, "--warmup_steps", 5]
