@@ -1,6 +1,7 @@
 """The paper's correction experiment (Fig. 3b), measured: what a clinician's words do to right and wrong answers.
 
     python benchmarks/correction.py --policy mllm --json k.json
+    python benchmarks/correction.py --released C-arm-localization-LLMs/results --json r.json
 
 A language model names the two landmarks closest to the centre of views with a landmark there, of patients that were not
 used for training. An answer is right if the landmark at the centre comes first (H@1). Then the model is shown its
@@ -15,6 +16,11 @@ answer and asked again, after each kind of words by the simulated clinician (`ca
 ``fixed`` is the share of wrong answers that become right, ``broken`` the share of right ones that become wrong. Answers
 that could not be read are only asked for again, and views in which another landmark is closer are left out.
 Intervals are clustered by patient.
+
+With ``--released`` no model is run: the same shares are computed for the revised answers that the authors of the paper
+released, after they told a model that its answer was incorrect. Whether an answer was right is judged by the first
+answers that they released; they stem from another run than the corrections, which were not asked for after wrong
+answers only.
 """
 
 from __future__ import annotations
@@ -30,6 +36,7 @@ from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 
 from benchmarks._support.policy_argument import checkpoint_of
+from benchmarks._support.released_answers import RevisedAnswer, read_corrections
 from carm_env.evaluation.intervals import estimate
 from carm_env.evaluation.localization import centred_views
 from carm_env.evaluation.provenance import save_measurement
@@ -61,6 +68,7 @@ class Arguments:
         patients: names of patients, or COHORT/SPLIT.
         isocenter_depth_mm: depth of the isocentre in the views, mm.
         seed: seed of the views and of the clinician's words; training uses 0.
+        released: folder of the results that the authors of the paper released, instead of a policy.
         json: file for the results.
     """
 
@@ -68,6 +76,7 @@ class Arguments:
     patients: tuple[str, ...] = ("standard/test",)
     isocenter_depth_mm: float = DEFAULT_ISOCENTER_DEPTH_MM
     seed: int = 1
+    released: Path | None = None
     json: Path | None = None
 
 
@@ -115,6 +124,35 @@ def measure(
     return found
 
 
+def measure_released(answers: Sequence[RevisedAnswer]) -> dict[str, Any]:
+    """Returns the share of right first answers, and the shares that a verdict fixed and broke.
+
+    An answer is right if the landmark at the centre comes first; ``fixed_h_at_2`` and ``broken_h_at_2`` count it as
+    right if it is one of the two.
+    """
+    patients = np.array([answer.patient for answer in answers])
+    found: dict[str, Any] = {"views": len(answers)}
+    for suffix, count in (("", 1), ("_h_at_2", 2)):
+        before, after = (
+            np.array([answer.target in named[:count] for answer, named in zip(answers, asked, strict=True)])
+            for asked in ([answer.first for answer in answers], [answer.revised for answer in answers])
+        )
+        found["right_at_first" + suffix] = _share(before, patients)
+        found["fixed" + suffix] = _share(after[~before], patients[~before])
+        found["broken" + suffix] = _share(~after[before], patients[before])
+    found["unchanged"] = _share([answer.first == answer.revised for answer in answers], patients)
+    found["invalid"] = _share([not answer.revised for answer in answers], patients)
+    return found
+
+
+def report_released(found: dict[str, dict[str, Any]]) -> str:
+    """Formats the shares of each model."""
+    names = ("right_at_first", "fixed", "broken", "fixed_h_at_2", "broken_h_at_2", "unchanged", "invalid")
+    rows = [(model, str(one["views"]), *(share_cell(one[name]) for name in names)) for model, one in found.items()]
+    columns = ("right at first", "wrong fixed", "right broken", "wrong fixed, H@2", "right broken, H@2", "unchanged")
+    return markdown_table(("model", "views", *columns, "invalid"), rows)
+
+
 def _words(kind: str, situation: Situation, answer: Sequence[int], rng: Generator) -> str | None:
     advice: list[Advice | None] = [
         review_advice(said, situation, answer, rng, is_wrong=kind == "wrong") for said in _SAID[kind]
@@ -141,6 +179,11 @@ def report(found: dict[str, Any]) -> str:
 
 def run(arguments: Arguments) -> None:
     """Measures, prints and saves."""
+    if arguments.released is not None:
+        models = {name: measure_released(answers) for name, answers in read_corrections(arguments.released).items()}
+        print(report_released(models))
+        save_measurement(arguments.json, {"released": models}, arguments.seed)
+        return
     checkpoint = checkpoint_of(arguments.policy, KIND, GRPO_KIND)
     localizer = MllmLocalizer(checkpoint or "", shipped=arguments.policy.partition(":")[0])
     names = expand_patients(arguments.patients)
