@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._support.region_coverage import coverage_at
+from benchmarks._support.patient_groups import default_groups
+from benchmarks._support.region_coverage import LEVEL, coverage_at
 from carm_env.evaluation.intervals import proportion_interval
 from carm_env.evaluation.leaderboard import EvaluationArguments, PolicyNames, evaluate
 from carm_env.evaluation.policy_specification import parse_policy
@@ -27,19 +28,13 @@ from carm_env.evaluation.provenance import save_measurement
 from carm_env.evaluation.recipes import find_recipe, suite_on
 from carm_env.evaluation.report import markdown_table, plain_text
 from carm_env.evaluation.results import EpisodeResult, read_results
-from carm_env.patient_store import imported_names
 from carm_env.patients.build import default_workers, prepare_patients
 from carm_env.patients.catalogue import expand_patients, load_patient
-from carm_env.patients.registry import real_cts
 from carm_env.system.command_line import run_script
 from carm_env.system.structured_files import read_json
 from carm_env.system.threads import usable_cpus
 from policies.conformal import KIND, DisplacementRegressor
 from policies.registry import POLICIES, make_policy
-
-VIRTUAL_GROUPS = ("standard/test", "poses/test", "bodies/test", "bones/test")
-LEVEL = 0.9
-"""Nominal coverage of the regions."""
 
 
 @dataclass(frozen=True)
@@ -79,16 +74,6 @@ class Arguments:
                 f"--groups is {' '.join(self.groups)}, of which two have the same folder of results: name each group "
                 "once, and run groups whose names differ in punctuation alone with another --out."
             )
-
-
-def default_groups() -> tuple[str, ...]:
-    """Returns the virtual groups, and the real CTs of the registry that are installed; prints those that are not."""
-    installed = set(imported_names())
-    known = [entry.name for entry in real_cts().values() if entry.landmarks is not None]
-    for name in known:
-        if name not in installed:
-            print(f"{name} is left out: install it with `carm-env patients install {name}`.")
-    return *VIRTUAL_GROUPS, *(name for name in known if name in installed)
 
 
 def group_score(results: Sequence[EpisodeResult]) -> dict[str, Any]:

@@ -46,6 +46,9 @@ with optional_imports("train", "A learned policy"):
 
 KIND = "conformal"
 _SAME_POSITION_MM = 1.0
+ABSTAIN_BELOW = 0.3
+"""Confidence below which the policy hands back: the lowest at which at most 8 % of the episodes of calibration patients
+end with a wrong declaration (`benchmarks/abstention.py`)."""
 
 
 def member_tensors(tensors: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
@@ -146,20 +149,23 @@ class ConformalPolicy(Policy):
 
     It does not move towards an end of the workspace that it has reached. It declares "aligned" when the region of the
     target is within the tolerance, when no move comes closer, or when it would return to an earlier position for the
-    second time. It abstains, with a question, when it would declare but the region is wider than `abstain_mm`, when the
+    second time. It abstains, with a question, when it would declare with a confidence below `abstain_below`, when the
     end of the workspace keeps it farther from the target than the tolerance, or when a clinician has rejected a
     declaration here. It believes a clinician who says where the target is (`policies/listening.py`).
+
+    Its confidence is the probability that the target is within the tolerance, for a Gaussian that is as wide as its
+    region: a region that was calibrated on other patients is wider than the networks' own standard deviation says.
 
     Args:
         folder: see `DisplacementRegressor`.
         level: coverage of the regions.
-        abstain_mm: radius, of a circle with the region's area, above which the policy abstains.
+        abstain_below: confidence below which the policy hands back instead of declaring, 0 (never) to 1.
         tolerance_mm: tolerance of the environment.
         lattice: the moves of the environment.
         memory: see `DisplacementTracker`.
 
     Raises:
-        ValueError: a level that was not calibrated, or a length that is not positive.
+        ValueError: a level that was not calibrated, a tolerance that is not positive, a confidence outside of 0 to 1.
     """
 
     max_threads = 1
@@ -168,22 +174,24 @@ class ConformalPolicy(Policy):
         self,
         folder: str | Path | None = None,
         level: float = LEVELS[0],
-        abstain_mm: float = 120.0,
+        abstain_below: float = ABSTAIN_BELOW,
         tolerance_mm: float = DEFAULT_TOLERANCE_MM,
         lattice: MoveLattice | None = None,
         memory: float = 0.8,
     ) -> None:
-        for name, value in (("abstain_mm", abstain_mm), ("tolerance_mm", tolerance_mm)):
-            if not value > 0:
-                raise ValueError(f"{name} is {value}, expected a positive length.")
+        if not tolerance_mm > 0:
+            raise ValueError(f"tolerance_mm is {tolerance_mm}, expected a positive length.")
+        if not 0 <= abstain_below <= 1:
+            raise ValueError(f"abstain_below is {abstain_below}, expected 0 to 1.")
         self._regressor = DisplacementRegressor(folder)
         self._radius = self._regressor.radius_at(level)
-        self._abstain_mm, self._tolerance_mm = abstain_mm, tolerance_mm
+        self._std_per_radius = 1 / math.sqrt(-2 * math.log(1 - level))
+        self._abstain_below, self._tolerance_mm = abstain_below, tolerance_mm
         self._lattice = lattice
-        self._tracker = DisplacementTracker(memory)
+        self._tracker = DisplacementTracker(memory, self._regressor.error_floor_mm)
         self.reset()
-        self.region_mm = math.inf
-        """Radius of a circle with the area of the region of the last decision."""
+        self.confidence = 0.0
+        """Confidence of the last decision."""
 
     def reset(self, seed: int | None = None) -> None:
         """Starts an episode."""
@@ -261,7 +269,9 @@ class ConformalPolicy(Policy):
         self._tracker.update(prediction.mean_mm[0, index], prediction.std_mm[0, index], info["moved_mm"])
         self._listen()
         mean, std = self.displacement_mm, self._tracker.std_mm
-        self.region_mm = region_mm = float(self._radius[index] * math.sqrt(float(std.prod())))
+        region_mm = float(self._radius[index] * math.sqrt(float(std.prod())))
+        calibrated_std = std * self._radius[index] * self._std_per_radius
+        self.confidence = probability_within(mean, calibrated_std, self._tolerance_mm)
         farthest_mm = float(np.hypot(*mean) + self._radius[index] * std.max())
         lattice = task_lattice(info, self._lattice)
         nearest = lattice.closest_move(mean, info.get("action_mask"))
@@ -271,7 +281,7 @@ class ConformalPolicy(Policy):
         if farthest_mm <= self._tolerance_mm:
             move = ALIGNED
         name = with_article(landmark(self._target).name)
-        is_unsure = region_mm > self._abstain_mm or is_out_of_reach or self._is_rejected()
+        is_unsure = self.confidence < self._abstain_below or is_out_of_reach or self._is_rejected()
         abstain = self._is_stopped or (move.is_aligned and is_unsure)
         self._was_decisive = move.is_aligned
         return Decision(
@@ -279,7 +289,7 @@ class ConformalPolicy(Policy):
             closest_landmarks=tuple(rank_by_distance(prediction)[0, :3].tolist()),
             rationale=f"{landmark(index + 1).name} should be {mean[0]:.0f} mm to the left and {mean[1]:.0f} mm "
             f"cranially, within {region_mm:.0f} mm.",
-            confidence=probability_within(mean, std, self._tolerance_mm),
+            confidence=self.confidence,
             abstain=abstain,
             question=f"I am not sure where {name} is. Which way is it?" if abstain and not self._is_stopped else "",
         )

@@ -13,6 +13,8 @@ from carm_env.views.sample import ViewOptions, render_views
 from policies.conformal import DisplacementRegressor
 from policies.regions import Prediction, nonconformity
 
+LEVEL = 0.9
+"""Nominal coverage of the regions that are compared."""
 _IMAGE_SIZE = 256
 
 

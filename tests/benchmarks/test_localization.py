@@ -98,11 +98,16 @@ def test_bad_arguments_are_named(small_patients, checkpoints, script, arguments,
 
 
 def test_abstention_keeps_the_most_certain_episodes():
-    rows = [("a", 10.0, True), ("a", 20.0, True), ("b", 30.0, False), ("b", float("inf"), False)] * 5
-    found = abstention.measure(rows)
+    episodes = [("a", 0.9, True, False), ("a", 0.8, True, False), ("b", 0.6, False, True), ("b", 0.0, False, False)] * 5
+    found = abstention.measure([abstention.DeclaredEpisode(*row) for row in episodes], max_wrong=0.1)
     kept = {row["kept"]: row["failed"]["value"] for row in found["kept"]}
     assert kept[0.5] == 0 and kept[1.0] == 0.5 and found["monotone"]
-    assert "  50%         20 mm    0.0%" in abstention.report(found)
+    assert found["without_abstention"]["wrong"]["value"] == pytest.approx(0.25)
+    limited = found["at_max_wrong"]
+    assert limited["abstain_below"] == 0.8 and limited["wrong"]["value"] == 0
+    assert limited["success"]["value"] == 0.5 and limited["handed_back"]["value"] == 0.5
+    text = abstention.report(found)
+    assert "  50%             0.80    0.0%" in text and "abstain_below 0.80: success 50%" in text
 
 
 def test_abstention_in_closed_loop(checkpoints, small_patients, tmp_path, capsys):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import transfer
+from benchmarks._support import patient_groups
 from benchmarks._support.region_coverage import coverage_at
 from carm_env import patient_store as store
 from carm_env.evaluation import leaderboard
@@ -93,7 +94,7 @@ def test_a_run_is_resumed(small_patients, tmp_path, capsys):
 
 
 def test_real_cts_that_are_not_installed_are_named(small_patients, capsys):
-    assert transfer.default_groups() == transfer.VIRTUAL_GROUPS
+    assert patient_groups.default_groups() == patient_groups.VIRTUAL_GROUPS
     assert "install it with `carm-env patients install lidc-0001`" in capsys.readouterr().out
 
 

@@ -215,6 +215,16 @@ def test_a_tracker_shifts_with_the_c_arm_and_weights_by_precision():
     assert (tracker.std_mm < 5.0).all()
 
 
+def test_errors_that_all_views_share_are_not_averaged():
+    shared, own = DisplacementTracker(0.8, shared_error_mm=10.0), DisplacementTracker(0.8)
+    for mean in (10.0, 14.0, 30.0):
+        std = 4.0 if mean < 30 else 12.0
+        own.update([mean, 0.0], [std, std], [0.0, 0.0])
+        shared.update([mean, 0.0], [np.hypot(std, 10.0)] * 2, [0.0, 0.0])
+    np.testing.assert_allclose(shared.mean_mm, own.mean_mm)
+    np.testing.assert_allclose(shared.std_mm, np.hypot(own.std_mm, 10.0))
+
+
 def test_the_probability_within_a_distance_matches_samples():
     assert probability_within([0, 0], [10, 10], 25) == pytest.approx(1 - np.exp(-0.5 * 2.5**2), abs=0.01)
     draws = np.random.default_rng(0).normal([20, -5], [8, 15], (200_000, 2))
@@ -222,7 +232,7 @@ def test_the_probability_within_a_distance_matches_samples():
 
 
 def test_the_conformal_policy_moves_declares_and_abstains(ensemble, monkeypatch):
-    policy = ConformalPolicy(ensemble, abstain_mm=60.0)
+    policy = ConformalPolicy(ensemble, abstain_below=0.2)
     answers = {"mean": np.array([80.0, 0.0]), "std": 10.0}
 
     def predict(images):
@@ -247,8 +257,10 @@ def test_the_conformal_policy_moves_declares_and_abstains(ensemble, monkeypatch)
     assert not answer([5, 0], 20).abstain
     with pytest.raises(ValueError, match="level is 0.5, expected one of: 0.9"):
         ConformalPolicy(ensemble, level=0.5)
-    with pytest.raises(ValueError, match="abstain_mm is 0"):
-        ConformalPolicy(ensemble, abstain_mm=0)
+    with pytest.raises(ValueError, match="abstain_below is 1.2"):
+        ConformalPolicy(ensemble, abstain_below=1.2)
+    with pytest.raises(ValueError, match="tolerance_mm is 0"):
+        ConformalPolicy(ensemble, tolerance_mm=0)
 
 
 def test_an_ensemble_averages_its_members(ensemble):
