@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from carm_env.evaluation.intervals import mean_interval, proportion_interval
+from carm_env.evaluation.intervals import bootstrap_interval, mean_interval, proportion_interval
 
 answers = st.lists(st.integers(0, 1), min_size=1, max_size=60)
 
@@ -73,3 +73,19 @@ def test_empty_or_unequal_input_is_refused():
             function([1, 0], ["a"])
     with pytest.raises(ValueError, match="0 or 1"):
         proportion_interval([0.5], ["a"])
+
+
+def test_the_bootstrap_resamples_patients_and_their_values():
+    rng = np.random.default_rng(0)
+    values = rng.normal(5.0, 2.0, 200)
+    single = [str(number) for number in range(200)]
+    low, high = bootstrap_interval(values, single, resamples=4000)
+    expected = mean_interval(values, single)
+    np.testing.assert_allclose([low, high], expected, atol=0.06)
+    # Values that are alike within a patient: as wide as the patients' means say.
+    means = rng.normal(0.0, 1.0, 40)
+    names = np.repeat([str(number) for number in range(40)], 5).tolist()
+    found = bootstrap_interval(np.repeat(means, 5), names, resamples=4000)
+    np.testing.assert_allclose(found, mean_interval(means, [str(number) for number in range(40)]), atol=0.1)
+    assert bootstrap_interval(values, single, 50, seed=1) == bootstrap_interval(values, single, 50, seed=1)
+    assert bootstrap_interval(values, single, 50, seed=1) != bootstrap_interval(values, single, 50, seed=2)
