@@ -46,9 +46,8 @@ with optional_imports("train", "A learned policy"):
 
 KIND = "conformal"
 _SAME_POSITION_MM = 1.0
-ABSTAIN_BELOW = 0.3
-"""Confidence below which the policy hands back: the lowest at which at most 8 % of the episodes of calibration patients
-end with a wrong declaration (`benchmarks/abstention.py`)."""
+ABSTAIN_BELOW = 0.5
+"""Confidence below which the policy hands back: it takes an alignment to be more likely wrong than right."""
 
 
 def member_tensors(tensors: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
