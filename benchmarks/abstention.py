@@ -34,7 +34,7 @@ from carm_env.evaluation.uncertainty import area_estimate, risk_coverage, risk_e
 from carm_env.patients.build import default_workers, prepare_patients
 from carm_env.patients.catalogue import expand_patients, load_patient
 from carm_env.system.command_line import run_script
-from policies.conformal import KIND, ConformalPolicy
+from policies.conformal import ABSTAIN_BELOW, KIND, ConformalPolicy
 
 _SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
@@ -93,7 +93,7 @@ def run_episodes(policy: ConformalPolicy, suite: Suite, episodes: int, seed: int
 
 
 def measure(rows: Sequence[DeclaredEpisode], max_wrong: float) -> dict[str, Any]:
-    """Returns the failure rate of the remaining episodes at some shares, the limit for `max_wrong`, and the curve."""
+    """Returns the failure rate of the remaining episodes at some shares, outcomes at three limits, and the curve."""
     patients = [row.patient for row in rows]
     doubt, failed = [1 - row.confidence for row in rows], [float(not row.success) for row in rows]
     coverage, risk = risk_coverage(doubt, failed)
@@ -111,6 +111,7 @@ def measure(rows: Sequence[DeclaredEpisode], max_wrong: float) -> dict[str, Any]
         "area": area_estimate(doubt, failed, patients)._asdict(),
         "monotone": all(a["failed"]["value"] <= b["failed"]["value"] for a, b in zip(kept, kept[1:], strict=False)),
         "without_abstention": _outcomes(rows, 0.0),
+        "as_shipped": _outcomes(rows, ABSTAIN_BELOW),
         "at_max_wrong": _outcomes(rows, lowest_limit(rows, max_wrong)),
         "max_wrong": max_wrong,
         "curve": (coverage, 100 * risk),
@@ -152,7 +153,7 @@ def report(found: dict[str, Any]) -> str:
             f"{100 * max(failed['low'], 0):.0f}% - {100 * min(failed['high'], 1):.0f}%"
         )
     lines.append(f"monotone at these shares: {'yes' if found['monotone'] else 'no'}")
-    for name in ("without_abstention", "at_max_wrong"):
+    for name in ("without_abstention", "as_shipped", "at_max_wrong"):
         outcomes = found[name]
         shares = ", ".join(f"{key} {share_cell(outcomes[key])}" for key in ("success", "wrong", "handed_back"))
         lines.append(f"abstain_below {outcomes['abstain_below']:.2f}: {shares}")

@@ -63,7 +63,9 @@ def run(arguments: Arguments) -> int:
         return validate(arguments)
     if arguments.card is None:
         raise SubmissionError("--card is not given, expected a Markdown file that describes the policy.")
-    out = arguments.out or Path(f"{arguments.policy or arguments.path.stem}.zip")
+    name = arguments.policy or arguments.path.stem
+    plain = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name)
+    out = arguments.out or Path(f"{plain}.zip")
     suites = pack(arguments.path, arguments.card, out, arguments.policy, arguments.transcripts)
     print(f"{out}: {', '.join(f'{name} ({value})' for name, value in suites.items())}")
     return 0

@@ -48,11 +48,11 @@ class ImageCache:
     A copy of the model that uses it shares it, because a frozen network is equal in all copies.
 
     Args:
-        compute: maps images ``(n, ...)`` to tensors whose rows belong to the images.
+        compute: maps images ``(n, ...)``, and options, to tensors whose rows belong to the images.
         max_bytes: size from which all outputs are forgotten.
     """
 
-    def __init__(self, compute: Callable[[Tensor], tuple[Tensor, ...]], max_bytes: int = 1 << 30) -> None:
+    def __init__(self, compute: Callable[..., tuple[Tensor, ...]], max_bytes: int = 1 << 30) -> None:
         self._compute = compute
         self._known: dict[bytes, tuple[Tensor, ...]] = {}
         self._bytes, self._max_bytes = 0, max_bytes
@@ -70,13 +70,13 @@ class ImageCache:
         self._known.clear()
         self._bytes = 0
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Returns the outputs for images, computing those of new ones."""
+    def __call__(self, images: Tensor, **options: Any) -> tuple[Tensor, ...]:
+        """Returns the outputs for images, computing those of new ones; the options are the same in all calls."""
         keys = [_key(image) for image in images]
         new = {key: row for row, key in enumerate(keys) if key not in self._known}
         if new:
             with torch.no_grad():
-                outputs = self._compute(images[list(new.values())])
+                outputs = self._compute(images[list(new.values())], **options)
             self._known.update(zip(new, zip(*outputs, strict=True), strict=True))
             self._bytes += sum(output.nbytes for output in outputs)
         found = tuple(torch.stack(rows) for rows in zip(*(self._known[key] for key in keys), strict=True))
@@ -95,13 +95,11 @@ class VisionCache(ImageCache):
 
     def __init__(self, tower: nn.Module, max_bytes: int = 1 << 30) -> None:
         forward = tower.forward
-        super().__init__(lambda images: (forward(images, **self._options).last_hidden_state,), max_bytes)
-        self._options: dict[str, Any] = {}
+        super().__init__(lambda images, **options: (forward(images, **options).last_hidden_state,), max_bytes)
         tower.forward = self._look_up
 
     def _look_up(self, pixel_values: Tensor, **options: Any) -> Any:
-        self._options = options
-        (states,) = self(pixel_values)
+        (states,) = self(pixel_values, **options)
         return BaseModelOutputWithPooling(last_hidden_state=states)
 
 

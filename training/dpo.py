@@ -94,7 +94,7 @@ class DpoArguments(ViewArguments):
                 raise UnknownNameError("kind of correction", kind, KINDS)
         if not self.corrections and not self.transcripts:
             raise ValueError("corrections is 0 and there are no --transcripts: expected at least one of both.")
-        _ = self.domain
+        self.view_options("train", 128)
 
     @property
     def asked(self) -> tuple[str, ...]:

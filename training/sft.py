@@ -130,8 +130,7 @@ class SftArguments(ViewArguments):
 
 def read_arguments(given: Sequence[str]) -> tuple[SftArguments, SFTConfig, ModelConfig]:
     """Reads our arguments and TRL's, see `read_trl_arguments`."""
-    arguments, training, model = read_trl_arguments(given, SftArguments, SFTConfig, DEFAULT_CONFIG)
-    return arguments, training, model
+    return read_trl_arguments(given, SftArguments, SFTConfig, DEFAULT_CONFIG)
 
 
 def make_examples(

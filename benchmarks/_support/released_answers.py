@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from carm_env.language.answers import AnswerError
 from carm_env.language.grammar import parse
+from carm_env.system.errors import CArmEnvError
 
 CORRECTIONS, FIRST_ANSWERS = "correction_reasoning", "synthetic_localization"
 """Folders of the revised answers, and of the answers before."""
@@ -25,7 +26,7 @@ RETRIEVAL, REAL = "retrieval", "real_localization"
 _CASE = re.compile(r"case-\w+?(?=_|\.|$)")
 
 
-class ReleasedFileError(ValueError):
+class ReleasedFileError(CArmEnvError, ValueError):
     """A released file is missing, or is not as the authors wrote it."""
 
 

@@ -103,6 +103,7 @@ def test_abstention_keeps_the_most_certain_episodes():
     kept = {row["kept"]: row["failed"]["value"] for row in found["kept"]}
     assert kept[0.5] == 0 and kept[1.0] == 0.5 and found["monotone"]
     assert found["without_abstention"]["wrong"]["value"] == pytest.approx(0.25)
+    assert found["as_shipped"]["abstain_below"] == 0.5 and found["as_shipped"]["wrong"]["value"] == 0.25
     limited = found["at_max_wrong"]
     assert limited["abstain_below"] == 0.8 and limited["wrong"]["value"] == 0
     assert limited["success"]["value"] == 0.5 and limited["handed_back"]["value"] == 0.5

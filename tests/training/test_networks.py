@@ -264,6 +264,9 @@ def test_a_dataset_of_another_depth_is_refused(script, small_patients, tmp_path,
     assert "isocenter_depth_spread_mm is -1.0, expected 0 or more" in capsys.readouterr().err
     assert script.main([*arguments, "--near_share", "2"]) == 2
     assert "near_share is 2.0, expected 0 to 1" in capsys.readouterr().err
+    for flag in ("near_share", "isocenter_depth_spread_mm"):
+        assert script.main([*arguments, f"--{flag}", "0.5"]) == 2
+        assert f"and {flag} is 0.5: the views are rendered already" in capsys.readouterr().err
 
 
 def test_views_of_one_class_are_refused(small_patients):

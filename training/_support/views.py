@@ -48,6 +48,12 @@ def load_views(
                 "rendered cannot be randomised. Render them with `carm-env render-dataset --augment domain`, or leave "
                 "one out."
             )
+        for name in ("isocenter_depth_spread_mm", "near_share"):
+            if value := getattr(arguments, name):
+                raise ValueError(
+                    f"dataset is {arguments.dataset} and {name} is {value:g}: the views are rendered already. Leave "
+                    "one out."
+                )
         rendered_mm = float(read_description(Path(arguments.dataset))["options"]["isocenter_depth_mm"])
         check_depth(arguments, rendered_mm, f"the views of {arguments.dataset}")
         views = read_views(Path(arguments.dataset), split)
