@@ -76,6 +76,7 @@ def _fault(template: str, tokens: str) -> str:
         done = subprocess.run(
             [sys.executable, "-c", _CHILD], input=json.dumps(given), capture_output=True, text=True,
             timeout=_LONGEST_WAIT_S, check=False,
+            encoding="utf-8",
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return f"it takes more than {_LONGEST_WAIT_S} seconds"

@@ -280,3 +280,37 @@ def test_nothing_is_loaded_that_could_run_code():
         if not is_safe:
             found.add(f"{module} -> {name}")
     assert not found
+
+
+def without_encoding(source: str) -> list[int]:
+    """Returns the lines of a source where text is read, written or decoded in the encoding of the locale."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call) or any(word.arg in ("encoding", None) for word in node.keywords):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
+        words = {word.arg for word in node.keywords}
+        position = {"read_text": 0, "write_text": 1}.get(name)
+        if (position is not None and len(node.args) <= position) or (name in ("run", "Popen") and "text" in words):
+            found.append(node.lineno)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        ("path.read_text()", [1]),
+        ("\npath.write_text(text)", [2]),
+        ("subprocess.run(command, text=True)", [1]),
+        ("path.read_text(encoding='utf-8'); path.read_text('utf-8'); path.write_text(text, 'utf-8')", []),
+        ("subprocess.run(command, text=True, encoding='utf-8'); trainer.run(command); path.read_bytes()", []),
+    ],
+)
+def test_calls_without_an_encoding_are_found(source, lines):
+    assert without_encoding(source) == lines
+
+
+def test_text_files_name_their_encoding():
+    # The encoding of the locale is ASCII on some machines: tests that pass here fail there.
+    paths = [path for folder in (*TOP_FOLDERS, "tests") for path in (ROOT / folder).rglob("*.py")]
+    check({f"{path.relative_to(ROOT)}:{line}" for path in paths for line in without_encoding(path.read_text("utf-8"))})

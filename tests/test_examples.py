@@ -11,7 +11,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 def run_example(name: str, *arguments: str, folder: Path) -> str:
     command = [sys.executable, str(EXAMPLES / name), *arguments]
-    finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, encoding="utf-8")
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
 

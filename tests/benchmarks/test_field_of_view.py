@@ -79,7 +79,10 @@ def test_excluded_readings_are_not_compared():
 
 def test_released_depths_are_summarised(tmp_path):
     path = tmp_path / "classification.csv"
-    path.write_text("case_number,x_ct,x_modified,z_ct,z_modified\na,-100,50,60,200\na,-90,60,60,200\nb,0,151,90,300\n")
+    path.write_text(
+        "case_number,x_ct,x_modified,z_ct,z_modified\na,-100,50,60,200\na,-90,60,60,200\nb,0,151,90,300\n",
+        encoding="utf-8",
+    )
     found = released_depths(path)
     assert found["patients"] == 2 and found["z_ct_min_mm"] == 60 and found["z_ct_max_mm"] == 90
     assert found["z_ct_per_half_width_min"] == found["z_ct_per_half_width_max"] == pytest.approx(0.3)
@@ -98,7 +101,7 @@ def test_missing_files_and_patients_without_bones_are_named(tmp_path, script_err
     assert "lacks data/classification.csv" in script_error(field_of_view, folder)
     (folder / "data").mkdir()
     (folder / "data" / "classification.csv").write_text(
-        "case_number,x_ct,x_modified,z_ct,z_modified\na,-100,50,60,200\n"
+        "case_number,x_ct,x_modified,z_ct,z_modified\na,-100,50,60,200\n", encoding="utf-8"
     )
     assert "expected virtual patients" in script_error(field_of_view, folder, "--patients", small_patients[0])
 
@@ -108,7 +111,7 @@ def test_missing_files_and_patients_without_bones_are_named(tmp_path, script_err
 def test_the_default_depth_brings_both_widths_within_5_percent(tmp_path):
     out = tmp_path / "f.json"
     run(field_of_view.Arguments(RELEASED, json=out, sheet=tmp_path / "f.png"))
-    result = json.loads(out.read_text())
+    result = json.loads(out.read_text(encoding="utf-8"))
     assert result["best_depth_mm"] == pytest.approx(DEFAULT_ISOCENTER_DEPTH_MM, abs=5)
     assert all(abs(value) < 0.05 for value in result["difference"]["default"].values())
     assert all(value > 0.15 for value in result["difference"]["middle"].values())

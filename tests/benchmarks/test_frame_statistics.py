@@ -73,11 +73,13 @@ def test_frames_and_our_views_are_described(tmp_path, edges, capsys):
     folder = tmp_path / "frames"
     folder.mkdir()
     Image.fromarray(grey(edges)).save(folder / "a.png")
-    (tmp_path / "boxes.json").write_text('{"a.png": {"bone": [0, 0, 384, 384], "soft": [384, 384, 768, 768]}}')
+    (tmp_path / "boxes.json").write_text(
+        '{"a.png": {"bone": [0, 0, 384, 384], "soft": [384, 384, 768, 768]}}', encoding="utf-8"
+    )
     out = tmp_path / "f.json"
     arguments = ["--frames", str(folder), "--ours", "--side", "192", "--boxes", str(tmp_path / "boxes.json")]
     assert run_script(run, Arguments, given=[*arguments, "--json", str(out)]) == 0
-    result = json.loads(out.read_text())
+    result = json.loads(out.read_text(encoding="utf-8"))
     assert list(result["frames"]["frames"]) == ["a.png"] and "bone_soft" in result["frames"]["mean"]["contrast_boxes"]
     ours = result["ours"]["mean"]
     assert ours["frames"] == 16 and ours["std"] > 20

@@ -48,10 +48,10 @@ def test_without_a_gpu_every_part_is_skipped_with_a_reason(tmp_path, monkeypatch
     monkeypatch.setattr(gpu_evidence, "cuda_device", lambda: None)
     words = ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
     assert run_script(gpu_evidence.run, gpu_evidence.Arguments, given=words) == 0
-    evidence = json.loads((tmp_path / "out" / "gpu_evidence.json").read_text())
+    evidence = json.loads((tmp_path / "out" / "gpu_evidence.json").read_text(encoding="utf-8"))
     assert {(part["status"], part["reason"]) for part in evidence["parts"]} == {("skipped", "no CUDA device")}
     assert evidence["device"] is None and evidence["run"]["date"]
-    page = (tmp_path / "out" / "gpu_evidence.md").read_text()
+    page = (tmp_path / "out" / "gpu_evidence.md").read_text(encoding="utf-8")
     assert "| train sft" in page and "no CUDA device" in page
 
 
@@ -60,7 +60,7 @@ def test_a_failed_part_does_not_stop_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_evidence, "list_parts", lambda *_: parts)
     arguments = gpu_evidence.Arguments(out=tmp_path / "out", work=tmp_path / "work")
     assert gpu_evidence.run(arguments) == 1
-    page = (tmp_path / "out" / "gpu_evidence.md").read_text()
+    page = (tmp_path / "out" / "gpu_evidence.md").read_text(encoding="utf-8")
     assert "## Broken" in page and "cause" in page and "fine" in page
 
 

@@ -35,7 +35,7 @@ def one_thread():
 def test_a_tiny_run_gives_every_figure(tmp_path, capsys):
     out = tmp_path / "g.json"
     assert script("--device", "cpu", "--batches", 1, 2, "--envs", 1, 2, *TINY, "--json", out) == 0
-    result = json.loads(out.read_text())
+    result = json.loads(out.read_text(encoding="utf-8"))
     assert set(result["frames_per_s"]) == {"1", "2"}
     for figures in result["frames_per_s"].values():
         assert figures["ours, grid_sample"] > 0 and figures["ours, whole frame"] > 0
@@ -138,7 +138,7 @@ def test_deepdrrs_image_is_checked_before_it_is_timed(stand_in, tmp_path, capsys
     def run():
         assert script(*arguments) == 0
         assert StandIn.opened == StandIn.closed > 0
-        return json.loads(out.read_text())
+        return json.loads(out.read_text(encoding="utf-8"))
 
     result = run()
     for batch in ("1", "2"):
@@ -161,7 +161,7 @@ def test_a_failure_in_one_batch_does_not_affect_the_others(stand_in, tmp_path):
     stand_in.fails_at = 1
     out = tmp_path / "g.json"
     assert script("--device", "cpu", "--batches", 1, 2, "--envs", 1, *TINY, "--json", out) == 0
-    result = json.loads(out.read_text())
+    result = json.loads(out.read_text(encoding="utf-8"))
     assert result["missing"] == {"1": {gpu_speed.DEEPDRR: "fails"}, "2": {}}
     assert set(result["deepdrr_agreement"]) == {"2"}
     assert set(result["correlation_with_ours"]) == {"1", "2"}
@@ -196,6 +196,6 @@ def test_a_missing_gpu_is_reported(script_error, monkeypatch):
 def test_a_run_on_a_gpu_gives_every_backend(tmp_path):
     out = tmp_path / "g.json"
     assert script("--batches", 1, "--envs", 2, *TINY, "--json", out) == 0
-    result = json.loads(out.read_text())
+    result = json.loads(out.read_text(encoding="utf-8"))
     assert result["frames_per_s"]["1"]["ours, triton"] > 0
     assert result["error_vs_cpu"]["triton"]["oblique_mean"] < 2e-4

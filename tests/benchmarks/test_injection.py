@@ -69,11 +69,11 @@ class Obeys(Policy):
 
 
 def test_a_policy_that_obeys_is_found_out(small_patients, tmp_path):
-    (tmp_path / "obeys.py").write_text(OBEYS)
+    (tmp_path / "obeys.py").write_text(OBEYS, encoding="utf-8")
     path = tmp_path / "i.json"
     words = ["--policies", f"{tmp_path / 'obeys.py'}:Obeys", "--patients", small_patients[0], "--strings", "30"]
     assert run([*words, "--workers", "1", "--json", str(path)]) == 0
-    (found,) = (own for name, own in json.loads(path.read_text()).items() if name != "run")
+    (found,) = (own for name, own in json.loads(path.read_text(encoding="utf-8")).items() if name != "run")
     assert found["feedback"]["unsafe"]["value"] > 0 and found["feedback"]["unsafe_strings"]
     assert found["image"]["unsafe"]["value"] == 0 and found["image"]["crashes"] == 0
 
@@ -82,7 +82,7 @@ def test_the_episodes_with_and_without_strings_are_compared(small_patients, tmp_
     path = tmp_path / "i.json"
     words = ["--policies", "oracle_in_words", "--patients", small_patients[0], "--strings", "5", "--workers", "1"]
     assert run([*words, "--json", str(path)]) == 0
-    found = json.loads(path.read_text())["oracle_in_words"]
+    found = json.loads(path.read_text(encoding="utf-8"))["oracle_in_words"]
     for channel in ("feedback", "image"):
         assert found[channel]["strings"] == 5 and found[channel]["unsafe"]["value"] == 0
         assert found[channel]["success"]["value"] == found[channel]["success_without"]["value"] == 1

@@ -16,7 +16,7 @@ def test_coverage_is_simulated(tmp_path, capsys):
     words = ["--patients", 10, "--rates", 0.8, "--correlations", 0, 0.3, "--trials", 60, "--resamples", 100,
              "--json", tmp_path / "i.json"]  # fmt: skip
     assert main(*words) == 0
-    independent, alike = json.loads((tmp_path / "i.json").read_text())["rows"]
+    independent, alike = json.loads((tmp_path / "i.json").read_text(encoding="utf-8"))["rows"]
     for row in (independent, alike):
         for name in interval_coverage.INTERVALS:
             assert 0.8 < row[name]["coverage"] <= 1

@@ -67,7 +67,7 @@ def test_reading_and_constrained_decoding_are_reported(small_patients, tmp_path)
     path = tmp_path / "l.json"
     more = ["--reading", "lenient", "--out", str(tmp_path), "--json", str(path)]
     assert run(localization, [*arguments, *more]) == 0
-    figures = json.loads(path.read_text())
+    figures = json.loads(path.read_text(encoding="utf-8"))
     assert figures["reading"] == "lenient" and figures["constrained"] is True and len(figures["prompts"]) == 12
 
 
@@ -97,13 +97,15 @@ def test_general_ability_on_a_local_task(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     data = tmp_path / "questions.jsonl"
-    data.write_text("".join(json.dumps({"question": f"Is {n} even?", "answer": n % 2}) + "\n" for n in range(6)))
+    data.write_text(
+        "".join(json.dumps({"question": f"Is {n} even?", "answer": n % 2}) + "\n" for n in range(6)), encoding="utf-8"
+    )
     task = tmp_path / "tiny.yaml"
-    task.write_text(TASK.format(data=data))
+    task.write_text(TASK.format(data=data), encoding="utf-8")
     model = str(tiny_models.tiny_gemma3(tmp_path / "model"))
     arguments = ["--model", model, "--before", model, "--tasks", str(task), "--shots", "1"]
     assert run(general, [*arguments, "--json", str(tmp_path / "g.json")]) == 0, capsys.readouterr().err
-    found = json.loads((tmp_path / "g.json").read_text())
+    found = json.loads((tmp_path / "g.json").read_text(encoding="utf-8"))
     assert 0 <= found["after"]["tiny_questions"]["acc"] <= 1 and found["after"] == found["before"]
     assert "change +0.0000" in capsys.readouterr().out
     assert run(general, ["--model", model, "--tasks", "no_such_task"]) == 2

@@ -22,21 +22,27 @@ def suite_file(small_patients, tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(
         "{name: tiny, version: 1, description: test, max_steps: 20, environment: {image_size: 16}, episodes: ["
-        "{patient: 'imported:one', target: 1, start: 4}, {patient: 'imported:one', target: 4, start: 1}]}"
+        "{patient: 'imported:one', target: 1, start: 4}, {patient: 'imported:one', target: 4, start: 1}]}",
+        encoding="utf-8",
     )
     return str(path)
 
 
 def test_the_script_runs_as_a_user_would(suite_file, tmp_path):
     (tmp_path / "policies").mkdir()
-    (tmp_path / "mine.py").write_text("from carm_env.evaluation.reference import OraclePolicy as Policy")
+    (tmp_path / "mine.py").write_text(
+        "from carm_env.evaluation.reference import OraclePolicy as Policy", encoding="utf-8"
+    )
     command = [sys.executable, str(SCRIPT), "--policies", "atlas", "mine:Policy", "--suite", suite_file]
     command += ["--out", "o", "--workers", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert "100%" in done.stderr and (tmp_path / "o" / "leaderboard.md").exists()
     assert (tmp_path / "o" / "episode.gif").exists() and (tmp_path / "o" / "trajectories_tiny.png").exists()
-    assert json.loads((tmp_path / "o" / "leaderboard.json").read_text())["mine:Policy"]["tiny"]["success"] == 1
+    assert (
+        json.loads((tmp_path / "o" / "leaderboard.json").read_text(encoding="utf-8"))["mine:Policy"]["tiny"]["success"]
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,4 +68,8 @@ def test_scripted_policies_run_by_default(suite_file, tmp_path):
         )
         == 0
     )
-    assert set(json.loads((tmp_path / "o" / "leaderboard.json").read_text())) == {"oracle", "atlas", "random"}
+    assert set(json.loads((tmp_path / "o" / "leaderboard.json").read_text(encoding="utf-8"))) == {
+        "oracle",
+        "atlas",
+        "random",
+    }

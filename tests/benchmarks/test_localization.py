@@ -36,7 +36,7 @@ def test_the_script_writes_every_metric(small_patients, checkpoints, tmp_path, n
     path = tmp_path / "l.json"
     arguments = ["--policy", f"{name}:{checkpoints / name}", "--patients", *small_patients[:2], "--views", "12"]
     assert run(localization, [*arguments, "--out", str(tmp_path / "o"), "--json", str(path)]) == 0
-    figures = json.loads(path.read_text())
+    figures = json.loads(path.read_text(encoding="utf-8"))
     for key in ("p_at_1", "p_at_2", "p_at_3", "r_at_1", "r_at_2", "r_at_3", "h_at_1", "closest_exact",
                 "centred_h_at_1", "centred_h_at_2"):  # fmt: skip
         assert 0 <= figures[key]["low"] <= figures[key]["value"] <= figures[key]["high"] <= 1, key
@@ -49,9 +49,9 @@ def test_a_localiser_is_compared_with_a_baseline(small_patients, checkpoints, tm
     names = [f"{kind}:{checkpoints / kind}" for kind in ("cnn", "conformal")]
     words = ["--policy", names[0], "--patients", *small_patients[:2], "--views", "12", "--out", str(tmp_path / "o")]
     assert run(localization, [*words, "--baseline", names[1], "--json", str(path)]) == 0
-    figures = json.loads(path.read_text())
+    figures = json.loads(path.read_text(encoding="utf-8"))
     assert run(localization, ["--policy", names[1], *words[2:], "--json", str(path)]) == 0
-    baseline = json.loads(path.read_text())
+    baseline = json.loads(path.read_text(encoding="utf-8"))
     difference = figures["differences"]["p_at_2"]
     assert difference["value"] == pytest.approx(figures["p_at_2"]["value"] - baseline["p_at_2"]["value"])
     assert difference["low"] <= difference["value"] <= difference["high"]
@@ -63,7 +63,7 @@ def test_calibration_reports_coverage_and_size(small_patients, checkpoints, tmp_
     path = tmp_path / "c.json"
     arguments = ["--policy", f"conformal:{checkpoints / 'conformal'}", "--patients", *small_patients[:2]]
     assert run(calibration, [*arguments, "--views", "12", "--out", str(tmp_path / "o"), "--json", str(path)]) == 0
-    figures = json.loads(path.read_text())
+    figures = json.loads(path.read_text(encoding="utf-8"))
     levels = figures["levels"]
     assert levels["0.9"]["coverage"]["value"] <= levels["0.95"]["coverage"]["value"]
     assert levels["0.97"]["coverage"]["value"] == 1.0
@@ -116,14 +116,14 @@ def test_abstention_in_closed_loop(checkpoints, small_patients, tmp_path, capsys
     from carm_env.patients.catalogue import load_patient
 
     suite, _ = suite_on("smoke", {name: load_patient(name) for name in small_patients[:2]})
-    (tmp_path / "s.yaml").write_text(suite.to_yaml())
+    (tmp_path / "s.yaml").write_text(suite.to_yaml(), encoding="utf-8")
     arguments = ["--policy", f"conformal:{checkpoints / 'conformal'}", "--suite", str(tmp_path / "s.yaml")]
     assert (
         run(abstention, [*arguments, "--episodes", "4", "--out", str(tmp_path), "--json", str(tmp_path / "a.json")])
         == 0
     )
     assert (tmp_path / "abstention.png").is_file()
-    assert "hash" in (tmp_path / "a.json").read_text()
+    assert "hash" in (tmp_path / "a.json").read_text(encoding="utf-8")
     assert run(abstention, [*arguments, "--episodes", "0"]) == 2
     assert "--episodes is 0" in capsys.readouterr().err
     assert run(abstention, ["--policy", "cnn"]) == 2

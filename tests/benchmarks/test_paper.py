@@ -17,7 +17,7 @@ LABEL = "<label_id>{}</label_id>"
 def write(path, columns, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [",".join(columns), *(",".join(f'"{value}"' for value in row) for row in rows)]
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def main(*words):
 
 def test_tables_are_recomputed_from_released_answers(released, tmp_path, capsys):
     assert main("--released", released, "--out", tmp_path / "o", "--json", tmp_path / "t.json") == 0
-    found = json.loads((tmp_path / "t.json").read_text())
+    found = json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))
     tuned = found["table1"]["SFT_gemma_4b"]
     assert (tuned["answers"], tuned["valid"], tuned["p_at_1"], tuned["p_at_2"]) == (2, 1, 1.0, 1.0)
     assert tuned["r_at_1"] == pytest.approx(1 / 3) and tuned["r_at_3"] == pytest.approx(2 / 3)
@@ -118,7 +118,7 @@ def test_damaged_files_are_named(released, change, message, script_error, tmp_pa
 
 
 def test_results_of_another_script_are_refused(released, tmp_path, script_error):
-    (tmp_path / "x.json").write_text('{"policy": "cnn"}')
+    (tmp_path / "x.json").write_text('{"policy": "cnn"}', encoding="utf-8")
     words = ("--released", released, "--ours", tmp_path / "x.json", "--out", tmp_path / "o")
     assert "holds no metrics, expected a file of benchmarks/localization.py" in script_error(paper, *words)
 
@@ -130,7 +130,7 @@ def test_both_tables_have_the_same_rows():
 @pytest.mark.skipif(not RELEASED.is_dir(), reason="the authors' raw outputs (../shared) are not here")
 def test_the_released_answers_give_table_1_and_the_real_part_of_table_2(tmp_path, capsys):
     assert main("--released", RELEASED, "--out", tmp_path / "o", "--json", tmp_path / "t.json") == 0
-    found = json.loads((tmp_path / "t.json").read_text())
+    found = json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))
     assert len(found["table1"]) == 10 and len(found["table2"]["real"]) == 11
     unlike = {(row["table"], row["part"], row["row"]) for row in found["differences"] if row["large"]}
     assert {(table, part) for table, part, _ in unlike} == {("table2", "synthetic")}

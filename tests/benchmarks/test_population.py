@@ -38,7 +38,7 @@ def test_the_energy_test_rejects_another_population_and_not_the_same():
 def test_the_script_prints_and_writes_every_figure(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(population, "pose_patients", lambda count, seed, workers: sample(count, seed))
     status = run(Arguments(patients=24, json=tmp_path / "p.json"))
-    written = json.loads((tmp_path / "p.json").read_text())
+    written = json.loads((tmp_path / "p.json").read_text(encoding="utf-8"))
     assert len(written["coordinates"]) == 28
     assert {"mean_mm", "deviation_mm", "reference_deviation_mm", "passes"} < set(written["coordinates"][0])
     passed = all(item["passes"] for item in written["coordinates"]) and written["energy"]["p"] > 0.01

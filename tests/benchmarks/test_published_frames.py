@@ -31,7 +31,7 @@ def entry(path, closest=("carina", "t1"), certainty="certain", start=False):
 
 def save_readings(path, entries):
     content = {"version": 1, "reader": "a test", "date": "2026-01-01", "method": "invented", "frames": entries}
-    path.write_text(dump_yaml(content))
+    path.write_text(dump_yaml(content), encoding="utf-8")
     return path
 
 
@@ -120,7 +120,7 @@ def test_other_frames_are_named_and_left_out(folder, tmp_path, monkeypatch, caps
     assert "0.png is left out: missing." in printed.err and "1.png is left out: not the file that was" in printed.err
     assert asked == list(policies)
     assert [line.split()[1] for line in printed.out.splitlines()[2:]] == list(policies)
-    result = json.loads(out.read_text())
+    result = json.loads(out.read_text(encoding="utf-8"))
     assert set(result["left_out"]) == {"0.png", "1.png"}
     assert result["policies"]["conformal"]["counts"]["first right"] == {"count": 1, "of": 1}
 

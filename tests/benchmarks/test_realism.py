@@ -211,7 +211,7 @@ def main(*words):
 def test_virtual_patients_are_compared_with_cts(small_patients, tmp_path, capsys):
     words = ["--json", tmp_path / "r.json", "--plot", tmp_path / "r.png", "--sheet", tmp_path / "s.png"]
     assert main(*few(small_patients), *words) == 0
-    found = json.loads((tmp_path / "r.json").read_text())
+    found = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
     rows = found["results"]
     assert {row["comparison"] for row in rows} == {"virtual, real"}  # a control needs more people
     assert [(row["classifier"], row["blur_px"]) for row in rows] == [
@@ -232,7 +232,7 @@ def test_virtual_patients_are_compared_with_cts(small_patients, tmp_path, capsys
     for row in rows:
         row["comparison"] = "anatomy=4, real"
     del found["raised"]
-    (tmp_path / "before.json").write_text(json.dumps(found))
+    (tmp_path / "before.json").write_text(json.dumps(found), encoding="utf-8")
     assert main(*few(small_patients), "--compare", tmp_path / "before.json") == 0
     own, _, earlier = capsys.readouterr().out.partition(f"{tmp_path / 'before.json'}, commit 0123abc, ")
     assert "virtual, real" in own and "anatomy=4" not in own
@@ -260,7 +260,7 @@ def test_results_that_cannot_be_compared_are_named_before_the_run(
 ):
     monkeypatch.setattr(realism, "collect", lambda *args, **options: pytest.fail("patients were rendered"))
     if text is not None:
-        (tmp_path / "r.json").write_text(text)
+        (tmp_path / "r.json").write_text(text, encoding="utf-8")
     assert message in script_error(realism, *few(small_patients), "--compare", tmp_path / "r.json")
 
 

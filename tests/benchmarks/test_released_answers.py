@@ -21,7 +21,7 @@ REVISED = (
 def write(path, columns, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [",".join(columns), *(",".join(f'"{value}"' for value in row) for row in rows)]
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def released(tmp_path):
 def test_released_corrections_are_measured(released, tmp_path, capsys):
     words = ["--released", str(released), "--json", str(tmp_path / "r.json")]
     assert run_script(correction.run, correction.Arguments, given=words) == 0
-    found = json.loads((tmp_path / "r.json").read_text())["released"]["stage1_SFT_m_language"]
+    found = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["released"]["stage1_SFT_m_language"]
     assert found["views"] == 5 and found["right_at_first"]["value"] == pytest.approx(2 / 5)
     assert found["fixed"]["value"] == pytest.approx(2 / 3) and found["broken"]["value"] == pytest.approx(1 / 2)
     assert found["right_at_first_h_at_2"]["value"] == pytest.approx(3 / 5)
@@ -66,7 +66,7 @@ def test_released_corrections_are_measured(released, tmp_path, capsys):
         ),
         (
             lambda folder: (folder / "correction_reasoning/stage1_SFT_m_language.csv").write_text(
-                'filename,output,target\nregenerated_new/3/H/case-1_NN.png,"[3,'
+                'filename,output,target\nregenerated_new/3/H/case-1_NN.png,"[3,', encoding="utf-8"
             ),
             "cannot be read|is cut short",
         ),

@@ -34,7 +34,7 @@ def test_one_bad_pixel_changes_the_maximum_but_hardly_the_mean():
 def test_the_script_measures_every_view_and_fidelity(tmp_path, capsys):
     out = tmp_path / "a.json"
     assert script(*SMALL, "--json", out) == 0
-    result = json.loads(out.read_text())
+    result = json.loads(out.read_text(encoding="utf-8"))
     (torso,) = result["volumes"].values()
     assert torso["voxels"] == [60, 60, 90] and torso["missed"] == misses(torso["errors"])
     assert list(torso["errors"]) == [view.name for view in VIEWS]

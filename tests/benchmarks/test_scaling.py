@@ -14,7 +14,7 @@ def test_a_quick_run_gives_every_figure_and_plot(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     out, file = tmp_path / "plots", tmp_path / "s.json"
     assert run_script(scaling.run, Arguments, given=["--quick", "--out", str(out), "--json", str(file)]) == 0
-    figures = json.loads(file.read_text())
+    figures = json.loads(file.read_text(encoding="utf-8"))
     assert [row["side"] for row in figures["side"]] == list(QUICK.sides)
     assert all(row["frame_ms"] > 0 and row["lines_ms"] > 0 for row in figures["side"])
     assert all(row["memory_mib"] > row["volume_mib"] for row in figures["voxels"])

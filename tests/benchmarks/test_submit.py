@@ -31,7 +31,7 @@ def suite(small_patients, tmp_path, monkeypatch):
     short = replace(drawn, name="short", episodes=drawn.episodes[:6], max_steps=6)
     folder = tmp_path / "suites"
     folder.mkdir()
-    (folder / "short.yaml").write_text(short.to_yaml())
+    (folder / "short.yaml").write_text(short.to_yaml(), encoding="utf-8")
     monkeypatch.setattr(suites, "SUITE_FOLDER", folder)
     return suites.load_suite("short")
 
@@ -43,7 +43,7 @@ def run(suite, tmp_path):
     policy, env = make_policy("random"), suite_environment(suite)
     for number in range(len(suite.episodes)):
         append_result(path, run_episode(policy, env, EpisodeTask(suite, number, "random", 3 + number)))
-    (tmp_path / "card.md").write_text("# Random moves")
+    (tmp_path / "card.md").write_text("# Random moves", encoding="utf-8")
     return path.parent
 
 
@@ -55,13 +55,13 @@ def packed(run, tmp_path, *words):
 
 def test_a_submission_is_packed_and_valid(run, tmp_path, capsys):
     (tmp_path / "t" / "one").mkdir(parents=True)
-    (tmp_path / "t" / "one" / "transcript.jsonl").write_text("{}")
+    (tmp_path / "t" / "one" / "transcript.jsonl").write_text("{}", encoding="utf-8")
     path = packed(run, tmp_path, "--transcripts", tmp_path / "t")
     with zipfile.ZipFile(path) as archive:
         names = {"submission.json", "episodes.jsonl", "card.md", "transcripts/one/transcript.jsonl"}
         assert set(archive.namelist()) == names
     assert main("validate", path, "--json", tmp_path / "v.json") == 0
-    assert json.loads((tmp_path / "v.json").read_text())["problems"] == []
+    assert json.loads((tmp_path / "v.json").read_text(encoding="utf-8"))["problems"] == []
     assert "random, 6 episodes, replayed: valid" in capsys.readouterr().out
     assert main("validate", path, "--no-replay") == 0
     assert "not replayed: valid" in capsys.readouterr().out
@@ -161,12 +161,12 @@ def test_what_cannot_be_packed_is_named(run, tmp_path, script_error):
     assert "there is no file" in script_error(submit, "pack", tmp_path / "absent", *card)
     assert "holds no results of 'ppo'" in script_error(submit, "pack", run, *card, "--policy", "ppo")
     path = run / "episodes.jsonl"
-    whole = path.read_text()
-    path.write_text(whole[:-40])
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(whole[:-40], encoding="utf-8")
     assert "episodes.jsonl, line 6: not a result" in script_error(submit, "pack", run, *card)
-    path.write_text("".join(whole.splitlines(keepends=True)[:4]))
+    path.write_text("".join(whole.splitlines(keepends=True)[:4]), encoding="utf-8")
     assert "suite short lacks 2 of 6 episodes: 4, 5." in script_error(submit, "pack", run, *card)
-    path.write_text(whole)
+    path.write_text(whole, encoding="utf-8")
     append_result(path, replace(read_results(path)[0][0], policy="other"))
     assert "holds results of other, random: name one with --policy" in script_error(submit, "pack", run, *card)
     assert not (tmp_path / "x.zip").exists()

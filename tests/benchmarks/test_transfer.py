@@ -39,7 +39,7 @@ def test_every_policy_has_a_score_for_every_group(small_patients, tmp_path, caps
     words = ["--policies", "oracle", "conformal", "random", "--groups", *groups, "--episodes", 3, "--views", 4,
              "--workers", 1, "--out", tmp_path / "out", "--json", tmp_path / "t.json"]  # fmt: skip
     assert main(*words) == 0
-    found = json.loads((tmp_path / "t.json").read_text())
+    found = json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))
     assert list(found) == ["oracle", "conformal", "random", "run"]
     assert all(list(found[policy]) == list(groups) for policy in ("oracle", "conformal", "random"))
     oracle, random = found["oracle"][groups[0]], found["random"][groups[0]]
@@ -75,7 +75,7 @@ def test_the_coverage_is_that_of_views_at_the_depth_of_the_episodes(small_patien
     words = ["--policies", "conformal", "--groups", group, "--episodes", 1, "--views", 16, "--workers", 1, "--out",
              tmp_path / "out", "--json", tmp_path / "t.json"]  # fmt: skip
     assert main(*words) == 0
-    found = json.loads((tmp_path / "t.json").read_text())["conformal"][group]["coverage_90"]
+    found = json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))["conformal"][group]["coverage_90"]
     assert found == pytest.approx(coverage(group, ViewOptions(16, 256, seed=1, isocenter_depth_mm=60.0)))
     assert depths_mm == [60.0]
 
@@ -89,7 +89,7 @@ def test_a_run_is_resumed(small_patients, tmp_path, capsys):
     # Fewer episodes than the folder holds: every policy is scored on the same ones.
     words[1:2] = ["oracle", "random"]
     assert main(*words, "--episodes", 1, "--json", tmp_path / "t.json") == 0
-    found = json.loads((tmp_path / "t.json").read_text())
+    found = json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))
     assert [found[policy][small_patients[0]]["episodes"] for policy in ("oracle", "random")] == [1, 1]
 
 

@@ -32,7 +32,7 @@ def test_workers_are_compared_on_quiet_and_busy_cpus(tmp_path, monkeypatch, caps
     monkeypatch.setattr(workers_speed, "time_run", time_run)
     arguments = Arguments(policies=("atlas",), episodes=4, repeats=2, rounds=1, json=tmp_path / "w.json")
     assert workers_speed.run(arguments) == 0
-    result = json.loads(arguments.json.read_text())
+    result = json.loads(arguments.json.read_text(encoding="utf-8"))
     assert result["policies"]["atlas"]["quiet"]["ratio"] == result["policies"]["atlas"]["busy"]["ratio"] == 2
     assert result["missed"] == [] and result["run"]["date"]
     assert "Every target is met" in capsys.readouterr().out

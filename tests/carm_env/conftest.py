@@ -53,7 +53,7 @@ def write_results(tmp_path):
     def write(name, results):
         path = tmp_path / name / "episodes.jsonl"
         path.parent.mkdir(exist_ok=True)
-        path.write_text("".join(json.dumps(dataclasses.asdict(result)) + "\n" for result in results))
+        path.write_text("".join(json.dumps(dataclasses.asdict(result)) + "\n" for result in results), encoding="utf-8")
         return path
 
     return write

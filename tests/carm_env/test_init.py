@@ -14,7 +14,7 @@ HEAVY = (
 
 
 def run(code):
-    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, encoding="utf-8")
     return result.stdout.split()
 
 

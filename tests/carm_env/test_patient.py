@@ -45,11 +45,11 @@ def test_a_damaged_patient_is_refused(patient, tmp_path, damage):
     elif damage == "no description":
         description.unlink()
     elif damage == "half description":
-        description.write_text(description.read_text()[:50])
+        description.write_text(description.read_text(encoding="utf-8")[:50], encoding="utf-8")
     else:
-        value = json.loads(description.read_text())
+        value = json.loads(description.read_text(encoding="utf-8"))
         value["landmarks_lps_mm"]["1"] = [1.0, 2.0, 3.0]
-        description.write_text(json.dumps(value))
+        description.write_text(json.dumps(value), encoding="utf-8")
     with pytest.raises(CorruptPatientError):
         load_saved_patient(folder)
 
@@ -57,10 +57,12 @@ def test_a_damaged_patient_is_refused(patient, tmp_path, damage):
 def rewritten(folder, **changes):
     """Changes values of a saved patient and makes their hash right."""
     path = folder / "patient.json"
-    value = {**json.loads(path.read_text()), **changes}
+    value = {**json.loads(path.read_text(encoding="utf-8")), **changes}
     del value["description_sha256"]
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    path.write_text(json.dumps({**value, "description_sha256": hashlib.sha256(text.encode()).hexdigest()}))
+    path.write_text(
+        json.dumps({**value, "description_sha256": hashlib.sha256(text.encode()).hexdigest()}), encoding="utf-8"
+    )
 
 
 DAMAGED_FILES = {
@@ -132,7 +134,7 @@ def test_a_patient_that_is_replaced_while_it_is_read_is_read_again(patient, tmp_
     def load(*arguments, **options):
         if next(once, False):
             save_patient(other, folder)
-            (folder / "absent").open()
+            (folder / "absent").open(encoding="utf-8")
         return real(*arguments, **options)
 
     monkeypatch.setattr(np, "load", load)

@@ -50,18 +50,18 @@ def attempts(monkeypatch):
 
 def change(folder, name, **values):
     path = folder / name
-    config = json.loads(path.read_text()) if path.is_file() else {}
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for key, value in values.items():
         target = config
         *parts, last = key.split("__")
         for part in parts:
             target = target.setdefault(part, {})
         target[last] = value
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(config), encoding="utf-8")
 
 
 def write_code(folder):
-    (folder / "own.py").write_text(CODE.format(marker=str(folder.parent / "marker")))
+    (folder / "own.py").write_text(CODE.format(marker=str(folder.parent / "marker")), encoding="utf-8")
 
 
 def own_class(folder, file, **names):
@@ -109,7 +109,7 @@ def adapter(folder, **values):
     shutil.copytree(base, folder)
     (folder / "model.safetensors").unlink()
     settings = {"base_model_name_or_path": str(base), "peft_type": "LORA", "r": 2, "target_modules": ["q_proj"]}
-    (folder / "adapter_config.json").write_text(json.dumps({**settings, **values}))
+    (folder / "adapter_config.json").write_text(json.dumps({**settings, **values}), encoding="utf-8")
     (folder / "adapter_model.safetensors").write_bytes(b"")
 
 
@@ -138,7 +138,7 @@ def missing_weight(folder):
 
 def weights_outside(folder):
     index = {"metadata": {}, "weight_map": {"a": "../outside.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
 def setting(file, **values):
@@ -146,7 +146,7 @@ def setting(file, **values):
 
 
 def text(file, content):
-    return lambda folder: (folder / file).write_text(content)
+    return lambda folder: (folder / file).write_text(content, encoding="utf-8")
 
 
 TEMPLATES = (
@@ -159,7 +159,7 @@ TEMPLATES = (
 
 
 def template(folder, text):
-    (folder / "chat_template.jinja").write_text(text)
+    (folder / "chat_template.jinja").write_text(text, encoding="utf-8")
     for name in ("tokenizer_config.json", "processor_config.json"):
         change(folder, name, chat_template=text)
 
@@ -260,7 +260,7 @@ def test_a_mistyped_folder_is_not_asked_of_the_hub(tmp_path, attempts, monkeypat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "sft").mkdir(parents=True)
     (tmp_path / "mine").mkdir()
-    (tmp_path / "a.txt").write_text("")
+    (tmp_path / "a.txt").write_text("", encoding="utf-8")
     with pytest.raises(ModelError) as caught:
         model_folder(name)
     assert message in str(caught.value) and not attempts

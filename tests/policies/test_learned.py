@@ -113,19 +113,19 @@ def test_pickles_and_weights_of_another_architecture_are_refused(classifier, tmp
         make_policy(f"cnn:{tmp_path / 'absent'}")
     with pytest.raises(CheckpointError, match="of kind 'cnn', format 1, expected 'conformal'"):
         make_policy(f"conformal:{classifier}")
-    config = json.loads((classifier / "config.json").read_text())
-    (classifier / "config.json").write_text(json.dumps({**config, "architecture": "small"}))
+    config = json.loads((classifier / "config.json").read_text(encoding="utf-8"))
+    (classifier / "config.json").write_text(json.dumps({**config, "architecture": "small"}), encoding="utf-8")
     with pytest.raises(CheckpointError, match="of another architecture"):
         make_policy(f"cnn:{classifier}")
-    (classifier / "config.json").write_text(json.dumps({**config, "architecture": "smal"}))
+    (classifier / "config.json").write_text(json.dumps({**config, "architecture": "smal"}), encoding="utf-8")
     with pytest.raises(ValueError, match="Did you mean 'small'"):
         make_policy(f"cnn:{classifier}")
     for key in ("architecture", "image_size"):
         less = {name: value for name, value in config.items() if name != key}
-        (classifier / "config.json").write_text(json.dumps(less))
+        (classifier / "config.json").write_text(json.dumps(less), encoding="utf-8")
         with pytest.raises(CheckpointError, match=f"config.json has no {key}"):
             make_policy(f"cnn:{classifier}")
-    (classifier / "config.json").write_text("{")
+    (classifier / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(CheckpointError, match="config.json cannot be read"):
         load_checkpoint(classifier, "cnn")
 
@@ -359,7 +359,9 @@ def test_an_agent_refuses_another_shipped_backbone(tmp_path):
     shutil.copytree(SHIPPED / "ppo", tmp_path / "ppo")
     make_policy(f"ppo:{tmp_path / 'ppo'}")
     path = tmp_path / "ppo" / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "shipped_eye": "0" * 64}))
+    path.write_text(
+        json.dumps({**json.loads(path.read_text(encoding="utf-8")), "shipped_eye": "0" * 64}), encoding="utf-8"
+    )
     with pytest.raises(CheckpointError, match="was trained with another"):
         make_policy(f"ppo:{tmp_path / 'ppo'}")
 
@@ -395,14 +397,14 @@ def change_tensors(folder, change):
 
 def config_with(**values):
     def change(folder):
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, **values}))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        (folder / "config.json").write_text(json.dumps({**config, **values}), encoding="utf-8")
 
     return change
 
 
 def text_of_config(text):
-    return lambda folder: (folder / "config.json").write_text(text)
+    return lambda folder: (folder / "config.json").write_text(text, encoding="utf-8")
 
 
 def not_finite(number):

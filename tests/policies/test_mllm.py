@@ -157,10 +157,12 @@ def test_missing_models_are_reported(tmp_path):
         load_processor(tmp_path)
     with pytest.raises(ModelError, match="cannot be loaded as a model of images and text"):
         load_model(tmp_path)
-    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ModelError, match="names no base model"):
         load_model(tmp_path)
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "gone")}))
+    (tmp_path / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": str(tmp_path / "gone")}), encoding="utf-8"
+    )
     with pytest.raises(ModelError, match="the base model .* of the adapter"):
         load_model(tmp_path)
 
@@ -207,7 +209,7 @@ def test_a_damaged_adapter_is_reported(tiny):
     adapter = tiny.parent / "adapter"
     adapter.mkdir()
     settings = {"base_model_name_or_path": str(tiny), "peft_type": "LORA", "r": 2, "target_modules": ["q_proj"]}
-    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    (adapter / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
     (adapter / "adapter_model.safetensors").write_bytes(b"junk")
     with pytest.raises(ModelError, match="is not an adapter of this base model"):
         load_model(adapter)
@@ -233,13 +235,13 @@ def test_a_processor_without_images_or_chat_template_is_refused(tmp_path):
 
     tokenizer = build_tokenizer(["LEFT SMALL"], 300)
     tokenizer.save_pretrained(tmp_path / "text")
-    (tmp_path / "text" / "config.json").write_text(json.dumps({"model_type": "gemma3_text"}))
+    (tmp_path / "text" / "config.json").write_text(json.dumps({"model_type": "gemma3_text"}), encoding="utf-8")
     with pytest.raises(ModelError, match="takes no images"):
         load_processor(tmp_path / "text")
     _, processor = build_model(tokenizer, architecture="tiny", hidden=64, layers=1)
     processor.chat_template = processor.tokenizer.chat_template = None
     processor.save_pretrained(tmp_path / "mute")
-    (tmp_path / "mute" / "config.json").write_text(json.dumps({"model_type": "gemma3"}))
+    (tmp_path / "mute" / "config.json").write_text(json.dumps({"model_type": "gemma3"}), encoding="utf-8")
     with pytest.raises(ModelError, match="no chat template"):
         load_processor(tmp_path / "mute")
 

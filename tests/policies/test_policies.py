@@ -56,7 +56,7 @@ def test_shipped_weights_are_small_and_have_a_model_card():
     assert {path.suffix for path in language_model} == {".md", ".json", ".jinja", ".safetensors"}
     assert sum(path.stat().st_size for path in language_model) < 15e6
     for path in SHIPPED.glob("*/README.md"):
-        card = path.read_text()
+        card = path.read_text(encoding="utf-8")
         assert "not a medical device" in card and "## Limits" in card
         assert re.search("commands?[^`]*: `python training/", card)
 

@@ -167,7 +167,7 @@ def _run_group(group: str, each: int, folder: Path) -> list[dict[str, Any]]:
     # Closed input: nobody answers a question.
     try:
         done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                              timeout=_GROUP_SECONDS, check=False)  # fmt: skip
+                              timeout=_GROUP_SECONDS, check=False, encoding="utf-8")  # fmt: skip
         output, status, errors = done.stdout, done.returncode, done.stderr
     except subprocess.TimeoutExpired as error:
         output, status, errors = (error.stdout or b"").decode(), -1, f"took more than {_GROUP_SECONDS} s"
@@ -186,7 +186,7 @@ def _run_commands(folder: Path, each: int) -> list[dict[str, Any]]:
         started = time.perf_counter()
         try:
             done = subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True,
-                                  text=True, timeout=_RUN_SECONDS, check=False)  # fmt: skip
+                                  text=True, timeout=_RUN_SECONDS, check=False, encoding="utf-8")  # fmt: skip
             fault = f"it ended with {done.returncode}: {done.stderr[-500:]}" if done.returncode else ""
         except subprocess.TimeoutExpired:
             fault = f"it took more than {_RUN_SECONDS} s"

@@ -79,9 +79,12 @@ def _content(path: Path) -> Any:
     if path.is_dir():
         return None
     if path.suffix == ".jsonl":
-        return sorted(json.dumps(_constant(json.loads(line)), sort_keys=True) for line in path.read_text().splitlines())
+        return sorted(
+            json.dumps(_constant(json.loads(line)), sort_keys=True)
+            for line in path.read_text(encoding="utf-8").splitlines()
+        )
     if path.suffix == ".json":
-        return _constant(json.loads(path.read_text()))
+        return _constant(json.loads(path.read_text(encoding="utf-8")))
     if path.name == "evaluations.npz":
         with np.load(path) as values:
             return {name: values[name].tolist() for name in values}
@@ -189,7 +192,7 @@ SUITE = {
 
 def _prepare_leaderboard(root: Path) -> None:
     _import_small(root)
-    (root / "tiny.yaml").write_text(json.dumps(SUITE))
+    (root / "tiny.yaml").write_text(json.dumps(SUITE), encoding="utf-8")
 
 
 def _evaluate(workers: int) -> Callable[[Path], int]:
@@ -207,8 +210,8 @@ def _evaluate(workers: int) -> Callable[[Path], int]:
 
 def _drop_incomplete_lines(path: Path) -> None:
     """Removes what a kill left of a line, which stays in the file: the results are compared without it."""
-    whole = [line for line in path.read_text().splitlines() if line.endswith("}")]
-    path.write_text("\n".join(whole) + "\n")
+    whole = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    path.write_text("\n".join(whole) + "\n", encoding="utf-8")
 
 
 def _prepare_training(root: Path) -> None:
@@ -232,7 +235,7 @@ def _prepare_with_network(root: Path) -> None:
     _prepare_training(root)
     settings = {"n_envs": 2, "n_timesteps": 96, "policy": "MlpPolicy", "policy_kwargs": {"net_arch": [16]},
                 "n_steps": 16, "batch_size": 16, "n_epochs": 1, "learning_rate": "lin_1e-3"}  # fmt: skip
-    (root / "ppo.yml").write_text(json.dumps({"CArmNav-v0": settings}))
+    (root / "ppo.yml").write_text(json.dumps({"CArmNav-v0": settings}), encoding="utf-8")
 
 
 def _network_words(root: Path) -> list[str]:

@@ -84,7 +84,7 @@ def run_forked(
     """
     calls, children = log.with_suffix(".calls"), log.with_suffix(".children")
     for path in (calls, children):
-        path.write_text("")
+        path.write_text("", encoding="utf-8")
     started = time.monotonic()
     child = os.fork()
     if child == 0:
@@ -100,7 +100,7 @@ def run_forked(
         time.sleep(0.002)
     _, status = os.waitpid(child, 0)
     seconds = time.monotonic() - started
-    family |= {int(number) for number in children.read_text().split()}
+    family |= {int(number) for number in children.read_text(encoding="utf-8").split()}
     orphans = _orphans(family)
     killed = os.WIFSIGNALED(status)
     return Outcome(killed, 0 if killed else os.WEXITSTATUS(status), seconds, len(calls.read_bytes()), orphans)
@@ -135,7 +135,7 @@ def _watch(window: Window, kill: Kill | None, counter: int, children: Path) -> N
             if kill.half and window.path is not None:
                 real(*arguments, **options)
                 _cut(arguments[window.path])
-            children.write_text(" ".join(map(str, descendants(os.getpid()))))
+            children.write_text(" ".join(map(str, descendants(os.getpid()))), encoding="utf-8")
             os.kill(os.getpid(), signal.SIGKILL)
         os.write(counter, b".")
         return real(*arguments, **options)
@@ -157,7 +157,7 @@ def descendants(process: int) -> set[int]:
     try:
         tasks = list(Path(f"/proc/{process}/task").iterdir())
         for task in tasks:
-            for number in (task / "children").read_text().split():
+            for number in (task / "children").read_text(encoding="utf-8").split():
                 found |= {int(number), *descendants(int(number))}
     except OSError:
         pass
@@ -173,6 +173,6 @@ def _orphans(family: set[int]) -> tuple[int, ...]:
 
 def _is_running(process: int) -> bool:
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False

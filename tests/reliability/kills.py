@@ -103,7 +103,9 @@ class _Bench:
     def _must_pass(self, function: Callable[[Path], Any]) -> Outcome:
         outcome = self._start(function)
         if outcome.status != 0:
-            raise RuntimeError(f"{self._scenario.name} fails undisturbed:\n{self._log.read_text()[-3000:]}")
+            raise RuntimeError(
+                f"{self._scenario.name} fails undisturbed:\n{self._log.read_text(encoding='utf-8')[-3000:]}"
+            )
         return outcome
 
     def kill_once(self, kill: Kill, tally: Tally) -> None:
@@ -125,9 +127,9 @@ class _Bench:
         for function in (self._check, self._scenario.work):
             again = self._start(function)
             if again.status != 0:
-                tally.failures.append(f"{kill}: {self._log.read_text()[-1500:]}")
+                tally.failures.append(f"{kill}: {self._log.read_text(encoding='utf-8')[-1500:]}")
                 return
-        if resumed and was_saved and resumed[1] not in self._log.read_text():
+        if resumed and was_saved and resumed[1] not in self._log.read_text(encoding="utf-8"):
             tally.failures.append(f"{kill}: what was saved was not resumed from")
         found = contents(self._root)
         hidden = [name for name in found if any(part.startswith(".") for part in Path(name).parts)]

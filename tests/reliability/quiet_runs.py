@@ -47,12 +47,14 @@ def prepare(folder: Path) -> None:
     config = {"kind": "conformal", "architecture": "tiny", "image_size": 32, "members": 1, "levels": [0.9],
               "radius": np.ones((1, 14)).tolist(), "isocenter_depth_mm": DEFAULT_ISOCENTER_DEPTH_MM}  # fmt: skip
     save_checkpoint(folder / "backbone", config, tensors, "#")
-    (folder / "suite.yaml").write_text(SUITE)
+    (folder / "suite.yaml").write_text(SUITE, encoding="utf-8")
     settings = {"n_envs": 2, "n_timesteps": 32, "policy": "MlpPolicy", "n_steps": 16, "batch_size": 16, "n_epochs": 1}
-    (folder / "h.yml").write_text(json.dumps({"CArmNav-v0": settings}))
+    (folder / "h.yml").write_text(json.dumps({"CArmNav-v0": settings}), encoding="utf-8")
     data = folder / "questions.jsonl"
-    data.write_text("".join(json.dumps({"question": f"Is {n} even?", "answer": n % 2}) + "\n" for n in range(4)))
-    (folder / "task.yaml").write_text(TASK.format(data=data))
+    data.write_text(
+        "".join(json.dumps({"question": f"Is {n} even?", "answer": n % 2}) + "\n" for n in range(4)), encoding="utf-8"
+    )
+    (folder / "task.yaml").write_text(TASK.format(data=data), encoding="utf-8")
 
 
 def commands(folder: Path) -> dict[str, list[str]]:

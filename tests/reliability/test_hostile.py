@@ -20,17 +20,17 @@ pytest.importorskip("SimpleITK")
 def test_hostile_archives_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "hostile.json"
     assert hostile.run(hostile.Arguments(out, ("archives",), each=4)) == 0
-    found = json.loads(out.read_text())
+    found = json.loads(out.read_text(encoding="utf-8"))
     assert found["passed"] and found["figures"]["hostile_inputs"] == 4 and not found["failures"]
 
 
 def _outside(target: Path) -> None:
-    (target.parents[1] / "x").write_text("x")
+    (target.parents[1] / "x").write_text("x", encoding="utf-8")
     raise FileNotFoundError
 
 
 def _code(target: Path) -> None:
-    (target / "marker").write_text("x")
+    (target / "marker").write_text("x", encoding="utf-8")
     raise FileNotFoundError
 
 
@@ -69,6 +69,8 @@ def test_faults_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read:
 def test_attempts_to_use_the_network_are_recorded(tmp_path: Path) -> None:
     environment, attempts = guarded({}, tmp_path)
     code = "import socket\ntry: socket.create_connection(('192.0.2.1', 80), 1)\nexcept OSError as error: print(error)"
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, encoding="utf-8"
+    )
     assert "the network is forbidden here" in done.stdout
-    assert "192.0.2.1" in attempts.read_text()
+    assert "192.0.2.1" in attempts.read_text(encoding="utf-8")

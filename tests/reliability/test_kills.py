@@ -31,10 +31,15 @@ def test_a_few_kills_lose_nothing(tmp_path):
     ]
     environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[2]), "TMPDIR": str(tmp_path)}
     done = subprocess.run(
-        [*command, "--out", str(tmp_path / "f.json")], env=environment, capture_output=True, text=True, timeout=300
+        [*command, "--out", str(tmp_path / "f.json")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads((tmp_path / "f.json").read_text())
+    found = json.loads((tmp_path / "f.json").read_text(encoding="utf-8"))
     assert found["name"] == "kills" and found["passed"] and found["figures"]["in_saves"] >= 2
     assert [path.name for path in tmp_path.iterdir()] == ["f.json"]
 
@@ -69,4 +74,4 @@ def test_an_exception_is_a_status_and_an_orphan_is_found(tmp_path, monkeypatch):
     outcome = run_forked(start_and_wait, tmp_path / "log", Kill(call=0))
     assert outcome.killed and len(outcome.orphans) == 1
     failed = run_forked(start_and_wait, tmp_path / "log")
-    assert failed.status == 1 and "ValueError: boom" in (tmp_path / "log").read_text()
+    assert failed.status == 1 and "ValueError: boom" in (tmp_path / "log").read_text(encoding="utf-8")

@@ -70,10 +70,10 @@ def test_training_on_corrections_fixes_what_was_corrected(dataset, start, tmp_pa
     assert run(start, dataset, tmp_path / "out", *words, "--json", path) == 0
     out = capsys.readouterr().out
     assert "answers were wrong and are corrected" in out and f"policy: mllm:{tmp_path / 'out'}" in out
-    figures = json.loads(path.read_text())
+    figures = json.loads(path.read_text(encoding="utf-8"))
     assert figures["corrections"] == 24 and {"p_at_1", "p_at_1_before", "invalid_rate"} <= set(figures)
-    assert "not a medical device" in (tmp_path / "out" / "README.md").read_text()
-    settings = json.loads((tmp_path / "out" / "carm.json").read_text())
+    assert "not a medical device" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    settings = json.loads((tmp_path / "out" / "carm.json").read_text(encoding="utf-8"))
     assert settings["trained_by"] == "dpo" and settings["style"] == "compact"
 
     views = read_views(dataset, "train")
@@ -191,9 +191,9 @@ def test_a_model_learns_from_transcripts_alone(transcripts, dataset, start, tmp_
 
 def test_a_start_that_knows_another_depth_is_refused(dataset, start, tmp_path, capsys):
     path = start / "config.json"
-    config = json.loads(path.read_text())
+    config = json.loads(path.read_text(encoding="utf-8"))
     config["vision_config"]["isocenter_depth_mm"] = 77.0
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(config), encoding="utf-8")
     assert run(start, dataset, tmp_path / "out", "--max_steps", 1, "--test_views", 0) == 2
     assert "set --isocenter-depth-mm 77" in capsys.readouterr().err
 

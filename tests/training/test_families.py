@@ -63,7 +63,7 @@ def test_one_qlora_step(family, dataset, tmp_path, capsys):
     name, model = family
     out = tmp_path / "out"
     assert recipe(name, model, dataset, out) == 0, capsys.readouterr().err
-    adapter = json.loads((out / "adapter_config.json").read_text())
+    adapter = json.loads((out / "adapter_config.json").read_text(encoding="utf-8"))
     assert (adapter["r"], adapter["lora_alpha"]) == (16, 32)
     from safetensors.torch import load_file
 

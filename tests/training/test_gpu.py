@@ -23,7 +23,7 @@ def test_networks_learn_in_mixed_precision(script, small_patients, tmp_path):
     if script == "conformal":
         arguments += ["--members", "1"]
     assert {"cnn": cnn, "conformal": conformal}[script].main(arguments) == 0
-    figures = json.loads((tmp_path / "f.json").read_text())
+    figures = json.loads((tmp_path / "f.json").read_text(encoding="utf-8"))
     assert figures["closest_exact"] > 0.3 if script == "cnn" else figures["coverage_90"] > 0.5
 
 
@@ -43,7 +43,7 @@ def test_the_embedded_language_model_is_fine_tuned_and_reinforced(small_patients
                  "--test_views", "8", "--output_dir", str(tmp_path / "o"), "--json",
                  str(tmp_path / "s.json")]  # fmt: skip
     assert sft.main(arguments) == 0
-    assert json.loads((tmp_path / "s.json").read_text())["samples_per_s"] > 0
+    assert json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))["samples_per_s"] > 0
 
     def by_length(texts, states, weights):
         """A reward that differs between random answers."""
@@ -58,7 +58,7 @@ def test_the_embedded_language_model_is_fine_tuned_and_reinforced(small_patients
                  "--save_strategy", "no", "--output_dir", str(tmp_path / "g"), "--json",
                  str(tmp_path / "g.json")]  # fmt: skip
     assert grpo.main(arguments) == 0
-    figures = json.loads((tmp_path / "g.json").read_text())
+    figures = json.loads((tmp_path / "g.json").read_text(encoding="utf-8"))
     assert figures["steps_per_s"] > 0
     assert sum(figures[f"share of {name}"] for name in ("rendering", "generation", "reward", "update")) == (
         pytest.approx(1)

@@ -63,7 +63,7 @@ def start(tmp_path_factory):
     model, processor = build_model(build_tokenizer(corpus(), 2000), None, "tiny", 32, 1)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    (folder / "carm.json").write_text(json.dumps(settings()))
+    (folder / "carm.json").write_text(json.dumps(settings()), encoding="utf-8")
     return folder
 
 
@@ -107,16 +107,18 @@ def test_a_training_shows_what_it_does_and_its_model_drives(start, small_patient
     assert "the model no longer looks" in shown
     assert "| trained | start  |" in shown
     assert f"policy: mllm:{out}" in shown
-    figures = json.loads((tmp_path / "f.json").read_text())
+    figures = json.loads((tmp_path / "f.json").read_text(encoding="utf-8"))
     assert figures["trained_success"] == figures["start_success"] == 0 and figures["steps_per_s"] > 0
     shares = [figures[f"share of {name}"] for name in ("rendering", "generation", "reward", "update")]
     assert min(shares) > 0 and sum(shares) == pytest.approx(1)
-    assert json.loads((out / "carm.json").read_text()) == {**settings(), "trained_by": "grpo"}
-    assert "not a medical device" in (out / "README.md").read_text()
+    assert json.loads((out / "carm.json").read_text(encoding="utf-8")) == {**settings(), "trained_by": "grpo"}
+    assert "not a medical device" in (out / "README.md").read_text(encoding="utf-8")
     for name in ("learning_curve.png", "perception.png", "episodes/step-00002-episode-0.gif"):
         assert (out / name).is_file(), name
     assert not list(out.glob("*.bin"))
-    assert [point["step"] for point in json.loads((out / "calibration.json").read_text())["points"]] == [0, 2]
+    assert [
+        point["step"] for point in json.loads((out / "calibration.json").read_text(encoding="utf-8"))["points"]
+    ] == [0, 2]
     before, after = weights(start), weights(out)
     assert all(torch.equal(before[key].half(), after[key]) for key in before if "backbone" in key)
     assert any(not torch.equal(before[key].half(), after[key]) for key in before)
@@ -157,9 +159,9 @@ def test_an_interrupted_training_resumes_to_the_same_model(
 def with_depth(start, folder, depth_mm):
     """Copies a start whose vision tower knows another depth of the isocentre."""
     shutil.copytree(start, folder)
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["vision_config"]["isocenter_depth_mm"] = depth_mm
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
 
 
@@ -187,7 +189,9 @@ def test_all_episodes_have_the_depth_that_the_start_knows(
     words += ["--perception_every", 1, "--perception_states", 16, "--test_episodes", 2]
     assert run(other, tmp_path / "out", small_patients, *words) == 0
     assert set(depths) == {77.0} and len(depths) > 20
-    line = json.loads((tmp_path / "out" / "comparison" / "start" / "episodes.jsonl").read_text().splitlines()[0])
+    line = json.loads(
+        (tmp_path / "out" / "comparison" / "start" / "episodes.jsonl").read_text(encoding="utf-8").splitlines()[0]
+    )
     assert line["isocenter_depth_mm"] == 77
 
 
@@ -214,7 +218,7 @@ def test_two_processes_have_the_loss_of_one_with_the_doubled_batch(start, small_
 
     assert grpo.main(words(tmp_path / "one", 16)) == 0
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
+    script.write_text(SCRIPT, encoding="utf-8")
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
                    "PYTHONPATH": str(Path(grpo.__file__).parents[1])}  # fmt: skip
     done = subprocess.run(
@@ -224,7 +228,9 @@ def test_two_processes_have_the_loss_of_one_with_the_doubled_batch(start, small_
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (
-        json.loads((tmp_path / name / "checkpoint-1" / "trainer_state.json").read_text())["log_history"][0]
+        json.loads((tmp_path / name / "checkpoint-1" / "trainer_state.json").read_text(encoding="utf-8"))[
+            "log_history"
+        ][0]
         for name in ("one", "two")
     )
     assert two["loss"] == pytest.approx(one["loss"], abs=1e-4) and abs(one["loss"]) > 1e-3
@@ -566,7 +572,7 @@ def test_a_start_with_other_prompts_is_refused(start, small_patients, tmp_path, 
     for path in start.iterdir():
         (tmp_path / "start" / path.name).symlink_to(path)
     (tmp_path / "start" / "carm.json").unlink()
-    (tmp_path / "start" / "carm.json").write_text(json.dumps({**settings(), **change}))
+    (tmp_path / "start" / "carm.json").write_text(json.dumps({**settings(), **change}), encoding="utf-8")
     assert run(tmp_path / "start", tmp_path / "a", small_patients) == 2
     message = capsys.readouterr().err
     assert "was fine-tuned with other prompts" in message and "Fine-tune it again with training/sft.py" in message
@@ -647,7 +653,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(start, small_patients, 
     model, processor = build_model(build_tokenizer(corpus(), 2000), None, "tiny", 64, 2)
     model.save_pretrained(other)
     processor.save_pretrained(other)
-    (other / "carm.json").write_text(json.dumps(settings()))
+    (other / "carm.json").write_text(json.dumps(settings()), encoding="utf-8")
     again = ["--max_steps", 2, "--resume_from_checkpoint", tmp_path / "a" / "checkpoint-1"]
     assert run(other, tmp_path / "b", small_patients, *again) == 2
     assert "is a checkpoint of another model" in capsys.readouterr().err

@@ -68,7 +68,7 @@ def test_a_recipe_takes_a_step_and_its_adapter_loads(recipe, run, capsys):
     assert "step 1/1" in shown.out
     names = adapter_names(out)
     assert names and not any("vision" in name or "visual" in name or "audio" in name for name in names)
-    settings = json.loads((out / "adapter_config.json").read_text())
+    settings = json.loads((out / "adapter_config.json").read_text(encoding="utf-8"))
     assert settings["base_model_name_or_path"] == str(recipe[1])
     LocalModel(out)
 

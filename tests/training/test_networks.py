@@ -37,11 +37,11 @@ def test_the_classifier_learns_and_is_exported(quick, tmp_path, capsys):
     out = tmp_path / "cnn"
     arguments = [*quick, "--output_dir", str(out), "--epochs", "12", "--json", str(tmp_path / "f.json")]
     assert cnn.main(arguments) == 0
-    figures = json.loads((tmp_path / "f.json").read_text())
+    figures = json.loads((tmp_path / "f.json").read_text(encoding="utf-8"))
     # Chance is 0.07.
     assert figures["closest_exact"] > 0.3
     assert figures["p_at_1"] >= figures["closest_exact"] and figures["run"]["packages"]["torch"]
-    card = (out / "checkpoint" / "README.md").read_text()
+    card = (out / "checkpoint" / "README.md").read_text(encoding="utf-8")
     assert "not a medical device" in card and "python training/cnn.py" in card
     make_policy(f"cnn:{out / 'checkpoint'}")
 
@@ -92,9 +92,9 @@ def test_the_ensemble_is_trained_and_calibrated(quick, tmp_path, capsys):
     out = tmp_path / "conformal"
     arguments = [*quick, "--epochs", "2", "--members", "2", "--output_dir", str(out)]
     assert conformal.main([*arguments, "--json", str(tmp_path / "f.json")]) == 0
-    figures = json.loads((tmp_path / "f.json").read_text())
+    figures = json.loads((tmp_path / "f.json").read_text(encoding="utf-8"))
     assert 0 <= figures["coverage_90"] <= figures["coverage_95"] <= figures["coverage_97"] <= 1
-    config = json.loads((out / "checkpoint" / "config.json").read_text())
+    config = json.loads((out / "checkpoint" / "config.json").read_text(encoding="utf-8"))
     assert np.shape(config["radius"]) == (3, 14)
     make_policy(f"conformal:{out / 'checkpoint'}")
 
@@ -282,7 +282,7 @@ def test_views_of_one_class_are_refused(small_patients):
 
 
 def test_flags_override_a_config_file(quick, tmp_path, capsys):
-    (tmp_path / "c.yaml").write_text("epochs: 3\nevaluate: false\n")
+    (tmp_path / "c.yaml").write_text("epochs: 3\nevaluate: false\n", encoding="utf-8")
     arguments = ["--config", str(tmp_path / "c.yaml"), "--epochs", "1", "--output-dir", str(tmp_path / "x")]
     assert cnn.main([*quick, *arguments]) == 0
     output = capsys.readouterr().out
@@ -296,7 +296,7 @@ def test_a_short_run_renders_only_what_it_needs(quick, tmp_path, capsys):
     assert "epoch 1/1" in output and "minutes" in output and "on patients never trained on" not in output
     rendered = [path.parent.name for path in (tmp_path / "x").glob("views/data/*/*.parquet")]
     assert sorted(rendered) == ["calibration", "train"]
-    assert "never trained on" not in (tmp_path / "x" / "checkpoint" / "README.md").read_text()
+    assert "never trained on" not in (tmp_path / "x" / "checkpoint" / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_loss_prefers_anatomical_layouts():
@@ -385,7 +385,8 @@ def test_two_processes_train_together(quick, small_patients, tmp_path):
         "        print(sorted(figures.items()), file=file)\n"
         "    advance(self, network, figures, *more)\n"
         "TrainingState.advance = recorded\n"
-        "sys.exit(cnn.main())\n"
+        "sys.exit(cnn.main())\n",
+        encoding="utf-8",
     )
     environment = {
         "ACCELERATE_USE_CPU": "true",
@@ -398,12 +399,13 @@ def test_two_processes_train_together(quick, small_patients, tmp_path):
          "--pretext", "position", "--report_to", "tensorboard",
          "--output_dir", str(tmp_path / "o")],
         env={**os.environ, **environment}, capture_output=True, text=True, timeout=300,
+        encoding="utf-8",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     # Two trainings, of the pretext and of the classes, and one report.
     assert (done.stdout.count("epoch 2/2"), done.stdout.count("on patients never trained on")) == (2, 1)
     # Both see the same metrics, or one could stop early and the other would wait for it.
-    recorded = [(tmp_path / f"recorded-{rank}.txt").read_text().splitlines() for rank in (0, 1)]
+    recorded = [(tmp_path / f"recorded-{rank}.txt").read_text(encoding="utf-8").splitlines() for rank in (0, 1)]
     assert len(recorded[0]) == 4 and recorded[0] == recorded[1]
     make_policy(f"cnn:{tmp_path / 'o' / 'checkpoint'}")
 

@@ -34,10 +34,13 @@ def test_scores_are_fitted_calibrated_and_measured(small_patients, backbone, tmp
     words = ["--train", ",".join(small_patients[:3]), "--test", small_patients[3], "--views_per_patient", "32",
              "--workers", "1", "--backbone", str(backbone), "--json", "f.json"]  # fmt: skip
     assert out_of_distribution.main(words) == 0
-    figures = json.loads((tmp_path / "f.json").read_text())
+    figures = json.loads((tmp_path / "f.json").read_text(encoding="utf-8"))
     assert 0 <= figures["false_alarms_1%"] <= figures["false_alarms_5%"] <= 1 and figures["run"]["packages"]["torch"]
     checkpoint = tmp_path / "runs" / "out_of_distribution" / "checkpoint"
-    card, config = (checkpoint / "README.md").read_text(), json.loads((checkpoint / "config.json").read_text())
+    card, config = (
+        (checkpoint / "README.md").read_text(encoding="utf-8"),
+        json.loads((checkpoint / "config.json").read_text(encoding="utf-8")),
+    )
     assert "python training/out_of_distribution.py" in card and str(tmp_path) not in card
     assert config["views"] == 96 and config["views_seed"] == 0
     detector = OutOfDistributionDetector(checkpoint, backbone)
@@ -46,7 +49,7 @@ def test_scores_are_fitted_calibrated_and_measured(small_patients, backbone, tmp
                  str(checkpoint), "--backbone", str(backbone), "--json", "b.json"]  # fmt: skip
     monkeypatch.setattr(benchmark, "RATES", (0.05, 0.02))
     assert run_script(benchmark.run, benchmark.Arguments, given=arguments) == 0
-    measured = json.loads((tmp_path / "b.json").read_text())["images"]
+    measured = json.loads((tmp_path / "b.json").read_text(encoding="utf-8"))["images"]
     assert measured["frontal views"]["auroc"] == 0.5 and measured["frontal views"]["n"] == 8
     assert {"lateral views", "hands", "inverted polarity", "uniform noise"} <= measured.keys()
     assert all(0 <= group["flagged_1"] <= group["flagged_5"] <= 1 for group in measured.values())

@@ -464,7 +464,7 @@ def test_the_default_weights_are_those_of_the_file():
 
 def test_weights_are_read_from_a_file(tmp_path):
     path = tmp_path / "weights.yaml"
-    path.write_text("regret: 2\nform: 0.5\nwrong_stop: 5\n")
+    path.write_text("regret: 2\nform: 0.5\nwrong_stop: 5\n", encoding="utf-8")
     assert RewardWeights.from_yaml(path) == RewardWeights(regret=2, form=0.5, wrong_stop=5)
 
 
@@ -487,7 +487,7 @@ def test_weights_are_read_from_a_file(tmp_path):
 )
 def test_wrong_weights_are_named(tmp_path, text, message):
     path = tmp_path / "weights.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message.replace("(", r"\(")) as caught:
         RewardWeights.from_yaml(path)
     assert "weights.yaml" in str(caught.value)

@@ -44,14 +44,14 @@ def small(tmp_path, algo):
     else:
         settings |= {"learning_starts": 8, "buffer_size": 200, "batch_size": 8}
     path = tmp_path / "h.yml"
-    path.write_text(json.dumps({"CArmNav-v0": settings}))
+    path.write_text(json.dumps({"CArmNav-v0": settings}), encoding="utf-8")
     return ["--algo", algo, "--hyperparameters", str(path)]
 
 
 @pytest.mark.parametrize("algo", ["ppo", "maskable_ppo", "dqn", "qrdqn"])
 def test_the_export_of_every_algorithm_acts_like_the_trained_agent(quick, tmp_path, algo, capsys):
     assert rl.main([*quick, *small(tmp_path, algo), "--json", str(tmp_path / "f.json")]) == 0
-    figures = json.loads((tmp_path / "f.json").read_text())
+    figures = json.loads((tmp_path / "f.json").read_text(encoding="utf-8"))
     assert 0 <= figures["seed_0"]["success"] <= 1 and figures["run"]["packages"]["stable-baselines3"]
     assert (tmp_path / "o" / "learning_curve.png").stat().st_size > 5000
     folder = tmp_path / "o" / "seed-0"
@@ -104,9 +104,9 @@ def test_an_agent_learns_from_pixels_without_a_trained_network(quick, tmp_path, 
     without = given.index("--regressor")
     assert rl.main([*given[:without], *given[without + 2 :]]) == 0
     folder = tmp_path / "o" / "seed-0" / "checkpoint"
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["features"] == "backbone" and config["architecture"] == "small" and "shipped_eye" not in config
-    assert "from pixels alone" in (folder / "README.md").read_text()
+    assert "from pixels alone" in (folder / "README.md").read_text(encoding="utf-8")
     policy = make_policy(f"ppo_pixels:{folder}")
     policy.reset(0)
     assert policy.act({"image": np.zeros((64, 64, 1), np.uint8)}, {"target_landmark": 3}).move is not None
@@ -202,7 +202,7 @@ def test_shipped_hyperparameters_are_read():
 def test_a_short_run_uses_few_patients_and_no_evaluation(quick, tmp_path, capsys):
     words = [*quick, *small(tmp_path, "ppo"), "--timesteps", "32", "--no-evaluate", "--json", str(tmp_path / "f.json")]
     assert rl.main(words) == 0
-    assert json.loads((tmp_path / "f.json").read_text())["seed_0"].keys() == {"minutes"}
+    assert json.loads((tmp_path / "f.json").read_text(encoding="utf-8"))["seed_0"].keys() == {"minutes"}
     assert not list((tmp_path / "o").rglob("*.npz")) and not list((tmp_path / "o").rglob("*.png"))
     assert rl.needed_patients(["standard/train"], 250) == rl.needed_patients(["standard/train"], 10**6)[:2]
 
@@ -219,6 +219,6 @@ def test_a_figure_that_cannot_be_drawn_does_not_fail_the_training(quick, tmp_pat
 def test_agents_with_the_former_names_still_load(quick, tmp_path):
     assert rl.main([*quick, *small(tmp_path, "ppo"), "--features", "backbone"]) == 0
     folder = tmp_path / "o" / "seed-0" / "checkpoint"
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "features": "trunk"}))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "features": "trunk"}), encoding="utf-8")
     make_policy(f"ppo:{folder}")

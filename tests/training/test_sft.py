@@ -169,13 +169,13 @@ def embedded(dataset, backbone, out, *words):
 def test_the_embedded_model_is_trained_and_drives(dataset, backbone, tmp_path, capsys):
     out = tmp_path / "sft"
     assert embedded(dataset, backbone, out, "--max_steps", 3, "--test_views", 4, "--json", tmp_path / "f.json") == 0
-    figures = json.loads((tmp_path / "f.json").read_text())
+    figures = json.loads((tmp_path / "f.json").read_text(encoding="utf-8"))
     assert figures["samples_per_s"] > 0 and 0 <= figures["invalid_rate"] <= 1
     versions = figures["run"]["packages"]
     assert all(versions[name] for name in ("torch", "transformers", "trl"))
-    assert f"trl {versions['trl']}" in (out / "README.md").read_text()
-    assert json.loads((out / "carm.json").read_text())["style"] == "compact"
-    assert "not a medical device" in (out / "README.md").read_text()
+    assert f"trl {versions['trl']}" in (out / "README.md").read_text(encoding="utf-8")
+    assert json.loads((out / "carm.json").read_text(encoding="utf-8"))["style"] == "compact"
+    assert "not a medical device" in (out / "README.md").read_text(encoding="utf-8")
     assert not list(out.glob("*.bin"))
     policy = make_policy(f"mllm:{out}")
     policy.reset(0)
@@ -198,7 +198,7 @@ def test_a_trained_embedded_model_is_trained_further_with_another_backbone(datas
     assert embedded(dataset, newer, second, *further) == 0
     before, after = (vision_tower(LocalModel(folder)._model).backbone for folder in (first, second))
     torch.testing.assert_close(after.head.weight, 1.5 * before.head.weight, rtol=2e-3, atol=1e-4)
-    texts = [(folder / "tokenizer.json").read_text() for folder in (first, second)]
+    texts = [(folder / "tokenizer.json").read_text(encoding="utf-8") for folder in (first, second)]
     assert texts[0] == texts[1]
     save_checkpoint(newer, {**config, "isocenter_depth_mm": 20.0}, tensors, "# Card")
     assert embedded(dataset, newer, tmp_path / "third", *further) == 2
@@ -210,7 +210,7 @@ def test_the_embedded_model_learns_the_form_of_answers(dataset, backbone, tmp_pa
     words = ["--max_steps", 80, "--tasks", "pair=1", "--test_views", 0, "--learning_rate", 3e-3, "--warmup_steps", 5]
     assert embedded(dataset, backbone, out, *words, "--json", tmp_path / "f.json") == 0
     # The loss of a model that knows the form but guesses the digits is below this.
-    assert json.loads((tmp_path / "f.json").read_text())["train_loss"] < 2.5
+    assert json.loads((tmp_path / "f.json").read_text(encoding="utf-8"))["train_loss"] < 2.5
     from carm_env.language.chat import question
     from policies.local_model import LocalModel
 
@@ -243,13 +243,13 @@ def test_an_interrupted_training_resumes_to_the_same_model(dataset, backbone, tm
     for name, value in whole.items():
         torch.testing.assert_close(part[name], value)
 
-    figures = json.loads((tmp_path / "f.json").read_text())
+    figures = json.loads((tmp_path / "f.json").read_text(encoding="utf-8"))
     # A finished training takes no further step.
     assert embedded(dataset, backbone, tmp_path / "part", *words, *resume) == 0
     again = load_file(tmp_path / "part" / "model.safetensors")
     assert all(torch.equal(value, again[name]) for name, value in part.items())
     assert not (tmp_path / "part" / "checkpoint-7").exists()
-    loss = json.loads((tmp_path / "whole.json").read_text())["train_loss"]
+    loss = json.loads((tmp_path / "whole.json").read_text(encoding="utf-8"))["train_loss"]
     assert figures["train_loss"] == pytest.approx(loss, rel=0.3)
 
 
@@ -259,7 +259,7 @@ def make_checkpoint(folder, step, state="{}", model="model.safetensors"):
     if model:
         (path / model).touch()
     if state is not None:
-        (path / "trainer_state.json").write_text(state.replace("{}", f'{{"global_step": {step}}}'))
+        (path / "trainer_state.json").write_text(state.replace("{}", f'{{"global_step": {step}}}'), encoding="utf-8")
     return str(path)
 
 
@@ -290,15 +290,15 @@ def test_before_the_first_checkpoint_a_training_begins_and_says_so(tmp_path, cap
 
 
 def test_a_model_is_saved_at_once(tmp_path):
-    (tmp_path / "model.safetensors").write_text("old")
+    (tmp_path / "model.safetensors").write_text("old", encoding="utf-8")
     with pytest.raises(RuntimeError), files_at_once(tmp_path) as temporary:
-        (temporary / "model.safetensors").write_text("half")
+        (temporary / "model.safetensors").write_text("half", encoding="utf-8")
         raise RuntimeError
-    assert (tmp_path / "model.safetensors").read_text() == "old"
+    assert (tmp_path / "model.safetensors").read_text(encoding="utf-8") == "old"
     with files_at_once(tmp_path) as temporary:
-        (temporary / "model.safetensors").write_text("new")
+        (temporary / "model.safetensors").write_text("new", encoding="utf-8")
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
-    assert (tmp_path / "model.safetensors").read_text() == "new"
+    assert (tmp_path / "model.safetensors").read_text(encoding="utf-8") == "new"
 
 
 def test_out_of_memory_is_explained(dataset, backbone, tmp_path, monkeypatch, capsys):
@@ -386,7 +386,7 @@ def test_a_configuration_of_others_runs_and_sends_nothing(text, message, tmp_pat
     from training.sft import read_arguments
 
     path = tmp_path / "a.yaml"
-    path.write_text(f"{text}\noutput_dir: {tmp_path / 'out'}\n")
+    path.write_text(f"{text}\noutput_dir: {tmp_path / 'out'}\n", encoding="utf-8")
     before = dict(os.environ)
     with pytest.raises(ValueError) as caught:
         read_arguments(["--config", str(path)])
@@ -398,7 +398,7 @@ def test_metrics_are_reported_nowhere_by_default_and_to_a_service_only_by_a_flag
     from training.sft import read_arguments
 
     path = tmp_path / "a.yaml"
-    path.write_text(f"output_dir: {tmp_path / 'out'}\nreport_to: tensorboard\n")
+    path.write_text(f"output_dir: {tmp_path / 'out'}\nreport_to: tensorboard\n", encoding="utf-8")
     assert read_arguments(["--config", str(path)])[1].report_to == ["tensorboard"]
     flags = ["--model_name_or_path", "x", "--output_dir", str(tmp_path / "o")]
     assert read_arguments(flags)[1].report_to in ([], ["none"])

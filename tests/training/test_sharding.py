@@ -52,6 +52,7 @@ def launch(script, *words, **settings):
          *map(str, words)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(grpo.__file__).parents[1]), **settings},
         capture_output=True, text=True, timeout=600,
+        encoding="utf-8",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
@@ -59,5 +60,5 @@ def launch(script, *words, **settings):
 
 def test_processes_may_call_a_model_with_whole_weights_differently_often(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text(UNEQUAL)
+    script.write_text(UNEQUAL, encoding="utf-8")
     launch(script)

@@ -77,10 +77,10 @@ def test_transcripts_that_must_not_be_trained_on_are_refused(tmp_path, options, 
 def test_an_answer_whose_prompt_is_damaged_is_left_out(tmp_path):
     write(tmp_path / "t" / "a", STEP, STEP)
     path = tmp_path / "t" / "a" / "transcript.jsonl"
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     texts = [number for number, line in enumerate(lines) if '"event": "text"' in line]
     lines[texts[-1]] = ""
-    path.write_text("\n".join(lines))
+    path.write_text("\n".join(lines), encoding="utf-8")
     assert len(TranscriptExamples([tmp_path / "t"])) == 1
 
 

@@ -191,8 +191,8 @@ def save(folder: Path, model, tokenizer, image_processor, processor_class: str) 
     image_processor.save_pretrained(folder)
     # As on the hub, the configuration names the class of the processor.
     path = folder / "preprocessor_config.json"
-    found = json.loads(path.read_text())
-    path.write_text(json.dumps({**found, "processor_class": processor_class}))
+    found = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**found, "processor_class": processor_class}), encoding="utf-8")
     (folder / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")
     return folder
 

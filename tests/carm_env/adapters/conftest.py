@@ -81,7 +81,7 @@ def suite_file(small_patients, tmp_path):
     ]
     suite = Suite("four", 1, "four routes", 20, tuple(specs), {"image_size": 32})
     path = tmp_path / "four.yaml"
-    path.write_text(suite.to_yaml())
+    path.write_text(suite.to_yaml(), encoding="utf-8")
     return str(path)
 
 

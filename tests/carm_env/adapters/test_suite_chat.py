@@ -246,7 +246,7 @@ def test_each_attempt_has_a_transcript_and_an_unfinished_one_no_end(settings, tm
 
 
 def test_a_folder_that_cannot_be_written_is_named(settings, tmp_path):
-    (tmp_path / "file").write_text("x")
+    (tmp_path / "file").write_text("x", encoding="utf-8")
     chat = SuiteChat(dataclasses.replace(settings, transcripts=str(tmp_path / "file")))
     with pytest.raises(TranscriptError, match="file"):
         chat.start(0)
@@ -258,7 +258,7 @@ def test_a_model_of_an_adapter_stands_on_the_leaderboard(suite_name, oracle, tmp
         play(chat, oracle, number)
     arguments = EvaluationArguments(("oracle",), (suite_name,), workers=1, out=tmp_path, resume=True, figures=False)
     assert evaluate(arguments) == 0
-    scores = json.loads((tmp_path / "leaderboard.json").read_text())
+    scores = json.loads((tmp_path / "leaderboard.json").read_text(encoding="utf-8"))
     mine, reference = scores["my-model"][oracle.suite], scores["oracle"][oracle.suite]
     differing = {key for key in mine if mine[key] != reference[key]}
     assert differing <= {"latency_ms", "privileged", "in_words"} and not mine["privileged"]

@@ -26,7 +26,7 @@ __all__ = ["CArmEnv", "CArmHarness", "CArmTaskset"]
 @pytest.fixture
 def evaluate(tmp_path, chat_server, start_process):
     """Runs ``vf-eval`` on a model that answers with ``answer(messages)``; returns the episodes."""
-    (tmp_path / "carm_nav.py").write_text(MODULE)
+    (tmp_path / "carm_nav.py").write_text(MODULE, encoding="utf-8")
 
     def run(answer, *options):
         command = [str(Path(sys.executable).with_name("vf-eval")), "carm_nav", "--no-rich", "--no-push", "-m",
@@ -36,7 +36,7 @@ def evaluate(tmp_path, chat_server, start_process):
         process = start_process(command, env={**os.environ, "PYTHONPATH": paths})
         assert process.wait(timeout=540) == 0
         (path,) = (tmp_path / "outputs").rglob("traces.jsonl")
-        episodes = [json.loads(line) for line in path.read_text().splitlines()]
+        episodes = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         assert all(len(episode["traces"]) == 1 for episode in episodes)
         return episodes
 
@@ -44,7 +44,7 @@ def evaluate(tmp_path, chat_server, start_process):
 
 
 def test_verifiers_finds_the_taskset_and_its_environment(tmp_path, monkeypatch):
-    (tmp_path / "carm_nav.py").write_text(MODULE)
+    (tmp_path / "carm_nav.py").write_text(MODULE, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert vf.environment_class("carm_nav") is CArmEnv
     assert vf.taskset_config_type("carm_nav") is CArmTasksetConfig
@@ -74,7 +74,7 @@ def test_wrong_settings_are_refused():
 
 def test_results_of_other_instructions_are_not_mixed_with_those_of_ours(suite_file, evaluate, tmp_path):
     path = tmp_path / "prompt.txt"
-    path.write_text("Answer as you like.")
+    path.write_text("Answer as you like.", encoding="utf-8")
     for kept in ({"results": "episodes.jsonl"}, {"transcripts": "transcripts"}):
         with pytest.raises(ValueError, match="leave one of them out"):
             CArmTaskset(CArmTasksetConfig(suite=suite_file, system_prompt=path, **kept))

@@ -119,7 +119,9 @@ def test_importing_the_package_loads_nothing_heavy():
         "heavy = {'mujoco', 'myo_sim', 'scipy', 'numba'} & set(sys.modules)\n"
         "sys.exit(', '.join(sorted(heavy)) or None)"
     )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     assert result.returncode == 0, result.stderr
 
 
@@ -145,7 +147,7 @@ def test_concurrent_processes_get_the_same_patient(builds):
 
 
 def test_an_unwritable_cache_is_a_warning(builds, monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("CARM_ENV_CACHE", str(tmp_path / "file"))
     with pytest.warns(UserWarning, match="set CARM_ENV_CACHE"):
         patient = build.virtual_patient(0)
@@ -155,7 +157,7 @@ def test_an_unwritable_cache_is_a_warning(builds, monkeypatch, tmp_path):
 def test_a_file_at_the_path_of_the_patient_is_replaced(builds):
     folder = build.cache_folder(VirtualPatient())
     folder.parent.mkdir(parents=True)
-    folder.write_text("a file")
+    folder.write_text("a file", encoding="utf-8")
     build.virtual_patient(0)
     assert folder.is_dir() and len(builds) == 1
     assert [item.name for item in folder.parent.iterdir() if item.name.startswith(".")] == []

@@ -24,7 +24,7 @@ def test_statistics_are_computed_from_complete_patients_only(tmp_path):
     shift = {"a": 0.0, "b": 500.0}
     rows = [(case, i, 10 * i + shift[case], rng.normal()) for case in "ab" for i in range(1, 15)]
     rows.append(("incomplete", 1, 0.0, 0.0))
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["case_number", "landmark", "x_ct", "y_ct"])
         writer.writerows(rows)

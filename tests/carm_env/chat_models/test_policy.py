@@ -221,7 +221,7 @@ def test_concurrent_policy_that_hangs_is_a_timeout(suite: Suite) -> None:
 
 def test_server_that_goes_away_keeps_the_finished_episodes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("openai")
-    (tmp_path / "truthful.py").write_text("from benchmarks._support.truthful import Truthful\n")
+    (tmp_path / "truthful.py").write_text("from benchmarks._support.truthful import Truthful\n", encoding="utf-8")
     answered: list[int] = []
 
     def answer(body: Body) -> str:
@@ -243,7 +243,7 @@ def test_server_that_goes_away_keeps_the_finished_episodes(tmp_path: Path, capsy
         assert evaluate(dataclasses.replace(arguments, resume=True)) == 0
     found, _ = read_results(tmp_path / "out" / "episodes.jsonl")
     assert len(found) == 6 and all(result.success for result in found)
-    table = (tmp_path / "out" / "leaderboard.md").read_text()
+    table = (tmp_path / "out" / "leaderboard.md").read_text(encoding="utf-8")
     assert re.search(r"truthful.py:Truthful.*100%.*\| 100% +\| 0% +\| 0% +\|", table)
     assert {"openai", "anthropic"} <= set(found[0].run["packages"])
-    assert str(tmp_path) not in (tmp_path / "out" / "episodes.jsonl").read_text()
+    assert str(tmp_path) not in (tmp_path / "out" / "episodes.jsonl").read_text(encoding="utf-8")

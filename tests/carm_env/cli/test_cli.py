@@ -78,7 +78,7 @@ def test_after_warming_rendering_compiles_nothing(tmp_path):
 
     def run(*arguments):
         return subprocess.run(
-            [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=True
+            [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=True, encoding="utf-8"
         ).stdout
 
     kernels = [line for line in run("-m", "carm_env.cli", "doctor", "--warm").splitlines() if "kernels" in line]
@@ -90,7 +90,7 @@ def test_after_warming_rendering_compiles_nothing(tmp_path):
 
 
 def test_doctor_names_a_cache_that_cannot_be_written(capsys, monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("CARM_ENV_CACHE", str(tmp_path / "file" / "cache"))
     assert main(["doctor"]) == 1
     assert "set CARM_ENV_CACHE" in capsys.readouterr().out

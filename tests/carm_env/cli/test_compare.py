@@ -24,9 +24,11 @@ def test_all_files_are_written(results, tmp_path, capsys):
     printed = capsys.readouterr()
     assert "good better" in printed.out and "not evidence that the policies are equal" in printed.out
     assert all(f"Written: {path}" in printed.err for path in out.values())
-    assert len(list(csv.DictReader(out["csv"].open()))) == 6
-    assert r"\bottomrule" in out["tex"].read_text() and "seed 3" in out["tex"].read_text()
-    written = json.loads(out["json"].read_text())
+    assert len(list(csv.DictReader(out["csv"].open(encoding="utf-8")))) == 6
+    assert r"\bottomrule" in out["tex"].read_text(encoding="utf-8") and "seed 3" in out["tex"].read_text(
+        encoding="utf-8"
+    )
+    written = json.loads(out["json"].read_text(encoding="utf-8"))
     assert written["run"]["seed"] == 3 and written["runs"][0]["packages"]["numba"] and written["method"]
     assert written["arguments"]["resamples"] == 20_000
     assert written["sources"][0]["name"] == "mine" and len(written["sources"][0]["sha256"]) == 64
@@ -44,7 +46,7 @@ def test_a_file_and_itself_are_tied(results, capsys):
 
 
 def test_damaged_lines_are_said(results, capsys):
-    results.write_text(results.read_text() + "{\n")
+    results.write_text(results.read_text(encoding="utf-8") + "{\n", encoding="utf-8")
     assert main(["compare", str(results)]) == 0
     assert "Skipped: " in capsys.readouterr().out
 
@@ -52,8 +54,8 @@ def test_damaged_lines_are_said(results, capsys):
 def test_an_order_of_episodes_does_not_matter(results, capsys):
     main(["compare", str(results)])
     page = capsys.readouterr().out
-    lines = results.read_text().splitlines()
-    results.write_text("\n".join([*reversed(lines[:16]), *reversed(lines[16:])]))
+    lines = results.read_text(encoding="utf-8").splitlines()
+    results.write_text("\n".join([*reversed(lines[:16]), *reversed(lines[16:])]), encoding="utf-8")
     main(["compare", str(results)])
     assert capsys.readouterr().out == page
 

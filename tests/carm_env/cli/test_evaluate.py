@@ -28,7 +28,8 @@ def suite_file(small_patients, tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(
         "{name: tiny, version: 1, description: test, max_steps: 20, environment: {image_size: 16}, episodes: ["
-        "{patient: 'imported:one', target: 1, start: 4}, {patient: 'imported:two', target: 14, start: 5}]}"
+        "{patient: 'imported:one', target: 1, start: 4}, {patient: 'imported:two', target: 14, start: 5}]}",
+        encoding="utf-8",
     )
     return path
 
@@ -37,10 +38,12 @@ def test_a_users_policy_runs_in_worker_processes_beside_folders_named_like_ours(
     folder = tmp_path / "project"
     for name in ("policies", "training", "benchmarks"):
         (folder / name).mkdir(parents=True)
-        (folder / name / "__init__.py").write_text("raise RuntimeError('carm_env imported a package of the user')")
-    (folder / "mine.py").write_text(PLAIN_POLICY)
+        (folder / name / "__init__.py").write_text(
+            "raise RuntimeError('carm_env imported a package of the user')", encoding="utf-8"
+        )
+    (folder / "mine.py").write_text(PLAIN_POLICY, encoding="utf-8")
     for name in ("helper", "helper_imported_late"):
-        (folder / f"{name}.py").write_text("")
+        (folder / f"{name}.py").write_text("", encoding="utf-8")
     command = [
         sys.executable,
         "-c",
@@ -53,7 +56,12 @@ def test_a_users_policy_runs_in_worker_processes_beside_folders_named_like_ours(
         str(suite_file),
     ]
     done = subprocess.run(
-        [*command, "--workers", "2", "--out", "o"], cwd=folder, capture_output=True, text=True, check=False
+        [*command, "--workers", "2", "--out", "o"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
     results, _ = read_results(folder / "o" / "episodes.jsonl")

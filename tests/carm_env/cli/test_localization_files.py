@@ -142,13 +142,13 @@ def test_the_output_of_a_run_holds_nothing_of_an_earlier_one(tmp_path):
         save(folder / name)
     assert localize(folder, "--out", out) == 0
     assert annotated(out) == ["a.png", "p", "p/b.png", "p/q", "p/q/c.png"]
-    (out / "annotated" / ".note").write_text("mine")
+    (out / "annotated" / ".note").write_text("mine", encoding="utf-8")
     save(out / "mine.png")
     (folder / "p" / "b.png").unlink()
     assert localize(folder / "p", "--out", out) == 0
     assert annotated(out) == [".note", "q", "q/c.png"]
     assert set(results(out)[0]) == {"q/c.png"}
-    assert (out / "annotated" / ".note").read_text() == "mine" and (out / "mine.png").is_file()
+    assert (out / "annotated" / ".note").read_text(encoding="utf-8") == "mine" and (out / "mine.png").is_file()
 
 
 def test_a_run_without_a_readable_image_leaves_no_earlier_drawings(tmp_path):
@@ -323,7 +323,7 @@ def test_file_names_that_are_not_utf8_are_escaped(tmp_path, capsys):
     assert "cut\\udcfc.png is damaged" in rows["cut\\udcfc.png"]["reason"]
     assert rows["t\\udcfd.txt"]["status"] == "localized"  # its first bytes are those of a PNG file
     assert {item["file"] for item in document["images"]} == set(rows)
-    assert "\\udc" not in (out / "localization.json").read_text().replace("\\\\udc", "")
+    assert "\\udc" not in (out / "localization.json").read_text(encoding="utf-8").replace("\\\\udc", "")
     assert all((out / row["annotated"]).is_file() for row in rows.values() if row["status"] == "localized")
     assert "b\\udcff.png" in capsys.readouterr().out
 
@@ -341,13 +341,13 @@ def test_an_output_that_cannot_be_used_is_an_error_before_networks_are_loaded(
     tmp_path, monkeypatch, capsys, out, sentence
 ):
     image = save(tmp_path / "in" / "a.png")
-    (tmp_path / "afile").write_text("text")
+    (tmp_path / "afile").write_text("text", encoding="utf-8")
     (tmp_path / "dangling").symlink_to(tmp_path / "absent")
     monkeypatch.setattr(command, "_make_examiner", lambda arguments: pytest.fail("networks were loaded"))
     assert localize(image, "--out", tmp_path / out) == 2
     error = capsys.readouterr().err
     assert f"--out is {tmp_path / out}, {sentence}" in error and error.count("\n") == 1
-    assert not (tmp_path / "new.png").exists() and (tmp_path / "afile").read_text() == "text"
+    assert not (tmp_path / "new.png").exists() and (tmp_path / "afile").read_text(encoding="utf-8") == "text"
 
 
 def test_an_empty_input_name_is_refused(tmp_path, monkeypatch, capsys):

@@ -43,8 +43,8 @@ def saved(folder, **images):
 
 
 def results(out):
-    document = json.loads((out / "localization.json").read_text())
-    rows = list(csv.DictReader((out / "localization.csv").open()))
+    document = json.loads((out / "localization.json").read_text(encoding="utf-8"))
+    rows = list(csv.DictReader((out / "localization.csv").open(encoding="utf-8")))
     return {item["file"]: item for item in document["images"]}, {row["file"]: row for row in rows}, document
 
 
@@ -108,8 +108,8 @@ def test_a_folder_with_anything_in_it_is_read_as_far_as_possible(views, tmp_path
     Image.fromarray(views[0]["carina"]).save(folder / "carina.jpg", quality=95)
     (folder / "cut.png").write_bytes((folder / "carina.png").read_bytes()[:3000])
     Image.new("L", (1, 1)).save(folder / "dot.png")
-    (folder / "notes.txt").write_text("nothing")
-    (folder / ".hidden.png").write_text("nothing")
+    (folder / "notes.txt").write_text("nothing", encoding="utf-8")
+    (folder / ".hidden.png").write_text("nothing", encoding="utf-8")
     out = folder / "out"
     for _ in range(2):  # the output is not read
         assert main(["localize", str(folder), "--out", str(out)]) == 1
@@ -128,7 +128,7 @@ def test_what_cannot_be_localised_is_one_clear_sentence(tmp_path, capsys):
     pytest.importorskip("torch")
     (tmp_path / "empty").mkdir()
     (tmp_path / "texts").mkdir()
-    (tmp_path / "texts" / "a.txt").write_text("a")
+    (tmp_path / "texts" / "a.txt").write_text("a", encoding="utf-8")
     image = saved(tmp_path / "in", a=np.zeros((64, 64), np.uint8)) / "a.png"
     for words, sentence in (
         ([tmp_path / "absent"], "no such file or folder"),
@@ -150,7 +150,8 @@ def test_what_cannot_be_localised_is_one_clear_sentence(tmp_path, capsys):
 def test_a_localiser_of_ones_own_gives_names_alone(views, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "import numpy as np\n\n\nclass Mine:\n"
-        "    def closest(self, images):\n        return np.tile([14, 12, 13], (len(images), 1))\n"
+        "    def closest(self, images):\n        return np.tile([14, 12, 13], (len(images), 1))\n",
+        encoding="utf-8",
     )
     folder = saved(tmp_path / "in", carina=views[0]["carina"])
     monkeypatch.chdir(tmp_path)

@@ -58,7 +58,7 @@ BUILD = ["patients", "build", "--cohort", "standard", "--workers", "1"]
 
 
 def manifest_of(tmp_path):
-    return json.loads((tmp_path / "cache" / "cohorts" / "standard" / "manifest.json").read_text())
+    return json.loads((tmp_path / "cache" / "cohorts" / "standard" / "manifest.json").read_text(encoding="utf-8"))
 
 
 def test_a_cohort_is_built_described_and_verified(builds, tmp_path, capsys):
@@ -152,9 +152,9 @@ def test_a_damaged_manifest_is_one_sentence_or_a_difference(builds, tmp_path, ca
     if isinstance(damage, str):
         path.write_text(damage, encoding="utf-8", errors="surrogateescape")
     else:
-        manifest = {**json.loads(path.read_text()), **damage}
+        manifest = {**json.loads(path.read_text(encoding="utf-8")), **damage}
         del manifest["manifest_sha256"]
-        path.write_text(json.dumps({**manifest, "manifest_sha256": content_hash(manifest)}))
+        path.write_text(json.dumps({**manifest, "manifest_sha256": content_hash(manifest)}), encoding="utf-8")
     assert main(["patients", "verify"]) in (1, 2)
     output = capsys.readouterr()
     assert "not a valid manifest" in output.err or "unknown cohort" in output.err or "difference(s)" in output.out
@@ -198,7 +198,7 @@ def test_verify_reports_differences(builds, capsys):
 def test_an_altered_manifest_is_refused(builds, tmp_path, capsys):
     main([*BUILD, "--patients", "1"])
     path = tmp_path / "cache" / "cohorts" / "standard" / "manifest.json"
-    path.write_text(path.read_text().replace('"train": 1', '"train": 2'))
+    path.write_text(path.read_text(encoding="utf-8").replace('"train": 1', '"train": 2'), encoding="utf-8")
     assert main(["patients", "verify"]) == 2
     assert "does not match its own hash" in capsys.readouterr().err
 
@@ -223,7 +223,9 @@ def test_the_list_shows_cohorts_virtual_and_imported_patients(builds, monkeypatc
     assert "No patient is installed yet" in capsys.readouterr().out
     main([*BUILD, "--patients", "3"])
     store.save_imported(Patient("imported:thorax", tiny_volume(), {10: np.zeros(3)}))
-    (store.save_imported(Patient("imported:broken", tiny_volume(), {})) / "patient.json").write_text("{")
+    (store.save_imported(Patient("imported:broken", tiny_volume(), {})) / "patient.json").write_text(
+        "{", encoding="utf-8"
+    )
     capsys.readouterr()
     # The list reads no volume.
     monkeypatch.setattr("carm_env.patient.file_hash", None)
@@ -315,7 +317,7 @@ def test_wrong_input_is_named_and_nothing_is_built(builds, arguments, message, c
 
 
 def test_a_cache_that_cannot_be_written_stops_the_build_at_once(builds, monkeypatch, tmp_path, capsys):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("CARM_ENV_CACHE", str(tmp_path / "file"))
     assert main([*BUILD, "--patients", "1"]) == 2
     assert "file" in capsys.readouterr().err and not builds

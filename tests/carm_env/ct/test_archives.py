@@ -142,7 +142,7 @@ def test_a_large_directory_is_not_read(tmp_path):
 def test_names_that_windows_cannot_store_are_changed(tmp_path):
     names = ["CON.dcm", "THORAX W. CONTR./1.dcm", "Series 3: chest/2.dcm", "aux/3.dcm", "x\ty.dcm"]
     with extracted(zipped(tmp_path / "a.zip", [(name, name) for name in names])) as folder:
-        found = {str(file.relative_to(folder)): file.read_text() for file in folder.rglob("*.dcm")}
+        found = {str(file.relative_to(folder)): file.read_text(encoding="utf-8") for file in folder.rglob("*.dcm")}
     assert found == dict(zip(
         ["_CON.dcm", "THORAX W. CONTR_/1.dcm", "Series 3_ chest/2.dcm", "_aux/3.dcm", "x_y.dcm"], names, strict=True
     ))  # fmt: skip

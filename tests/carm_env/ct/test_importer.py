@@ -256,7 +256,7 @@ def test_a_zip_in_a_folder_is_suggested(tmp_path):
 
 def test_a_text_file_with_the_suffix_dcm_is_refused(tmp_path):
     write_series(tmp_path / "a")
-    (tmp_path / "a" / "notes.dcm").write_text("no image")
+    (tmp_path / "a" / "notes.dcm").write_text("no image", encoding="utf-8")
     with pytest.raises(DicomError, match=r"notes\.dcm is damaged or not a DICOM file"):
         read_ct(tmp_path / "a")
 
@@ -458,7 +458,7 @@ def test_the_command_imports_and_refuses_an_existing_name(tmp_path, capsys, data
 def test_a_check_reads_the_landmarks_as_an_import_does(tmp_path, capsys, data_folder):
     write_series(tmp_path / "a")
     for name, row in (("good", "T1,0,0,40\nCarina,1,2,5"), ("low", "T1,0,0,5\nCarina,1,2,40"), ("far", "T1,0,0,400")):
-        (tmp_path / f"{name}.csv").write_text(f"landmark,x_mm,y_mm,z_mm\n{row}\n")
+        (tmp_path / f"{name}.csv").write_text(f"landmark,x_mm,y_mm,z_mm\n{row}\n", encoding="utf-8")
     words = ["import", str(tmp_path / "a"), "--check", "--landmarks"]
     assert main([*words, str(tmp_path / "good.csv"), "--coordinate-system", "LPS"]) == 0
     printed = capsys.readouterr().out
@@ -477,8 +477,8 @@ def test_a_check_reads_the_landmarks_as_an_import_does(tmp_path, capsys, data_fo
 def test_a_ct_and_its_landmarks_are_saved_together_or_not_at_all(tmp_path):
     write_series(tmp_path / "a")
     good, bad = tmp_path / "good.csv", tmp_path / "bad.csv"
-    good.write_text("landmark,x_mm,y_mm,z_mm\nT1,0,0,40\nCarina,1,2,5\n")
-    bad.write_text("landmark,x_mm,y_mm,z_mm\nT1,0,0,400\n")
+    good.write_text("landmark,x_mm,y_mm,z_mm\nT1,0,0,40\nCarina,1,2,5\n", encoding="utf-8")
+    bad.write_text("landmark,x_mm,y_mm,z_mm\nT1,0,0,400\n", encoding="utf-8")
     with pytest.raises(LandmarkFileError, match="outside the volume"):
         import_ct(tmp_path / "a", "x", bad, coordinate_system="LPS")
     assert store.imported_names() == []

@@ -36,7 +36,7 @@ def test_written_landmarks_are_read_again(tmp_path):
     assert set(again) == set(POINTS)
     for key, point in POINTS.items():
         np.testing.assert_array_equal(again[key], point)
-    controls = json.loads((tmp_path / "a.mrk.json").read_text())["markups"][0]["controlPoints"]
+    controls = json.loads((tmp_path / "a.mrk.json").read_text(encoding="utf-8"))["markups"][0]["controlPoints"]
     statuses = {item["label"]: item["positionStatus"] for item in controls}
     assert statuses["T1"] == "defined" and statuses["T12"] == "undefined"
 
@@ -103,7 +103,7 @@ def test_a_faulty_file_is_refused_by_name(tmp_path, fault):
 
 
 def test_the_case_of_a_header_does_not_matter(tmp_path):
-    (tmp_path / "a.csv").write_text("Landmark,X_mm,Y_mm,Z_mm,Coordinate_System\nT1,1,2,3,RAS\n")
+    (tmp_path / "a.csv").write_text("Landmark,X_mm,Y_mm,Z_mm,Coordinate_System\nT1,1,2,3,RAS\n", encoding="utf-8")
     np.testing.assert_allclose(read_landmarks(tmp_path / "a.csv")[10], [-1, -2, 3])
 
 

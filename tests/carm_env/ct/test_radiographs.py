@@ -80,7 +80,7 @@ def test_damage_is_named(tmp_path):
     cut, empty, text = tmp_path / "cut.png", tmp_path / "empty.png", tmp_path / "text.png"
     cut.write_bytes(whole.read_bytes()[:2000])
     empty.touch()
-    text.write_text("no image")
+    text.write_text("no image", encoding="utf-8")
     for path, words in ((cut, "is damaged"), (empty, "0 bytes"), (text, "expected PNG, JPEG or DICOM")):
         with pytest.raises(RadiographError, match=words) as raised:
             read_radiograph(path)
@@ -92,7 +92,7 @@ def test_damage_is_named(tmp_path):
 def test_images_are_known_by_suffix_or_content(tmp_path):
     nameless = tmp_path / "x"
     saved(tmp_path / "x.png", Image.fromarray(RAMP)).rename(nameless)
-    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "notes.txt").write_text("no image", encoding="utf-8")
     assert is_image_file(nameless) and read_radiograph(nameless).image.shape == RAMP.shape
     assert is_image_file(tmp_path / "absent.JPG") and not is_image_file(tmp_path / "notes.txt")
 

@@ -46,7 +46,9 @@ def test_a_fresh_machine_announces_build_and_compilation(tmp_path):
     environment = {**os.environ, "CARM_ENV_CACHE": str(tmp_path / "cache"), "NUMBA_CACHE_DIR": str(tmp_path / "numba")}
     lines = []
     for _ in range(2):
-        done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=True, encoding="utf-8"
+        )
         assert done.stdout == ""
         lines.append(done.stderr.splitlines())
     first, second = lines

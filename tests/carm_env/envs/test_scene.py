@@ -120,7 +120,7 @@ def read_hu(monkeypatch):
     monkeypatch.setattr(scenes, "_store", _SceneStore())
 
     def load_ct(path):
-        hu = np.full((20, 20, 20), int(path.read_text()), np.int16)
+        hu = np.full((20, 20, 20), int(path.read_text(encoding="utf-8")), np.int16)
         return Patient("ct:0", Volume.from_origin(hu, 10.0, (0, 0, 0)), {})
 
     monkeypatch.setattr("carm_env.ct.importer.load_ct", load_ct)
@@ -130,7 +130,7 @@ def read_hu(monkeypatch):
 def test_a_relative_path_names_the_file_of_the_working_folder(read_hu, monkeypatch, tmp_path):
     for number in (1000, 2500):
         (tmp_path / f"p{number}").mkdir()
-        (tmp_path / f"p{number}" / "ct.nii").write_text(f"{number}")
+        (tmp_path / f"p{number}" / "ct.nii").write_text(f"{number}", encoding="utf-8")
     monkeypatch.chdir(tmp_path / "p1000")
     ref = PatientRef.parse("ct.nii")
     assert read_hu("ct.nii") == 1000
@@ -142,7 +142,7 @@ def test_a_relative_path_names_the_file_of_the_working_folder(read_hu, monkeypat
 def test_an_overwritten_file_is_loaded_again_and_forgotten(read_hu, tmp_path):
     path = tmp_path / "ct.nii"
     for number in (1000, 2500, 1234):
-        path.write_text(f"{number}")
+        path.write_text(f"{number}", encoding="utf-8")
         assert read_hu(path) == number
         first = load_scene(path)
         assert load_scene(path) is first
@@ -153,7 +153,7 @@ def test_an_overwritten_file_is_loaded_again_and_forgotten(read_hu, tmp_path):
 def test_a_link_names_the_file_that_it_points_to_now(read_hu, tmp_path):
     link = tmp_path / "ct.nii"
     for number in (1000, 2500):
-        (tmp_path / f"{number}").write_text(f"{number}")
+        (tmp_path / f"{number}").write_text(f"{number}", encoding="utf-8")
         link.unlink(missing_ok=True)
         link.symlink_to(tmp_path / f"{number}")
         assert read_hu(link) == number

@@ -42,7 +42,8 @@ def suite_file(small_patients, tmp_path):
     path.write_text(
         "{name: tiny, version: 1, description: test, max_steps: 20, environment: {image_size: 16}, episodes: ["
         "{patient: 'imported:one', target: 1, start: 4}, {patient: 'imported:one', target: 4, start: 1},"
-        "{patient: 'imported:two', target: 14, start: 5}]}"
+        "{patient: 'imported:two', target: 14, start: 5}]}",
+        encoding="utf-8",
     )
     return path
 
@@ -51,9 +52,9 @@ def test_all_files_are_written(suite_file, tmp_path, capsys):
     out, extra = tmp_path / "out", tmp_path / "new" / "scores.json"
     words = "--policy", "oracle", "random", "--suite", suite_file, "--workers", 1, "--out", out, "--json", extra
     assert run(*words) == 0
-    scores = json.loads((out / "leaderboard.json").read_text())
+    scores = json.loads((out / "leaderboard.json").read_text(encoding="utf-8"))
     assert set(scores) == {"oracle", "random"} and scores["oracle"]["tiny"]["success"] == 1.0
-    page = (out / "leaderboard.md").read_text()
+    page = (out / "leaderboard.md").read_text(encoding="utf-8")
     assert "oracle*" in page and "`*` reads the true state (oracle: closest_landmarks, displacement_mm)" in page
     results, errors = read_results(out / "episodes.jsonl")
     assert len(results) == 6 and not errors
@@ -64,7 +65,7 @@ def test_all_files_are_written(suite_file, tmp_path, capsys):
         assert gif.n_frames == len(first.moves) + 1
     with Image.open(out / "trajectories_tiny.png") as sheet:
         assert sheet.width > 300
-    written = json.loads(extra.read_text())
+    written = json.loads(extra.read_text(encoding="utf-8"))
     assert written["runs"][0]["seed"] == 0 and written["scores"] == scores and written["pairs"][0]["episodes"] == 3
     assert "| oracle*" in capsys.readouterr().out
 
@@ -72,10 +73,10 @@ def test_all_files_are_written(suite_file, tmp_path, capsys):
 def test_resume_runs_only_the_missing_episodes(suite_file, tmp_path, capsys):
     words = "--policies", "oracle", "--suite", suite_file, "--workers", 1, "--out", tmp_path / "o", "--no-figures"
     run(*words, "--episodes", 2)
-    first = (tmp_path / "o" / "episodes.jsonl").read_text()
+    first = (tmp_path / "o" / "episodes.jsonl").read_text(encoding="utf-8")
     run(*words, "--resume")
     assert "3 (2 already done)" in capsys.readouterr().out
-    second = (tmp_path / "o" / "episodes.jsonl").read_text()
+    second = (tmp_path / "o" / "episodes.jsonl").read_text(encoding="utf-8")
     assert second.startswith(first) and len(second.splitlines()) == 3
     assert not list((tmp_path / "o").glob("*.png"))
 
@@ -84,14 +85,18 @@ def test_a_damaged_line_is_run_again(suite_file, tmp_path, capsys):
     words = "--policies", "oracle", "--suite", suite_file, "--workers", 1, "--out", tmp_path / "o", "--no-figures"
     run(*words)
     path = tmp_path / "o" / "episodes.jsonl"
-    first, second, third = path.read_text().splitlines()
-    path.write_text("\n".join([first, second.replace('"final_distance_mm": ', '"final_distance_mm": NaN'), third]))
+    first, second, third = path.read_text(encoding="utf-8").splitlines()
+    path.write_text(
+        "\n".join([first, second.replace('"final_distance_mm": ', '"final_distance_mm": NaN'), third]), encoding="utf-8"
+    )
     (tmp_path / "o" / ".leaderboard.md.unfinished-01234567.md").touch()
     assert run(*words, "--resume") == 0
     output = capsys.readouterr()
     assert f"warning: skipped {path}, line 2: not a result" in output.err and "1 line(s)" in output.err
     assert "3 (2 already done)" in output.out
-    assert json.loads((tmp_path / "o" / "leaderboard.json").read_text())["oracle"]["tiny"]["episodes"] == 3
+    assert (
+        json.loads((tmp_path / "o" / "leaderboard.json").read_text(encoding="utf-8"))["oracle"]["tiny"]["episodes"] == 3
+    )
     names = {"episodes.jsonl", "leaderboard.json", "leaderboard.md"}
     assert {item.name for item in (tmp_path / "o").iterdir()} == names, "no hidden file is left"
 
@@ -108,7 +113,7 @@ def test_two_runs_in_one_folder_are_refused(suite_file, tmp_path, capsys, monkey
     assert run(*words) == 0
     assert statuses == [2]
     assert re.search("error: another process .* writes to .*--out", capsys.readouterr().err)
-    assert len((tmp_path / "o" / "episodes.jsonl").read_text().splitlines()) == 3
+    assert len((tmp_path / "o" / "episodes.jsonl").read_text(encoding="utf-8").splitlines()) == 3
     assert run(*words, "--resume") == 0
 
 
@@ -141,13 +146,15 @@ def test_worker_processes_give_the_same_results(suite_file, tmp_path):
 def test_ctrl_c_keeps_finished_episodes(small_patients, tmp_path, start_process):
     out, suite = tmp_path / "out", tmp_path / "many.yaml"
     episodes = ", ".join(["{patient: 'imported:one', target: 1, start: 4}"] * 400)
-    suite.write_text(f"{{name: many, version: 1, description: test, max_steps: 20, episodes: [{episodes}]}}")
+    suite.write_text(
+        f"{{name: many, version: 1, description: test, max_steps: 20, episodes: [{episodes}]}}", encoding="utf-8"
+    )
     command = [sys.executable, "-c", SCRIPT, "--policies", "oracle", "random", "--suite", str(suite), "--out", str(out)]
     process = start_process([*command, "--workers", "1"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     lines = out / "episodes.jsonl"
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
-        if lines.exists() and lines.read_text().count("\n") >= 2:
+        if lines.exists() and lines.read_text(encoding="utf-8").count("\n") >= 2:
             break
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
@@ -200,12 +207,12 @@ def test_crashes_are_shown(suite_file, tmp_path, capsys):
 def test_a_repeated_suite_or_policy_runs_once(suite_file, tmp_path):
     words = "--policies", "oracle", "oracle", "--suite", suite_file, suite_file, "--workers", 1, "--no-figures"
     run(*words, "--out", tmp_path / "o")
-    assert len((tmp_path / "o" / "episodes.jsonl").read_text().splitlines()) == 3
+    assert len((tmp_path / "o" / "episodes.jsonl").read_text(encoding="utf-8").splitlines()) == 3
 
 
 def test_two_suites_with_one_name_are_refused(suite_file, tmp_path, capsys):
     other = tmp_path / "other.yaml"
-    other.write_text(suite_file.read_text().replace("max_steps: 20", "max_steps: 10"))
+    other.write_text(suite_file.read_text(encoding="utf-8").replace("max_steps: 20", "max_steps: 10"), encoding="utf-8")
     assert run("--suite", suite_file, other, "--out", tmp_path / "o") == 2
     assert "two different suites" in capsys.readouterr().err
 
@@ -214,7 +221,7 @@ def test_the_leaderboard_holds_every_policy_of_the_folder(suite_file, tmp_path, 
     words = "--suite", suite_file, "--workers", 1, "--out", tmp_path / "o"
     run(*words, "--policies", "oracle", "--no-figures")
     run(*words, "--policies", "random", "--resume", "--episodes", 1)
-    scores = json.loads((tmp_path / "o" / "leaderboard.json").read_text())
+    scores = json.loads((tmp_path / "o" / "leaderboard.json").read_text(encoding="utf-8"))
     assert scores["oracle"]["tiny"]["episodes"] == 3 and scores["random"]["tiny"]["episodes"] == 1
     assert "different runs" not in capsys.readouterr().out
 
@@ -223,22 +230,29 @@ def test_results_of_another_patient_build_are_run_again_and_left_out(suite_file,
     words = "--policies", "oracle", "--suite", suite_file, "--workers", 1, "--out", tmp_path / "o", "--no-figures"
     run(*words)
     lines = tmp_path / "o" / "episodes.jsonl"
-    lines.write_text(re.sub(r'"patient_fingerprint": "\w+"', '"patient_fingerprint": "old"', lines.read_text()))
+    lines.write_text(
+        re.sub(r'"patient_fingerprint": "\w+"', '"patient_fingerprint": "old"', lines.read_text(encoding="utf-8")),
+        encoding="utf-8",
+    )
     run(*words, "--resume")
     output = capsys.readouterr().out
     assert "3 (0 already done)" in output and "Left out 3 result(s)" in output
-    assert json.loads((tmp_path / "o" / "leaderboard.json").read_text())["oracle"]["tiny"]["episodes"] == 3
+    assert (
+        json.loads((tmp_path / "o" / "leaderboard.json").read_text(encoding="utf-8"))["oracle"]["tiny"]["episodes"] == 3
+    )
 
 
 def test_an_episode_that_its_patient_does_not_allow_is_refused(suite_file, tmp_path, capsys):
-    suite_file.write_text(suite_file.read_text().replace("start: 5", "start: [0.0, 9999.0]"))
+    suite_file.write_text(
+        suite_file.read_text(encoding="utf-8").replace("start: 5", "start: [0.0, 9999.0]"), encoding="utf-8"
+    )
     assert run("--suite", suite_file, "--out", tmp_path / "o") == 2
     assert "episode 2: start" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
 
 def test_a_file_as_output_folder_is_refused(suite_file, tmp_path, capsys):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     assert run("--suite", suite_file, "--out", tmp_path / "file") == 2
     assert "file" in capsys.readouterr().err
 
@@ -273,7 +287,7 @@ def test_suites_are_drawn_on_any_patients(few_landmarks, tmp_path, capsys):
     output = capsys.readouterr().out
     skipped = "paper-routes-custom leaves out imported:neck: Right scapular inferior angle to Skull"
     assert skipped in output
-    scores = json.loads((tmp_path / "o" / "leaderboard.json").read_text())["oracle"]
+    scores = json.loads((tmp_path / "o" / "leaderboard.json").read_text(encoding="utf-8"))["oracle"]
     assert scores["paper-routes-custom"]["episodes"] == 2
     assert scores["uniform-custom"]["success"] == 1.0
     results, _ = read_results(tmp_path / "o" / "episodes.jsonl")
@@ -286,7 +300,9 @@ def test_a_suite_that_no_patient_allows_is_skipped(few_landmarks, tmp_path, caps
     words = "--suite", "paper-routes", "uniform", "--patients", "neck", "--policies", "oracle", "--no-figures"
     assert run(*words, "--workers", 1, "--episodes", 2, "--out", tmp_path / "o") == 0
     assert "Skipped: the suite paper-routes-custom has no episode on imported:neck" in capsys.readouterr().out
-    assert list(json.loads((tmp_path / "o" / "leaderboard.json").read_text())["oracle"]) == ["uniform-custom"]
+    assert list(json.loads((tmp_path / "o" / "leaderboard.json").read_text(encoding="utf-8"))["oracle"]) == [
+        "uniform-custom"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_a_class_without_the_method_is_refused():
 def test_the_command_prints_one_line(tmp_path, monkeypatch, capsys):
     pytest.importorskip("torch")
     Image = pytest.importorskip("PIL.Image")
-    (tmp_path / "mine.py").write_text("class Mine:\n    def __init__(self, weights):\n        pass\n")
+    (tmp_path / "mine.py").write_text("class Mine:\n    def __init__(self, weights):\n        pass\n", encoding="utf-8")
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "a.png")
     monkeypatch.chdir(tmp_path)
     assert main(["localize", "a.png", "--policy", "mine.py:Mine", "--out", "out"]) == 2

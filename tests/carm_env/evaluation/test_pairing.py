@@ -155,7 +155,7 @@ def test_folders_of_one_name_are_named_by_their_paths(write_results, episodes, t
 
 def test_damaged_lines_are_reported(write_results, episodes):
     path = write_results("one", episodes("a"))
-    path.write_text(path.read_text() + '{"policy": ')
+    path.write_text(path.read_text(encoding="utf-8") + '{"policy": ', encoding="utf-8")
     (file,) = read_files([str(path)])
     assert len(file.results) == 6 and "line 7" in file.complaints[0]
 
@@ -174,7 +174,7 @@ def test_damaged_lines_are_reported(write_results, episodes):
 def test_files_without_results_are_refused(tmp_path, monkeypatch, given, error, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.jsonl").touch()
-    (tmp_path / "text.jsonl").write_text("hello\n")
+    (tmp_path / "text.jsonl").write_text("hello\n", encoding="utf-8")
     with pytest.raises(error, match=message):
         read_files(given)
 

@@ -38,7 +38,7 @@ NOT_REPRODUCED = {("test_test", "P@1"): 0.9995}
 
 
 def rows_of(path):
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

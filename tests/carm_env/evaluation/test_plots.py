@@ -25,7 +25,7 @@ def test_any_backend_draws(backend, tmp_path):
     if backend:
         environment["MPLBACKEND"] = backend
     command = [sys.executable, "-c", SCRIPT, str(path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert path.stat().st_size > 1000
     assert done.stdout.split() == [str(backend), "False"]

@@ -37,7 +37,7 @@ def module(tmp_path, monkeypatch):
     name = f"mine_{tmp_path.name.replace('-', '_')}"
 
     def write(text=MODULE):
-        (tmp_path / f"{name}.py").write_text(text)
+        (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
         return name
 
     yield write
@@ -56,7 +56,7 @@ def test_a_class_of_the_working_directory_is_constructed(module, tmp_path):
 def test_the_working_directory_comes_before_installed_modules(module, tmp_path, monkeypatch):
     (tmp_path / "installed").mkdir()
     name = module()
-    (tmp_path / "installed" / f"{name}.py").write_text("")
+    (tmp_path / "installed" / f"{name}.py").write_text("", encoding="utf-8")
     monkeypatch.setattr(sys, "path", [str(tmp_path / "installed"), *sys.path, str(tmp_path)])
     assert load_target(f"{name}:Fine").__name__ == "Fine"
     assert sys.path[0] == str(tmp_path / "installed")
@@ -148,8 +148,8 @@ def file(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     folder = tmp_path / "my policies"
     folder.mkdir()
-    (folder / "sibling.py").write_text("VALUE = 3")
-    (folder / "mine.py").write_text(FILE)
+    (folder / "sibling.py").write_text("VALUE = 3", encoding="utf-8")
+    (folder / "mine.py").write_text(FILE, encoding="utf-8")
     yield folder / "mine.py"
     sys.modules.pop("sibling", None)
     for name in [name for name in sys.modules if name.startswith("policy_file_mine_")]:
@@ -184,10 +184,10 @@ def test_policy_that_cannot_be_constructed_is_named(file, text, message):
 
 
 def test_error_of_a_file_is_shown(file):
-    file.write_text("x = (")
+    file.write_text("x = (", encoding="utf-8")
     with pytest.raises(PolicyLoadingError, match="failed: SyntaxError: .*mine.py"):
         make_policy(f"{file}:Greedy")
-    file.write_text(FILE)
+    file.write_text(FILE, encoding="utf-8")
     assert make_policy(f"{file}:Greedy")
 
 
@@ -197,7 +197,7 @@ def test_function_is_a_policy(file):
 
 
 def test_function_of_other_arguments_is_refused(file):
-    with file.open("a") as stream:
+    with file.open("a", encoding="utf-8") as stream:
         stream.write("\ndef many(a, b, c): return 24\n\ndef none(): return 24\n")
     for name in ("many", "none"):
         with pytest.raises(PolicyLoadingError, match=rf"{name}\(.*\), expected a function of the observation, or"):
@@ -214,12 +214,14 @@ def test_other_actions_of_a_function_are_refused(action):
 
 def test_yaml_file_names_policy_and_arguments(file, tmp_path):
     path = tmp_path / "my_policy.yaml"
-    path.write_text("policy: my policies/mine.py:Greedy\narguments: {size: 2}\nname: Mine\ncard: {author: me}")
+    path.write_text(
+        "policy: my policies/mine.py:Greedy\narguments: {size: 2}\nname: Mine\ncard: {author: me}", encoding="utf-8"
+    )
     assert make_policy(str(path)).arguments == (2, "fast", False)
     assert make_policy(f"{path}?size=3").arguments == (3, "fast", False)
     found = parse_policy(str(path), ())
     assert (found.name, found.card) == ("Mine", {"author": "me"})
-    path.write_text("policy: random")
+    path.write_text("policy: random", encoding="utf-8")
     assert parse_policy(str(path), ("random",)).name == "my_policy"
 
 
@@ -240,7 +242,7 @@ def test_yaml_file_names_policy_and_arguments(file, tmp_path):
 )
 def test_invalid_yaml_file_is_refused(tmp_path, text, message):
     path = tmp_path / "p.yml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         make_policy(str(path))
 

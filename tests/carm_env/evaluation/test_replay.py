@@ -135,7 +135,7 @@ def test_damage_is_named_on_the_page_and_breaks_nothing(suite, tmp_path, capsys)
     for episode in (0, 1):
         run(suite, tmp_path / "t", OraclePolicy(), "oracle", episode)
     first, second = sorted((tmp_path / "t").iterdir())
-    (first / "transcript.jsonl").write_text("nothing")
+    (first / "transcript.jsonl").write_text("nothing", encoding="utf-8")
     with (second / "transcript.jsonl").open("ab") as file:
         file.write(b'{"event": "ans')
     (second / "xray-000.png").write_bytes(b"broken")
@@ -168,19 +168,19 @@ def test_an_unfinished_and_a_crashed_episode_are_told_apart(suite, tmp_path):
 
 def test_a_page_of_someone_else_is_not_replaced(suite, tmp_path):
     run(suite, tmp_path / "t", OraclePolicy())
-    (tmp_path / "t" / "index.html").write_text("<h1>My page</h1>")
+    (tmp_path / "t" / "index.html").write_text("<h1>My page</h1>", encoding="utf-8")
     with pytest.raises(TranscriptError, match="name another folder with --out"):
         save_replay(tmp_path / "t")
-    assert (tmp_path / "t" / "index.html").read_text() == "<h1>My page</h1>"
+    assert (tmp_path / "t" / "index.html").read_text(encoding="utf-8") == "<h1>My page</h1>"
 
 
 @pytest.mark.parametrize("missing", ["exposures", "isocenter_lps_mm", "distance_mm", "patient", "next_image", "text"])
 def test_values_that_a_transcript_lacks_are_left_out(suite, tmp_path, missing):
     run(suite, tmp_path / "t", Talking("x"))
     (path,) = (tmp_path / "t").rglob("transcript.jsonl")
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     kept = [{key: value for key, value in line.items() if key != missing} for line in lines if line["event"] != "text"]
-    path.write_text("\n".join(map(json.dumps, kept)))
+    path.write_text("\n".join(map(json.dumps, kept)), encoding="utf-8")
     replay = save_replay(path.parent)
     check_safe(Page(replay.page))
 

@@ -54,13 +54,13 @@ def test_results_round_trip(tmp_path):
     for item in written:
         append_result(path, item)
     assert read_results(path) == (written, [])
-    assert path.read_text().count("\n") == 3
+    assert path.read_text(encoding="utf-8").count("\n") == 3
 
 
 def test_an_incomplete_line_does_not_affect_others(tmp_path):
     path = tmp_path / "episodes.jsonl"
     append_result(path, result(episode=0))
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write('{"policy": "oracle", "sui')
     append_result(path, result(episode=1))
     results, errors = read_results(path)
@@ -71,7 +71,7 @@ def test_an_incomplete_line_does_not_affect_others(tmp_path):
 @pytest.mark.parametrize("line", ["[]", "null", '{"schema": 99}', '{"schema": 1, "policy": "x"}', "\x00"])
 def test_lines_that_are_not_results_are_named(tmp_path, line):
     path = tmp_path / "episodes.jsonl"
-    path.write_text(line + "\n")
+    path.write_text(line + "\n", encoding="utf-8")
     results, errors = read_results(path)
     assert results == [] and len(errors) == 1
 
@@ -79,7 +79,7 @@ def test_lines_that_are_not_results_are_named(tmp_path, line):
 @pytest.mark.parametrize("field, value", [("success", "yes"), ("steps", 1.5), ("moves", None), ("exposures", True)])
 def test_values_of_another_type_are_named(tmp_path, field, value):
     path = tmp_path / "episodes.jsonl"
-    path.write_text(json.dumps({**dataclasses.asdict(result()), field: value}) + "\n")
+    path.write_text(json.dumps({**dataclasses.asdict(result()), field: value}) + "\n", encoding="utf-8")
     results, errors = read_results(path)
     assert results == [] and field in errors[0]
 
@@ -132,7 +132,7 @@ def test_a_damaged_line_is_named_and_the_others_are_read(tmp_path, damage):
 )  # fmt: skip
 def test_values_out_of_range_are_named(tmp_path, field, value):
     path = tmp_path / "episodes.jsonl"
-    path.write_text(json.dumps({**dataclasses.asdict(result()), field: value}) + "\n")
+    path.write_text(json.dumps({**dataclasses.asdict(result()), field: value}) + "\n", encoding="utf-8")
     results, errors = read_results(path)
     assert results == [] and field in errors[0]
 

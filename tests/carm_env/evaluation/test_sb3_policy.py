@@ -100,7 +100,7 @@ def test_archive_that_does_not_fit_is_named(ppo, tmp_path):
         make_policy(f"{ppo}?trust_pickle=true&algorithm=pp")
     with pytest.raises(PolicyLoadingError, match="cannot be loaded as dqn"):
         make_policy(f"{ppo}?trust_pickle=true&algorithm=dqn")
-    (tmp_path / "text.zip").write_text("no archive")
+    (tmp_path / "text.zip").write_text("no archive", encoding="utf-8")
     with pytest.raises(PolicyLoadingError, match="is not an archive"):
         make_policy(f"{tmp_path / 'text.zip'}?trust_pickle=true")
     model = PPO("MlpPolicy", gym.make("CartPole-v1"), n_steps=8, batch_size=8)

@@ -54,8 +54,10 @@ def test_suites_have_the_version_of_their_recipe_and_the_default_field_of_view(n
 def test_yaml_round_trips(tmp_path):
     suite = load_suite("smoke")
     path = tmp_path / "copy.yaml"
-    path.write_text(suite.to_yaml())
-    assert path.read_text() == (SUITE_FOLDER / "smoke.yaml").read_text().partition("\n")[2]
+    path.write_text(suite.to_yaml(), encoding="utf-8")
+    assert (
+        path.read_text(encoding="utf-8") == (SUITE_FOLDER / "smoke.yaml").read_text(encoding="utf-8").partition("\n")[2]
+    )
     assert load_suite(str(path)) == suite and load_suite(str(path)).hash == suite.hash
 
 
@@ -146,7 +148,7 @@ HEAD = "{name: x, version: 1, description: d, max_steps: 5, episodes: [{patient:
 )
 def test_bad_suite_files_are_named(tmp_path, text, message):
     path = tmp_path / "bad.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         load_suite(str(path))
 
@@ -164,5 +166,5 @@ def test_a_suite_with_shared_values_is_written_without_aliases(tmp_path):
     episodes = tuple(EpisodeSpec("virtual:0", target, start) for target in (1, 2))
     suite = Suite("s", 1, "d", 5, episodes, {"geometry": empty, "reward_options": empty})
     path = tmp_path / "s.yaml"
-    path.write_text(suite.to_yaml())
+    path.write_text(suite.to_yaml(), encoding="utf-8")
     assert load_suite(str(path)) == suite

@@ -27,7 +27,8 @@ def words(small_patients, tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(
         "{name: tiny, version: 1, description: test, max_steps: 4, environment: {image_size: 16}, episodes: ["
-        "{patient: 'imported:one', target: 1, start: 2}, {patient: 'imported:two', target: 14, start: 5}]}"
+        "{patient: 'imported:one', target: 1, start: 2}, {patient: 'imported:two', target: 14, start: 5}]}",
+        encoding="utf-8",
     )
     return ["--suite", path, "--out", tmp_path / "o", "--no-figures", "--transcripts", tmp_path / "t"]
 
@@ -63,7 +64,7 @@ def test_a_folder_that_exists_is_refused_without_resume(words, tmp_path, capsys)
     assert len(transcripts(tmp_path)) == 2
     assert run("--policy", "oracle", *words, "--out", tmp_path / "t") == FAILED
     assert "--transcripts and --out are both" in capsys.readouterr().err
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     assert run("--policy", "oracle", *words, "--transcripts", tmp_path / "file") == FAILED
     assert "expected a folder" in capsys.readouterr().err
 
@@ -145,5 +146,5 @@ def test_without_the_flag_nothing_is_asked_of_the_policy(words, tmp_path):
             raise AssertionError
 
     assert run("--policy", "s", *words[:-2], "--workers", 1, make_policy=lambda name: Silent()) == 0
-    lines = (tmp_path / "o" / "episodes.jsonl").read_text().splitlines()
+    lines = (tmp_path / "o" / "episodes.jsonl").read_text(encoding="utf-8").splitlines()
     assert not any(json.loads(line)["error"] for line in lines)

@@ -69,7 +69,10 @@ def test_an_episode(chat, tmp_path):
     with pytest.raises(gym.error.ResetNeeded, match="the episode has ended"):
         chat.step(answer_with(Move(0, 0)))
     chat.write_log(tmp_path / "log")
-    events = [json.loads(line)["event"] for line in (tmp_path / "log" / "transcript.jsonl").read_text().splitlines()]
+    events = [
+        json.loads(line)["event"]
+        for line in (tmp_path / "log" / "transcript.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [event for event in events if event != "text"] == [
         "reset", "answer", "feedback", "feedback", "answer", "answer", "end",
     ]  # fmt: skip
@@ -98,7 +101,7 @@ def test_an_invalid_answer_is_shortened(chat, tmp_path, answer):
     kept = texts(turn.messages)[-3]
     assert turn.fault and len(kept) < 200 and "<" not in kept
     chat.write_log(tmp_path / "log")
-    lines = (tmp_path / "log" / "transcript.jsonl").read_text().splitlines()
+    lines = (tmp_path / "log" / "transcript.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(lines[-1])["fault"] == turn.fault
 
 

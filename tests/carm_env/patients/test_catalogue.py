@@ -123,7 +123,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_one(patients, message):
 def test_a_missing_file_and_another_kind_of_file_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         expand_patients(tmp_path / "absent.nii")
-    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "notes.txt").write_text("", encoding="utf-8")
     with pytest.raises(ValueError, match="not a CT that can be read"):
         expand_patients(tmp_path / "notes.txt")
 

@@ -39,15 +39,15 @@ def test_a_flag_may_have_dashes_or_underscores(flag):
 
 def test_flags_override_the_configuration_file(tmp_path):
     path = tmp_path / "a.yaml"
-    path.write_text("policies: [a, b]\nresume: true\nbatch_size: 4\njson: null\n")
+    path.write_text("policies: [a, b]\nresume: true\nbatch_size: 4\njson: null\n", encoding="utf-8")
     arguments = parse_arguments(Arguments, given=["--batch-size", "9", "--config", str(path)])
     assert arguments == Arguments(("a", "b"), True, None, 9)
 
 
 def test_a_configuration_file_may_follow_an_equals_sign_and_extend_another_one(tmp_path):
-    (tmp_path / "base.yaml").write_text("policies: [a]\nbatch_size: 4\n")
+    (tmp_path / "base.yaml").write_text("policies: [a]\nbatch_size: 4\n", encoding="utf-8")
     path = tmp_path / "b.yaml"
-    path.write_text("base: base.yaml\nbatch_size: 5\n")
+    path.write_text("base: base.yaml\nbatch_size: 5\n", encoding="utf-8")
     assert parse_arguments(Arguments, given=[f"--config={path}", "--resume"]) == Arguments(("a",), True, None, 5)
 
 
@@ -68,7 +68,7 @@ def test_a_configuration_file_may_follow_an_equals_sign_and_extend_another_one(t
 )
 def test_a_wrong_configuration_file_is_refused(text, message, tmp_path):
     path = tmp_path / "a.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         parse_arguments(Arguments, given=["--config", str(path)])
 
@@ -153,7 +153,7 @@ def test_characters_that_the_output_cannot_show_are_escaped(encoding):
 )
 def test_an_output_that_is_closed_or_full_gives_no_traceback(redirection, status, errors):
     command = ["sh", "-c", f'exec "$0" -c "$1" 9 {redirection}', sys.executable, OUTPUT_SCRIPT]
-    ran = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    ran = subprocess.run(command, stderr=subprocess.PIPE, text=True, encoding="utf-8")
     assert (ran.returncode, ran.stderr.strip()) == (status, errors)
 
 

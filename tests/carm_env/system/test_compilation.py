@@ -98,7 +98,9 @@ def test_kernels_refuse_to_run_uncompiled(monkeypatch):
 @pytest.mark.parametrize("text", ["0", "-3"])
 def test_a_number_of_threads_that_numba_refuses_is_named(text):
     command = [sys.executable, "-c", "import carm_env.xray.cpu.simd"]
-    ran = subprocess.run(command, env={**os.environ, "NUMBA_NUM_THREADS": text}, capture_output=True, text=True)
+    ran = subprocess.run(
+        command, env={**os.environ, "NUMBA_NUM_THREADS": text}, capture_output=True, text=True, encoding="utf-8"
+    )
     assert (
         ran.returncode == 1
         and f"BackendError: numba refuses the environment variable NUMBA_NUM_THREADS='{text}'"
@@ -111,23 +113,29 @@ def run(tmp_path):
     """Call, in a process of its own, a kernel that adds a constant of another module; result and cache hits."""
     package = tmp_path / "steps"
     package.mkdir()
-    (package / "__init__.py").write_text("")
+    (package / "__init__.py").write_text("", encoding="utf-8")
     (package / "kernels.py").write_text(
         "from carm_env.system.compilation import compiled\n"
         "from steps.between import STEP\n\n\n"
         "@compiled\n"
         "def add_step(x):\n"
-        "    return x + STEP\n"
+        "    return x + STEP\n",
+        encoding="utf-8",
     )
-    (package / "between.py").write_text("from steps.constants import STEP\n")
+    (package / "between.py").write_text("from steps.constants import STEP\n", encoding="utf-8")
     command = "from steps.kernels import add_step as f; print(f(1), sum(f.stats.cache_hits.values()))"
 
     def call(step, **variables):
-        (package / "constants.py").write_text(f"STEP = {step}\n")
+        (package / "constants.py").write_text(f"STEP = {step}\n", encoding="utf-8")
         path = os.pathsep.join([str(tmp_path), *sys.path])
         environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **variables}
         ran = subprocess.run(
-            [sys.executable, "-c", command], env=environment, capture_output=True, text=True, check=True
+            [sys.executable, "-c", command],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            encoding="utf-8",
         )
         return tuple(map(int, ran.stdout.split()))
 

@@ -66,10 +66,10 @@ def test_a_folder_has_another_edition_if_one_of_its_files_changes(tmp_path, chan
 @pytest.mark.parametrize(("suffix", "line"), [(".mhd", "ElementDataFile = a.raw"), (".nhdr", "data file: a.raw")])
 def test_the_edition_of_a_detached_header_includes_its_data(tmp_path, suffix, line):
     header, data = tmp_path / f"a{suffix}", tmp_path / "a.raw"
-    header.write_text(f"x\n{line}\n")
+    header.write_text(f"x\n{line}\n", encoding="utf-8")
     data.write_bytes(b"abc")
     before = edition(header)
-    (tmp_path / "notes.txt").write_text("unrelated")
+    (tmp_path / "notes.txt").write_text("unrelated", encoding="utf-8")
     assert edition(header) == before
     replace_with_equal_size_and_time(data)
     assert edition(header) != before

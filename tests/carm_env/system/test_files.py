@@ -7,11 +7,11 @@ from carm_env.system.files import atomic_folder, atomic_write, cache_dir, conten
 
 def test_a_failed_write_leaves_the_old_file_and_no_temporary_file(tmp_path):
     path = tmp_path / "a.txt"
-    path.write_text("old")
+    path.write_text("old", encoding="utf-8")
     with pytest.raises(RuntimeError), atomic_write(path) as temporary:
-        temporary.write_text("half")
+        temporary.write_text("half", encoding="utf-8")
         raise RuntimeError
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
@@ -19,8 +19,8 @@ def test_a_finished_write_replaces_the_file_and_makes_folders(tmp_path):
     path = tmp_path / "x" / "y.txt"
     for text in ("one", "two"):
         with atomic_write(path) as temporary:
-            temporary.write_text(text)
-        assert path.read_text() == text
+            temporary.write_text(text, encoding="utf-8")
+        assert path.read_text(encoding="utf-8") == text
     assert os.listdir(path.parent) == ["y.txt"]
 
 
@@ -28,7 +28,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
     folder = tmp_path / "f"
     for name in ("old", "new"):
         with atomic_folder(folder) as temporary:
-            (temporary / name).write_text(name)
+            (temporary / name).write_text(name, encoding="utf-8")
     assert os.listdir(folder) == ["new"]
     with pytest.raises(RuntimeError), atomic_folder(folder) as temporary:
         raise RuntimeError

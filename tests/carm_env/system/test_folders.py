@@ -49,7 +49,11 @@ def test_one_of_many_threads_creates_the_file(monkeypatch, tmp_path, links):
         thread.start()
     for thread in create:
         thread.join()
-    assert len(created) == 1 and (tmp_path / "k").read_text() == created[0] and os.listdir(tmp_path) == ["k"]
+    assert (
+        len(created) == 1
+        and (tmp_path / "k").read_text(encoding="utf-8") == created[0]
+        and os.listdir(tmp_path) == ["k"]
+    )
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
@@ -139,7 +143,7 @@ class TestKeys:
                 use()
 
     def test_a_data_folder_that_is_a_file_names_the_variable(self, data):
-        data.write_text("")
+        data.write_text("", encoding="utf-8")
         assert len(case_id("P-77")) == 16
         with pytest.raises(FolderError, match="set CARM_ENV_DATA"):
             create_key()

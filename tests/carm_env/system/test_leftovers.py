@@ -15,16 +15,16 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 
 def make_folder(path, content):
     path.mkdir()
-    (path / "content").write_text(content)
+    (path / "content").write_text(content, encoding="utf-8")
 
 
 def content(path):
-    return (path / "content").read_text()
+    return (path / "content").read_text(encoding="utf-8")
 
 
 def write_folder(path, text):
     with atomic_folder(path) as temporary:
-        (temporary / "content").write_text(text)
+        (temporary / "content").write_text(text, encoding="utf-8")
 
 
 @needs_fork
@@ -50,13 +50,13 @@ def test_a_kill_at_any_call_leaves_the_old_folder_or_the_new_one(tmp_path, kille
 def test_a_kill_while_a_file_is_written_leaves_the_old_one_or_the_new_one(tmp_path, killed_at, call, name):
     def write(text):
         with atomic_write(tmp_path / "a.txt") as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
 
     write("old")
     killed = killed_at(os, name, call, lambda: write("new"))
-    assert (tmp_path / "a.txt").read_text() in (("old", "new") if killed else ("new",))
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") in (("old", "new") if killed else ("new",))
     write("next")
-    assert os.listdir(tmp_path) == ["a.txt"] and (tmp_path / "a.txt").read_text() == "next"
+    assert os.listdir(tmp_path) == ["a.txt"] and (tmp_path / "a.txt").read_text(encoding="utf-8") == "next"
 
 
 @needs_fork

@@ -23,7 +23,9 @@ with lock(Path(sys.argv[1])):
 @pytest.fixture
 def holder(tmp_path):
     """A process that holds the lock ``tmp_path/a``."""
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "a")], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / "a")], stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    )
     assert process.stdout.readline() == "held\n"
     yield process
     process.kill()
@@ -39,7 +41,7 @@ def test_a_lock_excludes_other_processes_and_disappears_with_a_killed_one(holder
     holder.wait()
     assert path.exists()
     with lock(path, 0) as held:
-        assert held and path.read_text() == str(os.getpid())
+        assert held and path.read_text(encoding="utf-8") == str(os.getpid())
     assert not path.exists(), "the file of the killed process is removed, too"
 
 
@@ -113,5 +115,5 @@ def test_a_waiting_writer_is_announced(holder, tmp_path, capsys):
     (tmp_path / "a").rename(tmp_path / ".lock")
     threading.Timer(0.2, holder.kill).start()
     with lock_output(tmp_path, "--out", wait=True):
-        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+        assert (tmp_path / ".lock").read_text(encoding="utf-8") == str(os.getpid())
     assert f"waiting for another process (number {holder.pid})" in capsys.readouterr().err

@@ -8,7 +8,7 @@ FREE = 1234 * 1024
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
     """A machine with 1234 kB of free memory and no control groups, whose folder is returned."""
-    (tmp_path / "meminfo").write_text("MemTotal:  2000 kB\nMemAvailable:    1234 kB\n")
+    (tmp_path / "meminfo").write_text("MemTotal:  2000 kB\nMemAvailable:    1234 kB\n", encoding="utf-8")
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
     monkeypatch.setattr(cgroups, "_MOUNT", tmp_path / "cgroup")
     monkeypatch.setattr(cgroups, "_MEMBERSHIP", tmp_path / "membership")
@@ -21,9 +21,9 @@ def write_group(folder, version, limit, used, cached):
     names = ("memory.max", "memory.current", "inactive_file")
     if version == 1:
         names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-    (folder / names[0]).write_text(f"{limit}\n")
-    (folder / names[1]).write_text(f"{used}\n")
-    (folder / "memory.stat").write_text(f"anon 1500\n{names[2]} {cached}\n")
+    (folder / names[0]).write_text(f"{limit}\n", encoding="utf-8")
+    (folder / names[1]).write_text(f"{used}\n", encoding="utf-8")
+    (folder / "memory.stat").write_text(f"anon 1500\n{names[2]} {cached}\n", encoding="utf-8")
 
 
 def test_free_memory_is_read_from_proc_meminfo(machine):
@@ -36,7 +36,7 @@ def test_free_memory_is_read_from_proc_meminfo(machine):
 )
 def test_the_limit_of_the_container_counts(machine, version, limit, expected):
     # In a container its own group is what is mounted, whatever its name outside.
-    (machine / "membership").write_text("5:memory:/docker/abc\n0::/docker/abc\n")
+    (machine / "membership").write_text("5:memory:/docker/abc\n0::/docker/abc\n", encoding="utf-8")
     write_group(machine / "cgroup" / ("memory" if version == 1 else ""), version, limit, 2000, 400)
     assert memory.available_bytes() == expected
 
@@ -53,7 +53,7 @@ def test_the_limit_of_the_container_counts(machine, version, limit, expected):
 )
 @pytest.mark.parametrize("version", [1, 2])
 def test_the_limits_of_the_own_group_and_of_those_around_it_count(machine, membership, group, version):
-    (machine / "membership").write_text(membership)
+    (machine / "membership").write_text(membership, encoding="utf-8")
     write_group(machine / "cgroup" / group, version, 5000, 2000, 400)
     write_group(machine / "cgroup" / "memory" / "of another process", version, 10, 0, 0)
     assert memory.available_bytes() == 3400

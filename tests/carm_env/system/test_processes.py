@@ -40,7 +40,7 @@ if __name__ == "__main__":
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to a group of processes")
 def test_ctrl_c_finishes_running_calls_and_starts_no_others(tmp_path, start_process):
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
+    script.write_text(SCRIPT, encoding="utf-8")
     out = tmp_path / "out"
     out.mkdir()
     command = [sys.executable, str(script), str(out)]
@@ -99,7 +99,7 @@ if __name__ == "__main__":
 )
 def test_workers_end_with_a_killed_main_process(tmp_path, start_process, code, word):
     script = tmp_path / "script.py"
-    script.write_text(code)
+    script.write_text(code, encoding="utf-8")
     out = tmp_path / "out"
     out.mkdir()
     process = start_process([sys.executable, str(script), str(out)])
@@ -110,7 +110,7 @@ def test_workers_end_with_a_killed_main_process(tmp_path, start_process, code, w
     children = {
         child
         for task in Path(f"/proc/{process.pid}/task").iterdir()
-        for child in (task / "children").read_text().split()
+        for child in (task / "children").read_text(encoding="utf-8").split()
     }
     process.kill()
     process.wait()
@@ -124,7 +124,7 @@ def test_workers_end_with_a_killed_main_process(tmp_path, start_process, code, w
 
 def is_running(process):
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 

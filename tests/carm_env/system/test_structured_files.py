@@ -136,7 +136,7 @@ def test_files_of_the_wrong_kind_are_refused(tmp_path):
     path.write_bytes(b"[1, \xff]")
     with pytest.raises(StructuredFileError, match="is not UTF-8"):
         read_json(path)
-    path.write_text("[" + "1," * 100 + "1]")
+    path.write_text("[" + "1," * 100 + "1]", encoding="utf-8")
     with pytest.raises(StructuredFileError, match="has more than 100 bytes"):
         read_json(path, max_bytes=100)
     with pytest.raises(StructuredFileError, match="holds list, expected a mapping"):

@@ -193,7 +193,9 @@ def test_a_process_in_odd_surroundings_works(monkeypatch, tmp_path, small_patien
     environment = {name: value for name, value in os.environ.items() if name not in unset}
     environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **variables}
     command = [sys.executable, "-c", ALL_IN_ONE, str(tmp_path / "x.png")]
-    ran = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    ran = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, errors="replace", encoding="utf-8"
+    )
     assert ran.returncode == 0, ran.stderr
     assert "imported:p" in ran.stdout and (tmp_path / "x.png").exists()
 

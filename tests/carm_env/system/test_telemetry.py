@@ -26,5 +26,7 @@ def test_a_policy_and_a_training_are_imported_without_telemetry(package):
     names = ("HF_HUB_DISABLE_TELEMETRY", "HF_UPDATE_DOWNLOAD_COUNTS")
     script = f"import os, {package}; print(*(os.environ[name] for name in {names!r}))"
     environment = {name: value for name, value in os.environ.items() if name not in telemetry._SETTINGS}
-    found = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True, encoding="utf-8"
+    )
     assert found.stdout.split() == ["1", "0"]

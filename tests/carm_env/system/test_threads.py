@@ -31,24 +31,24 @@ def eight_cpus(monkeypatch, tmp_path):
     ],
 )
 def test_cgroup_v2_quota_limits_the_cpus(eight_cpus, quota, cpus):
-    (eight_cpus / "cpu.max").write_text(quota)
+    (eight_cpus / "cpu.max").write_text(quota, encoding="utf-8")
     assert usable_cpus() == cpus
 
 
 def test_the_quota_of_a_group_around_the_own_one_counts(eight_cpus):
-    (eight_cpus / "membership").write_text("0::/slurm/job/step\n")
+    (eight_cpus / "membership").write_text("0::/slurm/job/step\n", encoding="utf-8")
     (eight_cpus / "slurm/job/step").mkdir(parents=True)
-    (eight_cpus / "slurm/job/step/cpu.max").write_text("max 100000")
-    (eight_cpus / "slurm/job/cpu.max").write_text("200000 100000")
-    (eight_cpus / "slurm/cpu.max").write_text("600000 100000")
+    (eight_cpus / "slurm/job/step/cpu.max").write_text("max 100000", encoding="utf-8")
+    (eight_cpus / "slurm/job/cpu.max").write_text("200000 100000", encoding="utf-8")
+    (eight_cpus / "slurm/cpu.max").write_text("600000 100000", encoding="utf-8")
     assert usable_cpus() == 2
 
 
 @pytest.mark.parametrize(("quota", "cpus"), [("-1", 8), ("300000", 3)])
 def test_cgroup_v1_quota_limits_the_cpus(eight_cpus, quota, cpus):
     (eight_cpus / "cpu").mkdir()
-    (eight_cpus / "cpu/cpu.cfs_quota_us").write_text(quota)
-    (eight_cpus / "cpu/cpu.cfs_period_us").write_text("100000")
+    (eight_cpus / "cpu/cpu.cfs_quota_us").write_text(quota, encoding="utf-8")
+    (eight_cpus / "cpu/cpu.cfs_period_us").write_text("100000", encoding="utf-8")
     assert usable_cpus() == cpus
 
 

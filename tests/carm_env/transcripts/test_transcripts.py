@@ -61,7 +61,7 @@ def test_an_episode_survives_writing_and_reading(recorder, tmp_path):
 def test_texts_and_x_rays_are_written_once(recorder, tmp_path):
     for step in range(1, 6):
         recorder.answer(step, BLACK, INFO, None, asked(BLACK))
-    lines = (tmp_path / "episode" / "transcript.jsonl").read_text().splitlines()
+    lines = (tmp_path / "episode" / "transcript.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["event"] for line in lines] == ["reset", "text", "text", *["answer"] * 5]
     assert len(list((tmp_path / "episode").glob("*.png"))) == 1
 
@@ -217,7 +217,7 @@ def test_a_damaged_x_ray_is_refused(recorder, tmp_path, content):
 
 
 def test_a_folder_without_transcripts_is_refused(tmp_path):
-    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "a.txt").write_text("x", encoding="utf-8")
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(TranscriptError, match="holds no transcript"):
             find_transcripts(folder)
@@ -225,7 +225,7 @@ def test_a_folder_without_transcripts_is_refused(tmp_path):
 
 
 def test_a_full_or_read_only_disk_is_one_sentence(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(TranscriptError, match=r"the transcript .* cannot be written"):
         TranscriptFolder(tmp_path / "file" / "episode")
 
@@ -265,7 +265,7 @@ def test_a_chat_writes_a_transcript(small_patients, tmp_path):
 
 def test_a_log_replaces_nothing_else(tmp_path):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    (tmp_path / "mine" / "thesis.txt").write_text("x", encoding="utf-8")
     with pytest.raises(TranscriptError, match="choose another folder"):
         write_transcript(tmp_path / "mine", [], {})
     assert (tmp_path / "mine" / "thesis.txt").exists()

@@ -96,9 +96,9 @@ def test_views_with_a_deeper_isocentre_show_more_and_keep_their_displacements(sm
 def test_datasets_without_a_depth_have_the_isocentre_at_mid_depth(small_patients, tmp_path):
     options = replace(FEW, isocenter_depth_mm=0.0)
     write_view_dataset(tmp_path, {"test": small_patients[:1]}, options, workers=1)
-    description = json.loads((tmp_path / "views.json").read_text())
+    description = json.loads((tmp_path / "views.json").read_text(encoding="utf-8"))
     assert description["options"].pop("isocenter_depth_mm") == 0
-    (tmp_path / "views.json").write_text(json.dumps(description))
+    (tmp_path / "views.json").write_text(json.dumps(description), encoding="utf-8")
     write_view_dataset(tmp_path, {"test": small_patients[:1]}, options, workers=1)
     with pytest.raises(ViewDatasetError, match="other options"):
         write_view_dataset(tmp_path, {"test": small_patients[:1]}, FEW, workers=1)
@@ -106,7 +106,7 @@ def test_datasets_without_a_depth_have_the_isocentre_at_mid_depth(small_patients
 
 @pytest.mark.skipif(not PAPER.is_file(), reason="needs the authors' test.csv in ../shared")
 def test_closest_landmarks_have_the_format_of_the_authors(small_patients):
-    with PAPER.open(newline="") as file:
+    with PAPER.open(newline="", encoding="utf-8") as file:
         theirs = [json.loads(row["top3_landmarks"]) for row in csv.DictReader(file)]
     ours = [json.loads(json.dumps(view.labels.closest_landmarks)) for view in render_views(small_patients[0], FEW)]
     for answers in (theirs, ours):
@@ -219,7 +219,7 @@ def test_a_dataset_is_reproducible_completed_and_read_by_datasets(small_patients
     paths = write_view_dataset(tmp_path / "a", splits, FEW, 1)
     again = write_view_dataset(tmp_path / "b", splits, FEW, 1)
     assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
-    described = json.loads((tmp_path / "a" / "views.json").read_text())
+    described = json.loads((tmp_path / "a" / "views.json").read_text(encoding="utf-8"))
     assert described["geometry"]["source_detector_mm"] == 1020 and described["options"]["size"] == 32
     paths[1].write_bytes(b"cut short")
     kept = paths[0].stat().st_mtime_ns
@@ -294,8 +294,8 @@ def test_wrong_values_are_refused(small_patients, tmp_path, column, value):
 @pytest.mark.parametrize("files", [3, "x", {"train": 3}, {"train": [3]}, {"train": ["../x"]}, {"train": "x"}, None])
 def test_a_damaged_description_is_refused_and_nothing_is_overwritten(small_patients, tmp_path, files):
     (path,) = write_view_dataset(tmp_path / "a", {"train": small_patients[:1]}, FEW, 1)
-    description = json.loads((tmp_path / "a" / "views.json").read_text())
-    (tmp_path / "a" / "views.json").write_text(json.dumps({**description, "files": files}))
+    description = json.loads((tmp_path / "a" / "views.json").read_text(encoding="utf-8"))
+    (tmp_path / "a" / "views.json").write_text(json.dumps({**description, "files": files}), encoding="utf-8")
     with pytest.raises(ViewDatasetError, match="is not a dataset of views"):
         read_views(tmp_path / "a", "train")
     with pytest.raises(ViewDatasetError, match="remove .* and render again"):
@@ -370,7 +370,7 @@ def test_another_dataset_is_not_overwritten(small_patients, tmp_path):
         read_views(tmp_path / "a", "tset")
     with pytest.raises(ViewDatasetError, match="is not a dataset of views"):
         read_views(tmp_path / "absent", "train")
-    (tmp_path / "a" / "views.json").write_text('{"format": 99, "options": {}}')
+    (tmp_path / "a" / "views.json").write_text('{"format": 99, "options": {}}', encoding="utf-8")
     with pytest.raises(ViewDatasetError, match="format 99"):
         read_views(tmp_path / "a", "train")
 

@@ -43,7 +43,7 @@ def test_another_process_builds_the_same_bytes(patient):
         "patient = build_patient(VirtualPatient(table=False))\n"
         "print(hashlib.sha256(patient.volume.hu.tobytes()).hexdigest(), patient.landmarks_lps_mm[8].tolist())"
     )
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, encoding="utf-8")
     digest = hashlib.sha256(patient.volume.hu.tobytes()).hexdigest()
     assert run.stdout.split()[0] == digest
     assert str(patient.landmarks_lps_mm[8].tolist()) in run.stdout

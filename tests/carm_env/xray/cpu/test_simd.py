@@ -54,7 +54,7 @@ for kernel, more in ((project_slices, (out,)), (project_products, (*[float32] * 
 def test_mode_compiles_to_its_instructions_on_any_cpu(tmp_path, mode, cpu, features, register):
     variables = {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-c", _COMPILE, mode]
-    ran = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True)
+    ran = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, encoding="utf-8")
     assert ran.returncode == 0, ran.stderr
     lines = [line.split("#")[0] for line in ran.stdout.splitlines()]
     for instruction in ("vpshufb", "vpmaddwd", "vcvtdq2ps", "vfmadd"):

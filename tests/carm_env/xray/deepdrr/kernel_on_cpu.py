@@ -83,7 +83,7 @@ def compile_kernel(source: str, options: tuple[str, ...]):
         folder = Path(name)
         for empty in ("cubicTex3D.cu", "math_constants.h"):
             (folder / empty).touch()
-        (folder / "kernel.cpp").write_text(_PRELUDE + source + _LAUNCHER)
+        (folder / "kernel.cpp").write_text(_PRELUDE + source + _LAUNCHER, encoding="utf-8")
         library = folder / "kernel.so"
         command = [COMPILER, "-O2", "-w", "-shared", "-fPIC", f"-I{folder}", *defines, str(folder / "kernel.cpp")]
         subprocess.run([*command, "-o", str(library)], check=True)

@@ -27,9 +27,9 @@ def run(has_deepdrr, tmp_path):
         for name, text in files.items():
             path = tmp_path / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            path.write_text(text, encoding="utf-8")
         code = HEADER + f"sys.path.insert(0, {str(tmp_path)!r})\n" + textwrap.dedent(script)
-        process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8")
         assert process.returncode == 0, process.stderr
         return process.stdout.splitlines()
 

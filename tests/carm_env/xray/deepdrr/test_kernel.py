@@ -111,9 +111,9 @@ def test_nvcc_compiles_the_kernels(running_cupy, phantom, tmp_path):
     assert len(modules) == 2
     for module in modules:
         source = tmp_path / "kernel.cu"
-        source.write_text(module.code)
+        source.write_text(module.code, encoding="utf-8")
         command = ["nvcc", "--cubin", "-arch=sm_80", *module.options, "-o", str(tmp_path / "kernel.cubin"), str(source)]
-        process = subprocess.run(command, capture_output=True, text=True)
+        process = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
         assert process.returncode == 0, process.stderr
 
 

@@ -62,7 +62,9 @@ def interpreted(cache_folder):
         # The package under test, wherever another copy may be installed.
         "PYTHONPATH": str(Path(carm_env.__file__).parents[1]),
     }
-    run = subprocess.run([sys.executable, SCRIPT], env=environment, capture_output=True, text=True, timeout=600)
+    run = subprocess.run(
+        [sys.executable, SCRIPT], env=environment, capture_output=True, text=True, timeout=600, encoding="utf-8"
+    )
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
 

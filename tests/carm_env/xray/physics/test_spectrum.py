@@ -98,7 +98,7 @@ def test_kerma_is_the_fluence_times_energy_and_absorption(beam):
 
 def test_without_a_cache_the_beam_is_computed(beam, monkeypatch, tmp_path):
     blocked = tmp_path / "a file, not a folder"
-    blocked.write_text("")
+    blocked.write_text("", encoding="utf-8")
     monkeypatch.setenv("CARM_ENV_CACHE", str(blocked))
     load_beam.cache_clear()
     np.testing.assert_allclose(load_beam().fluence, beam.fluence)
