@@ -27,7 +27,7 @@ from carm_env.evaluation.intervals import estimate
 from carm_env.evaluation.plots import drawing
 from carm_env.evaluation.provenance import save_measurement
 from carm_env.evaluation.recipes import suite_on
-from carm_env.evaluation.report import share_cell
+from carm_env.evaluation.report import interval_cell, share_cell
 from carm_env.evaluation.runner import run_episode, suite_environment
 from carm_env.evaluation.suite import Suite, load_suite
 from carm_env.evaluation.uncertainty import area_estimate, risk_coverage, risk_estimate, save_risk_coverage
@@ -148,9 +148,10 @@ def report(found: dict[str, Any]) -> str:
     lines = [f"{'kept':>5} {'confidence from':>16} {'failed':>7}  95 % interval"]
     for row in found["kept"]:
         failed = row["failed"]
+        bounds = max(failed["low"], 0), min(failed["high"], 1)
         lines.append(
             f"{100 * row['kept']:4.0f}% {row['abstain_below']:16.2f} {100 * failed['value']:6.1f}%  "
-            f"{100 * max(failed['low'], 0):.0f}% - {100 * min(failed['high'], 1):.0f}%"
+            f"{interval_cell(bounds, failed['patients'], '{:.0%} - {:.0%}')}"
         )
     lines.append(f"monotone at these shares: {'yes' if found['monotone'] else 'no'}")
     for name in ("without_abstention", "as_shipped", "at_max_wrong"):

@@ -23,6 +23,7 @@ from carm_env.evaluation.intervals import estimate
 from carm_env.evaluation.metrics import estimates_by_landmark
 from carm_env.evaluation.plots import drawing
 from carm_env.evaluation.provenance import save_measurement
+from carm_env.evaluation.report import interval_cell
 from carm_env.evaluation.uncertainty import area_estimate, coverage_estimates, risk_coverage, save_risk_coverage
 from carm_env.landmarks import LANDMARKS
 from carm_env.patients.build import default_workers, prepare_patients
@@ -109,7 +110,8 @@ def report(found: dict[str, Any]) -> str:
     for level, values in found["levels"].items():
         coverage, radius = values["coverage"], values["radius_mm"]
         lines.append(
-            f"level {level}: coverage {coverage['value']:.3f} ({coverage['low']:.3f} - {coverage['high']:.3f}), "
+            f"level {level}: coverage {coverage['value']:.3f} "
+            f"({interval_cell((coverage['low'], coverage['high']), coverage['patients'], '{:.3f} - {:.3f}')}), "
             f"mean radius {radius['value']:.0f} mm"
         )
         lines += [

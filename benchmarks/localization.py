@@ -24,6 +24,7 @@ from carm_env.evaluation.localization import evaluate_localizer
 from carm_env.evaluation.metrics import save_confusion_matrix
 from carm_env.evaluation.plots import drawing
 from carm_env.evaluation.provenance import save_measurement
+from carm_env.evaluation.report import interval_cell
 from carm_env.language.grammar import READINGS
 from carm_env.language.prompts import prompt_hash
 from carm_env.patients.build import default_workers, prepare_patients
@@ -84,8 +85,8 @@ def table(estimates: Mapping[str, Estimate], paper: Mapping[str, str]) -> str:
     width = max(map(len, estimates))
     lines = [f"{'metric':{width}} {'value':>6}  {'95 % interval':15} {'paper':>9} {'views':>6}"]
     for name, found in estimates.items():
-        interval = f"{found.low:.3f} - {found.high:.3f}"
-        lines.append(f"{name:{width}} {found.value:6.3f}  {interval}   {paper.get(name, ''):>9} {found.views:6}")
+        interval = interval_cell((found.low, found.high), found.patients, "{:.3f} - {:.3f}")
+        lines.append(f"{name:{width}} {found.value:6.3f}  {interval:15} {paper.get(name, ''):>9} {found.views:6}")
     return "\n".join(lines)
 
 
@@ -94,8 +95,8 @@ def difference_table(differences: Mapping[str, Estimate], policy: str, baseline:
     width = max(map(len, differences))
     lines = [f"{policy} - {baseline} on the same views, percentage points"]
     for name, found in differences.items():
-        value, low, high = (100 * number for number in (found.value, found.low, found.high))
-        lines.append(f"{name:{width}} {value:+6.1f}  {low:+.1f} to {high:+.1f}")
+        interval = interval_cell((100 * found.low, 100 * found.high), found.patients, "{:+.1f} to {:+.1f}")
+        lines.append(f"{name:{width}} {100 * found.value:+6.1f}  {interval}")
     return "\n".join(lines)
 
 

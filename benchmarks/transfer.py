@@ -26,7 +26,7 @@ from carm_env.evaluation.leaderboard import EvaluationArguments, PolicyNames, ev
 from carm_env.evaluation.policy_specification import parse_policy
 from carm_env.evaluation.provenance import save_measurement
 from carm_env.evaluation.recipes import find_recipe, suite_on
-from carm_env.evaluation.report import markdown_table, plain_text
+from carm_env.evaluation.report import interval_cell, markdown_table, plain_text
 from carm_env.evaluation.results import EpisodeResult, read_results
 from carm_env.patients.build import default_workers, prepare_patients
 from carm_env.patients.catalogue import expand_patients, load_patient
@@ -118,7 +118,7 @@ def report(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
                     plain_text(group),
                     plain_text(policy),
                     f"{found['success']:.0%}",
-                    "{:.0%}-{:.0%}".format(*found["interval"]),
+                    interval_cell(found["interval"], found["patients"]),
                     "-" if coverage is None else f"{coverage:.0%}",
                     f"{found['wrong']:.0%}",
                     f"{found['handed_back']:.0%}",

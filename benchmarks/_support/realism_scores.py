@@ -12,11 +12,9 @@ from scipy.ndimage import gaussian_filter
 from benchmarks._support.discrimination import Classifier, Group, Score, halves, leave_one_out, linear_probe, small_cnn
 from benchmarks._support.matched_views import Images, match_histograms
 from benchmarks._support.realism_collection import REAL, VIRTUAL, ImageCollection
-from carm_env.evaluation.intervals import mean_interval
+from carm_env.evaluation.intervals import MIN_PATIENTS, mean_interval
 from policies.out_of_distribution import Backbone
 
-LEAST_PEOPLE = 5
-"""With fewer people no interval is given, only the range."""
 _LEAST_OTHERS = 2
 """Virtual people for each CT that pose as none in a control."""
 
@@ -99,7 +97,7 @@ def summary(scores: Sequence[Score]) -> dict[str, Any]:
     result: dict[str, Any] = {"people": len(set(people)), "images": sum(score.images for score in scores)}
     for name in ("balanced_accuracy", "auc"):
         values = [getattr(score, name) for score in scores]
-        is_enough = LEAST_PEOPLE <= result["people"] == len(scores)
+        is_enough = MIN_PATIENTS <= result["people"] == len(scores)
         result[name] = {
             "mean": float(np.mean(values)),
             "lowest": min(values),

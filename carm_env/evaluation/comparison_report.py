@@ -9,7 +9,7 @@ from carm_env.evaluation.aggregates import THRESHOLDS, Improvement, PolicyAggreg
 from carm_env.evaluation.comparison import ALPHA, METRICS, Contrast, Interval, PolicyValue
 from carm_env.evaluation.pairing import MatchedSuite, printable
 from carm_env.evaluation.permutation import MAX_EXACT_CLUSTERS
-from carm_env.evaluation.report import markdown_table
+from carm_env.evaluation.report import markdown_table, p_cell
 
 OfSuite = TypeVar("OfSuite", PolicyValue, Contrast, PolicyAggregate, Improvement)
 NO_VALUE = "-"
@@ -207,8 +207,8 @@ def contrast_cells(item: Contrast) -> tuple[str, str, str, str, str]:
     return (
         _number(item.metric, item.difference, "+"),
         "no spread" if _has_no_width(item.interval) else _range(item.metric, item.interval, "+"),
-        _p(item.p_value),
-        _p(item.p_holm),
+        p_cell(item.p_value),
+        p_cell(item.p_holm),
         NO_VALUE if item.effect_size is None else f"{item.effect_size:+.2f}",
     )
 
@@ -232,12 +232,6 @@ def _number(metric: str, value: float | None, sign: str = "") -> str:
 
 def _range(metric: str, interval: Interval | None, sign: str = "") -> str:
     return f"{_number(metric, interval[0], sign)} to {_number(metric, interval[1], sign)}" if interval else NO_VALUE
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return NO_VALUE
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _cell(text: str) -> str:

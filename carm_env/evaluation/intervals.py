@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 CONFIDENCE = 0.95
+MIN_PATIENTS = 5
+"""Fewest patients whose interval is shown: with fewer, their number says too little about other patients."""
 
 
 class Estimate(NamedTuple):
@@ -20,12 +22,14 @@ class Estimate(NamedTuple):
         low: lower bound.
         high: upper bound.
         views: number of values.
+        patients: number of their patients.
     """
 
     value: float
     low: float
     high: float
     views: int
+    patients: int
 
 
 def estimate(values: ArrayLike, patients: Sequence[str]) -> Estimate:
@@ -34,12 +38,12 @@ def estimate(values: ArrayLike, patients: Sequence[str]) -> Estimate:
     Values that are all 0 or 1 are a proportion and get `proportion_interval`, others `mean_interval`.
 
     >>> estimate([0.5, 1.0, 0.5, 1.0], ["a", "a", "b", "b"])
-    Estimate(value=0.75, low=0.75, high=0.75, views=4)
+    Estimate(value=0.75, low=0.75, high=0.75, views=4, patients=2)
     """
     array = np.asarray(values, dtype=float)
     interval = proportion_interval if np.isin(array, (0.0, 1.0)).all() else mean_interval
     low, high = interval(array, patients)
-    return Estimate(float(array.mean()), low, high, len(array))
+    return Estimate(float(array.mean()), low, high, len(array), len(set(patients)))
 
 
 def proportion_interval(successes: ArrayLike, clusters: Sequence[str]) -> tuple[float, float]:

@@ -28,7 +28,14 @@ from carm_env.evaluation.policy_loading import BUILT_IN_POLICIES, make_policy
 from carm_env.evaluation.policy_specification import SB3, TRUST_PICKLE, parse_policy
 from carm_env.evaluation.provenance import PACKAGES, provenance
 from carm_env.evaluation.recipes import EmptySuiteError, find_recipe, suite_on
-from carm_env.evaluation.report import distinct_runs, leaderboard_page, leaderboard_table, paired_differences, summarise
+from carm_env.evaluation.report import (
+    distinct_runs,
+    leaderboard_page,
+    leaderboard_table,
+    paired_differences,
+    summarise,
+    tie_letters,
+)
 from carm_env.evaluation.results import EpisodeResult, ResultKey, append_result, by_policy_and_suite, read_results
 from carm_env.evaluation.runner import PolicyFactory, run_tasks
 from carm_env.evaluation.suite import Suite, load_suite
@@ -325,7 +332,8 @@ def _select(
 
 def _write_leaderboard(arguments: EvaluationArguments, results: Sequence[EpisodeResult]) -> None:
     scores = summarise(results)
-    print(f"\n{leaderboard_table(scores)}\n")
+    differences = paired_differences(results)
+    print(f"\n{leaderboard_table(scores, tie_letters(scores, differences))}\n")
     for outcome, happened in (("crash", "crashed"), ("timeout", "waited in vain for a decision")):
         failed = [result for result in results if result.error and result.outcome == outcome]
         if failed:
@@ -337,8 +345,7 @@ def _write_leaderboard(arguments: EvaluationArguments, results: Sequence[Episode
     write_text(arguments.out / "leaderboard.md", leaderboard_page(results, scores))
     if arguments.json is not None:
         prompts = {result.policy: result.prompts for result in results if result.prompts}
-        pairs = paired_differences(results)
-        write_json(arguments.json, {"scores": scores, "pairs": pairs, "prompts": prompts, "runs": runs})
+        write_json(arguments.json, {"scores": scores, "pairs": differences, "prompts": prompts, "runs": runs})
 
 
 def _draw(arguments: EvaluationArguments, suites: Sequence[Suite], results: Sequence[EpisodeResult]) -> None:

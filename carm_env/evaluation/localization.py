@@ -245,7 +245,7 @@ def _of_known(
 
 
 def _mean(values: NDArray[np.float64], patients: Sequence[str]) -> Estimate:
-    return Estimate(float(values.mean()), *mean_interval(values, patients), len(values))
+    return Estimate(float(values.mean()), *mean_interval(values, patients), len(values), len(set(patients)))
 
 
 def _step_values(localizer: ReasoningLocalizer, views: Sequence[_Steps]) -> dict[str, ViewValues]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from carm_env.evaluation.intervals import mean_interval, proportion_interval
+from carm_env.evaluation.intervals import MIN_PATIENTS, mean_interval, proportion_interval
 from carm_env.evaluation.results import EpisodeResult, by_policy_and_suite
+from carm_env.evaluation.ties import power_note, success_contrasts, tie_groups
 from carm_env.system.files import content_hash
 
 Scores = dict[str, dict[str, dict[str, Any]]]
@@ -73,35 +73,70 @@ def _scores(group: Sequence[EpisodeResult]) -> dict[str, Any]:
 
 
 def paired_differences(results: Sequence[EpisodeResult]) -> list[dict[str, Any]]:
-    """Computes, for each suite and pair of policies, the difference in success on the episodes that both ran."""
-    groups = by_policy_and_suite(results)
+    """Computes, for each suite and pair of policies, the difference in success on the episodes that both ran.
+
+    `p_holm` is corrected for the number of pairs of the suite; ``better`` is None for a tie.
+    """
     rows = []
-    for suite in dict.fromkeys(suite for _, suite in groups):
-        for first, second in combinations([policy for policy, name in groups if name == suite], 2):
-            other = {(r.episode, r.seed): r for r in groups[second, suite]}
-            pairs = [(r, other[r.episode, r.seed]) for r in groups[first, suite] if (r.episode, r.seed) in other]
-            if not pairs:
-                continue
-            difference = [float(a.success) - float(b.success) for a, b in pairs]
-            interval = mean_interval(difference, [a.patient for a, _ in pairs])
-            row = {"suite": suite, "first": first, "second": second, "episodes": len(pairs)}
-            rows.append({**row, "success_difference": float(np.mean(difference)), "interval": list(interval)})
+    for suite, groups in _by_suite(results).items():
+        for found in success_contrasts(groups):
+            rows.append(
+                {
+                    "suite": suite,
+                    "first": found.first,
+                    "second": found.second,
+                    "episodes": found.episodes,
+                    "patients": found.patients,
+                    "success_difference": found.difference,
+                    "interval": None if found.interval is None else list(found.interval),
+                    "p_holm": found.p_holm,
+                    "better": found.better,
+                }
+            )
     return rows
 
 
-def leaderboard_table(scores: Scores) -> str:
-    """Formats the scores as a Markdown table, best policy first; ``*`` marks policies with privileged information."""
+def _by_suite(results: Sequence[EpisodeResult]) -> dict[str, dict[str, list[EpisodeResult]]]:
+    suites: dict[str, dict[str, list[EpisodeResult]]] = {}
+    for (policy, suite), group in by_policy_and_suite(results).items():
+        suites.setdefault(suite, {})[policy] = group
+    return suites
+
+
+def tie_letters(scores: Scores, differences: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Returns the letters of the groups of policies that cannot be told apart, ``{suite: {policy: letters}}``.
+
+    Args:
+        scores: from `summarise`.
+        differences: from `paired_differences`.
+    """
+    letters = {}
+    for suite in _suites(scores):
+        ranked = sorted((name for name in scores if suite in scores[name]), key=_rank(scores, suite))
+        own = [row for row in differences if row["suite"] == suite]
+        if own:
+            letters[suite] = tie_groups(ranked, [(row["first"], row["second"]) for row in own if row["better"]])
+    return letters
+
+
+def leaderboard_table(scores: Scores, letters: Mapping[str, Mapping[str, str]] | None = None) -> str:
+    """Formats the scores as a Markdown table, best policy first; ``*`` marks policies with privileged information.
+
+    Args:
+        scores: from `summarise`.
+        letters: from `tie_letters`; by default the table has no column for them.
+    """
     rows = []
-    for suite in dict.fromkeys(suite for suites in scores.values() for suite in suites):
+    for suite in _suites(scores):
         for name in sorted((name for name in scores if suite in scores[name]), key=_rank(scores, suite)):
             value = scores[name][suite]
-            low, high = value["success_interval"]
             rows.append(
                 (
                     plain_text(suite),
                     plain_text(name) + ("*" if value["privileged"] else ""),
                     f"{value['success']:.0%}",
-                    f"{low:.0%}-{high:.0%}",
+                    interval_cell(value["success_interval"], value["patients"]),
+                    *([] if letters is None else [letters.get(suite, {}).get(name, "-")]),
                     f"{value['final_distance_mm']:.0f} ({value['final_distance_mm_median']:.0f})",
                     f"{value['exposures']:.1f}",
                     f"{value['dose_mgy']:.2f}",
@@ -111,7 +146,11 @@ def leaderboard_table(scores: Scores) -> str:
                     f"{value['latency_ms']:.2f}",
                 )
             )
-    return markdown_table(_HEADINGS, rows)
+    return markdown_table(_HEADINGS if letters is None else (*_HEADINGS[:4], "tie group", *_HEADINGS[4:]), rows)
+
+
+def _suites(scores: Scores) -> list[str]:
+    return list(dict.fromkeys(suite for suites in scores.values() for suite in suites))
 
 
 def _answer_shares(value: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -182,27 +221,19 @@ def _privileged_sentence(results: Sequence[EpisodeResult]) -> str:
 
 def leaderboard_page(results: Sequence[EpisodeResult], scores: Scores) -> str:
     """Formats the Markdown page of a leaderboard."""
-    differences = [
-        (
-            plain_text(row["suite"]),
-            plain_text(f"{row['first']} - {row['second']}"),
-            str(row["episodes"]),
-            f"{100 * row['success_difference']:+.0f}",
-            f"{100 * row['interval'][0]:+.0f} to {100 * row['interval'][1]:+.0f}",
-        )
-        for row in paired_differences(results)
-    ]
+    differences = paired_differences(results)
     parts = [
         "# Leaderboard",
-        leaderboard_table(scores),
+        leaderboard_table(scores, tie_letters(scores, differences)),
         f"{_privileged_sentence(results)}"
-        'Success: "aligned" was declared within the tolerance. Intervals are 95 % and clustered by patient. '
+        'Success: "aligned" was declared within the tolerance. Intervals are 95 % and clustered by patient; there is '
+        f'none for fewer than {MIN_PATIENTS} patients. Policies with a common letter in the column "tie group" are '
+        "not shown to differ. "
         "Exposures include the first; dose is reference air kerma; path efficiency is 0 for a failure. Answers of a "
         "language model are in the exact form (strict), could be read in another form (lenient), or are unreadable.",
     ]
     if differences:
-        headings = ("suite", "pair", "episodes", "success difference (points)", "95 % interval")
-        parts += ["## Paired differences on the same episodes", markdown_table(headings, differences)]
+        parts += ["## Paired differences on the same episodes", _differences_table(differences), *_power(results)]
     parts += [
         "## Provenance",
         *(_run_line(run) for run in distinct_runs(results)),
@@ -212,13 +243,78 @@ def leaderboard_page(results: Sequence[EpisodeResult], scores: Scores) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _differences_table(differences: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        (
+            plain_text(row["suite"]),
+            plain_text(f"{row['first']} - {row['second']}"),
+            str(row["episodes"]),
+            f"{100 * row['success_difference']:+.0f}",
+            _difference_interval(row),
+            p_cell(row["p_holm"]),
+            plain_text(row["better"] or "tie"),
+        )
+        for row in differences
+    ]
+    headings = (
+        "suite", "pair", "episodes", "success difference (points)", "95 % interval", "corrected p", "better",
+    )  # fmt: skip
+    return markdown_table(headings, rows)
+
+
+def _difference_interval(row: Mapping[str, Any]) -> str:
+    if row["interval"] is None:
+        return "-"
+    low, high = (100 * bound for bound in row["interval"])
+    return interval_cell((low, high), row["patients"], "no spread" if low == high else "{:+.0f} to {:+.0f}")
+
+
+def _power(results: Sequence[EpisodeResult]) -> list[str]:
+    """Returns a sentence for each suite on the number of episodes that would show a difference of five points."""
+    sentences = []
+    for suite, groups in _by_suite(results).items():
+        found = power_note(groups)
+        if found is not None:
+            sentences.append(f"{plain_text(suite)}: {found}")
+    return sentences
+
+
+def interval_cell(interval: Sequence[float], patients: int, form: str = "{:.0%}-{:.0%}") -> str:
+    """Formats an interval for a table; a dash for fewer than `MIN_PATIENTS` patients.
+
+    Args:
+        interval: lower and upper bound.
+        patients: number of patients that the interval is from.
+        form: format of the bounds.
+
+    >>> interval_cell((0.25, 0.75), 5), interval_cell((0.25, 0.75), 4)
+    ('25%-75%', '-')
+    """
+    return form.format(*interval) if patients >= MIN_PATIENTS else "-"
+
+
+def p_cell(value: float | None) -> str:
+    """Formats a p value for a table; a dash for none.
+
+    >>> p_cell(0.0312), p_cell(1e-5), p_cell(None)
+    ('0.031', '<0.001', '-')
+    """
+    if value is None:
+        return "-"
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
 def share_cell(share: Mapping[str, Any] | None) -> str:
-    """Formats a share with its interval for a table; a dash for none.
+    """Formats a share for a table, with its interval unless it is from too few patients; a dash for none.
 
     Args:
         share: fields of `carm_env.evaluation.intervals.Estimate`.
 
-    >>> share_cell({"value": 0.5, "low": 0.25, "high": 0.75, "views": 8}), share_cell(None)
-    ('50% (25%-75%)', '-')
+    >>> share = {"value": 0.5, "low": 0.25, "high": 0.75, "views": 8, "patients": 8}
+    >>> share_cell(share), share_cell({**share, "patients": 4}), share_cell(None)
+    ('50% (25%-75%)', '50%', '-')
     """
-    return "-" if share is None else f"{share['value']:.0%} ({share['low']:.0%}-{share['high']:.0%})"
+    if share is None:
+        return "-"
+    interval = interval_cell((share["low"], share["high"]), share["patients"])
+    return f"{share['value']:.0%}" + (f" ({interval})" if interval != "-" else "")

@@ -123,7 +123,7 @@ def area_estimate(uncertainty: ArrayLike, losses: ArrayLike, patients: Sequence[
     shift = risk - np.cumsum((risk / ranks)[::-1])[::-1]
     influence = ordered * _mean_of_ties(weight, ties) + _mean_of_ties(shift, ties)
     low, high = mean_interval(influence, [patients[i] for i in order])
-    return Estimate(float(risk.mean()), low, high, len(order))
+    return Estimate(float(risk.mean()), low, high, len(order), len(set(patients)))
 
 
 def save_risk_coverage(path: Path, coverage: ArrayLike, risk: ArrayLike, x_label: str, y_label: str) -> None:

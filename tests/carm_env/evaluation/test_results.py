@@ -222,9 +222,24 @@ def test_the_page_ranks_policies_marks_privileged_ones_and_shows_provenance():
     assert table.index("oracle*") < table.index("random ")
     page = leaderboard_page(results, scores)
     assert "not a medical device" in page and "numpy 2" in page
-    assert "| random - oracle | 4        | -100                        | -100 to -100  |" in page
+    assert "| random - oracle | 4        | -100                        | -             |" in page
     assert "`*` reads the true state (oracle: displacement_mm)" in page
     assert "true state" not in leaderboard_page(results[:4], summarise(results[:4]))
+
+
+def test_the_page_shows_intervals_from_five_patients_and_groups_of_ties():
+    def board(patients):
+        return [
+            result(policy, i, success=policy == "cnn", patient=f"p{i % patients}")
+            for policy in ("cnn", "random")
+            for i in range(24)
+        ]
+
+    few, many = (leaderboard_page(found, summarise(found)) for found in (board(4), board(12)))
+    assert re.search(r"\| cnn +\| 100% +\| - +\| a ", few) and re.search(r"\| random +\| 0% +\| - +\| a ", few)
+    assert re.search(r"\| cnn +\| 100% +\| 85%-100% +\| a ", many)
+    assert re.search(r"\| random +\| 0% +\| 0%-15% +\| b ", many)
+    assert re.search(r"\| cnn - random +\| 24 +\| \+100 +\| no spread +\| <0.001 +\| cnn ", many)
 
 
 def test_tables_are_aligned():
