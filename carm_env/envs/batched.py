@@ -72,10 +72,10 @@ class BatchedEpisodes:
         self._obs_type, self._target_encoding = first.obs_type, first.target_encoding
         self._max_episode_steps = max_episode_steps
         self._same_step = autoreset_mode is AutoresetMode.SAME_STEP
-        if device is not None and first.domain_randomization.severity:
+        if device is not None and (first.domain_randomization.severity or first.has_image_chain):
             raise ValueError(
-                "device and domain_randomization are both given, and a batch on a device has one X-ray system: leave "
-                "out device, so that threads take the X-rays."
+                "device and domain_randomization or image_chain are both given, and a batch on a device has the X-ray "
+                "system of its camera: leave out device, so that threads take the X-rays."
             )
         self.state = EpisodeState.allocate(num_envs)
         self.frames: Frames = (

@@ -158,7 +158,7 @@ class CArmNavEnv(HasJsonSpec, gym.Env[Any, np.int64]):
     | ``move_effective`` | the last action moved the C-arm: ``moved_mm`` is not zero |
     | ``move_clipped`` | the workspace shortened the last move: ``moved_mm`` differs from ``m(a)`` |
     | ``patient`` | id of the patient |
-    | ``domain`` | with `domain_randomization` only: the X-ray system of the episode, as JSON text |
+    | ``domain`` | with `domain_randomization` or `image_chain` only: the X-ray system, as JSON text |
 
     The first four and ``is_success`` are ground truth for rewards, oracles and benchmarks; a fair policy does not use
     them. After ``reset`` and after a declaration, ``moved_mm`` is zero and the two flags are False.
@@ -203,6 +203,8 @@ class CArmNavEnv(HasJsonSpec, gym.Env[Any, np.int64]):
         domain_randomization: severity from 0 (none) to 1, or a mapping with ``severity`` and ``groups``
             (`carm_env.randomization.draw.CHAIN_GROUPS`). A CT scanner is part of the patient's name:
             ``virtual:0?scan=7``.
+        image_chain: fields of `carm_env.randomization.chain.ImageChain`: one X-ray system for all episodes, with
+            shutters, rotation, crop or inverted polarity. Give this or `domain_randomization`.
 
     Raises:
         ValueError: an argument is out of range.
@@ -235,6 +237,7 @@ class CArmNavEnv(HasJsonSpec, gym.Env[Any, np.int64]):
         target_encoding: TargetEncoding = "index",
         show_distance: bool = False,
         domain_randomization: float | Mapping[str, Any] = 0.0,
+        image_chain: Mapping[str, Any] | None = None,
     ) -> None:
         for name, value, valid in (
             ("render_mode", render_mode, (None, *self.metadata["render_modes"])),
@@ -269,7 +272,12 @@ class CArmNavEnv(HasJsonSpec, gym.Env[Any, np.int64]):
         self._geometry = _settings(CArmGeometry, geometry or {})
         self._xray = _settings(XRaySettings, xray or {})
         self.domain_randomization = DomainRandomization.of_chain(domain_randomization)
-        self._chain: ImageChain | None = None
+        self._chain = ImageChain.from_json(image_chain) if image_chain else None
+        if self._chain is not None and self.domain_randomization.severity:
+            raise ValueError(
+                "domain_randomization and image_chain are both given, and an episode has one X-ray system: leave "
+                "one of them out."
+            )
         self.observation_space: gym.Space[Any] = self._make_observation_space()
         self.action_space = gym.spaces.Discrete(N_ACTIONS)
         self._episode: EpisodeSpec | None = None
@@ -302,6 +310,11 @@ class CArmNavEnv(HasJsonSpec, gym.Env[Any, np.int64]):
             scene = load_scene(self._ref or self.episode.patient, self._geometry, self._xray)
             self._scene = self._behind_chain(scene)
         return self._scene
+
+    @property
+    def has_image_chain(self) -> bool:
+        """Whether the image is that of another X-ray system than the camera's."""
+        return self._chain is not None
 
     def _behind_chain(self, scene: Scene) -> Scene:
         return scene if self._chain is None else replace(scene, camera=ChainCamera(scene.camera, self._chain))

@@ -41,7 +41,7 @@ class EpisodeState:
         dose_mgy: ``(N,)`` reference air kerma of all X-rays, mGy.
         dap_mgy_cm2: ``(N,)`` air kerma-area product of all X-rays, mGy cm^2.
         view_quality: ``(N,)`` `carm_env.xray.physics.quality.ViewQuality` of the last X-ray (object).
-        domains: ``(N,)`` X-ray systems as JSON texts (object), None without domain randomisation.
+        domains: ``(N,)`` X-ray systems as JSON texts (object), None for the camera as it is.
     """
 
     patients: NDArray[np.object_]

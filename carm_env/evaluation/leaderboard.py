@@ -38,6 +38,7 @@ from carm_env.evaluation.report import (
 )
 from carm_env.evaluation.results import EpisodeResult, ResultKey, append_result, by_policy_and_suite, read_results
 from carm_env.evaluation.runner import PolicyFactory, run_tasks
+from carm_env.evaluation.shifts import Shift, patient_names, shifted_suite
 from carm_env.evaluation.suite import Suite, load_suite
 from carm_env.evaluation.transcripts import check_transcripts_folder
 from carm_env.patient import Patient
@@ -62,6 +63,8 @@ class EvaluationArguments:
             file; arguments of the constructor follow as ``?a=1&b=2``.
         suite: suites: smoke, uniform, paper-routes, or YAML files.
         patients: draw the suites on these patients instead: virtual:SEED, imported patients, standard/test.
+        shifts: run the suites under these shifts as well: NAME:SEVERITY, NAME for its three severities, or all
+            (`carm_env.evaluation.shifts`).
         episodes: run only the first N episodes of each suite.
         workers: number of processes; by default one per CPU.
         seed: seed of the first episode; episode i has seed + i.
@@ -77,6 +80,7 @@ class EvaluationArguments:
     policies: PolicyNames = ("oracle", "random")
     suite: tuple[str, ...] = ("smoke",)
     patients: tuple[str, ...] = ()
+    shifts: tuple[str, ...] = ()
     episodes: int | None = None
     workers: int = usable_cpus()
     seed: int = 0
@@ -126,6 +130,8 @@ def evaluate(arguments: EvaluationArguments, make_policy: PolicyFactory = make_p
     """
     started = time.perf_counter()
     _check(arguments)
+    for text in arguments.shifts:
+        Shift.parse(text)
     texts = arguments.policy_texts()
     # Reports a wrong name or checkpoint before the first episode.
     concurrent, packages, prompts = _facts(texts, make_policy)
@@ -237,7 +243,26 @@ def _prepare(arguments: EvaluationArguments) -> tuple[list[Suite], dict[str, Pat
         suites = _draw_suites(dict.fromkeys(arguments.suite), patients)
     for suite in suites:
         suite.check(patients)
-    return suites, patients
+    return _with_shifts(arguments, suites, patients)
+
+
+def _with_shifts(
+    arguments: EvaluationArguments, suites: list[Suite], patients: dict[str, Patient]
+) -> tuple[list[Suite], dict[str, Patient]]:
+    """Returns the suites, those under the shifts, and the patients of all."""
+    shifts = [shift for text in arguments.shifts for shift in Shift.parse(text)]
+    if not shifts:
+        return suites, patients
+    named = [name for suite in suites for shift in shifts for name in patient_names(suite, shift).values()]
+    patients = {**patients, **_load_patients(list(dict.fromkeys(named)), arguments.workers)}
+    shifted = list(suites)
+    for suite in suites:
+        for shift in dict.fromkeys(shifts):
+            found, left_out = shifted_suite(suite, shift, patients)
+            for line in left_out[:_SHOWN_ERRORS]:
+                print(f"{found.name} leaves out {line}")
+            shifted.append(found)
+    return shifted, patients
 
 
 def _load_suites(names: Sequence[str]) -> list[Suite]:

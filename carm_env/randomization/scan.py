@@ -1,7 +1,8 @@
 """A CT scanner's properties, and the volume that it makes of a patient.
 
-`acquire` applies them in physical order: metal and couch lie in the scanner, the scan ends at a level and has a field
-of view, the kernel blurs or sharpens, voxels average, and the calibration of Hounsfield units errs last.
+`acquire` applies them in physical order: the patient lies turned, metal and couch lie in the scanner, the scan ends at
+a level and has a field of view, the kernel blurs or sharpens, voxels average, and the calibration of Hounsfield units
+errs last.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ LIMITS: dict[str, tuple[float, float]] = {
     "above_t1_mm": (-100.0, 300.0),
     "below_t12_mm": (-150.0, 400.0),
     "metal": (0, 8),
+    "askew_deg": (-30.0, 30.0),
+    "roll_deg": (-45.0, 45.0),
 }
 """Lowest and highest valid value of each number."""
 
@@ -58,6 +61,9 @@ class Scan:
         couch: a CT couch under the patient.
         metal: number of buttons, clips and cables on the skin.
         seed: seed of the places of the metal.
+        askew_deg: the patient lies askew, turned by this angle in the plane of the couch; positive moves the head to
+            the patient's left.
+        roll_deg: the patient is rolled about the long axis; positive raises the patient's left side.
 
     Raises:
         ValueError: a number is not finite or outside `LIMITS`.
@@ -75,6 +81,8 @@ class Scan:
     couch: bool = False
     metal: int = 0
     seed: int = 0
+    askew_deg: float = 0.0
+    roll_deg: float = 0.0
 
     def __post_init__(self) -> None:
         for name, (low, high) in LIMITS.items():
@@ -120,6 +128,8 @@ def acquire(patient: Patient, scan: Scan, name: str) -> Patient:
     card = {**patient.card, "scan": {"of": patient.id, **scan.to_json()}}
     if scan.is_identity:
         return Patient(name, patient.volume, patient.landmarks_lps_mm, card)
+    if scan.askew_deg or scan.roll_deg:
+        patient = _turned(patient, scan)
     volume = patient.volume
     if scan.metal:
         volume = _with_metal(patient, scan)
@@ -164,6 +174,36 @@ def _is_scanned(point: NDArray[np.float64], patient: Patient, scan: Scan) -> boo
     low, high = _heights_mm(patient, scan)
     across = float(np.linalg.norm(point[:2] - _middle_mm(patient))) if scan.field_of_view_mm else 0.0
     return low <= point[2] <= high and across <= (scan.field_of_view_mm or np.inf) / 2
+
+
+def _turned(patient: Patient, scan: Scan) -> Patient:
+    """Returns the patient turned about the middle of the volume, in a volume that holds all of it."""
+    from scipy.ndimage import affine_transform
+
+    rotation = _rotation(scan)
+    volume = patient.volume
+    shape, spacing = np.array(volume.hu.shape), volume.spacing_mm
+    corners = volume.lps_from_index(np.array([np.zeros(3), shape - 1]))
+    middle = corners.mean(0)
+    reach = np.abs(rotation) @ ((shape - 1) * spacing / 2)
+    size = 2 * np.ceil(reach / spacing).astype(int) + 1
+    first = middle - (size - 1) / 2 * spacing
+    # From an index of the new volume to one of the old: back to mm, turned back, and to an index.
+    matrix = np.diag(1 / spacing) @ rotation.T @ np.diag(spacing)
+    offset = (rotation.T @ (first - middle) + middle - corners[0]) / spacing
+    hu = affine_transform(
+        volume.hu.astype(np.float32), matrix, offset, tuple(size), order=1, mode="constant", cval=AIR_HU
+    )
+    points = {key: middle + rotation @ (point - middle) for key, point in patient.landmarks_lps_mm.items()}
+    return Patient(patient.id, Volume.from_origin(np.rint(hu).astype(np.int16), spacing, first), points, patient.card)
+
+
+def _rotation(scan: Scan) -> NDArray[np.float64]:
+    """Returns the rotation ``(3, 3)`` in LPS: rolled about z, then turned about y."""
+    askew, roll = np.radians([scan.askew_deg, scan.roll_deg])
+    about_y = np.array([[np.cos(askew), 0, np.sin(askew)], [0, 1, 0], [-np.sin(askew), 0, np.cos(askew)]])
+    about_z = np.array([[np.cos(roll), np.sin(roll), 0], [-np.sin(roll), np.cos(roll), 0], [0, 0, 1]])
+    return np.asarray(about_y @ about_z)
 
 
 def _truncated(volume: Volume, patient: Patient, scan: Scan) -> Volume:

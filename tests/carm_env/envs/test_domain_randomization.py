@@ -115,6 +115,27 @@ def test_the_cameras_own_settings_stay(small_patients):
     assert (settings.polarity == "bone_dark") != env.unwrapped.scene.camera.chain.inverted
 
 
+def test_one_x_ray_system_for_all_episodes(small_patients):
+    system = {"rotation_deg": 10.0, "shutters": [0.1, 0.0, 0.0, 0.2], "inverted": True}
+    env = make(small_patients[0], image_chain=system)
+    again, plain = gym.make(EnvSpec.from_json(env.spec.to_json())), make(small_patients[0])
+    for seed in (1, None):
+        observation, info = env.reset(seed=seed)
+        np.testing.assert_array_equal(again.reset(seed=seed)[0]["image"], observation["image"])
+        assert (plain.reset(seed=seed)[0]["image"] != observation["image"]).any()
+        assert plain.unwrapped.episode == env.unwrapped.episode
+        assert json.loads(info["domain"]) == system
+
+
+def test_a_system_is_not_given_twice(small_patients):
+    with pytest.raises(ValueError, match="domain_randomization and image_chain are both given"):
+        make(small_patients[0], image_chain={"crop": 0.9}, domain_randomization=0.5)
+    with pytest.raises(ValueError, match="crop is 0.2, expected 0.5 to 1"):
+        make(small_patients[0], image_chain={"crop": 0.2})
+    with pytest.raises(UnknownNameError, match="rotation"):
+        make(small_patients[0], image_chain={"rotation": 3})
+
+
 def test_wrong_values_are_refused(small_patients):
     for value in (2.0, ["window"]):
         with pytest.raises(ValueError, match="^domain_randomization is .* expected a severity"):

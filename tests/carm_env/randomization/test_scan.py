@@ -51,6 +51,26 @@ def test_coarse_voxels_keep_mass_and_places(phantom, pixel, slices):
     assert mass[1] == pytest.approx(mass[0], rel=0.01)
 
 
+@pytest.mark.parametrize("turn", [{"askew_deg": 12.0}, {"roll_deg": -20.0}, {"askew_deg": -7.0, "roll_deg": 15.0}])
+def test_a_turned_patient_is_whole_and_its_landmarks_turn_with_it(phantom, turn):
+    turned = scanned(phantom, **turn)
+    for key, point in turned.landmarks_lps_mm.items():
+        assert np.abs(centre_of_cube(turned, point) - point).max() < 1.0
+        assert np.linalg.norm(point - phantom.landmarks_lps_mm[key]) > 0.5
+    mass = [((p.volume.hu + 1000.0) * np.prod(p.volume.spacing_mm)).sum() for p in (phantom, turned)]
+    assert mass[1] == pytest.approx(mass[0], rel=0.01)
+
+
+def test_the_directions_of_a_turn(phantom):
+    points = phantom.landmarks_lps_mm
+    highest = max(points, key=lambda key: points[key][2])
+    leftmost = max(points, key=lambda key: points[key][0])
+    middle = np.mean(phantom.volume.corners_lps_mm, axis=0)
+    assert points[highest][2] > middle[2] and points[leftmost][0] > middle[0]
+    assert scanned(phantom, askew_deg=10.0).landmarks_lps_mm[highest][0] > points[highest][0]
+    assert scanned(phantom, roll_deg=10.0).landmarks_lps_mm[leftmost][1] < points[leftmost][1]
+
+
 def test_fine_voxels_stay_as_they_are(phantom):
     np.testing.assert_array_equal(scanned(phantom, pixel_mm=1.0, slice_mm=1.5).volume.hu, phantom.volume.hu)
 
