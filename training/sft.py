@@ -53,7 +53,7 @@ from training._support.script import TrainingResult, print_result
 from training._support.sharding import is_sharded
 from training._support.trainer_checkpoints import checkpoint_to_resume, files_at_once
 from training._support.transcripts import Examples, MixedExamples, TranscriptExamples
-from training._support.trl_arguments import read_trl_arguments
+from training._support.trl_arguments import EMBEDDED, read_trl_arguments
 from training._support.trl_models import ResumesWholeModel, load_pretrained, new_adapter
 from training._support.trl_training import fit, run_trl_script
 from training._support.views import check_depth, check_model_depth, load_views
@@ -62,7 +62,6 @@ from training._support.views import check_depth, check_model_depth, load_views
 with optional_imports("llm", "Fine-tuning"), without_hub():
     from trl import ModelConfig, SFTConfig, SFTTrainer
 
-EMBEDDED = "embedded"
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "sft_embedded.yaml"
 _CORPUS_EXAMPLES = 4000
 

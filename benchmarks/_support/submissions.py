@@ -37,7 +37,8 @@ _ENDED_EARLY = ("abstained", "crash", "timeout")
 _REPLAYED = ("target", "patient", "patient_fingerprint", "suite_version", "isocenter_depth_mm", "outcome", "success",
              "exposures")  # fmt: skip
 _MEASURED = ("start_lps_mm", "trajectory_lps_mm", "initial_distance_mm", "final_distance_mm", "path_mm",
-             "path_efficiency", "dose_mgy")  # fmt: skip
+             "path_efficiency", "dose_mgy", "dap_mgy_cm2", "limit_hits", "start_displacement_mm",
+             "tolerance_mm")  # fmt: skip
 _TOLERANCE_MM = 1e-3
 _MOST_PROBLEMS = 50
 
@@ -257,7 +258,7 @@ def _replayed_differences(result: EpisodeResult, suite: Suite, env: CArmNavEnv) 
     record.steps, record.error = result.steps, result.error
     record.abstained = result.outcome == "abstained"
     record.timed_out = result.outcome == "timeout" and bool(result.error)
-    again = asdict(episode_result(task, env.scene.patient, info, record))
+    again = asdict(episode_result(task, env, info, record))
     stated = asdict(result)
     for name in _REPLAYED:
         if stated[name] != again[name]:

@@ -18,7 +18,6 @@ from carm_env.evaluation.policy import Decision, Policy, UnusablePolicyError, Us
 from carm_env.evaluation.results import EpisodeResult
 from carm_env.evaluation.suite import Suite
 from carm_env.evaluation.transcripts import EpisodeTranscript
-from carm_env.patient import Patient
 from carm_env.system.errors import MissingExtraError
 from carm_env.transcripts.records import TranscriptError
 
@@ -50,7 +49,9 @@ class EpisodeRecord:
         initial_mm: planar distance to the target at the start.
         trajectory: ``(moves + 1, 3)`` isocentres, including the start, LPS mm.
         moves: indices of the actions, in order.
-        decision_s: total time of the decisions.
+        start_displacement_mm: ``(2,)`` from the isocentre to the target at the start: right, up.
+        limit_hits: number of moves that the workspace shortened.
+        decisions_s: time of each decision.
         steps: number of decisions.
         invalid_answers: number of answers that could not be parsed.
         lenient_answers: number of answers that were not in the exact form, but could be read.
@@ -63,8 +64,10 @@ class EpisodeRecord:
 
     initial_mm: float
     trajectory: list[list[float]]
+    start_displacement_mm: list[float] = field(default_factory=list)
     moves: list[int] = field(default_factory=list)
-    decision_s: float = 0.0
+    limit_hits: int = 0
+    decisions_s: list[float] = field(default_factory=list)
     steps: int = 0
     invalid_answers: int = 0
     lenient_answers: int = 0
@@ -77,12 +80,13 @@ class EpisodeRecord:
     @classmethod
     def begin(cls, info: Mapping[str, Any]) -> EpisodeRecord:
         """Returns the record of an episode that begins with this `info` of the environment."""
-        return cls(info["distance_mm"], [info["isocenter_lps_mm"].tolist()])
+        return cls(info["distance_mm"], [info["isocenter_lps_mm"].tolist()], info["displacement_mm"].tolist())
 
     def add_move(self, action: int, declared: bool, info: Mapping[str, Any]) -> None:
         """Adds an action and the environment's `info` after it."""
         self.moves.append(action)
         self.trajectory.append(info["isocenter_lps_mm"].tolist())
+        self.limit_hits += bool(info["move_clipped"])
         self.declared = declared
 
     @property
@@ -144,7 +148,7 @@ class Episode:
         """
         with self._recorded_crash():
             made, seconds = decision.result()
-            self.record.decision_s += seconds
+            self.record.decisions_s.append(seconds)
             self.record.steps += 1
             if not isinstance(made, Decision):
                 raise TypeError(
@@ -200,8 +204,8 @@ class Episode:
     def result(self) -> EpisodeResult:
         """Returns the result so far; an episode that has not ended is a timeout."""
         return episode_result(
-            self.task, self.env.scene.patient, self._info, self.record, self.policy.prompts(),
-            self.policy.privileged_info, self.policy.description(),
+            self.task, self.env, self._info, self.record, self.policy.prompts(), self.policy.privileged_info,
+            self.policy.description(),
         )  # fmt: skip
 
     def finish(self) -> EpisodeResult:
@@ -219,7 +223,7 @@ def reset_episode(env: CArmNavEnv, task: EpisodeTask) -> tuple[Any, dict[str, An
 
 def episode_result(
     task: EpisodeTask,
-    patient: Patient,
+    env: CArmNavEnv,
     info: Mapping[str, Any],
     record: EpisodeRecord,
     prompts: str = "",
@@ -230,14 +234,14 @@ def episode_result(
 
     Args:
         task: the episode.
-        patient: its patient.
+        env: the environment, in which it has ended.
         info: the environment's info at the end.
         record: what happened.
         prompts: hash of a language model's prompts.
         privileged_info: keys of the true state that the policy received.
         settings: facts about the policy.
     """
-    suite, spec = task.suite, task.suite.episodes[task.episode]
+    suite, spec, patient = task.suite, task.suite.episodes[task.episode], env.scene.patient
     success = bool(info["is_success"]) and not record.error
     path_mm = float(np.linalg.norm(np.diff(np.array(record.trajectory), axis=0), axis=1).sum())
     return EpisodeResult(
@@ -266,13 +270,18 @@ def episode_result(
         tokens=record.usage.tokens,
         cost=record.usage.cost,
         settings=dict(settings or {}),
-        latency_ms=1e3 * record.decision_s / max(record.steps, 1),
+        latency_ms=1e3 * sum(record.decisions_s) / max(record.steps, 1),
         moves=record.moves,
         trajectory_lps_mm=record.trajectory,
         error=record.error,
         prompts=prompts,
         privileged_info=sorted(privileged_info),
         isocenter_depth_mm=suite.isocenter_depth_mm,
+        start_displacement_mm=record.start_displacement_mm,
+        tolerance_mm=env.tolerance_mm,
+        dap_mgy_cm2=info["dap_mgy_cm2"],
+        limit_hits=record.limit_hits,
+        decision_ms=[round(1e3 * seconds, 3) for seconds in record.decisions_s],
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from carm_env.evaluation.episode_metrics import episode_scores, success_by, success_curves
 from carm_env.evaluation.intervals import MIN_PATIENTS, mean_interval, proportion_interval
 from carm_env.evaluation.results import EpisodeResult, by_policy_and_suite
 from carm_env.evaluation.ties import power_note, success_contrasts, tie_groups
@@ -69,6 +70,9 @@ def _scores(group: Sequence[EpisodeResult]) -> dict[str, Any]:
         "latency_ms": float(np.mean([result.latency_ms for result in group])),
         "tokens": sum(result.prompt_tokens + result.tokens for result in group) / len(group),
         "cost": sum(result.cost for result in group),
+        **episode_scores(group),
+        "success_by": success_by(group),
+        "success_curves": success_curves(group),
     }
 
 

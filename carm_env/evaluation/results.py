@@ -62,6 +62,12 @@ class EpisodeResult:
         run: seed, versions, commit, hardware and date of the run.
         isocenter_depth_mm: depth of the isocentre in the views (`carm_env.geometry.check_isocenter_depth`); 0 in
             results of earlier commits.
+        start_displacement_mm: ``(2,)`` from the isocentre to the target at the start, in the image plane: right, up.
+            Empty in results of earlier commits, as are the next four.
+        tolerance_mm: largest distance at which a declaration was a success.
+        dap_mgy_cm2: air kerma-area product of all exposures, mGy cm^2.
+        limit_hits: number of moves that the workspace shortened.
+        decision_ms: time of each decision, without rendering.
     """
 
     policy: str
@@ -97,6 +103,11 @@ class EpisodeResult:
     cost: float = 0.0
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     isocenter_depth_mm: float = 0.0
+    start_displacement_mm: list[float] = dataclasses.field(default_factory=list)
+    tolerance_mm: float = 0.0
+    dap_mgy_cm2: float = 0.0
+    limit_hits: int = 0
+    decision_ms: list[float] = dataclasses.field(default_factory=list)
     schema: int = SCHEMA_VERSION
 
     @property
@@ -181,7 +192,7 @@ _MAX_NUMBER = 1e9
 """Sums and means of larger numbers could overflow."""
 _LIMITS = {
     "target": (1, N_LANDMARKS), "path_efficiency": (0, 1), "moves": (0, N_ACTIONS - 1), "seed": (0, math.inf),
-    "isocenter_depth_mm": (-MAX_ISOCENTER_DEPTH_MM, MAX_ISOCENTER_DEPTH_MM),
+    "isocenter_depth_mm": (-MAX_ISOCENTER_DEPTH_MM, MAX_ISOCENTER_DEPTH_MM), "start_displacement_mm": (-1e9, 1e9),
 }  # fmt: skip
 """Lowest and highest value of a field; by default 0 and `_MAX_NUMBER`."""
 

@@ -19,6 +19,7 @@ from carm_env.system.command_line import read_config
 from carm_env.transcripts.records import TranscriptError
 from carm_env.views.read import read_views
 from policies import make_policy
+from policies.checkpoint import SHIPPED
 from training._support.conversations import TASKS, Conversations, bounding_box
 from training._support.trainer_checkpoints import checkpoint_to_resume, files_at_once
 
@@ -351,6 +352,24 @@ def test_a_named_model_is_not_trained_with_the_settings_of_the_embedded_one(word
     arguments, training, model = read_arguments([*words, "--output_dir", str(tmp_path)])
     assert model.model_name_or_path == "org/model" and arguments.style == "full"
     assert training.learning_rate == read_arguments(["--model_name_or_path", "x"])[1].learning_rate
+
+
+@pytest.mark.parametrize("separator", ["=", None])
+@pytest.mark.parametrize("name", ["shipped", str(SHIPPED / "mllm")])
+def test_an_embedded_model_is_trained_with_its_own_settings(name, separator):
+    """TRL's defaults, those for large models, would hardly change it."""
+    from training import grpo, sft
+    from training._support.trl_arguments import read_trl_arguments
+    from training.dpo import DEFAULT_CONFIG, DpoArguments, DPOConfig
+
+    words = [f"--model_name_or_path={name}"] if separator else ["--model_name_or_path", name]
+    read = {
+        "sft_embedded": sft.read_arguments(words),
+        "grpo_embedded": grpo.read_arguments(words),
+        "dpo_embedded": read_trl_arguments(words, DpoArguments, DPOConfig, DEFAULT_CONFIG),
+    }
+    for config, (_, training, _) in read.items():
+        assert training.learning_rate == read_config(CONFIGS / f"{config}.yaml")["learning_rate"]
 
 
 def test_a_config_may_follow_an_equals_sign():

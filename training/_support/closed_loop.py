@@ -90,7 +90,7 @@ class RunningEpisode:
     def result(self, style: str) -> EpisodeResult:
         """Returns the result; a failure of the environment counts as a crash."""
         self.record.error = self.error
-        return episode_result(self.task, self.env.scene.patient, self.info, self.record, prompt_hash(style))
+        return episode_result(self.task, self.env, self.info, self.record, prompt_hash(style))
 
 
 @dataclass

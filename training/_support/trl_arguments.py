@@ -12,13 +12,18 @@ import docstring_parser
 from carm_env.system.command_line import ConfigurationError, read_config, take_config
 from carm_env.system.errors import shortened
 from carm_env.system.extras import optional_imports
+from carm_env.system.structured_files import read_json_mapping
 from policies.model_folders import without_hub
+from policies.vision_tower import MODEL_TYPE
+from training._support.start_models import SHIPPED_START
 
 # bitsandbytes, which trl imports, would fetch a compiled kernel from the hub for some processors.
 with optional_imports("llm", "Training a language model"), without_hub():
     import torch
     from trl import ModelConfig, TrlParser
 
+EMBEDDED = "embedded"
+"""Name of the embedded model with new weights."""
 _LOCAL_REPORTS = {"none", "tensorboard"}
 
 
@@ -29,7 +34,8 @@ def read_trl_arguments(given: Sequence[str], kind: type, training_kind: type, de
         given: words of the command line.
         kind: dataclass of our arguments; its docstring is shown by ``--help``.
         training_kind: TRL's arguments of the training, such as ``SFTConfig``.
-        default_config: configuration if neither ``--config`` nor a model is given.
+        default_config: configuration of the embedded model, which is used without ``--config`` if no model is named, or
+            an embedded one: the defaults of TRL are those for large models.
 
     Returns:
         Our arguments, TRL's arguments of the training, and TRL's arguments of the model.
@@ -38,7 +44,8 @@ def read_trl_arguments(given: Sequence[str], kind: type, training_kind: type, de
         ValueError: a wrong value, or a configuration that cannot be read.
     """
     path, words = take_config(given)
-    if path is None and "--model-name-or-path" not in {word.partition("=")[0].replace("_", "-") for word in words}:
+    name = _named_model(words)
+    if path is None and (name is None or _is_embedded(name)):
         path = default_config
     config = read_config(path) if path else {}
     _check_config(config, path)
@@ -58,6 +65,27 @@ def read_trl_arguments(given: Sequence[str], kind: type, training_kind: type, de
         training.optim = "adamw_torch"
     _check_nothing_is_run(training, model)
     return arguments, training, model
+
+
+def _named_model(words: Sequence[str]) -> str | None:
+    """Returns the value of ``--model_name_or_path``; None if it is not given."""
+    name = None
+    for number, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag.replace("_", "-") == "--model-name-or-path":
+            name = value if equals else "".join(words[number + 1 : number + 2])
+    return name
+
+
+def _is_embedded(name: str) -> bool:
+    """Whether a name is the embedded model's, or that of a folder with one."""
+    if name in (EMBEDDED, SHIPPED_START):
+        return True
+    try:
+        vision = read_json_mapping(Path(name) / "config.json").get("vision_config")
+    except (OSError, ValueError):
+        return False
+    return isinstance(vision, dict) and vision.get("model_type") == MODEL_TYPE
 
 
 def _check_config(config: Mapping[str, Any], path: Path | None) -> None:
