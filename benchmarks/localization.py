@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from carm_env.evaluation.intervals import Estimate
-from carm_env.evaluation.localization import evaluate_localizer
+from carm_env.evaluation.localization import Localizer, LocalizerEvaluation, evaluate_localizer, evaluate_views
 from carm_env.evaluation.metrics import save_confusion_matrix
 from carm_env.evaluation.plots import drawing
 from carm_env.evaluation.provenance import save_measurement
 from carm_env.evaluation.report import interval_cell
+from carm_env.evaluation.view_suite import load_view_suite
 from carm_env.language.grammar import READINGS
 from carm_env.language.prompts import prompt_hash
 from carm_env.patients.build import default_workers, prepare_patients
@@ -51,6 +52,7 @@ class Arguments:
         patients: names of patients, or COHORT/SPLIT.
         views: views over the workspace per patient; the paper uses 1024.
         seed: seed of the views; training uses 0.
+        suite: suites of frozen views instead: retrieval, centred, or YAML files (`carm_env.evaluation.view_suite`).
         reading: how answers of a language model are parsed, strict or lenient.
         constrained: restrict the output of a local language model to valid answers.
         out: folder for the confusion matrix.
@@ -62,6 +64,7 @@ class Arguments:
     patients: tuple[str, ...] = ("standard/test",)
     views: int = 256
     seed: int = 1
+    suite: tuple[str, ...] = ()
     reading: str = READINGS[0]
     constrained: bool = False
     out: Path = Path("runs/localization")
@@ -108,18 +111,30 @@ def run(arguments: Arguments) -> None:
     localizer = make_localizer(arguments.policy, **options)
     # A wrong name is reported before the first image.
     baseline = make_localizer(arguments.baseline) if arguments.baseline else None
-    names = expand_patients(arguments.patients)
+    suites = [load_view_suite(name) for name in arguments.suite]
+    names = list(dict.fromkeys(name for suite in suites for name in suite.patients)) or expand_patients(
+        arguments.patients
+    )
     prepare_patients(names, default_workers())
-    found = evaluate_localizer(localizer, names, arguments.views, arguments.seed)
+
+    def evaluated(one: Localizer) -> LocalizerEvaluation:
+        if not suites:
+            return evaluate_localizer(one, names, arguments.views, arguments.seed)
+        views = (suite.render(name) for name in names for suite in suites if name in suite.patients)
+        return evaluate_views(one, views, arguments.seed)
+
+    found = evaluated(localizer)
     estimates = found.estimates
     style = getattr(getattr(localizer, "model", None), "style", None)
     print(table(estimates, PAPER_MLLM if style else PAPER))
     about: dict[str, Any] = {"policy": arguments.policy, "patients": names, **options}
+    if suites:
+        about["suites"] = {suite.name: {"version": suite.version, "hash": suite.hash} for suite in suites}
     if style:
         about |= {"style": style, "prompts": prompt_hash(style)}
     values: dict[str, Any] = {json_name(name): value._asdict() for name, value in estimates.items()}
     if baseline is not None:
-        other = evaluate_localizer(baseline, names, arguments.views, arguments.seed)
+        other = evaluated(baseline)
         differences = found.differences(other)
         print(f"\n{difference_table(differences, arguments.policy, arguments.baseline)}")
         values["differences"] = {json_name(name): value._asdict() for name, value in differences.items()}

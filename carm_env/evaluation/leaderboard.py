@@ -61,7 +61,7 @@ class EvaluationArguments:
     Attributes:
         policies: names of policies, ``module:Class``, ``FILE.py:Class``, ``MODEL.zip`` of stable-baselines3, or a YAML
             file; arguments of the constructor follow as ``?a=1&b=2``.
-        suite: suites: smoke, uniform, paper-routes, or YAML files.
+        suite: suites: smoke, uniform, paper-routes, standard, thrombectomy, or YAML files.
         patients: draw the suites on these patients instead: virtual:SEED, imported patients, standard/test.
         shifts: run the suites under these shifts as well: NAME:SEVERITY, NAME for its three severities, or all
             (`carm_env.evaluation.shifts`).

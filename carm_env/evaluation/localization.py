@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from carm_env.envs.scene import load_scene
 from carm_env.evaluation.intervals import Estimate, mean_interval
-from carm_env.evaluation.metrics import centred_values, confusion_matrix, retrieval_values, share_estimate
+from carm_env.evaluation.metrics import centred_values, complete, confusion_matrix, retrieval_values, share_estimate
 from carm_env.geometry import DEFAULT_GEOMETRY, DEFAULT_ISOCENTER_DEPTH_MM, CArmPose
-from carm_env.landmarks import N_CLOSEST
+from carm_env.landmarks import N_CLOSEST, N_LANDMARKS
 from carm_env.language.reasons import Situation
 from carm_env.views.sample import ViewOptions, label_view, render_views
 
@@ -25,7 +25,8 @@ IMAGE_SIZE = 256
 """Pixels per side of the rendered views."""
 STEP_FLAGS = ("readable", "reasons_true", "reasons_relevant", "best_move")
 """What is judged of a first step; see `ReasoningLocalizer`."""
-_CENTRED_VIEWS, _CENTRED_WITHIN_MM = 4, 5.0
+CENTRED_VIEWS, CENTRED_WITHIN_MM = 4, 5.0
+"""Number of views with each landmark in the middle, and how far from the centre it is at most along each axis."""
 _GREY = 128
 
 
@@ -142,8 +143,8 @@ def centred_views(patient: str, seed: int, isocenter_depth_mm: float = DEFAULT_I
     rng = np.random.default_rng([seed, 2])
     images, targets, situations = [], [], []
     for key, point in scene.patient.landmarks_lps_mm.items():
-        for _ in range(_CENTRED_VIEWS):
-            offset_mm = rng.uniform(-_CENTRED_WITHIN_MM, _CENTRED_WITHIN_MM, 2)
+        for _ in range(CENTRED_VIEWS):
+            offset_mm = rng.uniform(-CENTRED_WITHIN_MM, CENTRED_WITHIN_MM, 2)
             pose = CArmPose((point[0] + offset_mm[0], scene.patient.mid_depth_mm, point[2] + offset_mm[1]))
             pose = pose.towards_source(isocenter_depth_mm)
             images.append(scene.camera.image(pose, IMAGE_SIZE, int(rng.integers(2**31))))
@@ -151,6 +152,24 @@ def centred_views(patient: str, seed: int, isocenter_depth_mm: float = DEFAULT_I
             labels = label_view(scene.patient, pose, scene.camera.projection(pose, IMAGE_SIZE))
             situations.append(Situation(labels.displacement_mm, labels.visible))
     return CentredViews(np.stack(images), np.array(targets), situations)
+
+
+class PatientViews(NamedTuple):
+    """Views of one patient to localise landmarks in.
+
+    Attributes:
+        patient: name of the patient.
+        images: ``(n, H, W)`` views over the workspace; n may be 0.
+        closest: ids of the landmarks closest to the centre of each of them, closest first.
+        situations: positions of all landmarks in each of them.
+        centred: views with a landmark in the middle, possibly none.
+    """
+
+    patient: str
+    images: NDArray[np.uint8]
+    closest: Sequence[Sequence[int]]
+    situations: list[Situation]
+    centred: CentredViews
 
 
 @dataclass
@@ -282,42 +301,82 @@ def _resized(images: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
     return images[np.arange(count) % len(images)]
 
 
+def drawn_views(patient: str, views: int, seed: int) -> PatientViews:
+    """Draws views of a patient over the workspace, and views with a landmark at the centre.
+
+    Args:
+        patient: name of the patient.
+        views: views over the workspace.
+        seed: draws the views.
+    """
+    spread = list(render_views(patient, ViewOptions(views, IMAGE_SIZE, seed=seed)))
+    return PatientViews(
+        patient,
+        np.stack([view.image for view in spread]),
+        [view.labels.closest_landmarks for view in spread],
+        [Situation(view.labels.displacement_mm, view.labels.visible) for view in spread],
+        centred_views(patient, seed),
+    )
+
+
 def evaluate_localizer(localizer: Localizer, patients: Sequence[str], views: int, seed: int) -> LocalizerEvaluation:
     """Evaluates a localiser on views over the whole workspace and on views with a landmark at the centre.
 
     Args:
-        localizer: the localiser. A `ReasoningLocalizer` is also asked for moves towards drawn targets, on the views and
-            blindly: on another image and on a grey one.
+        localizer: the localiser.
         patients: names of the patients.
         views: views over the workspace per patient.
         seed: draws views and targets.
     """
+    return evaluate_views(localizer, (drawn_views(name, views, seed) for name in patients), seed)
+
+
+def evaluate_views(localizer: Localizer, views: Iterable[PatientViews], seed: int) -> LocalizerEvaluation:
+    """Evaluates a localiser on given views.
+
+    Args:
+        localizer: the localiser. A `ReasoningLocalizer` is also asked for moves towards drawn targets, on the views and
+            blindly: on another image and on a grey one.
+        views: the views of each patient; metrics of a kind of views that no patient has are left out.
+        seed: draws the targets.
+    """
     ranked, centred, relevant, targets = (_Answers() for _ in range(4))
     stepped: list[_Steps] = []
     rng = np.random.default_rng([seed, 3])
-    for name in patients:
-        spread = list(render_views(name, ViewOptions(views, IMAGE_SIZE, seed=seed)))
-        images = np.stack([view.image for view in spread])
-        ranked.add(name, localizer.closest(images))
-        closest = [view.labels.closest_landmarks for view in spread]
-        relevant.add(name, [list(ids) + [0] * (3 - len(ids)) for ids in closest])
-        with_centre = centred_views(name, seed)
-        centred.add(name, localizer.centred(with_centre.images))
-        targets.add(name, with_centre.targets)
-        if isinstance(localizer, ReasoningLocalizer):
-            situations = [Situation(view.labels.displacement_mm, view.labels.visible) for view in spread]
-            drawn = [int(rng.choice(situation.closest())) for situation in situations]
-            stepped.append(_Steps(name, images, drawn, situations))
-    first_answers, closest_ids = ranked.array()[:, 0], relevant.array()[:, 0]
-    retrieved = retrieval_values(ranked.array(), relevant.array())
-    on_centred = centred_values(centred.array(), targets.array())
-    values = {name: ViewValues(array, ranked.patients) for name, array in retrieved.items()}
-    values |= {f"{name} centred": ViewValues(array, centred.patients) for name, array in on_centred.items()}
+    for own in views:
+        if len(own.images):
+            ranked.add(own.patient, localizer.closest(own.images))
+            relevant.add(own.patient, [list(ids) + [0] * (N_CLOSEST - len(ids)) for ids in own.closest])
+        if len(own.centred.images):
+            centred.add(own.patient, localizer.centred(own.centred.images))
+            targets.add(own.patient, own.centred.targets)
+        if len(own.images) and isinstance(localizer, ReasoningLocalizer):
+            drawn = [int(rng.choice(situation.closest())) for situation in own.situations]
+            stepped.append(_Steps(own.patient, own.images, drawn, own.situations))
+    values: dict[str, ViewValues] = {}
+    confusion = np.zeros((N_LANDMARKS, N_LANDMARKS), np.int64)
+    if ranked.values:
+        retrieved = retrieval_values(ranked.array(), relevant.array())
+        values |= {name: ViewValues(array, ranked.patients) for name, array in retrieved.items()}
+        is_valid = complete(ranked.array())
+        if not is_valid.all():
+            # The paper's denominator.
+            values |= {
+                f"{name} of valid answers": ViewValues(np.where(is_valid, array, np.nan), ranked.patients)
+                for name, array in retrieved.items()
+            }
+        confusion = confusion_matrix(ranked.array()[:, 0], relevant.array()[:, 0])
+    if centred.values:
+        on_centred = centred_values(centred.array(), targets.array())
+        values |= {f"{name} centred": ViewValues(array, centred.patients) for name, array in on_centred.items()}
     if isinstance(localizer, ReasoningLocalizer):
-        steps = _step_values(localizer, stepped)
-        readable = steps.pop("readable")
-        invalid = [(ranked.array() == 0).all(1), (centred.array() == 0).all(1), readable.values == 0]
-        names = [*ranked.patients, *centred.patients, *readable.patients]
+        steps = _step_values(localizer, stepped) if stepped else {}
+        readable = steps.pop("readable", None)
+        invalid = [(one.array() == 0).all(1) for one in (ranked, centred) if one.values]
+        names = [*ranked.patients, *centred.patients]
+        if readable is not None:
+            invalid.append(readable.values == 0)
+            names += readable.patients
         values["invalid"] = ViewValues(np.concatenate(invalid).astype(float), names)
         values |= steps
-    return LocalizerEvaluation(values, confusion_matrix(first_answers, closest_ids))
+    return LocalizerEvaluation(values, confusion)

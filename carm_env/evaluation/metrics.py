@@ -72,6 +72,44 @@ def exact_closest(answers: ArrayLike, relevant: ArrayLike) -> Floats:
     return (given[:, 0] == true[:, 0]).astype(float)
 
 
+def average_precision(answers: ArrayLike, relevant: ArrayLike) -> Floats:
+    """AP ``(n,)``, whose mean is mAP: the mean of P@K over the ranks K at which a relevant landmark is named first.
+
+    The denominator is the number of relevant landmarks, at most the number of answers: relevant landmarks that are not
+    named have a precision of 0. A landmark that is named again counts once.
+
+    Args:
+        answers: ids ``(n, K)``.
+        relevant: ids ``(n, m)``.
+
+    Source: Manning, Raghavan and Schuetze, "Introduction to information retrieval" (2008), section 8.4.
+
+    >>> average_precision([[11, 12, 4]], [[11, 4, 10]]).round(3)
+    array([0.556])
+    """
+    given, true = _checked(answers, relevant, 1)
+    depth = given.shape[1]
+    found = np.stack([_n_found(given, true, k, repeats=False) for k in range(1, depth + 1)], axis=1)
+    is_new = np.diff(found, axis=1, prepend=0.0) > 0
+    possible = np.minimum((true > 0).sum(axis=1), depth)
+    return np.asarray((is_new * found / np.arange(1, depth + 1)).sum(axis=1) / possible)
+
+
+def ranked_exact(answers: ArrayLike, relevant: ArrayLike) -> Floats:
+    """1 if the answers are all relevant landmarks in their order, closest first, otherwise 0, ``(n,)``.
+
+    Answers beyond the number of relevant landmarks do not count.
+
+    >>> ranked_exact([[11, 4, 10], [4, 11, 10]], [[11, 4, 10], [11, 4, 10]])
+    array([1., 0.])
+    """
+    given, true = _checked(answers, relevant, 1)
+    if given.shape[1] < true.shape[1]:
+        raise ValueError(f"got {given.shape[1]} answers for {true.shape[1]} relevant landmarks, expected as many.")
+    same = (given[:, : true.shape[1]] == true) | (true == 0)
+    return np.asarray(same.all(axis=1), float)
+
+
 def complete(answers: ArrayLike) -> Flags:
     """Whether all K answers were given, ``(n,)``: the rows that the authors count."""
     given: Flags = np.asarray((np.asarray(answers) > 0).all(axis=1))
@@ -79,10 +117,11 @@ def complete(answers: ArrayLike) -> Flags:
 
 
 def retrieval_values(answers: ArrayLike, relevant: ArrayLike) -> dict[str, Floats]:
-    """Returns ``P@1`` to ``H@3`` and ``exact`` of every view, ``(n,)`` each."""
+    """Returns ``P@1`` to ``H@3``, ``mAP``, ``exact`` and ``ranked exact`` of every view, ``(n,)`` each."""
     metrics = {"P": precision_at, "R": recall_at, "H": hit_at}
     values = {f"{name}@{k}": metric(answers, relevant, k) for name, metric in metrics.items() for k in (1, 2, 3)}
-    return {**values, "exact": exact_closest(answers, relevant)}
+    whole = {"mAP": average_precision, "exact": exact_closest, "ranked exact": ranked_exact}
+    return values | {name: metric(answers, relevant) for name, metric in whole.items()}
 
 
 def centred_values(answers: ArrayLike, target: ArrayLike) -> dict[str, Floats]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from carm_env.envs.episode import EpisodeSpec, draw_start, draw_target
+from carm_env.envs.episode import MAX_DRAWS, EpisodeSpec, draw_start, draw_target
 from carm_env.envs.registration import DEFAULT_TOLERANCE_MM, MAX_EPISODE_STEPS
 from carm_env.evaluation.suite import Suite
 from carm_env.landmarks import landmark
@@ -18,6 +18,7 @@ from carm_env.system.errors import CArmEnvError, UnknownNameError
 PAPER_ROUTES = ((4, 1), (1, 4), (5, 1), (1, 5))
 """(start, target) of the paper's Fig. 4: the skull to and from the inferior angle of either scapula."""
 _REASONS_SHOWN = 2
+_ABOVE_MM = 40.0
 
 
 class EmptySuiteError(CArmEnvError, ValueError):
@@ -35,6 +36,9 @@ class Recipe:
         routes: whether the suite starts with the paper's routes on each patient.
         uniform: number of episodes with patient, target and start drawn uniformly.
         seed: seed of the draw.
+        per_patient: number of episodes of each patient, with target and start drawn uniformly.
+        target: id of the target of these episodes; None to draw it.
+        start_below: these episodes start at most 40 mm above this landmark; None for the whole workspace.
     """
 
     version: int
@@ -43,9 +47,13 @@ class Recipe:
     routes: bool
     uniform: int
     seed: int
+    per_patient: int = 0
+    target: int | None = None
+    start_below: int | None = None
 
 
 _TEST = COHORTS["standard"].names("test")
+_FORTY = (*_TEST, *COHORTS["wide"].names("test"), *COHORTS["broad"].names("test")[:10])
 # The descriptions are part of the suites' hashes.
 RECIPES = {
     "smoke": Recipe(
@@ -54,6 +62,26 @@ RECIPES = {
     "uniform": Recipe(3, "Patients, targets and starts drawn uniformly", _TEST, False, 100, 12),
     "paper-routes": Recipe(
         3, "The paper's Fig. 4: skull to and from the right and the left scapular inferior angle", _TEST, True, 0, 13
+    ),
+    "standard": Recipe(
+        1,
+        "Five episodes on each of forty patients, targets and starts drawn uniformly",
+        _FORTY,
+        False,
+        0,
+        14,
+        per_patient=5,
+    ),
+    "thrombectomy": Recipe(
+        1,
+        "From the lower trunk to the skull, as from the groin to the brain",
+        _FORTY[:20],
+        False,
+        0,
+        15,
+        per_patient=5,
+        target=landmark("Skull").id,
+        start_below=landmark("T12").id,
     ),
 }
 
@@ -97,6 +125,10 @@ def draw_suite(name: str, recipe: Recipe, patients: Mapping[str, Patient]) -> tu
         if with_targets:
             loaded = [patients[patient] for patient in with_targets]
             episodes += [_uniform(loaded, with_targets, rng) for _ in range(recipe.uniform)]
+    for patient in recipe.patients if recipe.per_patient else ():
+        drawn, missing = _on_patient(patient, patients[patient], recipe, rng)
+        episodes += drawn
+        left_out += missing
     if not episodes:
         more = len(left_out) - _REASONS_SHOWN
         reasons = "; ".join(left_out[:_REASONS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
@@ -129,6 +161,33 @@ def _routes(name: str, patient: Patient) -> tuple[list[EpisodeSpec], list[str]]:
         else:
             routes.append(EpisodeSpec(name, target, start))
     return routes, left_out
+
+
+def _on_patient(
+    name: str, patient: Patient, recipe: Recipe, rng: np.random.Generator
+) -> tuple[list[EpisodeSpec], list[str]]:
+    """Draws the episodes of one patient; none, and a message, if it lacks a landmark that they need."""
+    needed = [key for key in (recipe.target, recipe.start_below) if key is not None]
+    absent = [landmark(key).name for key in needed if key not in patient.landmarks_lps_mm]
+    if absent or not patient.landmarks_lps_mm:
+        return [], [f"{name}: the patient lacks {' and '.join(absent) or 'landmarks'}"]
+    episodes = []
+    for _ in range(recipe.per_patient):
+        target = draw_target(patient, rng) if recipe.target is None else recipe.target
+        start = _start(patient, target, recipe.start_below, rng)
+        if start is None:
+            return [], [f"{name}: no start below {landmark(recipe.start_below or 0).name} in {MAX_DRAWS} draws"]
+        episodes.append(EpisodeSpec(name, target, tuple(round(value, 1) for value in start)))
+    return episodes, []
+
+
+def _start(patient: Patient, target: int, below: int | None, rng: np.random.Generator) -> tuple[float, float] | None:
+    highest = np.inf if below is None else float(patient.landmarks_lps_mm[below][2]) + _ABOVE_MM
+    for _ in range(MAX_DRAWS):
+        start = draw_start(patient, target, DEFAULT_TOLERANCE_MM, rng)
+        if start[1] <= highest:
+            return start
+    return None
 
 
 def _uniform(patients: Sequence[Patient], names: Sequence[str], rng: np.random.Generator) -> EpisodeSpec:

@@ -12,6 +12,8 @@ from carm_env.evaluation.intervals import Estimate, estimate, mean_interval
 from carm_env.evaluation.metrics import Flags, Floats, Ids, estimates_by_landmark
 from carm_env.evaluation.plots import new_figure, save_figure
 
+ECE_BINS = 10
+
 
 def inside_regions(
     displacements_mm: ArrayLike, centres_mm: ArrayLike, covariances_mm2: ArrayLike, radii: ArrayLike
@@ -57,6 +59,52 @@ def coverage_estimates(inside: ArrayLike, present: ArrayLike, patients: Sequence
     views, columns = np.nonzero(there)
     names = np.asarray(patients)[views].tolist()
     return [estimates_by_landmark(level[views, columns], columns + 1, names) for level in flags]
+
+
+def reliability_curve(confidence: ArrayLike, correct: ArrayLike, bins: int = ECE_BINS) -> tuple[Floats, Floats, Ids]:
+    """Returns mean confidence and accuracy in bins of equal width, closed on the right; the first also holds 0.
+
+    Args:
+        confidence: ``(n,)`` probability of each answer, 0 to 1.
+        correct: ``(n,)`` 1 or True for a correct answer.
+        bins: number of bins.
+
+    Returns:
+        Mean confidence ``(bins,)`` and accuracy ``(bins,)``, NaN for an empty bin, and the number of answers
+        ``(bins,)``.
+
+    >>> reliability_curve([0.9, 1.0, 0.2], [1, 0, 0], bins=2)
+    (array([0.2 , 0.95]), array([0. , 0.5]), array([1, 2]))
+    """
+    probability, right = np.asarray(confidence, dtype=float), np.asarray(correct, dtype=float)
+    if probability.ndim != 1 or probability.shape != right.shape or len(probability) == 0:
+        raise ValueError(f"got shapes {probability.shape} and {right.shape}, expected (n,) for both, n at least 1.")
+    if not ((probability >= 0) & (probability <= 1)).all():
+        raise ValueError("confidence has values that are not from 0 to 1.")
+    if not np.isin(right, (0.0, 1.0)).all():
+        raise ValueError("correct must be 0 or 1.")
+    if bins < 1:
+        raise ValueError(f"bins is {bins}, expected at least 1.")
+    edges = np.arange(1, bins) / bins
+    at = np.searchsorted(edges, probability, side="left")
+    counts = np.bincount(at, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        means = (np.bincount(at, weights, bins) / counts for weights in (probability, right))
+        mean_confidence, accuracy = means
+    return mean_confidence, accuracy, counts
+
+
+def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = ECE_BINS) -> float:
+    """Returns ECE: the mean distance of accuracy from confidence over the bins of `reliability_curve`, by their size.
+
+    Source: Guo et al., "On calibration of modern neural networks", ICML 2017.
+
+    >>> round(expected_calibration_error([0.9, 1.0, 0.2], [1, 0, 0], bins=2), 3)
+    0.367
+    """
+    mean_confidence, accuracy, counts = reliability_curve(confidence, correct, bins)
+    filled = counts > 0
+    return float((np.abs(mean_confidence - accuracy)[filled] * counts[filled]).sum() / counts.sum())
 
 
 def risk_coverage(uncertainty: ArrayLike, losses: ArrayLike) -> tuple[Floats, Floats]:

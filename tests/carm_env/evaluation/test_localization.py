@@ -21,7 +21,8 @@ def test_true_answers_get_the_best_scores(small_patients, true_answers):
     localizer = RankedLocalizer(lambda images: np.array([next(queue) for _ in images]))
     found = evaluate_localizer(localizer, small_patients[:2], 8, 1)
     assert {key: value.value for key, value in found.estimates.items() if "R@" not in key} == {
-        "P@1": 1.0, "P@2": 1.0, "P@3": 1.0, "H@1": 1.0, "H@2": 1.0, "H@3": 1.0, "exact": 1.0,
+        "P@1": 1.0, "P@2": 1.0, "P@3": 1.0, "H@1": 1.0, "H@2": 1.0, "H@3": 1.0, "mAP": 1.0, "exact": 1.0,
+        "ranked exact": 1.0,
         "H@1 centred": 1.0, "H@2 centred": 1.0,
     }  # fmt: skip
     assert found.confusion.trace() == found.confusion.sum() == 16

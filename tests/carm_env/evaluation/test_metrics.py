@@ -46,6 +46,25 @@ def test_exact_closest_and_centred_hits_match_a_plain_count(rows):
     assert (exact <= metrics.precision_at(answers, relevant, 1)).all()
 
 
+@given(views)
+def test_average_precision_and_ranked_matches_match_a_plain_count(rows):
+    answers, relevant = ([row[i] for row in rows] for i in (0, 1))
+    expected, exact = [], []
+    for answer, true in rows:
+        wanted = [item for item in true if item]
+        seen, total = set(), 0.0
+        for rank, item in enumerate(answer, 1):
+            if item in wanted and item not in seen:
+                seen.add(item)
+                total += len(seen) / rank
+        expected.append(total / min(len(wanted), len(answer)))
+        exact.append(float(answer[: len(wanted)] == wanted))
+    np.testing.assert_allclose(metrics.average_precision(answers, relevant), expected)
+    np.testing.assert_array_equal(metrics.ranked_exact(answers, relevant), exact)
+    with pytest.raises(ValueError, match="expected as many"):
+        metrics.ranked_exact([row[:2] for row in answers], relevant)
+
+
 def test_a_repeated_answer_counts_once_unless_repeats_count():
     answers, relevant = [[11, 11, 11]], [[11, 4, 10]]
     assert metrics.precision_at(answers, relevant, 3) == pytest.approx(1 / 3)
@@ -92,11 +111,11 @@ def test_estimates_contain_the_mean_and_stay_within_0_and_1(rows, data):
     patients = data.draw(st.lists(st.sampled_from("abc"), min_size=len(rows), max_size=len(rows)))
     values = metrics.retrieval_values(answers, relevant)
     found = {name: metrics.share_estimate(one, patients) for name, one in values.items()}
-    assert set(found) == {f"{name}@{k}" for name in "PRH" for k in (1, 2, 3)} | {"exact"}
+    assert set(found) == {f"{name}@{k}" for name in "PRH" for k in (1, 2, 3)} | {"mAP", "exact", "ranked exact"}
     assert found["R@2"].value == pytest.approx(metrics.recall_at(answers, relevant, 2).mean())
     centred = metrics.centred_values(answers, [row[0] for row in relevant])
     found |= {f"{name} centred": metrics.share_estimate(one, patients) for name, one in centred.items()}
-    for value, low, high, n in found.values():
+    for value, low, high, n, _ in found.values():
         assert 0 <= low <= value + 1e-9 and value <= high + 1e-9 and high <= 1 and n == len(rows)
 
 

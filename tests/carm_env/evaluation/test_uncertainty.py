@@ -124,3 +124,38 @@ def test_the_curve_is_saved(tmp_path):
     pytest.importorskip("matplotlib")
     uncertainty.save_risk_coverage(tmp_path / "c.png", [0.5, 1.0], [1.0, 2.0], "coverage", "risk")
     assert (tmp_path / "c.png").stat().st_size > 5_000
+
+
+@given(
+    st.lists(
+        st.tuples(st.one_of(st.sampled_from([0.0, 0.1, 0.2, 0.5, 1.0]), st.floats(0, 1)), st.booleans()), min_size=1
+    ),
+    st.integers(1, 12),
+)
+def test_the_calibration_error_matches_a_plain_count(answers, bins):
+    confidence, correct = zip(*answers, strict=True)
+    error = 0.0
+    for number in range(bins):
+        low, high = number / bins, (number + 1) / bins
+        own = [(c, r) for c, r in answers if (low < c <= high) or (number == 0 and c == 0)]
+        if own:
+            error += len(own) * abs(np.mean([c for c, _ in own]) - np.mean([r for _, r in own]))
+    assert uncertainty.expected_calibration_error(confidence, correct, bins) == pytest.approx(error / len(answers))
+    counts = uncertainty.reliability_curve(confidence, correct, bins)[2]
+    assert counts.sum() == len(answers) and len(counts) == bins
+
+
+def test_a_bin_is_closed_on_the_right_and_may_be_empty():
+    confidence, accuracy, counts = uncertainty.reliability_curve([0.1, 0.1000001, 1.0], [1, 0, 1])
+    assert counts.tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 0, 1]
+    assert np.isnan(confidence[2]) and accuracy[0] == 1 and accuracy[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("confidence", "correct", "message"),
+    [([], [], "n at least 1"), ([0.5], [1, 0], "expected .n,. for both"), ([1.1], [1], "not from 0 to 1"),
+     ([float("nan")], [1], "not from 0 to 1"), ([0.5], [2], "must be 0 or 1")],
+)  # fmt: skip
+def test_wrong_confidences_are_refused(confidence, correct, message):
+    with pytest.raises(ValueError, match=message):
+        uncertainty.reliability_curve(confidence, correct)
