@@ -64,7 +64,7 @@ class Arguments:
     """Arguments of this script.
 
     Attributes:
-        policy: mllm, mllm:MODEL or mllm_grpo:MODEL.
+        policy: mllm or mllm_grpo, or with :MODEL.
         patients: names of patients, or COHORT/SPLIT.
         isocenter_depth_mm: depth of the isocentre in the views, mm.
         seed: seed of the views and of the clinician's words; training uses 0.

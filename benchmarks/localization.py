@@ -47,7 +47,7 @@ class Arguments:
     """Arguments of this script.
 
     Attributes:
-        policy: cnn, conformal or mllm; with :CHECKPOINT for other weights; or mllm_grpo:CHECKPOINT.
+        policy: cnn, conformal, mllm or mllm_grpo; with :CHECKPOINT for other weights.
         baseline: another localiser, to which it is compared on the same views.
         patients: names of patients, or COHORT/SPLIT.
         views: views over the workspace per patient; the paper uses 1024.

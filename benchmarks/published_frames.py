@@ -55,7 +55,7 @@ class Arguments:
 
     Attributes:
         folder: folder with the published frames.
-        policies: cnn, conformal or mllm; with :CHECKPOINT for other weights; or mllm_grpo:CHECKPOINT.
+        policies: cnn, conformal, mllm or mllm_grpo; with :CHECKPOINT for other weights.
         readings: YAML file of what was read in the frames.
         field_of_view: length that a frame shows in the middle of the body, mm; by default that which the policy knows.
         json: file for the results.

@@ -15,8 +15,8 @@ def make_localizer(name: str, *, sampled: bool = False, **options: Any) -> Local
     """Constructs a localiser.
 
     Args:
-        name: ``cnn``, ``conformal`` or ``mllm``, with ``:CHECKPOINT`` for other weights than the shipped ones; or
-            ``mllm_grpo:CHECKPOINT``.
+        name: ``cnn``, ``conformal``, ``mllm`` or ``mllm_grpo``, with ``:CHECKPOINT`` for other weights than the shipped
+            ones.
         sampled: a language model is asked several times, so that it has probabilities
             (`policies.mllm.SampledLocalizer`).
         **options: arguments of `policies.mllm.MllmLocalizer`; only for a language model.

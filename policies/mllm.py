@@ -77,7 +77,7 @@ class MllmPolicy(ChatPolicy):
 
 
 class MllmGrpoPolicy(MllmPolicy):
-    """`MllmPolicy` for models of `training/grpo.py`; no such weights ship with this version."""
+    """`MllmPolicy` with the weights that ship from `training/grpo.py` as its default."""
 
     @staticmethod
     def make_model(specification: ModelSpecification) -> ChatModel:

@@ -29,7 +29,7 @@ class Arguments:
 
     Attributes:
         path: PNG, JPEG or DICOM file, or a folder of them.
-        policy: conformal, cnn or mllm, with :CHECKPOINT for other weights; mllm_grpo:CHECKPOINT; or module:Class or
+        policy: conformal, cnn, mllm or mllm_grpo, with :CHECKPOINT for other weights; or module:Class or
             FILE.py:Class with a method closest(images).
         out: folder of localization.csv, localization.json and annotated/, the annotated images; those of an earlier
             run are removed, files of others are not.

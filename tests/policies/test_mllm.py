@@ -269,19 +269,21 @@ def test_patterns_match_rendered_answers(kind, answer):
     assert not pattern.fullmatch(text + "x", partial=True)
 
 
-def test_a_policy_without_shipped_weights_says_how_to_get_them():
+def test_a_policy_without_shipped_weights_says_how_to_get_them(monkeypatch, tmp_path):
+    monkeypatch.setattr("policies.checkpoint.SHIPPED", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no weights of mllm_grpo ship.*training/grpo\.py.*mllm_grpo:FOLDER"):
         make_policy("mllm_grpo")
 
 
-def test_the_shipped_model_gives_valid_answers():
-    policy = make_policy("mllm")
+@pytest.mark.parametrize("name", ["mllm", "mllm_grpo"])
+def test_the_shipped_models_give_valid_answers(name):
+    policy = make_policy(name)
     policy.reset(0)
     decision = policy.act({"image": np.full((128, 128, 1), 110, np.uint8)}, INFO)
     assert not decision.invalid, decision.rationale
     assert 1 <= decision.closest_landmarks[0] <= 14
     assert decision.usage.tokens > 20
-    ranked = MllmLocalizer().closest(np.full((2, 128, 128), 110, np.uint8))
+    ranked = MllmLocalizer(shipped=name).closest(np.full((2, 128, 128), 110, np.uint8))
     assert ranked.shape == (2, 3) and ranked.all()
 
 

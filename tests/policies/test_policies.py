@@ -48,13 +48,18 @@ def test_every_policy_is_deterministic(name, env):
 
 
 def test_shipped_weights_are_small_and_have_a_model_card():
-    assert {path.name for path in SHIPPED.iterdir()} == SHIPPED_WEIGHTS | {"mllm", "out_of_distribution"}
+    assert {path.name for path in SHIPPED.iterdir()} == SHIPPED_WEIGHTS | {
+        "mllm",
+        "mllm_grpo",
+        "out_of_distribution",
+    }
     files = [path for name in SHIPPED_WEIGHTS for path in (SHIPPED / name).rglob("*") if path.is_file()]
     assert {path.name for path in files} == {"README.md", "config.json", "model.safetensors"}
     assert sum(path.stat().st_size for path in files) < 15e6
-    language_model = list((SHIPPED / "mllm").iterdir())
-    assert {path.suffix for path in language_model} == {".md", ".json", ".jinja", ".safetensors"}
-    assert sum(path.stat().st_size for path in language_model) < 15e6
+    for name in ("mllm", "mllm_grpo"):
+        language_model = list((SHIPPED / name).iterdir())
+        assert {path.suffix for path in language_model} == {".md", ".json", ".jinja", ".safetensors"}
+        assert sum(path.stat().st_size for path in language_model) < 15e6
     for path in SHIPPED.glob("*/README.md"):
         card = path.read_text(encoding="utf-8")
         assert "not a medical device" in card and "## Limits" in card
