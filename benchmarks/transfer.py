@@ -54,7 +54,17 @@ class Arguments:
         json: file for the results.
     """
 
-    policies: PolicyNames = ("oracle", "conformal", "ppo", "maskable_ppo", "cnn", "mllm", "mllm_grpo", "atlas")
+    policies: PolicyNames = (
+        "oracle",
+        "conformal",
+        "ppo",
+        "maskable_ppo",
+        "ppo_pixels",
+        "cnn",
+        "mllm",
+        "mllm_grpo",
+        "atlas",
+    )
     groups: tuple[str, ...] = ()
     suite: str = "uniform"
     episodes: int | None = None

@@ -15,7 +15,7 @@ from policies.checkpoint import SHIPPED
 from policies.registry import CHECKPOINTS, LEARNED
 from policies.swapped_images import SwappedImagesPolicy
 
-SHIPPED_WEIGHTS = {"cnn", "conformal", "ppo", "maskable_ppo"}
+SHIPPED_WEIGHTS = {"cnn", "conformal", "ppo", "maskable_ppo", "ppo_pixels"}
 
 
 def drive(policy, env, seed, **options):
