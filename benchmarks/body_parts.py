@@ -62,13 +62,11 @@ class Arguments:
     json: Path | None = None
 
 
-def chosen_images(
-    arguments: Arguments, images: Sequence[LabelledImage], split: DatasetSplit
-) -> Sequence[LabelledImage]:
-    """Returns the images of the part; raises UnknownNameError for another part."""
-    if arguments.part not in PARTS:
-        raise UnknownNameError("part", arguments.part, PARTS)
-    return split.test if arguments.part == "test" else images
+def chosen_images(part: str, images: Sequence[LabelledImage], split: DatasetSplit) -> Sequence[LabelledImage]:
+    """Returns the images of a part; raises UnknownNameError for another part."""
+    if part not in PARTS:
+        raise UnknownNameError("part", part, PARTS)
+    return split.test if part == "test" else images
 
 
 def check_unseen(policy: BodyPartClassifier, kind: str, split: DatasetSplit, part: str) -> None:
@@ -112,7 +110,7 @@ def run(arguments: Arguments) -> None:
     """Evaluates, prints and saves."""
     dataset = read_dataset(arguments.data)
     split = split_dataset(dataset, arguments.split, arguments.split_seed)
-    images = chosen_images(arguments, dataset.images, split)
+    images = chosen_images(arguments.part, dataset.images, split)
     policy = make_body_part_classifier(arguments.policy)
     check_unseen(policy, dataset.kind, split, arguments.part)
     for note in dataset.notes:
