@@ -103,6 +103,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "quantiles": _integer(1, 1000),
     "masked": (lambda value: isinstance(value, bool), "true or false"),
     "shipped_eye": _NAME,
+    "data": _NAME,
+    "test_split": _NAME,
     "error_floor_mm": (
         lambda value: _is_number(value, 0, MAX_ERROR_FLOOR_MM),
         f"a length from 0 to {MAX_ERROR_FLOOR_MM:g} mm",

@@ -14,6 +14,7 @@ from carm_env.chat_models.interface import ChatModel
 from carm_env.chat_models.policy import ChatPolicy
 from carm_env.chat_models.served import ServedModel
 from carm_env.chat_models.specification import ModelSpecification
+from carm_env.evaluation.label_metrics import NO_ANSWER
 from carm_env.evaluation.localization import STEP_FLAGS, Localization
 from carm_env.landmarks import N_CLOSEST, N_LANDMARKS
 from carm_env.language.answers import AnswerError
@@ -187,6 +188,22 @@ class MllmLocalizer:
                 except AnswerError:
                     continue
                 yield row, answer
+
+    def body_parts(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Asks for the two likeliest body parts.
+
+        Args:
+            images: ``(n, H, W)``.
+
+        Returns:
+            ``(n, 2)`` numbers, the likelier first; a row of -1 where the answer cannot be parsed.
+        """
+        numbers = np.full((len(images), 2), NO_ANSWER)
+        for row, answer in self._parsed(
+            len(images), lambda row: question("body_parts", images[row], self.model.style), "body_parts"
+        ):
+            numbers[row] = answer.numbers
+        return numbers
 
     def steps(
         self, images: NDArray[np.uint8], targets: Sequence[int], situations: Sequence[Situation]

@@ -51,8 +51,8 @@ class Architecture:
         embedding: channels of the stem.
         channels: channels of the stages; the last map has a sixteenth of the image's side.
         depths: basic layers of each stage.
-        classifier_stage: channels and basic layers of the extra stage of a `PooledClassifier`; None for a
-            `DisplacementClassifier`.
+        classifier_stage: channels and basic layers of the extra stage of a `PooledClassifier`; None for an architecture
+            of `DisplacementClassifier`.
         image_size: side of the input image, pixels.
         local_contrast: the network sees the image's `local_contrast` as a second channel, in which faint edges, such
             as the edge of a scapula in front of ribs, stand out.
@@ -99,6 +99,11 @@ def local_contrast(images: Tensor) -> Tensor:
     detail = images - local_mean(images)
     contrast = local_mean(detail.square()).sqrt() + _CONTRAST_FLOOR
     return (detail / contrast).clamp(-_CONTRAST_LIMIT, _CONTRAST_LIMIT)
+
+
+def _beside_contrast(images: Tensor) -> Tensor:
+    """Returns images ``(n, 1, s, s)`` and their local contrast as two channels."""
+    return torch.cat([images, local_contrast(images)], 1).contiguous(memory_format=torch.channels_last)
 
 
 def with_local_contrast(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -151,10 +156,7 @@ class DisplacementNetwork(nn.Module):
         return tuple(maps[-len(self.n_stage_features) :])
 
     def _with_contrast(self, images: Tensor) -> Tensor:
-        if not self._local_contrast:
-            return images
-        both = torch.cat([images, local_contrast(images)], 1)
-        return both.contiguous(memory_format=torch.channels_last)
+        return _beside_contrast(images) if self._local_contrast else images
 
     def features(self, images: Tensor) -> Tensor:
         """Returns the mean over the feature map, ``(n, n_features)``."""
@@ -219,24 +221,32 @@ class PooledClassifier(nn.Module):
     """The paper's classifier: a ResNet, global average pooling and a linear layer.
 
     Args:
-        architecture: name in `ARCHITECTURES` of an architecture with a classifier stage.
+        architecture: name in `ARCHITECTURES`; one without a classifier stage is pooled after its last stage.
+        n_classes: number of classes.
+
+    Raises:
+        UnknownNameError: an unknown architecture.
     """
 
-    def __init__(self, architecture: str) -> None:
+    def __init__(self, architecture: str, n_classes: int = N_LANDMARKS) -> None:
         super().__init__()
         shape = find_architecture(architecture)
-        width, depth = shape.classifier_stage or (0, 0)
-        self.resnet = _resnet(shape.embedding, (*shape.channels, width), (*shape.depths, depth))
-        self.n_features = width
-        self.head = nn.Linear(width, N_LANDMARKS)
+        stages = list(zip(shape.channels, shape.depths, strict=True))
+        stages += [shape.classifier_stage] if shape.classifier_stage else []
+        channels, depths = zip(*stages, strict=True)
+        self._local_contrast = shape.local_contrast
+        self.resnet = _resnet(shape.embedding, channels, depths, 1 + shape.local_contrast)
+        self.n_features = channels[-1]
+        self.head = nn.Linear(self.n_features, n_classes)
         self.to(memory_format=torch.channels_last)
 
     def features(self, images: Tensor) -> Tensor:
         """Returns the mean over the feature map, ``(n, n_features)``."""
-        return self.resnet(images).last_hidden_state.mean((2, 3))
+        seen = _beside_contrast(images) if self._local_contrast else images
+        return self.resnet(seen).last_hidden_state.mean((2, 3))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Returns logits ``(n, 14)``, in a tuple."""
+        """Returns logits ``(n, n_classes)``, in a tuple."""
         return (self.head(self.features(images)),)
 
 

@@ -14,7 +14,7 @@ TOP_FOLDERS = ("carm_env", "policies", "training", "benchmarks")
 # From the ground up: a module imports only modules of its own prefix and of lower floors.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("carm_env.system",),
-    ("carm_env.actions", "carm_env.geometry", "carm_env.landmarks", "carm_env.volume"),
+    ("carm_env.actions", "carm_env.body_parts", "carm_env.geometry", "carm_env.landmarks", "carm_env.volume"),
     ("carm_env.body_depth",),
     ("carm_env.patient",),
     ("carm_env.patient_store",),
@@ -26,6 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("carm_env.anatomy.findings",),
     ("carm_env.anatomy",),
     ("carm_env.ct",),
+    ("carm_env.xray_datasets",),
     ("carm_env.randomization",),
     ("carm_env.patients",),
     ("carm_env.envs",),

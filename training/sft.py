@@ -5,12 +5,14 @@
     python training/sft.py --config training/configs/sft_gemma3_4b.yaml
     python training/sft.py --config training/configs/sft_gemma3_4b.yaml --model_name_or_path runs/my_model --max_steps 1
     accelerate launch training/sft.py --config training/configs/sft_qwen2_5_vl_7b.yaml
+    python training/sft.py --config training/configs/sft_gemma3_12b_real.yaml --data unifesp
 
 The script runs TRL's `SFTTrainer` with its arguments (`SFTConfig`, `ModelConfig`), read from flags or ``--config``; a
 configuration can name another one as its ``base``. Without arguments the embedded model is trained on a CPU
 (`training/configs/sft_embedded.yaml`); the other files there are the paper's recipes. Before training, one sample of
 each task is rendered to check that the loss covers the answer and nothing else. The model is saved in ``OUTPUT_DIR``;
-its name as a policy is ``mllm:OUTPUT_DIR``.
+its name as a policy is ``mllm:OUTPUT_DIR``. With ``--data`` a model learns to name the body parts in X-rays of people
+instead; the images are in the layout of the UNIFESP data or of MURA, and are yours to bring.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from carm_env.evaluation.label_metrics import is_valid
 from carm_env.evaluation.provenance import save_measurement
-from carm_env.language.prompts import PROMPT_VERSIONS, STYLES, prompt_hash
+from carm_env.language.prompts import (
+    BODY_PART_PROMPT_VERSIONS,
+    PROMPT_VERSIONS,
+    STYLES,
+    body_part_prompt_hash,
+    prompt_hash,
+)
 from carm_env.patients.catalogue import expand_patients
 from carm_env.system.errors import UnknownNameError
 from carm_env.system.extras import optional_imports
@@ -45,6 +54,8 @@ from policies.model_loading import SETTINGS_FILE, ModelError, check_fit
 from policies.vision_cache import ImageCache, vision_tower
 from policies.vision_tower import LandmarkVisionModel
 from training._support.arguments import ViewArguments
+from training._support.body_parts import TASK as BODY_PARTS
+from training._support.body_parts import BodyPartConversations, BodyPartData, label_figures, load_images
 from training._support.card import model_card
 from training._support.conversations import DEFAULT_WEIGHTS, TASKS, Conversations, as_iterable_dataset, misjudged
 from training._support.language_metrics import language_metrics
@@ -85,6 +96,11 @@ class SftArguments(ViewArguments):
         hidden: width of the embedded model
         layers: layers of the embedded model
         test_views: views of the test patients to evaluate each task on after training; 0 for no evaluation
+        data: folder of the UNIFESP data (with train.csv) or of MURA, to train on the question for body parts instead of
+            on views
+        split: CSV file with the columns SOPInstanceUID and mode (train or test) that divides these images; by default
+            they are divided by patient
+        split_seed: seed of their division
         json: file to write the results to
     """
 
@@ -99,18 +115,26 @@ class SftArguments(ViewArguments):
     hidden: int = 192
     layers: int = 4
     test_views: int = 512
+    data: str = ""
+    split: str = ""
+    split_seed: int = 0
     json: str = ""
 
     def __post_init__(self) -> None:
         if self.style not in STYLES:
             raise UnknownNameError("style of prompts", self.style, STYLES)
-        for name in ("examples", "test_views"):
+        for name in ("examples", "test_views", "split_seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more.")
         self.view_options("train", 128)
         for name in ("transcript_share", "question_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1.")
+        for name in ("dataset", "tasks", "transcripts", "backbone", "domain_randomization"):
+            if self.data and getattr(self, name):
+                raise ValueError(f"data and {name} are given, expected one of them: {name} is about views.")
+        if self.split and not self.data:
+            raise ValueError("split is given without data, expected the folder of the images that it divides.")
 
     def weights(self) -> dict[str, float]:
         """Returns the share of each task; raises ValueError if `tasks` cannot be parsed."""
@@ -262,18 +286,37 @@ def train(
         return _train(arguments, training, model_arguments, words)
 
 
-def _train(
-    arguments: SftArguments, training: SFTConfig, model_arguments: ModelConfig, words: Sequence[str]
-) -> TrainingResult:
+@dataclass(frozen=True)
+class _Prepared:
+    """A model and what it is trained and evaluated on.
+
+    Attributes:
+        model: the model.
+        processor: its processor.
+        source: the conversations.
+        count: number of views or images that they are about.
+        evaluate: returns the metrics of the saved model on what was not trained on, and the number of its answers.
+        settings: what the folder of the model states.
+        card: title, description and data of the model card.
+    """
+
+    model: Any
+    processor: Any
+    source: Examples
+    count: int
+    evaluate: Callable[[], tuple[dict[str, float], int]]
+    settings: Mapping[str, Any]
+    card: Mapping[str, str]
+
+
+def _prepare_views(
+    arguments: SftArguments, training: SFTConfig, model_arguments: ModelConfig, max_views: int | None
+) -> _Prepared:
     folder, name = Path(training.output_dir), model_arguments.model_name_or_path
-    checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, folder, is_main_process())
-    per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
-    max_views = training.max_steps * per_step if training.max_steps > 0 else None
     views = load_views(arguments, "train", folder, arguments.image_size, max_views)
     if name == EMBEDDED:
         source = make_examples(arguments, views, training.seed, backbone_predictions(arguments, views))
         model, processor = build_embedded(source, arguments, training.seed)
-        tower = vision_tower(model)
     else:
         model, processor = load_pretrained(model_arguments)
         check_model_depth(arguments, model, name)
@@ -284,49 +327,110 @@ def _train(
             source = make_examples(arguments, views, training.seed, predicted)
         else:
             source = make_examples(arguments, views, training.seed, asked=views_to_ask_about(arguments, views))
+
+    def evaluate() -> tuple[dict[str, float], int]:
+        test_views = load_views(arguments, "test", folder, arguments.image_size, max_views)
+        figures = language_metrics(MllmLocalizer(folder), test_views, arguments.test_views)
+        return figures, 3 * min(arguments.test_views, len(test_views))
+
+    style = arguments.style
+    settings = {"style": style, "prompt_version": PROMPT_VERSIONS[style], "prompts": prompt_hash(style),
+                "tasks": arguments.weights()}  # fmt: skip
+    card = {
+        "title": "Language model for C-arm navigation",
+        "description": "Answers which landmarks are near the middle of a frontal X-ray and where to drive the C-arm.",
+    }
+    return _Prepared(model, processor, source, len(views), evaluate, settings, card)
+
+
+def _prepare_body_parts(
+    arguments: SftArguments, training: SFTConfig, model_arguments: ModelConfig, max_images: int | None
+) -> _Prepared:
+    name, style, size = model_arguments.model_name_or_path, arguments.style, arguments.image_size
+    no_views = f"{name}: the embedded model knows the views of the C-arm only. Give another --model_name_or_path."
+    if name == EMBEDDED:
+        raise ValueError(no_views)
+    data = BodyPartData.load(arguments.data, arguments.split, arguments.split_seed, quiet=not is_main_process())
+    model, processor = load_pretrained(model_arguments)
+    if isinstance(vision_tower(model), LandmarkVisionModel):
+        raise ValueError(no_views)
+    # Nothing is stopped early or calibrated.
+    chosen = data.train_images(max_images, calibration=True)
+    images = load_images(chosen, size, arguments.workers)
+    source = BodyPartConversations(images, [image.labels for image in chosen], style, training.seed)
+
+    def evaluate() -> tuple[dict[str, float], int]:
+        test = data.split.test[: arguments.test_views]
+        answers = MllmLocalizer(Path(training.output_dir)).body_parts(load_images(test, size, arguments.workers))
+        return {**label_figures(answers, test), "invalid_rate": float((~is_valid(answers)).mean())}, len(test)
+
+    settings = {
+        "style": style, "prompt_version": BODY_PART_PROMPT_VERSIONS[style], "prompts": body_part_prompt_hash(style),
+        "tasks": {BODY_PARTS: 1.0}, **data.described(),
+    }  # fmt: skip
+    card = {
+        "title": "Language model for body parts in X-rays",
+        "description": "Answers which of 22 body parts an X-ray shows.",
+        **data.card(len(chosen)),
+    }
+    return _Prepared(model, processor, source, len(chosen), evaluate, settings, card)
+
+
+def _train(
+    arguments: SftArguments, training: SFTConfig, model_arguments: ModelConfig, words: Sequence[str]
+) -> TrainingResult:
+    folder, name = Path(training.output_dir), model_arguments.model_name_or_path
+    checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, folder, is_main_process())
+    per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
+    max_views = training.max_steps * per_step if training.max_steps > 0 else None
+    prepare = _prepare_body_parts if arguments.data else _prepare_views
+    prepared = prepare(arguments, training, model_arguments, max_views)
+    model, processor = prepared.model, prepared.processor
     check_fit(model, processor, name)
+    tower = vision_tower(model)
     if isinstance(tower, LandmarkVisionModel):
         tower.backbone.by_landmark = ImageCache(tower.backbone.by_landmark)
         if training.use_cpu:
             # The matrices are small: several threads would wait for each other more than they work.
             limit_threads(1)
     if max_views is None:
-        training.max_steps = math.ceil((arguments.examples or len(views)) * training.num_train_epochs / per_step)
+        training.max_steps = math.ceil((arguments.examples or prepared.count) * training.num_train_epochs / per_step)
     total = training.max_steps * per_step
     trainer = ResumableTrainer(
         model=model,
         args=training,
-        train_dataset=as_iterable_dataset(source, total),
+        train_dataset=as_iterable_dataset(prepared.source, total),
         processing_class=processor,
         peft_config=new_adapter(model, model_arguments),
     )
-    check_loss_mask(trainer.data_collator, processor, source)
+    check_loss_mask(trainer.data_collator, processor, prepared.source)
     count = sum(value.numel() for value in model.parameters())
-    print(f"{name}: {count / 1e6:.1f} M parameters, {total} conversations over {len(views)} views", flush=True)
+    print(f"{name}: {count / 1e6:.1f} M parameters, {total} conversations over {prepared.count} images", flush=True)
     started = time.perf_counter()
     figures = {"train_loss": loss} if (loss := fit(trainer, checkpoint)) is not None else {}
     minutes = (time.perf_counter() - started) / 60
     figures |= {"samples_per_s": total / (60 * minutes), "minutes": minutes}
-    save_model(trainer, processor, folder, arguments)
+    save_model(trainer, processor, folder, prepared.settings)
     if not trainer.accelerator.is_main_process:
         return TrainingResult(training=figures)
     test: dict[str, float] = {}
     if arguments.test_views:
-        test_views = load_views(arguments, "test", folder, arguments.image_size, max_views)
         started = time.perf_counter()
-        test = language_metrics(MllmLocalizer(folder), test_views, arguments.test_views)
-        answers = 3 * min(arguments.test_views, len(test_views))
+        test, answers = prepared.evaluate()
         figures["ms_per_answer"] = 1e3 * (time.perf_counter() - started) / answers
-    config = {"kind": "mllm", "base": name, "style": arguments.style, "views": len(views), "conversations": total,
+    config = {"kind": "mllm", "base": name, "style": arguments.style, "views": prepared.count, "conversations": total,
               "seed": training.seed, **({} if loss is None else {"train_loss": round(loss, 4)})}  # fmt: skip
-    description = "Answers which landmarks are near the middle of a frontal X-ray and where to drive the C-arm."
-    title = "Language model for C-arm navigation"
-    card = model_card(title, description, "training/sft.py", words, config, test, minutes)
+    card = model_card(
+        script="training/sft.py", words=words, config=config, figures=test, minutes=minutes, **prepared.card
+    )
     write_text(folder / "README.md", card)
-    return TrainingResult(test, figures)
+    about = {
+        key: prepared.settings[key] for key in ("style", "prompts", "data", "test_split") if key in prepared.settings
+    }
+    return TrainingResult(test, figures, about)
 
 
-def save_model(trainer: SFTTrainer, processor: Any, folder: Path, arguments: SftArguments) -> None:
+def save_model(trainer: SFTTrainer, processor: Any, folder: Path, settings: Mapping[str, Any]) -> None:
     """Saves the model or its adapter, the processor and the settings; all processes call it, and one writes."""
     if not trainer.accelerator.is_main_process:
         # Takes part in gathering the weights, and writes nothing.
@@ -341,9 +445,6 @@ def save_model(trainer: SFTTrainer, processor: Any, folder: Path, arguments: Sft
             # A pickle of the arguments that nothing needs.
             (temporary / "training_args.bin").unlink(missing_ok=True)
         processor.save_pretrained(temporary)
-        style = arguments.style
-        settings = {"style": style, "prompt_version": PROMPT_VERSIONS[style], "prompts": prompt_hash(style),
-                    "tasks": arguments.weights()}  # fmt: skip
         write_json(temporary / SETTINGS_FILE, settings)
 
 
@@ -353,8 +454,7 @@ def run(words: Sequence[str]) -> None:
     result = train(arguments, training, model, words)
     print_result(result)
     if arguments.json:
-        prompts = {"style": arguments.style, "prompts": prompt_hash(arguments.style)}
-        save_measurement(Path(arguments.json), {**prompts, **result.training, **result.test}, training.seed)
+        save_measurement(Path(arguments.json), {**result.about, **result.training, **result.test}, training.seed)
     print(f"\npolicy: mllm:{training.output_dir}")
 
 

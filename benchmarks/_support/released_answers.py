@@ -6,7 +6,6 @@ user's to bring.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from carm_env.language.answers import AnswerError
 from carm_env.language.grammar import parse
+from carm_env.system.csv_files import CsvFileError, read_csv_rows
 from carm_env.system.errors import CArmEnvError
 
 CORRECTIONS, FIRST_ANSWERS = "correction_reasoning", "synthetic_localization"
@@ -188,18 +188,9 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         ReleasedFileError: a column is missing, a row is cut short, or the file cannot be read.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file, strict=True)
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ReleasedFileError(f"{path} cannot be read: {error}.") from error
-    missing = [name for name in columns if name not in (reader.fieldnames or ())]
-    if missing:
-        raise ReleasedFileError(f"{path} has no column {missing[0]!r}, expected {', '.join(columns)}.")
-    for number, row in enumerate(rows, 1):
-        if any(row[name] is None for name in columns):
-            raise ReleasedFileError(f"{path}, row {number} is cut short: it has no {columns[-1]!r}. Copy it again.")
-    return rows
+        return read_csv_rows(path, columns)
+    except CsvFileError as error:
+        raise ReleasedFileError(str(error)) from error
 
 
 def read_corrections(folder: Path) -> dict[str, list[RevisedAnswer]]:

@@ -63,7 +63,7 @@ def is_image_file(path: Path) -> bool:
     return start.startswith(_SIGNATURES) or start[128:] == b"DICM"
 
 
-def read_radiograph(path: Path, frame: int | None = None) -> Radiograph:
+def read_radiograph(path: Path, frame: int | None = None, max_aspect: float = MAX_ASPECT) -> Radiograph:
     """Reads an X-ray image.
 
     Colours become grey, transparent pixels black. Grey values of more than 8 bits are stretched between their 0.3 and
@@ -72,6 +72,7 @@ def read_radiograph(path: Path, frame: int | None = None) -> Radiograph:
     Args:
         path: PNG, JPEG or DICOM file, recognised by its content.
         frame: number of the image in a file of several, from 1.
+        max_aspect: largest ratio of the sides.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -93,16 +94,17 @@ def read_radiograph(path: Path, frame: int | None = None) -> Radiograph:
         raise RadiographError(f"{path} cannot be opened ({error.strerror}): make it readable.") from error
     if not start:
         raise RadiographError(f"{path} is empty (0 bytes): copy it again.")
-    return _read_pillow(path, frame) if start.startswith(_SIGNATURES) else _read_dicom(path, frame)
+    read = _read_pillow if start.startswith(_SIGNATURES) else _read_dicom
+    return read(path, frame, max_aspect)
 
 
-def _read_pillow(path: Path, frame: int | None) -> Radiograph:
+def _read_pillow(path: Path, frame: int | None, max_aspect: float) -> Radiograph:
     try:
         with warnings.catch_warnings():
             # The size is checked below.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as opened:
-                _check_size(path, *opened.size)
+                _check_size(path, opened.width, opened.height, max_aspect)
                 _choose_frame(path, getattr(opened, "n_frames", 1), frame)
                 if frame is not None:
                     opened.seek(frame - 1)
@@ -136,12 +138,12 @@ def _reason(error: Exception) -> str:
 
 
 @quiet_pydicom()
-def _read_dicom(path: Path, frame: int | None) -> Radiograph:
+def _read_dicom(path: Path, frame: int | None, max_aspect: float) -> Radiograph:
     header = _dicom_header(path)
     rows, columns = (int(number_of(header, name) or 0) for name in ("Rows", "Columns"))
     if not (rows and columns):
         raise RadiographError(f"{path} is a DICOM file without an image: choose another file of the study.")
-    _check_size(path, columns, rows)
+    _check_size(path, columns, rows, max_aspect)
     photometric = text_of(header, "PhotometricInterpretation") or _GREY[0]
     if photometric not in _GREY:
         raise RadiographError(f"{path} is a colour image, expected an X-ray of grey values: export the original image.")
@@ -205,14 +207,14 @@ def _choose_frame(path: Path, frames: int, frame: int | None) -> None:
         raise RadiographError(f"{path} holds {frames} frame(s), but --frame is {frame}: expected 1 to {frames}.")
 
 
-def _check_size(path: Path, width: int, height: int) -> None:
+def _check_size(path: Path, width: int, height: int, max_aspect: float) -> None:
     size = f"{path} has {width} x {height} pixels"
     if width * height > MAX_PIXELS:
         raise RadiographError(f"{size}, expected at most {MAX_PIXELS:,} in all: reduce the image.")
     if min(width, height) < MIN_SIDE:
         raise RadiographError(f"{size}, expected at least {MIN_SIDE} along each side: export a larger image.")
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise RadiographError(f"{size}, expected sides that differ by at most {MAX_ASPECT:g} : 1: crop the image.")
+    if max(width, height) > max_aspect * min(width, height):
+        raise RadiographError(f"{size}, expected sides that differ by at most {max_aspect:g} : 1: crop the image.")
 
 
 def _stretched(values: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from carm_env.actions import Move
+from carm_env.body_parts import N_BODY_PARTS
 from carm_env.landmarks import N_LANDMARKS, landmark
 from carm_env.language.control_tokens import escape_control_tokens
 from carm_env.system.errors import CArmEnvError, shortened
@@ -36,6 +37,7 @@ class Fault(str, Enum):
     FORM = "form"
     COUNT = "count"
     LANDMARK = "landmark"
+    BODY_PART = "body_part"
     NAME = "name"
     REPEATED = "repeated"
     REGION = "region"
@@ -260,7 +262,34 @@ class Question:
         _check_prose("text", self.text, MAX_REASON_CHARACTERS)
 
 
-Answer = Ranking | Pair | Box | Correction | Navigation | Question
+@dataclass(frozen=True)
+class BodyParts:
+    """The two body parts that an X-ray most likely shows.
+
+    Attributes:
+        numbers: two different numbers of body parts (`carm_env.body_parts`), the likelier first.
+
+    Raises:
+        AnswerError: the numbers are invalid.
+
+    >>> render(BodyParts((3, 14)))
+    '[3,14]'
+    """
+
+    numbers: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        _check_integers("body parts", self.numbers)
+        if len(self.numbers) != 2:
+            raise AnswerError(Fault.COUNT, f"got {len(self.numbers)} body parts, expected 2.")
+        for number in self.numbers:
+            if not 0 <= number < N_BODY_PARTS:
+                raise AnswerError(Fault.BODY_PART, f"body part is {number}, expected 0 to {N_BODY_PARTS - 1}.")
+        if self.numbers[0] == self.numbers[1]:
+            raise AnswerError(Fault.REPEATED, f"a body part is named twice in {list(self.numbers)}, expected two.")
+
+
+Answer = Ranking | Pair | Box | Correction | Navigation | Question | BodyParts
 
 
 def render(answer: Answer) -> str:
@@ -270,6 +299,8 @@ def render(answer: Answer) -> str:
         return "[" + ", ".join(f"{key}: {name}" for key, name in pairs) + "]"
     if isinstance(answer, Pair):
         return f"[{answer.landmarks[0]},{answer.landmarks[1]}]"
+    if isinstance(answer, BodyParts):
+        return f"[{answer.numbers[0]},{answer.numbers[1]}]"
     if isinstance(answer, Box):
         return "[" + ",".join(map(str, answer.corners)) + "]"
     if isinstance(answer, Correction):

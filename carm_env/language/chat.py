@@ -65,7 +65,7 @@ def question(task: str, image: NDArray[np.uint8], style: str = "full", **values:
     """Returns the messages that ask for one answer about one view.
 
     Args:
-        task: ``localize``, ``pair``, ``box`` or ``correct``.
+        task: ``localize``, ``pair``, ``box``, ``correct`` or ``body_parts``.
         image: ``(H, W)`` or ``(H, W, 1)`` uint8.
         style: style of the prompts.
         **values: values of the user prompt: ``target`` for ``box``, ``answer`` and ``feedback`` for ``correct``.

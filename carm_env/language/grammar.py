@@ -8,6 +8,7 @@
 | ``correction`` | ``<response>`` with ``<visual_reasoning>`` and ``<landmarks>[14,12]</landmarks>`` |
 | ``navigation`` | ``<output>`` with the closest landmark, and direction, extent and reason for each axis |
 | ``question`` | ``<question>`` to the operator, with ``<about>`` (a landmark) and ``<text>``; ours, instead of a move |
+| ``body_parts`` | ``[3,14]``, the two likeliest body parts, counted from 0 (`carm_env.body_parts`) |
 
 The strict reading accepts a text that is exactly one answer; otherwise an `AnswerError` names the fault. White space
 around an answer and between its tags is allowed. Nothing is unescaped and no answer nests, so length and depth are
@@ -29,6 +30,7 @@ from carm_env.actions import X_DIRECTIONS, Y_DIRECTIONS, Extent, Move
 from carm_env.landmarks import LANDMARKS, landmark
 from carm_env.language.answers import (
     AnswerError,
+    BodyParts,
     Box,
     Correction,
     Fault,
@@ -107,6 +109,10 @@ def _id_list(text: str, count: int, expected: str) -> tuple[int, ...]:
 
 def _parse_pair(text: str) -> Pair:
     return Pair(_id_list(text, 2, "[id,id]"))  # type: ignore[arg-type]
+
+
+def _parse_body_parts(text: str) -> BodyParts:
+    return BodyParts(_id_list(text, 2, "[number,number]"))  # type: ignore[arg-type]
 
 
 def _parse_box(text: str) -> Box:
@@ -192,6 +198,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "correction": _parse_correction,
     "navigation": _parse_navigation,
     "question": _parse_question,
+    "body_parts": _parse_body_parts,
 }
 ANSWER_KINDS = tuple(_PARSERS)
 
@@ -205,7 +212,7 @@ def parse(kind: str, text: str, reading: str = "strict") -> Any:
         reading: ``strict``, or ``lenient`` to score the outputs of third-party models.
 
     Returns:
-        `Ranking`, `Pair`, `Box`, `Correction`, `Navigation` or `Question`.
+        `Ranking`, `Pair`, `Box`, `Correction`, `Navigation`, `Question` or `BodyParts`.
 
     Raises:
         AnswerError: the text is not a valid answer. No text causes any other error.

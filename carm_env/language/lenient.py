@@ -19,6 +19,7 @@ from carm_env.language.answers import (
     MAX_REASON_CHARACTERS,
     MAX_REASONING_CHARACTERS,
     AnswerError,
+    BodyParts,
     Box,
     Correction,
     Fault,
@@ -121,6 +122,11 @@ def read_pair(text: str) -> Pair:
     return _single([_pair(inside) for inside in _lists(text)], lambda answer: answer.landmarks)
 
 
+def read_body_parts(text: str) -> BodyParts:
+    """Reads two body parts; names are ignored."""
+    return _single([BodyParts(_ids(inside)) for inside in _lists(text)], lambda answer: answer.numbers)  # type: ignore[arg-type]
+
+
 def read_box(text: str) -> Box:
     """Reads a region."""
     return _single([Box(_counted(inside, 4)) for inside in _lists(text)], lambda answer: answer.corners)  # type: ignore[arg-type]
@@ -133,6 +139,7 @@ LENIENT_READERS: dict[str, Callable[[str], Any]] = {
     "correction": read_correction,
     "navigation": read_navigation,
     "question": read_question,
+    "body_parts": read_body_parts,
 }
 """From a kind of answer to its reader; the text is `without_reasoning`."""
 

@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from functools import cache
 
 from carm_env.actions import X_DIRECTIONS, Y_DIRECTIONS
+from carm_env.body_parts import N_BODY_PARTS
 from carm_env.landmarks import LANDMARKS
 from carm_env.language.grammar import ANSWER_KINDS
 from carm_env.system.errors import UnknownNameError
 
 _WORD = r"[A-Za-z0-9,.;:?'()/-]+"
 _NUMBERS = {item.id: str(item.id) for item in LANDMARKS}
+_BODY_PARTS = {number: str(number) for number in range(N_BODY_PARTS)}
 _NAMES = {item.id: "|".join(map(re.escape, (item.name, *item.synonyms))) for item in LANDMARKS}
 _ENTRIES = {key: f"{key}: (?:{names})" for key, names in _NAMES.items()}
 
@@ -61,6 +63,8 @@ def answer_pattern(kind: str) -> str:
         return rf"\[{_different(_ENTRIES, ', ', 3, 1)}\]"
     if kind == "pair":
         return rf"\[{_different(_NUMBERS, ',', 2, 2)}\]"
+    if kind == "body_parts":
+        return rf"\[{_different(_BODY_PARTS, ',', 2, 2)}\]"
     if kind == "box":
         number = "(?:1000|0|[1-9][0-9]{0,2})"
         return rf"\[{number}(?:,{number}){{3}}\]"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from string import Template
 from typing import Any
 
 from carm_env.actions import MoveLattice
+from carm_env.body_parts import BODY_PARTS
 from carm_env.envs.registration import DEFAULT_TOLERANCE_MM
 from carm_env.geometry import DEFAULT_GEOMETRY, DEFAULT_ISOCENTER_DEPTH_MM
 from carm_env.landmarks import HEAD_TO_FOOT, LANDMARKS, landmark
@@ -29,6 +30,11 @@ PROMPTS = (
     "localize.system", "localize.user", "pair.system", "pair.user", "box.system", "box.user", "correct.system",
     "correct.user", "navigate.system", "navigate.user", "navigate.next", "navigate.invalid", "navigate.feedback",
 )  # fmt: skip
+"""The prompts of the C-arm's tasks, which `prompt_hash` covers."""
+BODY_PART_PROMPTS = ("body_parts.system", "body_parts.user")
+"""The prompts of the question which body parts an X-ray shows, which `body_part_prompt_hash` covers."""
+BODY_PART_PROMPT_VERSIONS = {"full": 1, "compact": 1}
+"""Version of these texts in each style."""
 NEUTRAL_FEEDBACK = "Look at the picture once more."
 WRONG_FEEDBACK = "That response is incorrect."
 _FOLDER = Path(__file__).parent / "texts"
@@ -58,7 +64,7 @@ class Prompt:
     """A prompt with ``$placeholders``.
 
     Attributes:
-        name: one of `PROMPTS`.
+        name: one of `PROMPTS` or `BODY_PART_PROMPTS`.
         style: one of `STYLES`.
         text: the text, without a final line break.
     """
@@ -77,7 +83,7 @@ def prompt(name: str, style: str = "full") -> Prompt:
     """Loads a prompt.
 
     Args:
-        name: one of `PROMPTS`.
+        name: one of `PROMPTS` or `BODY_PART_PROMPTS`.
         style: one of `STYLES`.
 
     Raises:
@@ -86,8 +92,9 @@ def prompt(name: str, style: str = "full") -> Prompt:
     >>> prompt("box.user").fill(target="Carina")
     'Mark the region of this landmark: Carina'
     """
-    if name not in PROMPTS:
-        raise UnknownNameError("prompt", name, PROMPTS)
+    names = (*PROMPTS, *BODY_PART_PROMPTS)
+    if name not in names:
+        raise UnknownNameError("prompt", name, names)
     if style not in STYLES:
         raise UnknownNameError("style of prompts", style, STYLES)
     return Prompt(name, style, (_FOLDER / style / f"{name}.txt").read_text(encoding="utf-8").rstrip("\n"))
@@ -99,7 +106,7 @@ def system_prompt(
     """Returns the complete system prompt of a task.
 
     Args:
-        task: ``localize``, ``pair``, ``box``, ``correct`` or ``navigate``.
+        task: ``localize``, ``pair``, ``box``, ``correct``, ``navigate`` or ``body_parts``.
         style: one of `STYLES`.
         lattice: the moves of the environment.
         facts: facts about the task.
@@ -109,7 +116,7 @@ def system_prompt(
     order = ", ".join(landmark(key).name for key in HEAD_TO_FOOT)
     return prompt(f"{task}.system", style).fill(
         landmarks=landmark_table(), order=order, small=small, moderate=moderate, large=large,
-        width=f"{facts.field_of_view_mm:.0f}", tolerance=f"{facts.tolerance_mm:g}",
+        width=f"{facts.field_of_view_mm:.0f}", tolerance=f"{facts.tolerance_mm:g}", body_parts=body_part_table(),
     )  # fmt: skip
 
 
@@ -118,8 +125,22 @@ def landmark_table() -> str:
     return "\n".join(f"{item.id}: {', '.join((item.name, *item.synonyms))}" for item in LANDMARKS)
 
 
+def body_part_table() -> str:
+    """Returns the body parts with their numbers, one per line."""
+    return "\n".join(f"{number}: {name}" for number, name in enumerate(BODY_PARTS))
+
+
 def prompt_hash(style: str = "full") -> str:
-    """Returns the hash of all prompts of a style and the names of the landmarks."""
-    texts = {name: prompt(name, style).text for name in PROMPTS}
-    whole = json.dumps([PROMPT_VERSIONS[style], texts, landmark_table()], sort_keys=True)
+    """Returns the hash of all prompts of a style for the C-arm's tasks and the names of the landmarks."""
+    return _hash(PROMPT_VERSIONS[style], PROMPTS, style, landmark_table())
+
+
+def body_part_prompt_hash(style: str = "full") -> str:
+    """Returns the hash of the prompts of a style that ask for body parts and the names of these."""
+    return _hash(BODY_PART_PROMPT_VERSIONS[style], BODY_PART_PROMPTS, style, body_part_table())
+
+
+def _hash(version: int, names: Sequence[str], style: str, table: str) -> str:
+    texts = {name: prompt(name, style).text for name in names}
+    whole = json.dumps([version, texts, table], sort_keys=True)
     return hashlib.sha256(whole.encode()).hexdigest()[:_HASH_DIGITS]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from carm_env.actions import X_DIRECTIONS, Y_DIRECTIONS, Extent
+from carm_env.body_parts import N_BODY_PARTS
 from carm_env.landmarks import LANDMARKS, N_LANDMARKS
 from carm_env.language.answers import BOX_SCALE
 from carm_env.system.errors import UnknownNameError
@@ -18,6 +19,14 @@ _EXTENT = {"type": "string", "enum": [extent.value for extent in Extent]}
 _PROPERTIES: dict[str, dict[str, Any]] = {
     "ranking": {"landmarks": {"type": "array", "items": _ID, "minItems": 1, "maxItems": 3}},
     "pair": {"landmarks": {"type": "array", "items": _ID, "minItems": 2, "maxItems": 2}},
+    "body_parts": {
+        "body_parts": {
+            "type": "array",
+            "items": {"type": "integer", "minimum": 0, "maximum": N_BODY_PARTS - 1},
+            "minItems": 2,
+            "maxItems": 2,
+        }
+    },
     "box": {
         "box": {
             "type": "array",

@@ -200,7 +200,7 @@ def out_of_memory_on_a_cpu(*arguments, **options):
 def test_out_of_memory_is_explained(quick, tmp_path, monkeypatch, capsys, fault, function):
     monkeypatch.setattr(function, fault)
     assert cnn.main([*quick, "--output_dir", str(tmp_path / "x"), "--epochs", "1"]) == 2
-    advice = "take fewer views, or a smaller" if function == "training.cnn.predict" else "set --batch-size 16"
+    advice = "take fewer images, or a smaller" if function == "training.cnn.predict" else "set --batch-size 16"
     assert "out of memory: " in (message := capsys.readouterr().err) and advice in message
 
 

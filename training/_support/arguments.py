@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM
+from carm_env.geometry import DEFAULT_GEOMETRY, DEFAULT_ISOCENTER_DEPTH_MM
 from carm_env.landmarks import landmark
 from carm_env.randomization.draw import DomainRandomization
 from carm_env.system.errors import UnknownNameError
@@ -99,17 +99,16 @@ class ViewArguments(DepthArguments):
 
 
 @dataclass(frozen=True)
-class NetworkArguments(ViewArguments):
+class FitArguments:
     """Training of a network by `training._support.fit.fit_network`.
 
     Attributes:
-        calibration: patients for early stopping and for the calibration of conformal regions
         output_dir: folder of the checkpoint, the training state and the rendered views
         architecture: name in `policies.networks.ARCHITECTURES`
         image_size: side of the images, pixels; 0 for the default of the architecture
-        epochs: passes over all training views
+        epochs: passes over all training images
         max_steps: stop after this number of optimizer steps, and build and render only what they need; 0 for no limit
-        batch_size: views per optimizer step, over all processes
+        batch_size: images per optimizer step, over all processes
         learning_rate: peak of the learning-rate schedule
         weight_decay: weight decay of AdamW
         noise: maximum std of the noise added to images, in units of the network's input; views have their own noise
@@ -123,7 +122,6 @@ class NetworkArguments(ViewArguments):
         json: file to write the results to
     """
 
-    calibration: str = "standard/calibration"
     output_dir: str = ""
     architecture: str = "small_contrast"
     image_size: int = 0
@@ -144,7 +142,6 @@ class NetworkArguments(ViewArguments):
 
     def check(self) -> None:
         """Raises ValueError for a wrong value."""
-        self.view_options("train", 128)
         if self.architecture not in ARCHITECTURES:
             raise UnknownNameError("architecture", self.architecture, ARCHITECTURES)
         if self.report_to not in REPORTS:
@@ -163,11 +160,37 @@ class NetworkArguments(ViewArguments):
             raise ValueError(f"learning_rate is {self.learning_rate}, expected between 0 and 1.")
 
     @property
+    def field_of_view_mm(self) -> float:
+        """Length that an image shows in the middle of the body, which sets the size of its deformations, mm."""
+        return DEFAULT_GEOMETRY.field_of_view_at_mm(DEFAULT_ISOCENTER_DEPTH_MM)
+
+    @property
     def size(self) -> int:
         """Side of the images, pixels."""
         return self.image_size or ARCHITECTURES[self.architecture].image_size
 
     @property
-    def max_views(self) -> int | None:
-        """Number of training views that `max_steps` needs; None without a limit."""
+    def max_images(self) -> int | None:
+        """Number of training images that `max_steps` needs; None without a limit."""
         return self.max_steps * self.batch_size or None
+
+
+@dataclass(frozen=True)
+class NetworkArguments(FitArguments, ViewArguments):
+    """Training of a network on views of patients.
+
+    Attributes:
+        calibration: patients for early stopping and for the calibration of conformal regions
+    """
+
+    calibration: str = "standard/calibration"
+
+    def check(self) -> None:
+        """Raises ValueError for a wrong value."""
+        self.view_options("train", 128)
+        super().check()
+
+    @property
+    def field_of_view_mm(self) -> float:
+        """Length that the views show in the middle of the body, mm."""
+        return DEFAULT_GEOMETRY.field_of_view_at_mm(self.isocenter_depth_mm)

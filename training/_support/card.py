@@ -13,8 +13,11 @@ from carm_env.system.versions import package_versions, used_packages
 
 _PATHS = (
     "--output-dir", "--out", "--init-members", "--warm-start", "--backbone", "--dataset", "--regressor",
-    "--hyperparameters", "--json", "--resume", "--resume-from-checkpoint",
+    "--hyperparameters", "--json", "--resume", "--resume-from-checkpoint", "--data", "--split",
 )  # fmt: skip
+VIRTUAL_DATA = "virtual patients of carm-env, all made from one skeleton model; no images of people"
+VIRTUAL_LIMITS = """Results on virtual patients say nothing about people. The model knows frontal views, the default
+geometry of the C-arm, and adults with complete anatomy."""
 _PACKAGES = ("carm-env", "numpy")
 
 
@@ -48,6 +51,11 @@ def model_card(
     config: Mapping[str, object],
     figures: Mapping[str, float],
     minutes: float,
+    *,
+    data: str = VIRTUAL_DATA,
+    limits: str = VIRTUAL_LIMITS,
+    weights_license: str = "mit",
+    task: str = "landmark-localization",
 ) -> str:
     """Writes a Hugging Face model card.
 
@@ -59,11 +67,15 @@ def model_card(
         config: config of the checkpoint.
         figures: results on patients that were never trained on; may be empty.
         minutes: duration of the training.
+        data: what it was trained on.
+        limits: what the results do not say.
+        weights_license: license of the weights, as an identifier of the Hugging Face hub.
+        task: tag of the task.
     """
     header = {
         "library_name": "carm-env",
-        "license": "mit",
-        "tags": ["x-ray", "c-arm", "medical", "landmark-localization"],
+        "license": weights_license,
+        "tags": ["x-ray", "c-arm", "medical", task],
     }
     rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in figures.items())
     table = f"\n| metric, on patients never trained on | |\n|---|---|\n{rows}\n" if figures else ""
@@ -78,13 +90,12 @@ def model_card(
 
 {description} **Research use only, not a medical device.**
 
-- data: virtual patients of carm-env, all made from one skeleton model; no images of people
+- data: {data}
 - command: `{shown_command(script, words)}`
 - {settings}
 - {minutes:.0f} minutes on {machine()}, {datetime.date.today().isoformat()}, {packages}
 {table}
 ## Limits
 
-Results on virtual patients say nothing about people. The model knows frontal views, the default geometry of the C-arm,
-and adults with complete anatomy.
+{limits}
 """

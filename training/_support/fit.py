@@ -18,13 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from carm_env.geometry import DEFAULT_GEOMETRY
 from carm_env.system.errors import MissingExtraError
 from carm_env.system.extras import optional_imports
 from carm_env.views.read import ViewImages
 from policies.images import batches
 from policies.networks import as_input
-from training._support.arguments import NetworkArguments
+from training._support.arguments import FitArguments
 from training._support.augmentation import Deformations, vary_grey_values
 from training._support.processes import TrainingError, explain_out_of_memory, smaller_batches
 from training._support.training_state import TrainingState
@@ -57,13 +56,13 @@ class Objective:
 
 
 def fit_network(
-    network: nn.Module, images: ViewImages, objective: Objective, arguments: NetworkArguments, folder: Path
+    network: nn.Module, images: ViewImages, objective: Objective, arguments: FitArguments, folder: Path
 ) -> float:
     """Trains a network and leaves the weights of its best epoch in it.
 
     Args:
         network: the network, changed in place.
-        images: ``(n, s, s)`` uint8 training views.
+        images: ``(n, s, s)`` uint8 training images.
         objective: loss and metrics.
         arguments: settings of the training.
         folder: folder of the training state.
@@ -97,14 +96,14 @@ class _Training:
     """One training of a network, epoch by epoch."""
 
     def __init__(
-        self, network: nn.Module, images: ViewImages, objective: Objective, arguments: NetworkArguments, folder: Path
+        self, network: nn.Module, images: ViewImages, objective: Objective, arguments: FitArguments, folder: Path
     ) -> None:
         self._images, self._objective, self._arguments = images, objective, arguments
-        self._field_of_view_mm = DEFAULT_GEOMETRY.field_of_view_at_mm(arguments.isocenter_depth_mm)
+        self._field_of_view_mm = arguments.field_of_view_mm
         self._steps_per_epoch = len(images) // arguments.batch_size
         if self._steps_per_epoch == 0:
             raise ValueError(
-                f"{len(images)} views are fewer than one batch of {arguments.batch_size}: set a smaller --batch-size."
+                f"{len(images)} images are fewer than one batch of {arguments.batch_size}: set a smaller --batch-size."
             )
         self._total_steps = self._steps_per_epoch * arguments.epochs
         if arguments.max_steps:

@@ -10,10 +10,10 @@ from typing import TypeVar
 
 from carm_env.evaluation.provenance import save_measurement
 from carm_env.system.command_line import INTERRUPTED, run_script
-from training._support.arguments import NetworkArguments
+from training._support.arguments import FitArguments
 from training._support.processes import end_processes, explain_out_of_memory, is_main_process, one_training
 
-Arguments = TypeVar("Arguments", bound=NetworkArguments)
+Arguments = TypeVar("Arguments", bound=FitArguments)
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,12 @@ class TrainingResult:
     Attributes:
         test: metrics on the test patients, which were never trained on; empty if they were not evaluated.
         training: duration, loss and the like.
+        about: what was trained on or asked, for the file of results.
     """
 
     test: Mapping[str, float] = field(default_factory=dict)
     training: Mapping[str, float] = field(default_factory=dict)
+    about: Mapping[str, str] = field(default_factory=dict)
 
 
 def print_result(result: TrainingResult) -> None:
@@ -60,12 +62,14 @@ def run_training(
         # Not in __post_init__: tyro would wrap the message.
         arguments.check()
         with one_training(Path(arguments.output_dir), "--output-dir"):
-            with explain_out_of_memory("take fewer views, or a smaller --architecture"):
+            with explain_out_of_memory("take fewer images, or a smaller --architecture"):
                 result = train(arguments, words)
             if is_main_process():
                 print_result(result)
                 if arguments.json:
-                    save_measurement(Path(arguments.json), {**result.test, **result.training}, arguments.seed)
+                    save_measurement(
+                        Path(arguments.json), {**result.about, **result.test, **result.training}, arguments.seed
+                    )
                 print(f"\npolicy: {policy}:{arguments.output_dir}/checkpoint", flush=True)
         end_processes()
 

@@ -11,11 +11,20 @@ from torch import nn
 
 from carm_env.system.files import atomic_write
 from policies.checkpoint import CheckpointError, fill_network, with_module_names
-from training._support.arguments import NetworkArguments, ViewArguments
+from training._support.arguments import FitArguments, ViewArguments
 
-_IGNORED = {"calibration", "output_dir", "members", "init_members", "report_to", "resume", "evaluate", "json"} | {
-    field.name for field in fields(ViewArguments)
-}
+_IGNORED = {
+    "calibration",
+    "data",
+    "evaluate",
+    "init_members",
+    "json",
+    "members",
+    "output_dir",
+    "report_to",
+    "resume",
+    "split",
+} | {field.name for field in fields(ViewArguments)}
 """Arguments that may differ when a training is resumed; the views are compared by their fingerprint."""
 _FORMER_NAMES = {"soften_mm": "label_smoothing_mm", "eye": "warm_start"}
 
@@ -29,7 +38,7 @@ class TrainingState:
         views: `views_fingerprint` of the views.
     """
 
-    def __init__(self, folder: Path, arguments: NetworkArguments, views: str) -> None:
+    def __init__(self, folder: Path, arguments: FitArguments, views: str) -> None:
         self._path = folder / "state.pt"
         self._arguments = {name: value for name, value in asdict(arguments).items() if name not in _IGNORED}
         self._arguments["views"] = views

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from carm_env.patients.catalogue import expand_patients
 from carm_env.patients.separation import TRAINED_ON, check_separate, check_trainable
 from carm_env.randomization.naming import with_scans
-from carm_env.views.read import ViewArrays, read_description, read_views
+from carm_env.views.read import ViewArrays, ViewImages, read_description, read_views
 from carm_env.views.write import write_view_dataset
 from training._support.arguments import DepthArguments, NetworkArguments, ViewArguments
 
@@ -110,7 +111,7 @@ def check_model_depth(arguments: DepthArguments, model: Any, name: str) -> None:
 
 def load_split(arguments: NetworkArguments, split: str) -> ViewArrays:
     """Loads the views of a split in the image size of the network; see `load_views`."""
-    views = load_views(arguments, split, Path(arguments.output_dir), arguments.size, arguments.max_views)
+    views = load_views(arguments, split, Path(arguments.output_dir), arguments.size, arguments.max_images)
     if views.images.shape[1] != arguments.size:
         raise ValueError(
             f"{arguments.dataset} holds views of {views.images.shape[1]} pixels, but the network expects "
@@ -121,9 +122,14 @@ def load_split(arguments: NetworkArguments, split: str) -> ViewArrays:
 
 def views_fingerprint(*splits: ViewArrays) -> str:
     """Returns the SHA-256 of the labels of views and of some of their images."""
+    return images_fingerprint(*((views.images, views.displacement_mm) for views in splits))
+
+
+def images_fingerprint(*splits: tuple[ViewImages, NDArray[Any]]) -> str:
+    """Returns the SHA-256 of some of the images ``(n, s, s)`` of each split, and of their labels ``(n, ..)``."""
     digest = hashlib.sha256()
-    for views in splits:
-        some = views.images[:: max(len(views) // _HASHED_IMAGES, 1)]
-        for part in (some, views.displacement_mm):
+    for images, labels in splits:
+        some = images[:: max(len(images) // _HASHED_IMAGES, 1)]
+        for part in (some, labels):
             digest.update(f"{part.shape}".encode() + np.ascontiguousarray(part).tobytes())
     return digest.hexdigest()

@@ -13,7 +13,16 @@ from carm_env.landmarks import HEAD_TO_FOOT, N_LANDMARKS, landmark
 from carm_env.language import AnswerError, Fault, Navigation, Question, render
 from carm_env.language.chat import ChatCArm, Conversation, check_feedback, image_part, question
 from carm_env.language.grammar import parse_step
-from carm_env.language.prompts import PROMPTS, STYLES, TaskFacts, prompt, prompt_hash, system_prompt
+from carm_env.language.prompts import (
+    BODY_PART_PROMPTS,
+    PROMPTS,
+    STYLES,
+    TaskFacts,
+    body_part_prompt_hash,
+    prompt,
+    prompt_hash,
+    system_prompt,
+)
 from carm_env.patient import Patient
 from carm_env.patients.catalogue import load_patient
 from carm_env.system.errors import UnknownNameError
@@ -167,10 +176,11 @@ def test_all_prompts_can_be_filled(style):
     question("pair", image, style)
     question("box", image, style, target="Carina")
     question("correct", image, style, answer="[1,2]", feedback="No.")
-    for name in PROMPTS:
+    assert "21" in texts(question("body_parts", image, style))[0] or style == "compact"
+    for name in (*PROMPTS, *BODY_PART_PROMPTS):
         assert prompt(name, style).text
     assert "$" not in system_prompt("navigate", style)
-    assert prompt_hash("full") != prompt_hash("compact")
+    assert len({*map(prompt_hash, STYLES), *map(body_part_prompt_hash, STYLES)}) == 4
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from carm_env.language.answers import AnswerError, Navigation, quoted, render
 from carm_env.language.chat import MAX_TURN_FEEDBACK_CHARACTERS, Conversation, check_feedback, question
 from carm_env.language.control_tokens import escape_control_tokens, find_control_token
 from carm_env.language.prompts import (
+    BODY_PART_PROMPTS,
     NEUTRAL_FEEDBACK,
     PROMPTS,
     STYLES,
@@ -66,8 +67,8 @@ def test_ordinary_text_passes_unchanged(text):
 
 @pytest.mark.parametrize("style", STYLES)
 def test_our_own_prompts_hold_no_control_token(style):
-    whole = [prompt(name, style).text for name in PROMPTS] + [landmark_table()]
-    whole += [system_prompt(task, style) for task in ("localize", "pair", "box", "correct", "navigate")]
+    whole = [prompt(name, style).text for name in (*PROMPTS, *BODY_PART_PROMPTS)] + [landmark_table()]
+    whole += [system_prompt(task, style) for task in ("localize", "pair", "box", "correct", "navigate", "body_parts")]
     assert not any(map(find_control_token, whole))
 
 

@@ -11,6 +11,7 @@ from carm_env.landmarks import LANDMARKS, N_LANDMARKS, landmark
 from carm_env.language import (
     ANSWER_KINDS,
     AnswerError,
+    BodyParts,
     Box,
     Correction,
     Fault,
@@ -43,6 +44,8 @@ def answers(draw):
     pair = tuple(draw(st.lists(ids, min_size=2, max_size=2, unique=True)))
     if kind == "pair":
         return kind, Pair(pair)
+    if kind == "body_parts":
+        return kind, BodyParts(tuple(draw(st.lists(st.integers(0, 21), min_size=2, max_size=2, unique=True))))
     if kind == "box":
         left, right = sorted(draw(st.lists(st.integers(0, 1000), min_size=2, max_size=2, unique=True)))
         top, bottom = sorted(draw(st.lists(st.integers(0, 1000), min_size=2, max_size=2, unique=True)))
@@ -66,7 +69,7 @@ def test_answers_round_trip(drawn, space):
 def test_the_lenient_reading_accepts_valid_answers_in_other_text(drawn):
     kind, answer = drawn
     read = parse(kind, f"Sure!\n```xml\n{render(answer)}\n```\nDone", reading="lenient")
-    for field in ("landmarks", "corners", "context", "move", "about"):
+    for field in ("landmarks", "corners", "context", "move", "about", "numbers"):
         assert getattr(read, field, None) == getattr(answer, field, None)
 
 
@@ -111,6 +114,13 @@ STEP = render(Navigation(11, Move(1, -2), "It lies there.", "It lies below."))
         ("navigation", STEP.replace("Carina", "-1"), Fault.LANDMARK),
         ("navigation", STEP.replace("Carina", "S\u212aull"), Fault.LANDMARK),
         ("pair", "[010,011]", Fault.FORM),
+        ("body_parts", "[3,22]", Fault.BODY_PART),
+        ("body_parts", "[3,3]", Fault.REPEATED),
+        ("body_parts", "[3]", Fault.COUNT),
+        ("body_parts", "[3, 14]", Fault.FORM),
+        ("body_parts", "[3,-1]", Fault.FORM),
+        ("body_parts", "[03,14]", Fault.FORM),
+        ("body_parts", "[3,14][0,1]", Fault.SEVERAL),
         ("box", "[0007,0009,0010,0011]", Fault.FORM),
         ("ranking", "[0001: Skull, 010: T1]", Fault.FORM),
         ("navigation", STEP.replace("<extent_x>SMALL", "<extent_x>NONE"), Fault.MOVE),

@@ -132,6 +132,11 @@ def test_unreadable_pairs(text: str) -> None:
         parse("pair", text, "lenient")
 
 
+@pytest.mark.parametrize("text", ["The chest: [3, 0].", "[3: Chest, 0: Abdomen]", '{"body_parts": [3, 0]}'])
+def test_body_parts_are_read_with_names_and_other_text(text: str) -> None:
+    assert parse("body_parts", text, "lenient").numbers == (3, 0)
+
+
 def test_both_readings_agree_on_a_strictly_valid_answer() -> None:
     assert parse("navigation", STEP, "lenient") == parse("navigation", STEP)
     assert parse("pair", "[10,11]", "lenient") == Pair((10, 11))

@@ -1,0 +1,1 @@
+"""Data sets of X-rays of people with labels of body parts, which users bring: UNIFESP and MURA."""
