@@ -13,6 +13,9 @@ CONFIDENCE = 0.95
 MIN_PATIENTS = 5
 """Fewest patients whose interval is shown: with fewer, their number says too little about other patients."""
 
+_NO_SPREAD = 1e-24
+"""Variances of rounding errors."""
+
 
 class Estimate(NamedTuple):
     """A mean with its confidence interval.
@@ -100,6 +103,25 @@ def mean_interval(values: ArrayLike, clusters: Sequence[str]) -> tuple[float, fl
         groups = [pooled[i : i + 1] for i in range(len(pooled))]
     half = _t(len(groups), len(pooled)) * np.sqrt(_clustered_variance(groups))
     return float(pooled.mean() - half), float(pooled.mean() + half)
+
+
+def mean_p_value(values: ArrayLike, clusters: Sequence[str]) -> float | None:
+    """Returns the two-sided p value of the hypothesis that a mean is 0: it is below 0.05 if `mean_interval` excludes 0.
+
+    Args:
+        values: ``(n,)``.
+        clusters: cluster of each value.
+
+    Returns:
+        The p value; None for one cluster. If the clusters do not differ, 1 for a mean of 0 and 0 for any other.
+    """
+    groups = _by_cluster(values, clusters)
+    if len(groups) < 2:
+        return None
+    mean, variance = float(np.concatenate(groups).mean()), _clustered_variance(groups)
+    if variance <= _NO_SPREAD:
+        return float(abs(mean) <= _NO_SPREAD)
+    return float(2 * stats.t.sf(abs(mean) / np.sqrt(variance), len(groups) - 1))
 
 
 def bootstrap_interval(

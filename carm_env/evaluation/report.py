@@ -11,7 +11,7 @@ import numpy as np
 from carm_env.evaluation.episode_metrics import episode_scores, success_by, success_curves
 from carm_env.evaluation.intervals import MIN_PATIENTS, mean_interval, proportion_interval
 from carm_env.evaluation.results import EpisodeResult, by_policy_and_suite
-from carm_env.evaluation.ties import power_note, success_contrasts, tie_groups
+from carm_env.evaluation.ties import power_note, success_differences, tie_groups
 from carm_env.system.files import content_hash
 
 Scores = dict[str, dict[str, dict[str, Any]]]
@@ -81,23 +81,21 @@ def paired_differences(results: Sequence[EpisodeResult]) -> list[dict[str, Any]]
 
     `p_holm` is corrected for the number of pairs of the suite; ``better`` is None for a tie.
     """
-    rows = []
-    for suite, groups in _by_suite(results).items():
-        for found in success_contrasts(groups):
-            rows.append(
-                {
-                    "suite": suite,
-                    "first": found.first,
-                    "second": found.second,
-                    "episodes": found.episodes,
-                    "patients": found.patients,
-                    "success_difference": found.difference,
-                    "interval": None if found.interval is None else list(found.interval),
-                    "p_holm": found.p_holm,
-                    "better": found.better,
-                }
-            )
-    return rows
+    return [
+        {
+            "suite": suite,
+            "first": found.first,
+            "second": found.second,
+            "episodes": found.episodes,
+            "patients": found.patients,
+            "success_difference": found.difference,
+            "interval": list(found.interval),
+            "p_holm": found.p_holm,
+            "better": found.better,
+        }
+        for suite, groups in _by_suite(results).items()
+        for found in success_differences(groups)
+    ]
 
 
 def _by_suite(results: Sequence[EpisodeResult]) -> dict[str, dict[str, list[EpisodeResult]]]:
@@ -256,7 +254,7 @@ def _differences_table(differences: Sequence[Mapping[str, Any]]) -> str:
             f"{100 * row['success_difference']:+.0f}",
             _difference_interval(row),
             p_cell(row["p_holm"]),
-            plain_text(row["better"] or "tie"),
+            plain_text(row["better"] or ("-" if row["p_holm"] is None else "tie")),
         )
         for row in differences
     ]
@@ -267,8 +265,6 @@ def _differences_table(differences: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _difference_interval(row: Mapping[str, Any]) -> str:
-    if row["interval"] is None:
-        return "-"
     low, high = (100 * bound for bound in row["interval"])
     return interval_cell((low, high), row["patients"], "no spread" if low == high else "{:+.0f} to {:+.0f}")
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carm_env.evaluation.ties import patients_needed, power_note, success_contrasts, tie_groups
+from carm_env.evaluation.intervals import mean_interval, mean_p_value
+from carm_env.evaluation.ties import patients_needed, power_note, success_differences, tie_groups
 
 NAMES = tuple("stuvw")
 
@@ -38,13 +39,29 @@ def test_differences_are_corrected_for_the_number_of_pairs(make_result):
         ]
 
     groups = {"good": group("good", [True] * 16), "bad": group("bad", [False] * 16), "also": group("also", [True] * 16)}
-    found = {(one.first, one.second): one for one in success_contrasts(groups)}
-    assert found["good", "bad"].p_value == pytest.approx(2 / 2**8)
-    assert found["good", "bad"].p_holm == pytest.approx(3 * 2 / 2**8)
-    assert found["good", "bad"].better == "good"
-    assert found["good", "also"].better is None
+    found = {(one.first, one.second): one for one in success_differences(groups)}
+    assert found["good", "bad"].p_holm == 0 and found["good", "bad"].better == "good"
+    assert found["good", "also"].p_holm == 1 and found["good", "also"].better is None
     assert power_note(groups) is None
-    assert success_contrasts({"good": groups["good"]}) == []
+    assert success_differences({"good": groups["good"]}) == []
+    mixed = group("mixed", [number % 8 > 1 for number in range(16)])
+    p_value = mean_p_value([1.0 - one.success for one in mixed], [one.patient for one in mixed])
+    pairs = {**groups, "mixed": mixed}
+    of_mixed = {(one.first, one.second): one for one in success_differences(pairs)}["good", "mixed"]
+    # Of six pairs, three are without spread and of the lowest p values; the three of `mixed` follow.
+    assert of_mixed.p_holm == pytest.approx(min(1.0, 3 * p_value), rel=0.5) and of_mixed.p_holm > p_value
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from([-1.0, 0.0, 1.0])), min_size=2, max_size=30))
+def test_a_p_value_below_5_percent_belongs_to_an_interval_without_0(values):
+    patients, numbers = zip(*values, strict=True)
+    p_value = mean_p_value(numbers, patients)
+    if p_value is None:
+        assert len(set(patients)) == 1
+        return
+    low, high = mean_interval(numbers, patients)
+    if abs(low) > 1e-9 and abs(high) > 1e-9:
+        assert (p_value < 0.05) == (not low <= 0 <= high)
 
 
 def test_the_number_of_patients_shows_the_difference_as_often_as_it_says():
