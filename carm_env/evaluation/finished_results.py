@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from carm_env.evaluation.board import Board, Source, board_of
 from carm_env.evaluation.pairing import is_same_start
@@ -25,6 +26,10 @@ from carm_env.system.files import content_hash, file_hash
 
 _SHOWN = 8
 _CUSTOM = "-custom"
+_OF_THE_MACHINE = ("run", "latency_ms", "prompt_tokens", "tokens", "cost", "error")
+"""Fields that may differ between two runs of one policy in one episode."""
+_SERVER_MODEL = "server_model"
+"""Fact of `carm_env.chat_models.policy.ChatPolicy` that the server states, if it answers at all."""
 
 
 class ContradictionError(CArmEnvError, ValueError):
@@ -187,24 +192,34 @@ def _without_repetitions(lines: Sequence[_Line]) -> tuple[list[_Line], list[str]
 
 
 def _is_same_episode(a: EpisodeResult, b: EpisodeResult) -> bool:
-    # Times and machines may differ.
-    return (a.moves, a.outcome, a.exposures, a.prompts, a.settings) == (
-        b.moves, b.outcome, b.exposures, b.prompts, b.settings
-    )  # fmt: skip
+    return not _differing_fields(a, b)
+
+
+def _differing_fields(a: EpisodeResult, b: EpisodeResult) -> list[str]:
+    """Returns the fields of two results of one episode that differ although one policy gives equal values."""
+    first, second = ({**dataclasses.asdict(one), "settings": _chosen_settings(one)} for one in (a, b))
+    return [name for name in first if name not in _OF_THE_MACHINE and first[name] != second[name]]
+
+
+def _chosen_settings(result: EpisodeResult) -> dict[str, Any]:
+    return {name: value for name, value in result.settings.items() if name != _SERVER_MODEL}
 
 
 def _contradictions(lines: Sequence[_Line]) -> Iterator[str]:
-    yield from _pairs_that_differ(
-        lines,
-        lambda one: one.key,
-        lambda one: (one.moves, one.outcome, one.exposures),
-        "are of {0.policy} in episode {0.episode} of {0.suite} with seed {0.seed}, but have different moves: keep one "
-        "run, or name a file with NAME=FILE",
-    )
+    first: dict[object, _Line] = {}
+    for line in lines:
+        one = line.result
+        before = first.setdefault(one.key, line)
+        if before is not line:
+            yield (
+                f"{before.where}, and {line.where}, are of {one.policy} in episode {one.episode} of {one.suite} with "
+                f"seed {one.seed}, but differ in {', '.join(_differing_fields(before.result, one))}: keep one run, or "
+                "name a file with NAME=FILE."
+            )
     yield from _pairs_that_differ(
         lines,
         lambda one: one.policy,
-        lambda one: content_hash([one.prompts, one.settings, sorted(one.privileged_info)]),
+        lambda one: content_hash([one.prompts, _chosen_settings(one), sorted(one.privileged_info)]),
         "are of two policies called {0.policy!r} with different settings, prompts or knowledge: name one of the files "
         "with NAME=FILE",
     )
@@ -263,6 +278,9 @@ def _notes(results: Sequence[EpisodeResult], known: Mapping[str, Suite]) -> Iter
     for (policy, suite), group in by_policy_and_suite(results).items():
         if suite in known:
             yield from (f"{policy}: {fault}" for fault in completeness_faults(known[suite], group))
+        models = sorted({str(result.settings[_SERVER_MODEL]) for result in group if _SERVER_MODEL in result.settings})
+        if len(models) > 1:
+            yield f"{policy} on {suite}: the server answered with different models ({', '.join(models)})."
     for suite in dict.fromkeys(result.suite for result in results):
         if suite not in known:
             yield f"{suite} was drawn on chosen patients, so that its hash is not that of a file and was not checked."

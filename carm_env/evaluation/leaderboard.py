@@ -219,7 +219,8 @@ def _run(
         if status == 0 and arguments.figures:
             _draw(arguments, suites, shown)
         if arguments.html is not None:
-            save_site(arguments.html, board_of(shown, suites), parts(), arguments.transcripts)
+            with drawing("the web page"):
+                save_site(arguments.html, board_of(shown, suites), parts(), arguments.transcripts)
         names = sorted(item.name for item in arguments.out.iterdir() if not item.name.startswith("."))
         print(f"Written to {arguments.out}/: {', '.join(names)}")
     if arguments.transcripts is not None:

@@ -70,10 +70,10 @@ def dose_curves(groups: Groups, series: Mapping[str, Series]) -> str:
 def start_bins(results: Sequence[EpisodeResult]) -> list[tuple[float, float]]:
     """Returns ranges of start distances, mm, with about as many episodes each; fewer if the distances hardly vary."""
     distances = [result.initial_distance_mm for result in results]
-    edges = np.unique(np.round(np.quantile(distances, np.linspace(0, 1, N_BINS + 1)), -1))
-    edges[0], edges[-1] = np.floor(min(distances)), np.ceil(max(distances)) + 1
-    edges = np.unique(edges)
-    return [(float(low), float(high)) for low, high in zip(edges, edges[1:], strict=False)]
+    first, last = float(np.floor(min(distances))), float(np.ceil(max(distances))) + 1
+    inner = np.unique(np.round(np.quantile(distances, np.linspace(0, 1, N_BINS + 1)[1:-1]), -1))
+    edges = [first, *(float(edge) for edge in inner if first < edge < last - 1), last]
+    return list(zip(edges, edges[1:], strict=False))
 
 
 def bin_names(bins: Sequence[tuple[float, float]]) -> list[str]:

@@ -221,10 +221,11 @@ def _pair_cell(
     interval = known_interval(pair["interval"], patients)
     bounds = None if interval is None else sorted(100 * sign * bound for bound in interval)
     text = "" if bounds is None else f"<br><small>{_signed(bounds[0])} to {_signed(bounds[1])}</small>"
-    is_tie = pair["better"] is None if "better" in pair else bounds is None or bounds[0] <= 0 <= bounds[1]
+    is_tie = pair["better"] is None if "better" in pair else bounds is not None and bounds[0] <= 0 <= bounds[1]
     difference = 100 * sign * pair["success_difference"]
-    mark = '<br><span class="tie">tie</span>' if is_tie else ""
-    return f'<td class="n{"" if is_tie else " better"}"><b>{_signed(difference)}</b>{text}{mark}</td>'
+    # Without an interval nothing is known, not even a tie.
+    mark = '<br><span class="tie">tie</span>' if is_tie and bounds is not None else ""
+    return f'<td class="n{"" if is_tie or bounds is None else " better"}"><b>{_signed(difference)}</b>{text}{mark}</td>'
 
 
 def _signed(points: float) -> str:
