@@ -108,7 +108,8 @@ def _check_pair(where: str, pair: Any, scores: Scores) -> None:
     fine = (
         isinstance(pair, dict)
         and all(isinstance(pair.get(name), str) for name in ("suite", "first", "second"))
-        and type(pair.get("episodes")) is int
+        and all(type(pair.get(name, 1)) is int for name in ("episodes", "patients"))
+        and "episodes" in pair
         and _is_number(pair.get("success_difference"), -1.0, 1.0)
         and (pair.get("interval") is None or _is_interval(pair["interval"]))
         and (pair.get("p_holm") is None or _is_number(pair["p_holm"], 0.0, 1.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -37,10 +38,7 @@ def _stairs(steps: Sequence[tuple[float, float]], start: float, end: float) -> l
 
 def _curve(groups: Groups, series: Mapping[str, Series], title: str, axis: str, field: str, unit: str) -> str:
     values = {name: [float(getattr(result, field)) for result in group] for name, group in groups.items()}
-    ends = {}
-    for name, group in groups.items():
-        steps = success_by(values[name], [result.success for result in group])
-        ends[name] = steps
+    ends = {name: success_by(values[name], [result.success for result in group]) for name, group in groups.items()}
     # Nothing is solved any more further to the right.
     high = max((steps[-1][0] for steps in ends.values() if steps), default=max(map(max, values.values()))) * 1.12
     told = ", ".join(
@@ -112,7 +110,7 @@ def start_curves(groups: Groups, series: Mapping[str, Series]) -> str:
     return _figure(title, plot.svg(), "Ranges of distance with about as many episodes each.")
 
 
-def patient_strip(groups: Groups, series: Mapping[str, Series], scores: Mapping[str, Mapping[str, object]]) -> str:
+def patient_strip(groups: Groups, series: Mapping[str, Series], scores: Mapping[str, Mapping[str, Any]]) -> str:
     """Returns the success rate on every patient, and the mean with its interval."""
     title = "Success by patient"
     rows = {name: len(groups) - number - 0.5 for number, name in enumerate(groups)}
@@ -124,7 +122,7 @@ def patient_strip(groups: Groups, series: Mapping[str, Series], scores: Mapping[
         row = rows[name]
         rates = _by_patient(group)
         mean = float(np.mean([result.success for result in group]))
-        interval = known_interval(scores[name]["success_interval"], len(rates))  # type: ignore[arg-type]
+        interval = known_interval(scores[name]["success_interval"], len(rates))
         if interval is not None:
             plot.span(series[name], (interval[0], row), (interval[1], row))
         seen: dict[float, int] = {}
@@ -132,9 +130,7 @@ def patient_strip(groups: Groups, series: Mapping[str, Series], scores: Mapping[
         for patient, (share, count) in sorted(rates.items(), key=lambda item: item[1]):
             stacked = seen[share] = seen.get(share, -1) + 1
             lift = 0.11 * ((stacked + 1) // 2) * (1 if stacked % 2 else -1)
-            points.append(
-                (share, row + max(-0.4, min(0.4, lift)), f"{name}, {patient}: {100 * share:.0f} % of {count}")
-            )
+            points.append((share, row + max(-0.4, min(0.4, lift)), f"{patient}: {100 * share:.0f} % of {count}"))
         plot.dots(series[name], points, 3.2)
         plot.tick(series[name], (mean, row), 9)
         plot.label(series[name], (1.0, row))
@@ -157,7 +153,7 @@ def _by_patient(group: Sequence[EpisodeResult]) -> dict[str, tuple[float, int]]:
 
 
 def score_dots(
-    scores: Mapping[str, Mapping[str, float]], series: Mapping[str, Series], field: str, title: str, axis: str
+    scores: Mapping[str, Mapping[str, Any]], series: Mapping[str, Series], field: str, title: str, axis: str
 ) -> str:
     """Returns success against the mean of another score, one point per policy: for scores without results."""
     high = max(float(score[field]) for score in scores.values())
@@ -168,7 +164,7 @@ def score_dots(
     plot = Plot(title, f"{told}.", x, PERCENT)
     for name, score in scores.items():
         at = (float(score[field]), float(score["success"]))
-        interval = known_interval(score["success_interval"], int(score["patients"]))  # type: ignore[arg-type]
+        interval = known_interval(score["success_interval"], int(score["patients"]))
         if interval is not None:
             plot.span(series[name], (at[0], interval[0]), (at[0], interval[1]))
         plot.dots(series[name], [(*at, f"{name}: {100 * at[1]:.0f} %, {at[0]:.3g}")], 5)

@@ -109,7 +109,7 @@ _OPTIONAL: tuple[tuple[str, str, str, Callable[[Mapping[str, Any]], bool]], ...]
     ("lenient_answers", "lenient", "share of the answers that could be read in another form",
      lambda value: value["lenient_answers"] > 0),
     ("invalid_answers", "unreadable", "share of the answers that could not be read",
-     lambda value: value["in_words"] or value["invalid_answers"] > 0),
+     lambda value: value["invalid_answers"] > 0),
     ("abstained", "abstained", "share of the episodes in which the policy handed the C-arm back",
      lambda value: value["abstained"] > 0),
     ("timeouts", "timeouts", "share of the episodes without a declaration", lambda value: value["timeouts"] > 0),
