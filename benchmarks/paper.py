@@ -14,7 +14,7 @@ policies, ``--ours``, are files of ``benchmarks/localization.py``; by default th
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks._support.own_localization import own_results
 from benchmarks._support.paper_tables import (
     CENTRED_METRICS,
     DL,
@@ -49,9 +50,7 @@ from carm_env.evaluation.provenance import save_measurement
 from carm_env.evaluation.report import markdown_table, plain_text
 from carm_env.landmarks import N_LANDMARKS
 from carm_env.system.command_line import run_script
-from carm_env.system.structured_files import read_json
 
-RESULTS = Path(__file__).parent / "results"
 LARGE_DIFFERENCE = 0.01
 _KNOWN: dict[tuple[str, Model | None, str], str] = {
     (
@@ -194,25 +193,6 @@ def contradictions() -> list[str]:
         for model, row in TABLE_1.items()
         if row[2] != row[5]
     ]
-
-
-def own_results(paths: Sequence[Path]) -> dict[str, dict[str, float]]:
-    """Returns the metrics of our policies by name, from results of ``benchmarks/localization.py``.
-
-    Args:
-        paths: the files; empty for the newest of each policy in the repository.
-    """
-    newest = {path.name: path for path in sorted(RESULTS.glob("*/localization_*.json")) if "grpo_" not in path.name}
-    ours = {}
-    for path in paths or newest.values():
-        values = read_json(path)
-        names = (*RETRIEVAL_METRICS, "centred_h_at_1", "centred_h_at_2")
-        figures = {name: values[name]["value"] for name in names if isinstance(values.get(name), dict)}
-        if not figures or "policy" not in values:
-            raise ValueError(f"{path} holds no metrics, expected a file of benchmarks/localization.py --json.")
-        date = values["run"]["date"][:10] if "run" in values else "no date"
-        ours[f"{values['policy']} (ours, {date})"] = figures
-    return ours
 
 
 def report(part: Part, scores: Mapping[str, Mapping[str, Any]], ours: Mapping[str, Mapping[str, float]]) -> str:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from carm_env.actions import ALIGNED
 from carm_env.envs.navigation import CArmNavEnv
 from carm_env.evaluation.episodes import (
     EpisodeRecord,
@@ -24,8 +23,9 @@ from carm_env.evaluation.episodes import (
     reset_episode,
 )
 from carm_env.evaluation.provenance import provenance
+from carm_env.evaluation.result_checks import completeness_faults, impossible_steps, package_suites, suite_fault
 from carm_env.evaluation.results import EpisodeResult, append_result, read_results
-from carm_env.evaluation.suite import Suite, load_suite, suite_names
+from carm_env.evaluation.suite import Suite, load_suite
 from carm_env.system.errors import CArmEnvError, check_keys, shortened
 from carm_env.system.files import atomic_write, file_hash, write_json
 from carm_env.system.structured_files import read_json
@@ -194,14 +194,10 @@ def suites_to_replay(submission: Submission) -> tuple[Suite, ...]:
 
 
 def _suite_problems(suites: Mapping[str, str], results: Sequence[EpisodeResult]) -> Iterator[str]:
+    known = package_suites()
     for name, stated in suites.items():
-        if name not in suite_names():
-            yield f"suite {shortened(name)} is not one of the package ({', '.join(suite_names())})."
-        elif load_suite(name).hash != stated:
-            yield (
-                f"suite {name} has the hash {shortened(stated)}, expected {load_suite(name).hash}: it was edited, or "
-                "is of another version of carm-env."
-            )
+        if fault := suite_fault(name, stated, known):
+            yield fault
     if extra := sorted({result.suite for result in results} - set(suites)):
         yield f"{RESULTS} holds results of the suite {shortened(extra[0])}, which {MANIFEST} does not name."
     changed = {result.suite for result in results if result.suite_hash != suites.get(result.suite, result.suite_hash)}
@@ -211,19 +207,7 @@ def _suite_problems(suites: Mapping[str, str], results: Sequence[EpisodeResult])
 
 def _completeness_problems(suites: Mapping[str, str], results: Sequence[EpisodeResult]) -> Iterator[str]:
     for name in suites:
-        own = [result for result in results if result.suite == name]
-        expected = set(range(len(load_suite(name).episodes)))
-        episodes = [result.episode for result in own]
-        if missing := sorted(expected - set(episodes)):
-            shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
-            yield f"suite {name} lacks {len(missing)} of {len(expected)} episodes: {shown}."
-        if unknown := sorted(set(episodes) - expected):
-            yield f"suite {name} has no episode {unknown[0]}."
-        if len(set(episodes)) < len(episodes):
-            yield f"suite {name}: an episode has several results."
-        first_seeds = {result.seed - result.episode for result in own}
-        if len(first_seeds) > 1:
-            yield f"suite {name}: the seed of episode i is s + i, with one s for all; s has {len(first_seeds)} values."
+        yield from completeness_faults(load_suite(name), [result for result in results if result.suite == name])
 
 
 def replay_problems(suite: Suite, results: Sequence[EpisodeResult]) -> Iterator[str]:
@@ -240,7 +224,7 @@ def replay_problems(suite: Suite, results: Sequence[EpisodeResult]) -> Iterator[
 
 
 def _replayed_differences(result: EpisodeResult, suite: Suite, env: CArmNavEnv) -> Iterator[str]:
-    if fault := _impossible(result, suite):
+    if fault := impossible_steps(result, suite):
         yield fault
         return
     task = EpisodeTask(suite, result.episode, result.policy, result.seed)
@@ -267,20 +251,3 @@ def _replayed_differences(result: EpisodeResult, suite: Suite, env: CArmNavEnv) 
         ours, theirs = np.asarray(again[name], float), np.asarray(stated[name], float)
         if ours.shape != theirs.shape or not np.allclose(ours, theirs, rtol=1e-6, atol=_TOLERANCE_MM):
             yield f"{name} is not what the moves give."
-
-
-def _impossible(result: EpisodeResult, suite: Suite) -> str:
-    """Returns why no episode can have this number of steps and moves; empty if one can."""
-    n_moves, most = len(result.moves), suite.max_steps
-    without_move = result.steps - n_moves
-    if not 0 <= n_moves <= result.steps <= most:
-        return f"{n_moves} moves in {result.steps} steps, expected at most as many moves as steps and {most} steps."
-    if result.outcome in ("success", "misaligned") and (not n_moves or result.moves[-1] != ALIGNED.index):
-        return f"outcome is {result.outcome}, but the last move is not a declaration of alignment."
-    if result.outcome == "crash" and not result.error:
-        return "outcome is crash, but there is no error."
-    if result.outcome == "timeout" and not result.error and result.steps != most:
-        return f"outcome is timeout after {result.steps} steps, expected {most}."
-    if without_move > result.invalid_answers + (result.outcome in ("abstained", "crash")):
-        return f"{result.steps} steps hold {n_moves} moves and {result.invalid_answers} invalid answers."
-    return ""

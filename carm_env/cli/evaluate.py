@@ -14,6 +14,11 @@ def evaluate(arguments: leaderboard.EvaluationArguments) -> int:
         carm-env evaluate --policy my_policy.py:MyPolicy oracle --suite uniform --out runs/mine
 
     Writes episodes.jsonl, leaderboard.json, leaderboard.md, trajectories_SUITE.png and episode.gif to the folder of
-    --out. Ctrl-C keeps the finished episodes; --resume continues.
+    --out. Ctrl-C keeps the finished episodes; --resume continues. --from runs nothing and makes the leaderboard of
+    finished results; --html writes it as a web page:
+
+        carm-env evaluate --from runs/mine theirs/episodes.jsonl --out runs/all --html runs/all/site
+
+    The exit status is 1 if lines of finished results do not count.
     """
     return leaderboard.evaluate(arguments)

@@ -2,7 +2,7 @@
 
 `evaluate` writes to one folder: ``episodes.jsonl`` (one line per episode, appended when it ends), ``leaderboard.json``
 (``{policy: {suite: {"success": .., ..}}}``), ``leaderboard.md``, ``trajectories_SUITE.png`` and ``episode.gif``. All
-files but the first are computed from the first.
+files but the first are computed from the first. With ``--from`` it runs nothing and reads finished results instead.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import dataclasses
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -20,8 +20,10 @@ from typing import Annotated
 import tyro
 from tqdm import tqdm
 
+from carm_env.evaluation.board import board_of
 from carm_env.evaluation.episode_images import save_episode_gif, save_trajectories
 from carm_env.evaluation.episodes import EpisodeTask
+from carm_env.evaluation.finished_board import save_site, show_finished
 from carm_env.evaluation.plots import drawing
 from carm_env.evaluation.policy import UnusablePolicyError
 from carm_env.evaluation.policy_loading import BUILT_IN_POLICIES, make_policy
@@ -39,6 +41,8 @@ from carm_env.evaluation.report import (
 from carm_env.evaluation.results import EpisodeResult, ResultKey, append_result, by_policy_and_suite, read_results
 from carm_env.evaluation.runner import PolicyFactory, run_tasks
 from carm_env.evaluation.shifts import Shift, patient_names, shifted_suite
+from carm_env.evaluation.site.page import check_site_folder
+from carm_env.evaluation.site.parts import SiteParts
 from carm_env.evaluation.suite import Suite, load_suite
 from carm_env.evaluation.transcripts import check_transcripts_folder
 from carm_env.patient import Patient
@@ -50,6 +54,8 @@ from carm_env.system.output_folders import lock_output
 from carm_env.system.threads import usable_cpus
 
 _SHOWN_ERRORS = 10
+_OF_RUNS = ("policies", "patients", "episodes", "seed", "resume", "trust_pickle", "decision_timeout")
+"""Arguments that finished results have no use for."""
 
 PolicyNames = Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--policy",))]
 
@@ -71,8 +77,12 @@ class EvaluationArguments:
         out: folder for the results.
         resume: keep the results in the folder and run only the missing episodes.
         figures: write PNG and GIF images.
-        transcripts: folder that receives a transcript of every episode; ``carm-env replay`` shows them.
+        transcripts: folder that receives a transcript of every episode; ``carm-env replay`` shows them. With --from,
+            a folder of finished transcripts, which --html shows.
         json: file that also receives scores, paired differences and provenance.
+        results: run nothing and read these files instead: episodes.jsonl, folders that hold one, or a leaderboard.json,
+            of which only tables are shown; NAME=FILE shows the policies of a file as POLICY (NAME).
+        html: folder for the leaderboard as a web page; with --transcripts, also for a page of each episode.
         trust_pickle: load archives of stable-baselines3, whose pickled code runs when they are loaded.
         decision_timeout: longest time of a decision in seconds; an episode whose policy takes longer ends as a timeout.
     """
@@ -89,6 +99,8 @@ class EvaluationArguments:
     figures: bool = True
     transcripts: Path | None = None
     json: Path | None = None
+    results: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--from",))] = ()
+    html: Path | None = None
     trust_pickle: bool = False
     decision_timeout: float = 600.0
 
@@ -111,23 +123,31 @@ class EvaluationArguments:
         return texts
 
 
-def evaluate(arguments: EvaluationArguments, make_policy: PolicyFactory = make_policy) -> int:
+def evaluate(
+    arguments: EvaluationArguments,
+    make_policy: PolicyFactory = make_policy,
+    parts: Callable[[], SiteParts] = SiteParts,
+) -> int:
     """Runs the missing episodes and writes the leaderboard.
 
     Args:
         arguments: what to run.
         make_policy: constructs a policy from its name.
+        parts: returns the model cards and printed figures of the web page.
 
     Returns:
-        The exit status: 0, or `INTERRUPTED` after Ctrl-C.
+        The exit status: 0, 1 if lines of finished results do not count, or `INTERRUPTED` after Ctrl-C.
 
     Raises:
         ValueError: an unknown name, a number out of range, or an episode that its patient does not allow.
+        ContradictionError: finished results contradict each other.
         FileNotFoundError: the weights of a policy do not exist.
         MissingExtraError: a policy needs a package that is not installed.
         BusyError: another process writes to a folder.
         TranscriptError: the folder of ``--transcripts`` is in use, or cannot be written.
     """
+    if arguments.results:
+        return _show_finished(arguments, parts)
     started = time.perf_counter()
     _check(arguments)
     for text in arguments.shifts:
@@ -146,9 +166,26 @@ def evaluate(arguments: EvaluationArguments, make_policy: PolicyFactory = make_p
         stack.enter_context(lock_output(arguments.out, "--out"))
         if arguments.transcripts is not None:
             stack.enter_context(lock_output(arguments.transcripts, "--transcripts"))
-        status = _run(arguments, make_policy, suites, patients, tasks, concurrent, packages)
+        status = _run(arguments, make_policy, suites, patients, tasks, concurrent, packages, parts)
     print(f"Took {time.perf_counter() - started:.0f} s.")
     return status
+
+
+def _show_finished(arguments: EvaluationArguments, parts: Callable[[], SiteParts]) -> int:
+    default = type(arguments)()
+    for name in _OF_RUNS:
+        if getattr(arguments, name) != getattr(default, name):
+            raise ValueError(f"--{name.replace('_', '-')} is for running episodes, and --from runs none: leave it out.")
+    suites = arguments.suite if arguments.suite != default.suite else ()
+    for name in suites:
+        if not name.endswith((".yaml", ".yml")):
+            raise ValueError(
+                f"--suite is {name!r}, but --from shows all suites of the results: expected the YAML file of a suite "
+                "that the package does not have."
+            )
+    return show_finished(
+        arguments.results, suites, arguments.out, arguments.json, arguments.html, arguments.transcripts, parts
+    )
 
 
 def _run(
@@ -159,6 +196,7 @@ def _run(
     tasks: Sequence[EpisodeTask],
     concurrent: set[str],
     packages: list[str],
+    parts: Callable[[], SiteParts],
 ) -> int:
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
@@ -193,6 +231,9 @@ def _run(
         _write_leaderboard(arguments, shown)
         if status == 0 and arguments.figures:
             _draw(arguments, suites, shown)
+        if arguments.html is not None:
+            with drawing("the web page"):
+                save_site(arguments.html, board_of(shown, suites), parts(), arguments.transcripts)
         names = sorted(item.name for item in arguments.out.iterdir() if not item.name.startswith("."))
         print(f"Written to {arguments.out}/: {', '.join(names)}")
     if arguments.transcripts is not None:
@@ -212,6 +253,10 @@ def _check(arguments: EvaluationArguments) -> None:
         raise ValueError(
             f"--transcripts and --out are both {arguments.out}: choose {arguments.out / 'transcripts'}, for instance."
         )
+    if arguments.html is not None:
+        check_site_folder(arguments.html)
+        if arguments.transcripts is not None and arguments.transcripts.resolve() == arguments.html.resolve():
+            raise ValueError(f"--transcripts and --html are both {arguments.html}, expected two folders.")
     if not arguments.decision_timeout > 0:
         raise ValueError(f"--decision-timeout is {arguments.decision_timeout}, expected a time above 0 s.")
 

@@ -191,7 +191,7 @@ def _check_same_episodes(suite: MatchedSuite) -> None:
     (label, first), *others = suite.results.items()
     for other, results in others:
         for a, b in zip(first, results, strict=True):
-            if not _is_same_start(a, b):
+            if not is_same_start(a, b):
                 raise MismatchError(
                     f"{suite.suite}, episode {a.episode}: {label} began at {shortened(a.start_lps_mm)} mm with target "
                     f"{a.target}, {other} at {shortened(b.start_lps_mm)} mm with target {b.target}. The environments "
@@ -199,7 +199,8 @@ def _check_same_episodes(suite: MatchedSuite) -> None:
                 )
 
 
-def _is_same_start(a: EpisodeResult, b: EpisodeResult) -> bool:
+def is_same_start(a: EpisodeResult, b: EpisodeResult) -> bool:
+    """Returns whether two results of one episode began in the same place with the same target."""
     first, second = ([*result.start_lps_mm, result.initial_distance_mm] for result in (a, b))
     try:
         close = [math.isclose(x, y, abs_tol=_SAME_START_MM) for x, y in zip(first, second, strict=True)]

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,17 +149,27 @@ def read_results(path: Path) -> tuple[list[EpisodeResult], list[str]]:
     """
     results: dict[ResultKey, EpisodeResult] = {}
     errors = []
+    for number, found in read_lines(path):
+        if isinstance(found, EpisodeResult):
+            results[found.key] = found
+        else:
+            errors.append(f"{path}, line {number}: {found}")
+    return list(results.values()), errors
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, EpisodeResult | str]]:
+    """Yields the number of each line of a file of results, with its result, or why it is not one.
+
+    Empty lines are left out.
+    """
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
-                result = _parse_line(line)
+                yield number, _parse_line(line)
             except (ValueError, TypeError) as error:
-                errors.append(f"{path}, line {number}: not a result ({error})")
-            else:
-                results[result.key] = result
-    return list(results.values()), errors
+                yield number, f"not a result ({error})"
 
 
 def _parse_line(line: bytes) -> EpisodeResult:

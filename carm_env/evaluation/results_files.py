@@ -39,7 +39,7 @@ def read_files(given: Sequence[str]) -> list[ResultsFile]:
     """
     if not given:
         raise ValueError("no results are given, expected episodes.jsonl files or folders of carm-env evaluate.")
-    parts = [_split_name(text) for text in given]
+    parts = [split_name(text) for text in given]
     names = [name for name, _ in parts if name]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
@@ -54,7 +54,7 @@ def read_files(given: Sequence[str]) -> list[ResultsFile]:
             # The same file may be given twice.
             numbered = (name, *(f"{name} #{number}" for number in range(2, 2 * len(parts) + 2)))
             name = next(free for free in numbered if free not in [*names, *(file.name for file in files)])
-        path = _results_path(path)
+        path = results_path(path)
         results, complaints = read_results(path)
         if not results:
             why = f": {complaints[0]}" if complaints else ""
@@ -63,7 +63,8 @@ def read_files(given: Sequence[str]) -> list[ResultsFile]:
     return files
 
 
-def _split_name(text: str) -> tuple[str, Path]:
+def split_name(text: str) -> tuple[str, Path]:
+    """Splits ``NAME=PATH``; the name is empty for a path alone."""
     name, equals, path = text.partition("=")
     return (name, Path(path)) if name and equals and path and not Path(text).exists() else ("", Path(text))
 
@@ -74,7 +75,12 @@ def _default_name(path: Path) -> str:
     return path.resolve().name if path.is_dir() else path.stem
 
 
-def _results_path(path: Path) -> Path:
+def results_path(path: Path) -> Path:
+    """Returns the file of results at a path, which may be the folder of a run.
+
+    Raises:
+        FileNotFoundError: the file does not exist, or the folder holds none.
+    """
     if path.is_dir():
         if not (path / "episodes.jsonl").is_file():
             raise FileNotFoundError(f"the folder {path} has no episodes.jsonl, expected a folder of carm-env evaluate.")

@@ -249,6 +249,29 @@ def patient_names(suite: Suite, shift: Shift) -> dict[str, str]:
     return {name: change.patient_name(name) if change.renames else name for name in suite.patients}
 
 
+def shifted_environment(suite: Suite, shift: Shift) -> Suite:
+    """Applies the environment of a shift to a suite, which keeps its episodes: all of a shift of the X-ray system."""
+    environment = dict(suite.environment)
+    for key, value in shift.change.environment.items():
+        before = environment.get(key, {})
+        environment[key] = {**before, **value} if isinstance(value, Mapping) and isinstance(before, Mapping) else value
+    description = f"{suite.description}; shift {shift}"
+    return replace(suite, name=shift.suite_name(suite.name), description=description, environment=environment)
+
+
+def split_suite_name(name: str) -> tuple[str, Shift | None]:
+    """Returns the name of a suite without its shift, and the shift; None for a suite that is not shifted.
+
+    >>> split_suite_name("uniform-blur-2"), split_suite_name("paper-routes")
+    (('uniform', Shift(name='blur', severity=2)), ('paper-routes', None))
+    """
+    suite, _, last = name.rpartition("-")
+    suite, _, shift = suite.rpartition("-")
+    if not suite or shift not in SHIFTS or last not in map(str, SEVERITIES):
+        return name, None
+    return suite, Shift(shift, int(last))
+
+
 def shifted_suite(suite: Suite, shift: Shift, patients: Mapping[str, Patient]) -> tuple[Suite, list[str]]:
     """Applies a shift to a suite.
 
@@ -263,11 +286,6 @@ def shifted_suite(suite: Suite, shift: Shift, patients: Mapping[str, Patient]) -
     Raises:
         ShiftError: the shift cannot be applied, or leaves no episode.
     """
-    change = shift.change
-    environment = dict(suite.environment)
-    for key, value in change.environment.items():
-        before = environment.get(key, {})
-        environment[key] = {**before, **value} if isinstance(value, Mapping) and isinstance(before, Mapping) else value
     names = patient_names(suite, shift)
     episodes: list[EpisodeSpec] = []
     left_out: list[str] = []
@@ -278,8 +296,7 @@ def shifted_suite(suite: Suite, shift: Shift, patients: Mapping[str, Patient]) -
             left_out.append(f"episode {number}: {error}")
     if not episodes:
         raise ShiftError(f"the shift {shift} leaves no episode of the suite {suite.name}: {'; '.join(left_out[:2])}.")
-    name, description = shift.suite_name(suite.name), f"{suite.description}; shift {shift}"
-    found = Suite(name, suite.version, description, suite.max_steps, tuple(episodes), environment)
+    found = replace(shifted_environment(suite, shift), episodes=tuple(episodes))
     try:
         found.check(patients)
     except SuiteError as error:

@@ -1,6 +1,7 @@
 """The leaderboard script, which adds the policies of this repository to `carm_env.evaluation.leaderboard`."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,3 +74,29 @@ def test_scripted_policies_run_by_default(suite_file, tmp_path):
         "atlas",
         "random",
     }
+
+
+RESULTS = SCRIPT.parent / "results"
+PUBLISHED = SCRIPT.parents[1] / "docs" / "results" / "leaderboard" / "index.html"
+
+
+def test_finished_scores_become_a_page_with_cards_and_the_figures_of_the_paper(tmp_path, capsys):
+    source = RESULTS / "2026-11-30" / "leaderboard.json"
+    assert main(["--from", str(source), "--out", str(tmp_path / "o"), "--html", str(tmp_path / "site")]) == 0
+    page = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+    assert "Model card: conformal" in page and "Model card: out_of_distribution" not in page
+    printed = page[page.index("Printed figures, not measured here") :]
+    assert "0.995" in printed and "Gemma-3 27B FT" in printed and "this software" in printed and ">0.50<" in printed
+    scores = json.loads(source.read_text(encoding="utf-8"))["scores"]
+    assert json.loads((tmp_path / "o" / "leaderboard.json").read_text(encoding="utf-8")) == scores
+
+
+def test_the_published_page_is_small_and_complete():
+    page = PUBLISHED.read_text(encoding="utf-8")
+    assert len(page.encode()) < 300_000
+    assert '<meta name="generator" content="carm-env leaderboard">' in page
+    assert not re.search(r'(src|href)="(https?:)?//', page)
+    newest = json.loads((sorted(RESULTS.glob("*/leaderboard.json"))[-1]).read_text(encoding="utf-8"))["scores"]
+    for policy, suites in newest.items():
+        assert f">{policy}{'*' if suites['uniform']['privileged'] else ''}</th>" in page
+        assert f'data-v="{suites["uniform"]["success"]:.6g}"' in page
