@@ -69,10 +69,12 @@ class Cluster:
         ray: the module ``ray``, connected.
         workers: largest number of calls at the same time; None for one per CPU of the cluster.
         gpus: GPUs of each call; a fraction lets several calls share one.
+        memory: bytes of memory of each call.
     """
 
-    def __init__(self, ray: Any, workers: int | None = None, gpus: float = 0.0) -> None:
-        self._ray, self._workers, self._gpus = ray, workers, gpus
+    def __init__(self, ray: Any, workers: int | None = None, gpus: float = 0.0, memory: int = 0) -> None:
+        self._ray, self._workers = ray, workers
+        self._needs = {"CPU": 1.0, **({"GPU": gpus} if gpus else {}), **({"memory": memory} if memory else {})}
         failures = ray.exceptions
         self._losses = (
             failures.WorkerCrashedError, failures.NodeDiedError, failures.OutOfMemoryError, failures.ObjectLostError,
@@ -82,10 +84,14 @@ class Cluster:
     def slots(self) -> int:
         """Number of calls that can run at the same time on the machines that the cluster has now."""
         found = self._ray.cluster_resources()
-        slots = int(found.get("CPU", 0))
-        if self._gpus:
-            slots = min(slots, int(found.get("GPU", 0) / self._gpus))
+        slots = min(int(found.get(name, 0) / amount) for name, amount in self._needs.items())
         return slots if self._workers is None else min(slots, self._workers)
+
+    @property
+    def _needed(self) -> str:
+        memory = self._needs.get("memory", 0.0)
+        parts = ["a CPU", f"{self._needs.get('GPU', 0):g} GPU", f"{memory / 1e9:g} GB of memory"]
+        return " and ".join(part for part in parts if not part.startswith("0"))
 
     @property
     def machines(self) -> list[str]:
@@ -135,7 +141,8 @@ class Cluster:
             WorkerError: a call was lost more than `MAX_RETRIES` times.
             ClusterError: no machine with a CPU is left.
         """
-        remote = self._ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=0)(_call)
+        memory = {"memory": self._needs["memory"]} if "memory" in self._needs else {}
+        remote = self._ray.remote(num_cpus=1, num_gpus=self._needs.get("GPU", 0), max_retries=0, **memory)(_call)
         queue, lost = iter(values), deque[tuple[Value, int]]()
         running: dict[Any, tuple[Value, int]] = {}
         exhausted, idle_since = False, time.monotonic()
@@ -158,9 +165,8 @@ class Cluster:
                     idle_since = time.monotonic()
                 elif time.monotonic() - idle_since > _PATIENCE_S:
                     raise ClusterError(
-                        f"the Ray cluster has had no machine with a CPU{' and GPUs' if self._gpus else ''} for "
-                        f"{_PATIENCE_S:.0f} s: start one (`ray start --address HEAD:6379`) and run the command again. "
-                        "Finished work is kept."
+                        f"the Ray cluster has had no machine with {self._needed} for {_PATIENCE_S:.0f} s: start one "
+                        "(`ray start --address HEAD:6379`) and run the command again. Finished work is kept."
                     )
                 for call in done:
                     value, losses = running.pop(call)
@@ -217,7 +223,9 @@ def machine_name() -> str:
 
 
 @contextlib.contextmanager
-def connect(address: str | None = None, workers: int | None = None, gpus: float = 0.0) -> Iterator[Cluster]:
+def connect(
+    address: str | None = None, workers: int | None = None, gpus: float = 0.0, memory: int = 0
+) -> Iterator[Cluster]:
     """Connects to a Ray cluster inside the block.
 
     Args:
@@ -226,6 +234,7 @@ def connect(address: str | None = None, workers: int | None = None, gpus: float 
             machine for the time of the block.
         workers: largest number of calls at the same time; None for one per CPU of the cluster.
         gpus: GPUs of each call.
+        memory: bytes of memory of each call.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -253,7 +262,7 @@ def connect(address: str | None = None, workers: int | None = None, gpus: float 
         why = "it does not answer" if isinstance(error, SystemExit) else str(error).strip()
         raise ClusterError(f"{where}: {why}") from error
     try:
-        yield Cluster(ray, workers, gpus)
+        yield Cluster(ray, workers, gpus, memory)
     finally:
         ray.shutdown()
 
