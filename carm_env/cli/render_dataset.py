@@ -39,6 +39,8 @@ class Arguments:
             folder has to be one that all machines share.
         ray_address: HOST:PORT of the head node of the cluster, ray://HOST:PORT, or auto for the cluster of this
             machine; by default the environment variable RAY_ADDRESS, and without it a Ray that is started here.
+        discard_patients: with a URL or Ray, remove each virtual patient that was built for its views from the cache
+            when they are stored.
     """
 
     out: str
@@ -53,6 +55,7 @@ class Arguments:
     workers: int | None = None
     engine: EngineName = "processes"
     ray_address: str | None = None
+    discard_patients: bool = False
 
 
 def render_dataset(arguments: Arguments) -> int:
@@ -66,6 +69,8 @@ def render_dataset(arguments: Arguments) -> int:
     if arguments.engine == "ray" or is_url(arguments.out):
         with _cluster(arguments) as cluster:
             patients, nbytes = _store(arguments, splits, options, cluster)
+    elif arguments.discard_patients:
+        raise ValueError("--discard-patients needs a URL as --out, or --engine ray: leave it out.")
     else:
         from carm_env.views.write import write_view_dataset
 
@@ -89,7 +94,9 @@ def _store(
     from carm_env.views.store import store_view_dataset
 
     url = arguments.out if is_url(arguments.out) else f"file://{Path(arguments.out).absolute().as_posix()}"
-    stored = store_view_dataset(url, splits, options, arguments.workers, cluster)
+    stored = store_view_dataset(
+        url, splits, options, arguments.workers, cluster, discard_patients=arguments.discard_patients
+    )
     print(f"Rendered: {stored.rendered} patients")
     return sum(map(len, stored.files.values())), stored.nbytes
 

@@ -7,6 +7,7 @@ all. ``views.json`` names finished files only and is written last.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,11 +18,11 @@ from typing import Any, TypeAlias
 from tqdm import tqdm
 
 from carm_env.anatomy.build import ANATOMY_VERSION, myo_sim_version
-from carm_env.patients.build import default_workers
+from carm_env.patients.build import default_workers, is_built
 from carm_env.patients.machines import check_machines
 from carm_env.patients.reference import PatientName, PatientRef
 from carm_env.system.cluster import Cluster
-from carm_env.system.files import write_json, write_text
+from carm_env.system.files import remove_folder, write_json, write_text
 from carm_env.system.object_storage import StorageError, StorageFolder
 from carm_env.system.processes import run_in_processes
 from carm_env.system.structured_files import parse_json
@@ -66,6 +67,7 @@ class _Task:
         ref: the patient.
         options: the views of the patient.
         stored: names of complete files of the patient, perhaps of earlier builds.
+        discard: remove the patient from the cache afterwards, if it was built for this file.
     """
 
     url: str
@@ -73,6 +75,7 @@ class _Task:
     ref: PatientRef
     options: ViewOptions
     stored: tuple[str, ...]
+    discard: bool
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,8 @@ def store_view_dataset(
     options: ViewOptions,
     workers: int | None = None,
     cluster: Cluster | None = None,
+    *,
+    discard_patients: bool = False,
 ) -> StoredViews:
     """Renders the views of patients and stores them; files that exist already are kept.
 
@@ -103,6 +108,7 @@ def store_view_dataset(
         options: the views of each patient.
         workers: number of processes; by default one per CPU. With ``memory://`` it has to be 1.
         cluster: renders on these machines instead.
+        discard_patients: remove each virtual patient that was built for its views from the cache when they are stored.
 
     Raises:
         UnknownNameError, SharedPersonError, HeldOutPatientError: as for `carm_env.views.write.write_view_dataset`.
@@ -121,7 +127,8 @@ def store_view_dataset(
     existing = _existing(folder)
     if existing is not None:
         check_options(url, existing, options)
-    finished, tasks = _plan(folder, patients, options, (existing or {}).get(_ANATOMY) == anatomy)
+    same_anatomy = (existing or {}).get(_ANATOMY) == anatomy
+    finished, tasks = _plan(folder, patients, options, same_anatomy, discard_patients)
     needed = {split: [(ref, options.views_per_patient) for ref in refs] for split, refs in patients.items()}
 
     others = {
@@ -164,7 +171,11 @@ def store_view_dataset(
 
 
 def _plan(
-    folder: StorageFolder, patients: Mapping[str, Sequence[PatientRef]], options: ViewOptions, same_anatomy: bool
+    folder: StorageFolder,
+    patients: Mapping[str, Sequence[PatientRef]],
+    options: ViewOptions,
+    same_anatomy: bool,
+    discard_patients: bool,
 ) -> tuple[dict[PatientRef, str], list[_Task]]:
     """Returns the files that are finished, by patient, and the tasks of the others."""
     finished: dict[PatientRef, str] = {}
@@ -177,7 +188,7 @@ def _plan(
             if same_anatomy and ref.virtual is not None and len(own) == 1:
                 finished[ref] = own[0]
             else:
-                tasks.append(_Task(folder.url, split, ref, options, own))
+                tasks.append(_Task(folder.url, split, ref, options, own, discard_patients))
     return finished, tasks
 
 
@@ -206,6 +217,7 @@ def _results(tasks: Sequence[_Task], workers: int | None, cluster: Cluster | Non
 
 def _store_shard(task: _Task) -> _Stored:
     """Renders and stores the file of a patient, unless it is there."""
+    discard = task.discard and task.ref.virtual is not None and not is_built(task.ref)
     name = shard_name(task.ref)
     is_new = name not in task.stored
     if is_new:
@@ -213,6 +225,10 @@ def _store_shard(task: _Task) -> _Stored:
             path = Path(temporary) / name
             write_shard(Shard(task.ref, task.options.views_per_patient, path, task.options))
             StorageFolder(task.url).write(f"data/{task.split}/{name}", path)
+    if discard:
+        # Windows keeps the files of a volume that is still in memory; another process may have removed them.
+        with contextlib.suppress(OSError):
+            remove_folder(task.ref.folder)
     return _Stored(task, name, is_new)
 
 

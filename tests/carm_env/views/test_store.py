@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from carm_env.anatomy import build as anatomy_build
 from carm_env.cli import main
 from carm_env.system import object_storage
 from carm_env.system.errors import MissingExtraError
@@ -95,27 +96,34 @@ def test_a_file_that_is_cut_off_is_rendered_again(small_patients, bucket):
     assert memory.cat(path) == whole and len(stored.files["train"]) == 2
 
 
-def test_a_virtual_patient_is_not_built_to_find_out_that_its_file_is_there(bucket, monkeypatch, small_patients):
-    # The small patient stands for the virtual one, whose build takes half a minute.
-    ref = store.PatientRef.parse("virtual:7")
-    name = f"{store.shard_prefix(ref)}0123456789abcdef.parquet"
-    made = []
+def test_a_virtual_patient_is_not_built_to_find_out_that_its_file_is_there(
+    bucket, small_patient, tmp_path, monkeypatch
+):
+    built = []
 
-    def store_shard(task):
-        made.append(task.ref)
-        if not made[1:]:
-            store_view_dataset("memory://other", {"train": small_patients[:1]}, FEW, 1)
-            memory.cp_file(memory.glob("/other/data/train/*.parquet")[0], f"/bucket/views/data/train/{name}")
-        return store._Stored(task, name, True)
+    def build(virtual):
+        built.append(virtual.seed)
+        return small_patient(f"virtual:{virtual.seed}", 1)
 
-    memory, real = fsspec.filesystem("memory"), store._store_shard
-    monkeypatch.setattr(store, "_store_shard", lambda task: (real if task.url != bucket else store_shard)(task))
-    for _ in range(2):
-        assert store_view_dataset(bucket, {"train": ["virtual:7"]}, FEW, 1).files == {"train": [name]}
-    assert made == [ref]
+    monkeypatch.setattr(anatomy_build, "build_patient", build)
+    for cache in ("a", "b"):  # the second machine has an empty cache
+        monkeypatch.setenv("CARM_ENV_CACHE", str(tmp_path / cache))
+        stored = store_view_dataset(bucket, {"train": ["virtual:7"]}, FEW, 1)
+        assert len(stored.files["train"]) == 1 and built == [7]
     monkeypatch.setattr(store, "ANATOMY_VERSION", "another")
-    assert store_view_dataset(bucket, {"train": ["virtual:7"]}, FEW, 1).rendered == 1
-    assert made == [ref, ref], "a patient of another anatomy has another file"
+    assert store_view_dataset(bucket, {"train": ["virtual:7"]}, FEW, 1).rendered == 0
+    assert built == [7, 7], "with another anatomy the patient may be another one"
+
+
+def test_patients_built_for_their_views_are_discarded_if_asked(bucket, small_patient, tmp_path, monkeypatch):
+    monkeypatch.setenv("CARM_ENV_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(anatomy_build, "build_patient", lambda virtual: small_patient(f"virtual:{virtual.seed}", 1))
+    kept, built = (store.PatientRef.parse(name) for name in ("virtual:7", "virtual:8"))
+    kept.load()
+    store_view_dataset(bucket, {"train": ["virtual:7", "virtual:8"]}, FEW, 1, discard_patients=True)
+    assert kept.folder.is_dir() and not built.folder.exists()
+    stored = store_view_dataset(bucket, {"train": ["virtual:7", "virtual:8", "virtual:9"]}, FEW, 1)
+    assert stored.rendered == 1 and store.PatientRef.parse("virtual:9").folder.is_dir() and not built.folder.exists()
 
 
 def test_other_splits_stay_and_other_options_are_refused(small_patients, bucket, tmp_path):
@@ -184,6 +192,8 @@ def test_the_command_stores_views(small_patients, tmp_path, capsys):
         output = capsys.readouterr().out
         assert "1 patients, 2 views" in output and f"Rendered: {rendered} patients" in output
     assert read_views(tmp_path / "a folder", "train").names == small_patients[:1]
+    assert main(["render-dataset", "--out", str(tmp_path / "b"), "--discard-patients"]) == 2
+    assert "needs a URL as --out" in capsys.readouterr().err
     assert main([*words, "--split", "train=virtual:5-3"]) == 2
     assert "expected virtual:FIRST-LAST" in capsys.readouterr().err
 
