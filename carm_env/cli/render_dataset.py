@@ -37,8 +37,8 @@ class Arguments:
             cluster.
         engine: what renders: processes of this machine, or the machines of a Ray cluster (extra: ray). With Ray, a
             folder has to be one that all machines share.
-        ray_address: HOST:PORT of the head node of the cluster, ray://HOST:PORT, or auto for the cluster of this
-            machine; by default the environment variable RAY_ADDRESS, and without it a Ray that is started here.
+        ray_address: HOST:PORT of the head node of the cluster that this machine belongs to, or auto; by default the
+            environment variable RAY_ADDRESS, and without it a Ray that is started here.
         discard_patients: with a URL or Ray, remove each virtual patient that was built for its views from the cache
             when they are stored.
     """

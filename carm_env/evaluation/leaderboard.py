@@ -69,8 +69,8 @@ class EvaluationArguments:
         trust_pickle: load archives of stable-baselines3, whose pickled code runs when they are loaded.
         decision_timeout: longest time of a decision in seconds; an episode whose policy takes longer ends as a timeout.
         engine: what runs the episodes: processes of this machine, or the machines of a Ray cluster (extra: ray).
-        ray_address: HOST:PORT of the head node of the cluster, ray://HOST:PORT, or auto for the cluster of this
-            machine; by default the environment variable RAY_ADDRESS, and without it a Ray that is started here.
+        ray_address: HOST:PORT of the head node of the cluster that this machine belongs to, or auto; by default the
+            environment variable RAY_ADDRESS, and without it a Ray that is started here.
         ray_gpus: GPUs of each worker of Ray; a fraction lets several workers share one.
     """
 

@@ -35,8 +35,7 @@ MAX_RETRIES = 3
 
 _AHEAD = 2
 """Calls handed to Ray per CPU: a free CPU finds the next call at once, and an interruption loses few."""
-_CLIENT = "ray://"
-_FORMS = "HOST:PORT of the head node, ray://HOST:PORT of its Ray client server, or auto"
+_FORMS = "HOST:PORT of the head node, or auto for the cluster of this machine"
 _CONNECT_S = 5.0
 _POLL_S = 5.0
 _PATIENCE_S = 120.0
@@ -229,9 +228,9 @@ def connect(
     """Connects to a Ray cluster inside the block.
 
     Args:
-        address: ``HOST:PORT`` of the head node, ``ray://HOST:PORT``, or ``auto`` for the cluster that this machine
-            belongs to; by default the environment variable ``RAY_ADDRESS``. Without either, Ray is started on this
-            machine for the time of the block.
+        address: ``HOST:PORT`` of the head node of the cluster that this machine belongs to, or ``auto``; by default the
+            environment variable ``RAY_ADDRESS``. Without either, Ray is started on this machine for the time of the
+            block.
         workers: largest number of calls at the same time; None for one per CPU of the cluster.
         gpus: GPUs of each call.
         memory: bytes of memory of each call.
@@ -256,7 +255,7 @@ def connect(
         options["address"] = given
     try:
         ray.init(**options)
-    except (OSError, RuntimeError, ValueError, SystemExit) as error:
+    except (OSError, RuntimeError, ValueError, SystemExit, ray.exceptions.RayError) as error:
         # Ray exits if what listens at the address is no Ray.
         where = f"the Ray cluster at {given} cannot be used" if given else "Ray cannot be started on this machine"
         why = "it does not answer" if isinstance(error, SystemExit) else str(error).strip()
@@ -271,8 +270,8 @@ def _check_listening(address: str, option: str) -> None:
     """Raises unless something listens at an address: Ray itself would try for two minutes."""
     if address == "auto":
         return
-    host, _, port = address.removeprefix(_CLIENT).rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 1 << 16:
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 1 << 16:
         raise ValueError(f"{option} is {address!r}, expected {_FORMS}.")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()

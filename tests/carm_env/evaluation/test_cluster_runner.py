@@ -69,7 +69,8 @@ def environment(folder):
     root = Path(__file__).parents[3]
     path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH", ""))))
     return {
-        **os.environ, store.DATA_VARIABLE: str(folder / "data"), "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0"
+        **os.environ, store.DATA_VARIABLE: str(folder / "data"), "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "disabled",
     }  # fmt: skip
 
 
@@ -178,6 +179,10 @@ def test_results_survive_a_lost_machine_and_an_interruption(folder, environment,
     [
         (["--engine", "ray", "--ray-address", "127.0.0.1:9"], "no Ray cluster answers at 127.0.0.1:9"),
         (["--engine", "ray", "--ray-address", "head"], "--ray-address is 'head', expected HOST:PORT"),
+        (
+            ["--engine", "ray", "--ray-address", "ray://127.0.0.1:9"],
+            "--ray-address is 'ray://127.0.0.1:9', expected HOST",
+        ),
         (["--ray-address", "auto"], "need --engine ray"),
         (["--engine", "ray", "--ray-gpus", "-1"], "--ray-gpus is -1"),
     ],
@@ -192,6 +197,6 @@ def test_a_cluster_that_is_not_there_is_named_at_once(more, message, folder, tmp
 
 def test_the_address_of_the_environment_is_named(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("RAY_ADDRESS", "ray://127.0.0.1:9")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     assert run_script(evaluate, EvaluationArguments, given=words(tmp_path / "out", "--engine", "ray")) == 2
-    assert "no Ray cluster answers at ray://127.0.0.1:9" in capsys.readouterr().err
+    assert re.search("no Ray cluster answers at 127.0.0.1:9 .*or correct RAY_ADDRESS", capsys.readouterr().err)

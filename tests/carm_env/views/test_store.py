@@ -202,7 +202,11 @@ def test_the_command_stores_views(small_patients, tmp_path, capsys):
 def test_ray_renders_the_same_files(small_patients, tmp_path):
     pytest.importorskip("ray", reason="ray is not installed: pip install 'carm-env[ray]'")
     root = str(Path(__file__).parents[3])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    environment = {
+        **os.environ,
+        "RAY_AUTH_MODE": "disabled",
+        "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
+    }
     environment.pop("RAY_ADDRESS", None)
     words = ["--views-per-patient", "6", "--size", "32", "--workers", "1", "--split", f"train={small_patients[0]}"]
     command = [sys.executable, "-m", "carm_env.cli", "render-dataset", *words]
