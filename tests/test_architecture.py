@@ -54,8 +54,8 @@ OPTIONAL_PACKAGES: dict[str, tuple[str, ...]] = {
     "openenv": ("carm_env.adapters.openenv_server",),
     "verifiers": ("carm_env.adapters.verifiers_env",),
     **dict.fromkeys(
-        ("SimpleITK", "bitsandbytes", "cupy", "deepdrr", "itk", "lm_eval", "matplotlib", "moviepy", "nanodrr", "peft",
-         "pyarrow", "pydicom", "rliable", "torchio"),
+        ("SimpleITK", "bitsandbytes", "cupy", "deepdrr", "fsspec", "itk", "lm_eval", "matplotlib", "moviepy", "nanodrr",
+         "peft", "pyarrow", "pydicom", "ray", "rliable", "torchio"),
         (),
     ),
 }  # fmt: skip

@@ -12,7 +12,7 @@ import dataclasses
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +21,7 @@ import tyro
 from tqdm import tqdm
 
 from carm_env.evaluation.board import board_of
+from carm_env.evaluation.cluster_runner import cluster_runner
 from carm_env.evaluation.episode_images import save_episode_gif, save_trajectories
 from carm_env.evaluation.episodes import EpisodeTask
 from carm_env.evaluation.finished_board import save_site, show_finished
@@ -48,6 +49,8 @@ from carm_env.evaluation.transcripts import check_transcripts_folder
 from carm_env.patient import Patient
 from carm_env.patients.build import default_workers, prepare_patients
 from carm_env.patients.catalogue import expand_patients, load_patient
+from carm_env.patients.machines import check_machines
+from carm_env.system.cluster import Cluster, EngineName, check_engine, connect
 from carm_env.system.command_line import INTERRUPTED
 from carm_env.system.files import write_json, write_text
 from carm_env.system.output_folders import lock_output
@@ -72,7 +75,7 @@ class EvaluationArguments:
         shifts: run the suites under these shifts as well: NAME:SEVERITY, NAME for its three severities, or all
             (`carm_env.evaluation.shifts`).
         episodes: run only the first N episodes of each suite.
-        workers: number of processes; by default one per CPU.
+        workers: number of processes; by default one per CPU, with Ray one per CPU of the cluster.
         seed: seed of the first episode; episode i has seed + i.
         out: folder for the results.
         resume: keep the results in the folder and run only the missing episodes.
@@ -85,6 +88,10 @@ class EvaluationArguments:
         html: folder for the leaderboard as a web page; with --transcripts, also for a page of each episode.
         trust_pickle: load archives of stable-baselines3, whose pickled code runs when they are loaded.
         decision_timeout: longest time of a decision in seconds; an episode whose policy takes longer ends as a timeout.
+        engine: what runs the episodes: processes of this machine, or the machines of a Ray cluster (extra: ray).
+        ray_address: HOST:PORT of the head node of the cluster that this machine belongs to, or auto; by default the
+            environment variable RAY_ADDRESS, and without it a Ray that is started here.
+        ray_gpus: GPUs of each worker of Ray; a fraction lets several workers share one.
     """
 
     policies: PolicyNames = ("oracle", "random")
@@ -92,7 +99,7 @@ class EvaluationArguments:
     patients: tuple[str, ...] = ()
     shifts: tuple[str, ...] = ()
     episodes: int | None = None
-    workers: int = usable_cpus()
+    workers: int | None = None
     seed: int = 0
     out: Path = Path("runs/leaderboard")
     resume: bool = False
@@ -103,6 +110,9 @@ class EvaluationArguments:
     html: Path | None = None
     trust_pickle: bool = False
     decision_timeout: float = 600.0
+    engine: EngineName = "processes"
+    ray_address: str | None = None
+    ray_gpus: float = 0.0
 
     def policy_texts(self) -> dict[str, str]:
         """Returns what constructs each policy, by the name that the policy has in the results.
@@ -142,7 +152,9 @@ def evaluate(
         ValueError: an unknown name, a number out of range, or an episode that its patient does not allow.
         ContradictionError: finished results contradict each other.
         FileNotFoundError: the weights of a policy do not exist.
-        MissingExtraError: a policy needs a package that is not installed.
+        MissingExtraError: a policy, or Ray, needs a package that is not installed.
+        ClusterError: the Ray cluster cannot be used.
+        MachineError: a machine of the cluster lacks a patient, or has another one, or other packages.
         BusyError: another process writes to a folder.
         TranscriptError: the folder of ``--transcripts`` is in use, or cannot be written.
     """
@@ -160,13 +172,17 @@ def evaluate(
     if arguments.out.is_dir():
         with lock_output(arguments.out, "--out"):
             pass  # Reports another process before patients are built.
-    suites, patients = _prepare(arguments)
-    tasks = _list_tasks(arguments, suites, texts)
     with contextlib.ExitStack() as stack:
+        # Reports an absent cluster before patients are built.
+        cluster = stack.enter_context(_cluster(arguments)) if arguments.engine == "ray" else None
+        suites, patients = _prepare(arguments)
+        tasks = _list_tasks(arguments, suites, texts)
+        if cluster is not None:
+            check_machines(cluster, packages, {name: patient.fingerprint for name, patient in patients.items()})
         stack.enter_context(lock_output(arguments.out, "--out"))
         if arguments.transcripts is not None:
             stack.enter_context(lock_output(arguments.transcripts, "--transcripts"))
-        status = _run(arguments, make_policy, suites, patients, tasks, concurrent, packages, parts)
+        status = _run(arguments, make_policy, suites, patients, tasks, concurrent, packages, parts, cluster)
     print(f"Took {time.perf_counter() - started:.0f} s.")
     return status
 
@@ -197,6 +213,7 @@ def _run(
     concurrent: set[str],
     packages: list[str],
     parts: Callable[[], SiteParts],
+    cluster: Cluster | None,
 ) -> int:
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
@@ -204,15 +221,15 @@ def _run(
     results = _earlier_results(path, arguments.resume)
     done = {result.key for result in results}
     missing = [task for task in tasks if _key(task, patients) not in done]
-    print(f"Episodes: {len(tasks)} ({len(tasks) - len(missing)} already done), {arguments.workers} worker(s)")
+    print(f"Episodes: {len(tasks)} ({len(tasks) - len(missing)} already done), {_slots(arguments, cluster)} worker(s)")
     run = provenance(arguments.seed, packages)
     status = 0
     try:
         with tqdm(total=len(missing), desc="episodes", unit="episode") as bar:
-            workers = max(1, min(arguments.workers, len(missing)))
+            workers = max(1, min(_slots(arguments, cluster), len(missing)))
             finished = run_tasks(
                 missing, workers, make_policy, concurrent=concurrent, timeout_s=arguments.decision_timeout,
-                transcripts=arguments.transcripts,
+                transcripts=arguments.transcripts, run_elsewhere=_elsewhere(arguments, cluster, make_policy, patients),
             )  # fmt: skip
             for result in finished:
                 result = dataclasses.replace(result, run=run)
@@ -241,6 +258,29 @@ def _run(
     return status
 
 
+@contextlib.contextmanager
+def _cluster(arguments: EvaluationArguments) -> Iterator[Cluster]:
+    with connect(arguments.ray_address, arguments.workers, arguments.ray_gpus) as cluster:
+        print(f"Ray: {len(cluster.machines)} machine(s), {cluster.slots} worker(s)")
+        yield cluster
+
+
+def _slots(arguments: EvaluationArguments, cluster: Cluster | None) -> int:
+    return cluster.slots if cluster is not None else arguments.workers or usable_cpus()
+
+
+def _elsewhere(
+    arguments: EvaluationArguments,
+    cluster: Cluster | None,
+    make_policy: PolicyFactory,
+    patients: Mapping[str, Patient],
+) -> Callable[[Sequence[EpisodeTask]], Iterator[EpisodeResult]] | None:
+    if cluster is None:
+        return None
+    fingerprints = {name: patient.fingerprint for name, patient in patients.items()}
+    return cluster_runner(cluster, make_policy, fingerprints, arguments.decision_timeout, arguments.transcripts)
+
+
 def _check(arguments: EvaluationArguments) -> None:
     for name, names in (("policies", arguments.policies), ("suite", arguments.suite)):
         if not names:
@@ -259,6 +299,7 @@ def _check(arguments: EvaluationArguments) -> None:
             raise ValueError(f"--transcripts and --html are both {arguments.html}, expected two folders.")
     if not arguments.decision_timeout > 0:
         raise ValueError(f"--decision-timeout is {arguments.decision_timeout}, expected a time above 0 s.")
+    check_engine(arguments.engine, arguments.ray_address, arguments.ray_gpus)
 
 
 def _facts(texts: Mapping[str, str], make_policy: PolicyFactory) -> tuple[set[str], list[str], dict[str, str]]:
@@ -280,11 +321,11 @@ def _prepare(arguments: EvaluationArguments) -> tuple[list[Suite], dict[str, Pat
     if not arguments.patients:
         suites = _load_suites(arguments.suite)
         names = list(dict.fromkeys(name for suite in suites for name in suite.patients))
-        patients = _load_patients(names, arguments.workers)
+        patients = _load_patients(names, arguments.workers or usable_cpus())
     else:
         for name in arguments.suite:
             find_recipe(name)
-        patients = _load_patients(expand_patients(arguments.patients), arguments.workers)
+        patients = _load_patients(expand_patients(arguments.patients), arguments.workers or usable_cpus())
         suites = _draw_suites(dict.fromkeys(arguments.suite), patients)
     for suite in suites:
         suite.check(patients)
@@ -299,7 +340,7 @@ def _with_shifts(
     if not shifts:
         return suites, patients
     named = [name for suite in suites for shift in shifts for name in patient_names(suite, shift).values()]
-    patients = {**patients, **_load_patients(list(dict.fromkeys(named)), arguments.workers)}
+    patients = {**patients, **_load_patients(list(dict.fromkeys(named)), arguments.workers or usable_cpus())}
     shifted = list(suites)
     for suite in suites:
         for shift in dict.fromkeys(shifts):

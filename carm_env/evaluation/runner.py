@@ -135,9 +135,10 @@ def shared_policy(make_policy: PolicyFactory, text: str) -> Policy:
     return make_policy(text)
 
 
-def _run_task(
+def run_task(
     make_policy: PolicyFactory, timeout_s: float | None, transcripts: Path | None, task: EpisodeTask
 ) -> EpisodeResult:
+    """Runs one episode with the policy and the environment of this process; see `run_tasks`."""
     policy = shared_policy(make_policy, task.source or task.policy)
     result = run_episode(policy, suite_environment(task.suite), task, timeout_s, transcripts)
     if result.outcome == "timeout" and result.error:
@@ -154,6 +155,7 @@ def run_tasks(
     concurrent: Collection[str] = (),
     timeout_s: float | None = None,
     transcripts: Path | None = None,
+    run_elsewhere: Callable[[Sequence[EpisodeTask]], Iterator[EpisodeResult]] | None = None,
 ) -> Iterator[EpisodeResult]:
     """Runs episodes and yields each result when it is available, in any order.
 
@@ -166,6 +168,8 @@ def run_tasks(
         concurrent: names of policies with a `Policy.concurrency` above 1; their episodes run in this process.
         timeout_s: longest time of a decision; None for no limit.
         transcripts: folder that receives a transcript of each episode.
+        run_elsewhere: runs the episodes of the other policies instead of worker processes, such as
+            `carm_env.evaluation.cluster_runner.cluster_runner`.
     """
     ordered = sorted(tasks, key=lambda task: (task.suite.name, task.suite.episodes[task.episode].patient))
     for name in dict.fromkeys(task.policy for task in ordered if task.policy in concurrent):
@@ -173,8 +177,11 @@ def run_tasks(
         policy = shared_policy(make_policy, own[0].source or name)
         yield from run_concurrently(own, policy, make_suite_environment, timeout_s, transcripts)
     others = [task for task in ordered if task.policy not in concurrent]
+    if run_elsewhere is not None:
+        yield from run_elsewhere(others)
+        return
     if workers > 1 and others:
         # One X-ray compiles the kernels, which every worker would otherwise compile for itself.
         reset_episode(suite_environment(others[0].suite), others[0])
-    run = partial(_run_task, make_policy, timeout_s, transcripts)
+    run = partial(run_task, make_policy, timeout_s, transcripts)
     yield from run_in_processes(run, others, workers, ahead=2)

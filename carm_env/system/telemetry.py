@@ -12,6 +12,7 @@ _SETTINGS = {
     # datasets and evaluate count how often a local file is loaded.
     "HF_UPDATE_DOWNLOAD_COUNTS": "0",
     "GRADIO_ANALYTICS_ENABLED": "False",
+    "RAY_USAGE_STATS_ENABLED": "0",
     # transformers would fetch compiled kernels from the hub and run them.
     "USE_HUB_KERNELS": "NO",
 }

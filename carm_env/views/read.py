@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -40,22 +40,26 @@ def read_description(folder: Path) -> dict[str, Any]:
     Raises:
         ViewDatasetError: the folder holds no dataset, or one of another format.
     """
-    path = folder / OPTIONS_FILE
     try:
-        description = read_json_mapping(path)
-        if description["format"] != DATASET_FORMAT:
-            raise ValueError(f"format {description['format']}, expected {DATASET_FORMAT}")
-        description["files"] = dict(description["files"])
-        for names in description["files"].values():
-            for name in names if isinstance(names, list) else [names]:
-                if not isinstance(name, str) or Path(name).name != name or names is name:
-                    raise ValueError(f"files has {shortened(name)}, expected lists of names without folders")
-        options = {**_BEFORE_DEPTHS, **description["options"]}
-        description["options"] = ViewOptions(**{**options, "augment": tuple(options["augment"])}).to_json()
+        return check_description(read_json_mapping(folder / OPTIONS_FILE))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ViewDatasetError(
             f"{folder} is not a dataset of views ({error}): write one with `carm-env render-dataset --out {folder}`."
         ) from error
+
+
+def check_description(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the content of a ``views.json`` with all options; raises ValueError, KeyError or TypeError."""
+    description = dict(value)
+    if description["format"] != DATASET_FORMAT:
+        raise ValueError(f"format {description['format']}, expected {DATASET_FORMAT}")
+    description["files"] = dict(description["files"])
+    for names in description["files"].values():
+        for name in names if isinstance(names, list) else [names]:
+            if not isinstance(name, str) or Path(name).name != name or names is name:
+                raise ValueError(f"files has {shortened(name)}, expected lists of names without folders")
+    options = {**_BEFORE_DEPTHS, **description["options"]}
+    description["options"] = ViewOptions(**{**options, "augment": tuple(options["augment"])}).to_json()
     return description
 
 

@@ -8,16 +8,12 @@ patient's file depends on patient and options only, so files are written in para
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from carm_env.geometry import CArmGeometry
@@ -25,16 +21,15 @@ from carm_env.landmarks import LANDMARKS, N_LANDMARKS
 from carm_env.patients.build import default_workers, prepare_patients
 from carm_env.patients.reference import PatientName, PatientRef
 from carm_env.patients.separation import TRAINED_ON, check_separate, check_trainable, person_of
-from carm_env.system.files import atomic_write, content_hash, write_json, write_text
+from carm_env.system.files import write_json, write_text
 from carm_env.system.leftovers import settle
-from carm_env.system.messages import announce
 from carm_env.system.output_folders import lock_output
 from carm_env.system.processes import run_in_processes
 from carm_env.system.structured_files import dump_yaml
 from carm_env.views.read import DATASET_FORMAT, OPTIONS_FILE, ViewDatasetError, import_pyarrow, read_description
-from carm_env.views.sample import View, ViewOptions, render_views
+from carm_env.views.sample import ViewOptions
+from carm_env.views.shards import Shard, count_rows, count_whole_rows, patient_of, shard_name, write_shard
 
-_ROWS_PER_GROUP = 256
 _CARD = Path(__file__).with_name("dataset_card.md")
 
 
@@ -75,7 +70,9 @@ def write_view_dataset(
         BusyError: another process writes to the folder.
     """
     import_pyarrow()
-    needed = {split: _needed_patients(split, refs, options, max_views) for split, refs in _checked(splits).items()}
+    needed = {
+        split: _needed_patients(split, refs, options, max_views) for split, refs in checked_splits(splits).items()
+    }
     with lock_output(folder, "--out", wait):
         for split in needed:
             settle(folder / "data" / split)
@@ -85,32 +82,46 @@ def write_view_dataset(
 def _write(
     folder: Path, needed: Mapping[str, Sequence[tuple[PatientRef, int]]], options: ViewOptions, workers: int
 ) -> list[Path]:
-    geometry = dataclasses.asdict(CArmGeometry())
-    description: dict[str, Any] = {"format": DATASET_FORMAT, "options": options.to_json(), "geometry": geometry}
+    description = describe(options)
     existing = _existing(folder) or {**description, "files": {}}
-    if existing["options"] != description["options"]:
-        raise ViewDatasetError(
-            f"{folder} holds views with other options: it has {existing['options']}, asked for {options.to_json()}. "
-            "Choose another folder, or remove this one."
-        )
+    check_options(str(folder), existing, options)
     prepare_patients([ref for patients in needed.values() for ref, _ in patients], workers)
     shards = [
-        _Shard(ref, count, folder / "data" / split / f"{_file_name(ref)}.parquet", options)
+        Shard(ref, count, folder / "data" / split / shard_name(ref), options)
         for split, patients in needed.items()
         for ref, count in patients
     ]
     files = {split: [shard.path.name for shard in shards if shard.path.parent.name == split] for split in needed}
-    others = {split: _kept(folder, split, names, files, needed) for split, names in existing["files"].items()}
+    others = {
+        split: kept_files(split, names, files, needed, lambda split, name: patient_of(folder / "data" / split / name))
+        for split, names in existing["files"].items()
+    }
     files = {**{split: names for split, names in others.items() if names}, **files}
     # The folder may also hold files of other patients or of earlier builds: only listed files are read.
     write_json(folder / OPTIONS_FILE, {**description, "files": files})
-    missing = [shard for shard in shards if _count_whole_rows(shard.path) < shard.count]
+    missing = [shard for shard in shards if count_whole_rows(shard.path) < shard.count]
     with tqdm(total=len(shards), initial=len(shards) - len(missing), unit="patient", desc="views",
               disable=not missing) as bar:  # fmt: skip
-        for _ in run_in_processes(_write_shard, missing, max(1, min(workers, len(missing)))):
+        for _ in run_in_processes(write_shard, missing, max(1, min(workers, len(missing)))):
             bar.update()
-    write_text(folder / "README.md", _card(folder, files, options))
+    views = {split: sum(count_rows(folder / "data" / split / name) for name in names) for split, names in files.items()}
+    write_text(folder / "README.md", dataset_card(files, views, options))
     return [shard.path for shard in shards]
+
+
+def describe(options: ViewOptions) -> dict[str, Any]:
+    """Returns the content of ``views.json`` but for the files."""
+    geometry = dataclasses.asdict(CArmGeometry())
+    return {"format": DATASET_FORMAT, "options": options.to_json(), "geometry": geometry}
+
+
+def check_options(folder: str, existing: Mapping[str, Any], options: ViewOptions) -> None:
+    """Raises ViewDatasetError if the dataset that `folder` holds has other options."""
+    if existing["options"] != options.to_json():
+        raise ViewDatasetError(
+            f"{folder} holds views with other options: it has {existing['options']}, asked for {options.to_json()}. "
+            "Choose another folder, or remove this one."
+        )
 
 
 def _existing(folder: Path) -> dict[str, Any] | None:
@@ -126,23 +137,32 @@ def _existing(folder: Path) -> dict[str, Any] | None:
         ) from error
 
 
-def _kept(
-    folder: Path,
+def kept_files(
     split: str,
     names: Sequence[str],
     files: Mapping[str, Sequence[str]],
     needed: Mapping[str, Sequence[tuple[PatientRef, int]]],
+    patient_of: Callable[[str, str], str],
 ) -> list[str]:
-    """Returns the files of an earlier split whose patients may stay beside those that are needed now."""
+    """Returns the files of an earlier split whose patients may stay beside those that are needed now.
+
+    Args:
+        split: name of the earlier split.
+        names: its files.
+        files: the files that are needed now, by split.
+        needed: their patients, each with its number of views.
+        patient_of: returns the name of the patient of a file of a split.
+    """
     listed = {name for written in files.values() for name in written}
     people = {
         person_of(ref) for other, patients in needed.items() if {split, other} & set(TRAINED_ON) for ref, _ in patients
     }
     kept = [name for name in names if name not in listed]
-    return [name for name in kept if person_of(_patient_of(folder / "data" / split / name)) not in people]
+    return [name for name in kept if person_of(patient_of(split, name)) not in people]
 
 
-def _checked(splits: Mapping[str, Sequence[PatientName]]) -> dict[str, tuple[PatientRef, ...]]:
+def checked_splits(splits: Mapping[str, Sequence[PatientName]]) -> dict[str, tuple[PatientRef, ...]]:
+    """Returns the patients of each split; for errors see `write_view_dataset`."""
     patients = {split: PatientRef.expand(names) for split, names in splits.items()}
     for split in TRAINED_ON:
         check_trainable(patients.get(split, ()), f"the split {split}")
@@ -161,116 +181,14 @@ def _needed_patients(
     return [(ref, min(every, limit - start)) for ref, start in zip(refs, range(0, limit, every), strict=False)]
 
 
-@dataclass(frozen=True)
-class _Shard:
-    ref: PatientRef
-    count: int
-    path: Path
-    options: ViewOptions
+def dataset_card(files: Mapping[str, Sequence[str]], views: Mapping[str, int], options: ViewOptions) -> str:
+    """Returns the content of ``README.md``.
 
-
-def _write_shard(shard: _Shard) -> None:
-    pa = import_pyarrow()
-    schema = _schema()
-    views = islice(render_views(shard.ref, shard.options), shard.count)
-    table = pa.Table.from_pylist([_row(view, number) for number, view in enumerate(views)], schema=schema)
-    with atomic_write(shard.path) as temporary:
-        # PNG does not shrink any further.
-        pa.parquet.write_table(table, temporary, row_group_size=_ROWS_PER_GROUP, compression="none",
-                               write_page_checksum=True)  # fmt: skip
-
-
-def _row(view: View, number: int) -> dict[str, Any]:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(view.image).save(buffer, "PNG")
-    labels = view.labels
-    return {
-        "image": {"bytes": buffer.getvalue(), "path": f"{view.patient.replace(':', '-')}-{number:05d}.png"},
-        "patient": view.patient,
-        "isocenter_lps_mm": list(view.pose.isocenter_lps_mm),
-        "alpha_deg": view.pose.alpha_deg,
-        "beta_deg": view.pose.beta_deg,
-        "closest_landmarks": list(labels.closest_landmarks),
-        "displacement_mm": labels.displacement_mm.astype(np.float32).tolist(),
-        "pixels": labels.pixels.astype(np.float32).tolist(),
-        "visible": labels.visible.tolist(),
-        "technique": json.dumps(dict(view.technique), sort_keys=True),
-    }
-
-
-def _schema() -> Any:
-    pa = import_pyarrow()
-    numbers, flags = pa.list_(pa.float32()), pa.list_(pa.bool_())
-    columns = {
-        "image": pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
-        "patient": pa.string(),
-        "isocenter_lps_mm": numbers,
-        "alpha_deg": pa.float32(),
-        "beta_deg": pa.float32(),
-        "closest_landmarks": pa.list_(pa.int32()),
-        "displacement_mm": pa.list_(numbers),
-        "pixels": pa.list_(numbers),
-        "visible": flags,
-        "technique": pa.string(),
-    }
-
-    def feature(kind: Any) -> dict[str, Any]:
-        if pa.types.is_struct(kind):
-            return {"_type": "Image"}
-        if pa.types.is_list(kind):
-            return {"feature": feature(kind.value_type), "_type": "List"}
-        return {"dtype": "float32" if pa.types.is_floating(kind) else str(kind), "_type": "Value"}
-
-    # `datasets` reads its features from here: without them images would arrive as bytes.
-    features = {name: feature(kind) for name, kind in columns.items()}
-    return pa.schema(list(columns.items()), {"huggingface": json.dumps({"info": {"features": features}})})
-
-
-def _file_name(ref: PatientRef) -> str:
-    name = str(ref)
-    readable = "".join(letter if letter.isalnum() else "-" for letter in name)[:60]
-    patient = ref.load_unscanned()
-    content = patient.fingerprint
-    if ref.scan is not None:
-        # Scanning takes a second, and hundreds of patients are named one after another.
-        content = content_hash([content, repr(ref.scan.scan_of(patient))])[: len(content)]
-    return f"{readable}-{content_hash(name)[:6]}-{content}"
-
-
-def _patient_of(path: Path) -> str:
-    """Returns the name of the patient of a Parquet file; empty if the file is missing or damaged."""
-    pa = import_pyarrow()
-    try:
-        return str(pa.parquet.ParquetFile(path).read_row_group(0, ["patient"])["patient"][0].as_py())
-    except Exception:  # pyarrow raises many kinds for a damaged file
-        return ""
-
-
-def _count_rows(path: Path) -> int:
-    """Returns the number of rows of a Parquet file; 0 if it is missing or damaged."""
-    pa = import_pyarrow()
-    try:
-        return int(pa.parquet.ParquetFile(path).metadata.num_rows)
-    except Exception:  # pyarrow raises many kinds for a damaged file
-        return 0
-
-
-def _count_whole_rows(path: Path) -> int:
-    """Does the same as `_count_rows`, and also returns 0 if the data do not match their checksums."""
-    pa = import_pyarrow()
-    try:
-        file = pa.parquet.ParquetFile(path, page_checksum_verification=True)
-        return sum(len(file.read_row_group(number)) for number in range(file.num_row_groups))
-    except FileNotFoundError:
-        return 0
-    except Exception:  # pyarrow raises many kinds for a damaged file
-        announce(f"{path} is damaged and rendered again.")
-        return 0
-
-
-def _card(folder: Path, files: Mapping[str, Sequence[str]], options: ViewOptions) -> str:
+    Args:
+        files: names of the files of each split.
+        views: number of views of each split.
+        options: the views of each patient.
+    """
     data_files = [
         {"split": split, "path": [f"data/{split}/{name}" for name in names]} for split, names in files.items()
     ]
@@ -280,9 +198,6 @@ def _card(folder: Path, files: Mapping[str, Sequence[str]], options: ViewOptions
         "task_categories": ["image-classification", "keypoint-detection"],
         "tags": ["medical", "x-ray", "c-arm", "synthetic", "landmark-localization"],
         "configs": [{"config_name": "default", "data_files": data_files}],
-    }
-    views = {
-        split: sum(_count_rows(folder / "data" / split / name) for name in names) for split, names in files.items()
     }
     counts = "\n".join(f"| {split} | {len(names)} | {views[split]} |" for split, names in files.items())
     values = {
