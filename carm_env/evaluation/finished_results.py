@@ -27,7 +27,7 @@ from carm_env.system.files import content_hash, file_hash
 
 _SHOWN = 8
 _CUSTOM = "-custom"
-_OF_THE_MACHINE = ("run", "latency_ms", "prompt_tokens", "tokens", "cost", "error")
+_OF_THE_MACHINE = ("run", "latency_ms", "decision_ms", "prompt_tokens", "tokens", "cost", "error")
 """Fields that may differ between two runs of one policy in one episode."""
 _SERVER_MODEL = "server_model"
 """Fact of `carm_env.chat_models.policy.ChatPolicy` that the server states, if it answers at all."""

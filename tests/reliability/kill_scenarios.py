@@ -27,7 +27,8 @@ from tests.reliability.killing import SAVES, Window
 SPACING_MM = 8.0
 IMPORTED = ("one", "two", "three", "four")
 _VARIABLE = (
-    "date", "latency_ms", "run", "runs", "case", "manifest_sha256", "description_sha256",
+    "date", "latency_ms", "latency_ms_p50", "latency_ms_p95", "decision_ms", "run", "runs", "case", "manifest_sha256",
+    "description_sha256",
 )  # fmt: skip
 """Values that differ between two undisturbed runs: times, random keys, and hashes of both."""
 

@@ -77,7 +77,9 @@ def test_every_field_is_drawn_by_some_group():
     for seed in range(80):
         domain = draw_domain(seed)
         seen |= set(domain.scan.to_json()) | set(domain.chain.to_json())
-    assert seen == {item.name for kind in (Scan, ImageChain) for item in fields(kind)}
+    # How the patient lies is a shift of suites, and drawn by no group.
+    lying = {"askew_deg", "roll_deg"}
+    assert seen == {item.name for kind in (Scan, ImageChain) for item in fields(kind)} - lying
     assert set(SCAN_GROUPS) | set(CHAIN_GROUPS) == set(GROUPS)
 
 
