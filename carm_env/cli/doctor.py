@@ -22,8 +22,8 @@ from carm_env.volume import Volume
 
 OPTIONAL_PACKAGES = {
     "SimpleITK": "ct", "stable-baselines3": "rl", "torch": "gpu", "transformers": "llm", "bitsandbytes": "qlora",
-    "deepdrr": "deepdrr", "nanodrr": "bench", "itk-rtk": "bench", "rliable": "compare", "ray": "ray",
-    "fsspec": "storage",
+    "deepdrr": "deepdrr", "nanodrr": "bench", "itk-rtk": "bench", "rliable": "compare",
+    "ray": "ray", "fsspec": "storage",
 }  # fmt: skip
 """Optional packages and the extras that install them."""
 

@@ -129,7 +129,8 @@ class Cluster:
         """Yields ``work(value)`` for every value, in the order in which they finish.
 
         A call whose worker process or machine is lost runs again on whatever machine is free. When the caller stops
-        iterating, or is interrupted, the running calls are cancelled and no other call starts.
+        iterating, or is interrupted, no other call starts, and the running ones end with the connection: in Ray 2.60,
+        cancelling a call that is just finishing ends this process.
 
         Args:
             work: a module-level function; it and the values are pickled.
@@ -145,42 +146,37 @@ class Cluster:
         queue, lost = iter(values), deque[tuple[Value, int]]()
         running: dict[Any, tuple[Value, int]] = {}
         exhausted, idle_since = False, time.monotonic()
-        try:
-            while True:
-                while len(running) < max(1, _AHEAD * self.slots):
-                    if lost:
-                        value, losses = lost.popleft()
-                    else:
-                        try:
-                            value, losses = next(queue), 0
-                        except StopIteration:
-                            exhausted = True
-                            break
-                    running[remote.remote(os.getcwd(), work, value)] = value, losses
-                if not running and exhausted:
-                    return
-                done, _ = self._ray.wait(list(running), num_returns=1, timeout=_POLL_S)
-                if done or self.slots:
-                    idle_since = time.monotonic()
-                elif time.monotonic() - idle_since > _PATIENCE_S:
-                    raise ClusterError(
-                        f"the Ray cluster has had no machine with {self._needed} for {_PATIENCE_S:.0f} s: start one "
-                        "(`ray start --address HEAD:6379`) and run the command again. Finished work is kept."
-                    )
-                for call in done:
-                    value, losses = running.pop(call)
+        while True:
+            while len(running) < max(1, _AHEAD * self.slots):
+                if lost:
+                    value, losses = lost.popleft()
+                else:
                     try:
-                        result = self._ray.get(call)
-                    except self._losses as error:
-                        lost.append((value, self._count_loss(describe(value), losses, error)))
-                    except self._ray.exceptions.RayError as error:
-                        raise _cause(error) from error
-                    else:
-                        yield result
-        finally:
-            for call in running:
-                with contextlib.suppress(Exception):
-                    self._ray.cancel(call, force=True)
+                        value, losses = next(queue), 0
+                    except StopIteration:
+                        exhausted = True
+                        break
+                running[remote.remote(os.getcwd(), work, value)] = value, losses
+            if not running and exhausted:
+                return
+            done, _ = self._ray.wait(list(running), num_returns=1, timeout=_POLL_S)
+            if done or self.slots:
+                idle_since = time.monotonic()
+            elif time.monotonic() - idle_since > _PATIENCE_S:
+                raise ClusterError(
+                    f"the Ray cluster has had no machine with {self._needed} for {_PATIENCE_S:.0f} s: start one "
+                    "(`ray start --address HEAD:6379`) and run the command again. Finished work is kept."
+                )
+            for call in done:
+                value, losses = running.pop(call)
+                try:
+                    result = self._ray.get(call)
+                except self._losses as error:
+                    lost.append((value, self._count_loss(describe(value), losses, error)))
+                except self._ray.exceptions.RayError as error:
+                    raise _cause(error) from error
+                else:
+                    yield result
 
     def _count_loss(self, what: str, losses: int, error: Exception) -> int:
         """Returns how often a value has been lost by now, and says so."""
