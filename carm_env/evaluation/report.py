@@ -110,12 +110,13 @@ def tie_letters(scores: Scores, differences: Sequence[Mapping[str, Any]]) -> dic
 
     Args:
         scores: from `summarise`.
-        differences: from `paired_differences`; those of earlier commits, which are not corrected, are left out.
+        differences: from `paired_differences`; those without a corrected p value, of few patients or of
+            earlier commits, are left out.
     """
     letters = {}
     for suite in _suites(scores):
         ranked = sorted((name for name in scores if suite in scores[name]), key=_rank(scores, suite))
-        own = [row for row in differences if row["suite"] == suite and "better" in row]
+        own = [row for row in differences if row["suite"] == suite and row.get("p_holm") is not None]
         if own:
             letters[suite] = tie_groups(ranked, [(row["first"], row["second"]) for row in own if row["better"]])
     return letters
