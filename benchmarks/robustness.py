@@ -33,6 +33,8 @@ from policies.registry import make_policy
 
 Profile = dict[str, Any]
 """``{"clean": scores, "shifts": {shift: {severity: scores}}}`` of one policy; severities are text, as in JSON."""
+_DARK = 0.12, 0.88
+"""Beyond these the colours of the figure are dark."""
 _SCORES = ("success", "success_interval", "abstained", "exposures", "episodes", "patients", "suite_hash")
 
 
@@ -132,7 +134,8 @@ def draw(found: Mapping[str, Profile], path: Path) -> None:
                 values[row, int(severity) - 1] = np.nan if own["relative"] is None else own["relative"]
         ax.imshow(values, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
         for row, column in np.argwhere(np.isfinite(values)):
-            ax.text(column, row, f"{100 * values[row, column]:.0f}", ha="center", va="center", fontsize=7)
+            colour = "white" if not _DARK[0] < values[row, column] < _DARK[1] else "black"
+            ax.text(column, row, f"{100 * values[row, column]:.0f}", ha="center", va="center", fontsize=7, color=colour)
         ax.set_title(f"{policy}\n{profile['clean']['success']:.0%} without", fontsize=9)
         ax.set_xticks(range(len(SEVERITIES)), SEVERITIES)
         is_first = ax is axes[0][0]
