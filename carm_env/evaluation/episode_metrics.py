@@ -19,6 +19,7 @@ from carm_env.landmarks import landmark
 DISTANCE_BINS_MM = (0.0, 100.0, 200.0, 300.0, 400.0)
 """Lower bounds of the bins of the distance at the start, mm; the last bin has no upper bound."""
 _DOSE_STEPS = 20
+_ROUNDING = 1e-12
 
 
 def first_move_error_deg(result: EpisodeResult) -> float | None:
@@ -80,8 +81,8 @@ def episode_scores(results: Sequence[EpisodeResult]) -> dict[str, Any]:
     return {
         "first_move_error_deg": _mean(results, first_move_error_deg),
         "oscillation": _mean(results, oscillation),
-        "limit_hits": float(np.mean([result.limit_hits for result in results])),
-        "dap_mgy_cm2": float(np.mean([result.dap_mgy_cm2 for result in results])),
+        "limit_hits": _mean(results, lambda one: float(one.limit_hits) if one.tolerance_mm else None),
+        "dap_mgy_cm2": _mean(results, lambda one: one.dap_mgy_cm2 if one.tolerance_mm else None),
         "right_abstentions": _mean(results, right_abstention),
         "latency_ms_p50": median,
         "latency_ms_p95": high,
@@ -132,17 +133,14 @@ def success_curves(results: Sequence[EpisodeResult]) -> dict[str, list[tuple[flo
         ``{"exposures": [(exposures, share), ..], "dose_mgy": [(mGy, share), ..]}``: from 1 exposure to the most of any
         episode, and 20 equal steps of dose to the highest of any episode.
     """
-    most = max(result.exposures for result in results)
-    highest = max(result.dose_mgy for result in results)
-    doses = np.linspace(0.0, highest, _DOSE_STEPS + 1)[1:]
+    succeeded = np.array([result.success for result in results])
 
-    def share(is_within: Callable[[EpisodeResult], bool]) -> float:
-        return float(np.mean([result.success and is_within(result) for result in results]))
+    def curve(used: Sequence[float], limits: Sequence[float]) -> list[tuple[float, float]]:
+        values = np.array(used)
+        return [(float(limit), float(np.mean(succeeded & (values <= limit + _ROUNDING)))) for limit in limits]
 
+    exposures, doses = [result.exposures for result in results], [result.dose_mgy for result in results]
     return {
-        "exposures": [(float(n), share(lambda one, n=n: one.exposures <= n)) for n in range(1, most + 1)],  # type: ignore[misc]
-        "dose_mgy": [
-            (float(dose), share(lambda one, dose=dose: one.dose_mgy <= dose + 1e-12))  # type: ignore[misc]
-            for dose in doses
-        ],
+        "exposures": curve(exposures, range(1, max(exposures) + 1)),
+        "dose_mgy": curve(doses, np.linspace(0.0, max(doses), _DOSE_STEPS + 1)[1:].tolist()),
     }

@@ -286,7 +286,7 @@ def _notes(results: Sequence[EpisodeResult], known: Mapping[str, Suite]) -> Iter
             yield f"{policy} on {suite}: the server answered with different models ({', '.join(models)})."
     for suite in dict.fromkeys(result.suite for result in results):
         if suite not in known:
-            yield f"{suite} was drawn on chosen patients, so that its hash is not that of a file and was not checked."
+            yield f"{suite} has patients of its own, so that its hash is not that of a file and was not checked."
 
 
 def _with_tables(board: Board, tables: Sequence[ScoresFile]) -> Board:

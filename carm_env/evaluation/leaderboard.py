@@ -57,7 +57,9 @@ from carm_env.system.output_folders import lock_output
 from carm_env.system.threads import usable_cpus
 
 _SHOWN_ERRORS = 10
-_OF_RUNS = ("policies", "patients", "episodes", "seed", "resume", "trust_pickle", "decision_timeout")
+_OF_RUNS = (
+    "policies", "patients", "shifts", "episodes", "seed", "resume", "trust_pickle", "decision_timeout", "engine",
+)  # fmt: skip
 """Arguments that finished results have no use for."""
 
 PolicyNames = Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--policy",))]

@@ -81,6 +81,9 @@ def test_a_right_abstention_would_have_declared_wrongly(make_result):
     assert right_abstention(make_result()) is None
     found = episode_scores([handed_back(16.0), handed_back(3.0), make_result()])
     assert found["right_abstentions"] == 0.5 and found["latency_ms_p50"] is None
+    # Results of earlier commits state neither.
+    earlier = episode_scores([make_result()])
+    assert earlier["limit_hits"] is None and earlier["dap_mgy_cm2"] is None
 
 
 def test_percentiles_are_over_decisions(make_result):

@@ -174,7 +174,7 @@ def test_a_suite_that_was_drawn_on_chosen_patients_is_noted(finished, write):
     board = board_of(write("a.jsonl", custom))
     assert board.scores["mine"]["uniform-custom"]["episodes"] == 6
     (note,) = board.notes
-    assert note.startswith("uniform-custom was drawn on chosen patients") and note.endswith("was not checked.")
+    assert note.startswith("uniform-custom has patients of its own") and note.endswith("was not checked.")
 
 
 @pytest.fixture
@@ -238,6 +238,7 @@ def test_scores_on_an_edited_suite_are_left_out(scores_file):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--shifts", "blur:1"], "--shifts is for running episodes"),
         (["--policies", "oracle"], "--policies is for running episodes"),
         (["--episodes", "3"], "--episodes is for running episodes"),
         (["--resume"], "--resume is for running episodes"),
