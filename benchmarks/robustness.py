@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ import numpy as np
 from carm_env.evaluation.comparison_report import count
 from carm_env.evaluation.leaderboard import EvaluationArguments, PolicyNames, evaluate
 from carm_env.evaluation.plots import drawing, new_figure, save_figure
+from carm_env.evaluation.prepared_suites import prepare_suites
 from carm_env.evaluation.provenance import save_measurement
 from carm_env.evaluation.report import markdown_table, plain_text, share_cell
+from carm_env.evaluation.results import read_results
 from carm_env.evaluation.shifts import SEVERITIES, Shift
 from carm_env.system.command_line import run_script
 from carm_env.system.files import write_text
@@ -67,15 +69,23 @@ class Arguments:
     json: Path | None = None
 
 
-def profiles(scores: Mapping[str, Mapping[str, Mapping[str, Any]]], shifts: tuple[Shift, ...]) -> dict[str, Profile]:
+def profiles(
+    scores: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    shifts: tuple[Shift, ...],
+    successes: Mapping[str, Mapping[int, bool]],
+    kept: Mapping[str, Sequence[int]],
+) -> dict[str, Profile]:
     """Returns the profile of each policy.
 
     Args:
         scores: the scores of a leaderboard, ``{policy: {suite: scores}}``, with one suite that is not shifted.
         shifts: the shifts.
+        successes: of each policy, the success in each episode that is not shifted, by its number.
+        kept: see `carm_env.evaluation.prepared_suites.PreparedSuites`.
 
     Returns:
-        ``{policy: profile}``. ``relative`` is the success as a share of that without a shift; None without success.
+        ``{policy: profile}``. ``relative`` is the success as a share of that without a shift in the same episodes; None
+        without success there, or if they did not run.
     """
     found: dict[str, Profile] = {}
     for policy, suites in scores.items():
@@ -83,7 +93,9 @@ def profiles(scores: Mapping[str, Mapping[str, Mapping[str, Any]]], shifts: tupl
         profile: Profile = {"clean": {key: suites[clean][key] for key in _SCORES}, "shifts": {}}
         for shift in shifts:
             own = suites[shift.suite_name(clean)]
-            relative = own["success"] / suites[clean]["success"] if suites[clean]["success"] else None
+            same = [successes[policy].get(number) for number in kept[shift.suite_name(clean)][: own["episodes"]]]
+            without = 0.0 if None in same else float(np.mean([bool(success) for success in same]))
+            relative = own["success"] / without if without else None
             values = {**{key: own[key] for key in _SCORES}, "relative": relative}
             profile["shifts"].setdefault(shift.name, {})[str(shift.severity)] = values
         found[policy] = profile
@@ -119,7 +131,7 @@ def page(policy: str, profile: Profile) -> str:
         f"Success without a shift: {_success(clean)}, {count(clean['episodes'], 'episode')}, "
         f"{count(clean['patients'], 'patient')}.\n\n{table(profile)}\n\n"
         "Each cell has the success, its 95 % interval clustered by patient, and the success as a share of that without "
-        "a shift. The shifts are listed in `carm_env.evaluation.shifts`.\n\nResearch software, not a medical device.\n"
+        "a shift in the same episodes. `carm_env.evaluation.shifts` lists the shifts.\n\nResearch software, not a medical device.\n"
     )
 
 
@@ -159,7 +171,17 @@ def run(arguments: Arguments) -> int:
         return status
     scores = read_json(arguments.out / "leaderboard.json")
     names = evaluation.policy_texts()
-    found = profiles({name: suites for name, suites in scores.items() if name in names}, shifts)
+    # The patients are built: this only says which episodes the shifts keep.
+    prepared = prepare_suites((arguments.suite,), arguments.patients, shifts, arguments.workers)
+    clean, *_ = prepared.suites
+    results = read_results(arguments.out / "episodes.jsonl")[0]
+    successes: dict[str, dict[int, bool]] = {name: {} for name in names}
+    for result in results:
+        is_of_this_run = result.suite_hash == clean.hash and result.seed == arguments.seed + result.episode
+        if is_of_this_run and result.policy in names:
+            successes[result.policy][result.episode] = result.success
+    own = {name: suites for name, suites in scores.items() if name in names}
+    found = profiles(own, shifts, successes, prepared.kept)
     for policy, profile in found.items():
         print(f"\n{page(policy, profile)}")
         write_text(arguments.out / f"profile_{re.sub(r'[^A-Za-z0-9_-]', '_', policy)}.md", page(policy, profile))

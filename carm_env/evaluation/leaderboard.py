@@ -12,7 +12,7 @@ import dataclasses
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -29,8 +29,8 @@ from carm_env.evaluation.plots import drawing
 from carm_env.evaluation.policy import UnusablePolicyError
 from carm_env.evaluation.policy_loading import BUILT_IN_POLICIES, make_policy
 from carm_env.evaluation.policy_specification import SB3, TRUST_PICKLE, parse_policy
+from carm_env.evaluation.prepared_suites import prepare_suites
 from carm_env.evaluation.provenance import PACKAGES, provenance
-from carm_env.evaluation.recipes import EmptySuiteError, find_recipe, suite_on
 from carm_env.evaluation.report import (
     distinct_runs,
     leaderboard_page,
@@ -41,14 +41,12 @@ from carm_env.evaluation.report import (
 )
 from carm_env.evaluation.results import EpisodeResult, ResultKey, append_result, by_policy_and_suite, read_results
 from carm_env.evaluation.runner import PolicyFactory, run_tasks
-from carm_env.evaluation.shifts import Shift, patient_names, shifted_suite
+from carm_env.evaluation.shifts import Shift
 from carm_env.evaluation.site.page import check_site_folder
 from carm_env.evaluation.site.parts import SiteParts
-from carm_env.evaluation.suite import Suite, load_suite
+from carm_env.evaluation.suite import Suite
 from carm_env.evaluation.transcripts import check_transcripts_folder
 from carm_env.patient import Patient
-from carm_env.patients.build import default_workers, prepare_patients
-from carm_env.patients.catalogue import expand_patients, load_patient
 from carm_env.patients.machines import check_machines
 from carm_env.system.cluster import Cluster, EngineName, check_engine, connect
 from carm_env.system.command_line import INTERRUPTED
@@ -164,8 +162,7 @@ def evaluate(
         return _show_finished(arguments, parts)
     started = time.perf_counter()
     _check(arguments)
-    for text in arguments.shifts:
-        Shift.parse(text)
+    shifts = [shift for text in arguments.shifts for shift in Shift.parse(text)]
     texts = arguments.policy_texts()
     # Reports a wrong name or checkpoint before the first episode.
     concurrent, packages, prompts = _facts(texts, make_policy)
@@ -177,7 +174,8 @@ def evaluate(
     with contextlib.ExitStack() as stack:
         # Reports an absent cluster before patients are built.
         cluster = stack.enter_context(_cluster(arguments)) if arguments.engine == "ray" else None
-        suites, patients = _prepare(arguments)
+        prepared = prepare_suites(arguments.suite, arguments.patients, shifts, arguments.workers or usable_cpus())
+        suites, patients = prepared.suites, prepared.patients
         tasks = _list_tasks(arguments, suites, texts)
         if cluster is not None:
             check_machines(cluster, packages, {name: patient.fingerprint for name, patient in patients.items()})
@@ -316,80 +314,6 @@ def _facts(texts: Mapping[str, str], make_policy: PolicyFactory) -> tuple[set[st
         if policy.concurrency > 1:
             concurrent.add(name)
     return concurrent, list(packages), prompts
-
-
-def _prepare(arguments: EvaluationArguments) -> tuple[list[Suite], dict[str, Patient]]:
-    """Returns the suites, drawn on ``--patients`` if these are given, and their patients."""
-    if not arguments.patients:
-        suites = _load_suites(arguments.suite)
-        names = list(dict.fromkeys(name for suite in suites for name in suite.patients))
-        patients = _load_patients(names, arguments.workers or usable_cpus())
-    else:
-        for name in arguments.suite:
-            find_recipe(name)
-        patients = _load_patients(expand_patients(arguments.patients), arguments.workers or usable_cpus())
-        suites = _draw_suites(dict.fromkeys(arguments.suite), patients)
-    for suite in suites:
-        suite.check(patients)
-    return _with_shifts(arguments, suites, patients)
-
-
-def _with_shifts(
-    arguments: EvaluationArguments, suites: list[Suite], patients: dict[str, Patient]
-) -> tuple[list[Suite], dict[str, Patient]]:
-    """Returns the suites, those under the shifts, and the patients of all."""
-    shifts = [shift for text in arguments.shifts for shift in Shift.parse(text)]
-    if not shifts:
-        return suites, patients
-    named = [name for suite in suites for shift in shifts for name in patient_names(suite, shift).values()]
-    patients = {**patients, **_load_patients(list(dict.fromkeys(named)), arguments.workers or usable_cpus())}
-    shifted = list(suites)
-    for suite in suites:
-        for shift in dict.fromkeys(shifts):
-            found, left_out = shifted_suite(suite, shift, patients)
-            for line in left_out[:_SHOWN_ERRORS]:
-                print(f"{found.name} leaves out {line}")
-            shifted.append(found)
-    return shifted, patients
-
-
-def _load_suites(names: Sequence[str]) -> list[Suite]:
-    suites: dict[str, Suite] = {}
-    for name in names:
-        suite = load_suite(name)
-        if suites.setdefault(suite.name, suite).hash != suite.hash:
-            raise ValueError(f"two different suites are called {suite.name!r}: rename one of them.")
-    return list(suites.values())
-
-
-def _draw_suites(names: Iterable[str], patients: Mapping[str, Patient]) -> list[Suite]:
-    """Draws the suites on other patients; skips a suite that these do not allow, unless it is the only one."""
-    suites: list[Suite] = []
-    empty: list[EmptySuiteError] = []
-    for name in names:
-        try:
-            suite, left_out = suite_on(name, patients)
-        except EmptySuiteError as error:
-            empty.append(error)
-            continue
-        suites.append(suite)
-        for line in left_out:
-            print(f"{suite.name} leaves out {line}")
-        print(f"{suite.name}: {len(suite.episodes)} episodes drawn with the recipe's seed, hash {suite.hash}")
-    if not suites:
-        raise EmptySuiteError(" ".join(map(str, empty)))
-    for reason in empty:
-        print(f"Skipped: {reason}")
-    return suites
-
-
-def _load_patients(names: Sequence[str], workers: int) -> dict[str, Patient]:
-    """Builds missing patients in parallel, so that workers only read them, and loads all."""
-    started = time.perf_counter()
-    prepare_patients(names, min(workers, default_workers()))
-    patients = {name: load_patient(name) for name in names}
-    print(f"Patients ready after {time.perf_counter() - started:.0f} s.")
-    return patients
 
 
 def _list_tasks(arguments: EvaluationArguments, suites: Sequence[Suite], texts: Mapping[str, str]) -> list[EpisodeTask]:

@@ -272,7 +272,7 @@ def split_suite_name(name: str) -> tuple[str, Shift | None]:
     return suite, Shift(shift, int(last))
 
 
-def shifted_suite(suite: Suite, shift: Shift, patients: Mapping[str, Patient]) -> tuple[Suite, list[str]]:
+def shifted_suite(suite: Suite, shift: Shift, patients: Mapping[str, Patient]) -> tuple[Suite, dict[int, str]]:
     """Applies a shift to a suite.
 
     Args:
@@ -281,21 +281,21 @@ def shifted_suite(suite: Suite, shift: Shift, patients: Mapping[str, Patient]) -
         patients: the suite's patients, and those of `patient_names`, by name.
 
     Returns:
-        The shifted suite, and a message for each episode that is left out.
+        The shifted suite, and why each episode that is left out is, by its number.
 
     Raises:
         ShiftError: the shift cannot be applied, or leaves no episode.
     """
     names = patient_names(suite, shift)
     episodes: list[EpisodeSpec] = []
-    left_out: list[str] = []
+    left_out: dict[int, str] = {}
     for number, episode in enumerate(suite.episodes):
         try:
             episodes.append(_moved(episode, patients[episode.patient], names[episode.patient], patients))
         except ShiftError as error:
-            left_out.append(f"episode {number}: {error}")
+            left_out[number] = str(error)
     if not episodes:
-        raise ShiftError(f"the shift {shift} leaves no episode of the suite {suite.name}: {'; '.join(left_out[:2])}.")
+        raise ShiftError(f"the shift {shift} leaves no episode of the suite {suite.name}: {left_out[0]}.")
     found = replace(shifted_environment(suite, shift), episodes=tuple(episodes))
     try:
         found.check(patients)

@@ -41,9 +41,24 @@ def test_without_success_nothing_is_relative():
     scores = {"success": 0.0, "success_interval": [0.0, 0.1], "abstained": 0.0, "exposures": 5.0, "episodes": 9,
               "patients": 9, "suite_hash": "h"}  # fmt: skip
     better = {**scores, "success": 0.5}
-    found = robustness.profiles({"p": {"s": scores, "s-blur-1": better}}, (Shift("blur", 1),))
+    shifts, kept = (Shift("blur", 1),), {"s-blur-1": list(range(9))}
+    found = robustness.profiles(
+        {"p": {"s": scores, "s-blur-1": better}}, shifts, {"p": dict.fromkeys(range(9), False)}, kept
+    )
     assert found["p"]["shifts"]["blur"]["1"]["relative"] is None
     assert "50% (0%-10%) " in robustness.table(found["p"])
+
+
+def test_the_success_kept_is_that_of_the_same_episodes():
+    """A shift that leaves out the episodes that fail anyway keeps nothing more for it."""
+    own = {"success_interval": [0.0, 1.0], "abstained": 0.0, "exposures": 5.0, "patients": 9, "suite_hash": "h"}
+    clean, shifted = {**own, "success": 0.5, "episodes": 4}, {**own, "success": 0.5, "episodes": 2}
+    successes = {"p": {0: False, 1: True, 2: False, 3: True}}
+    shift = Shift("missing_landmark", 1)
+    scores = {"p": {"s": clean, "s-missing_landmark-1": shifted}}
+    for kept, relative in (([1, 3], 0.5), ([0, 1], 1.0), ([0, 2], None), ([1, 9], None)):
+        found = robustness.profiles(scores, (shift,), successes, {"s-missing_landmark-1": kept})
+        assert found["p"]["shifts"]["missing_landmark"]["1"]["relative"] == relative
 
 
 def test_wrong_shifts_are_named(script_error):

@@ -10,7 +10,7 @@ from benchmarks import transfer
 from benchmarks._support import patient_groups
 from benchmarks._support.region_coverage import coverage_at
 from carm_env import patient_store as store
-from carm_env.evaluation import leaderboard
+from carm_env.evaluation import prepared_suites
 from carm_env.evaluation.recipes import suite_on
 from carm_env.evaluation.results import read_results
 from carm_env.patient import Patient
@@ -69,7 +69,7 @@ def test_the_coverage_is_that_of_views_at_the_depth_of_the_episodes(small_patien
         return coverage_at(*arguments)
 
     depths_mm = []
-    monkeypatch.setattr(leaderboard, "suite_on", at_60_mm)
+    monkeypatch.setattr(prepared_suites, "suite_on", at_60_mm)
     monkeypatch.setattr(transfer, "coverage_at", recorded)
     group = small_patients[0]
     words = ["--policies", "conformal", "--groups", group, "--episodes", 1, "--views", 16, "--workers", 1, "--out",
