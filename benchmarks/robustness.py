@@ -131,7 +131,8 @@ def page(policy: str, profile: Profile) -> str:
         f"Success without a shift: {_success(clean)}, {count(clean['episodes'], 'episode')}, "
         f"{count(clean['patients'], 'patient')}.\n\n{table(profile)}\n\n"
         "Each cell has the success, its 95 % interval clustered by patient, and the success as a share of that without "
-        "a shift in the same episodes. `carm_env.evaluation.shifts` lists the shifts.\n\nResearch software, not a medical device.\n"
+        "a shift in the same episodes. `carm_env.evaluation.shifts` lists the shifts.\n\n"
+        "Research software, not a medical device.\n"
     )
 
 
