@@ -7,9 +7,13 @@ input ends the cluster. It runs in a process of its own, because Ray looks for t
 `tests.reliability.network_guard` forbids.
 """
 
-import sys
+from __future__ import annotations
 
-from ray.cluster_utils import Cluster
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
 
 SMALL = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_log_monitor": False}
 ATTEMPTS = 4
@@ -26,6 +30,9 @@ def add_node(cluster: Cluster, **options):
 
 
 def main() -> None:
+    # Here, not at the top: pytest imports this file to look for doctests, also where Ray is not installed.
+    from ray.cluster_utils import Cluster
+
     cluster = Cluster()
     try:
         add_node(cluster, include_dashboard=False, no_monitor=True)

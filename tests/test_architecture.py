@@ -60,6 +60,13 @@ OPTIONAL_PACKAGES: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
+# The optional packages that `pip install "carm-env[test]"` brings.
+IN_THE_TEST_EXTRA = {
+    "SimpleITK", "accelerate", "bitsandbytes", "datasets", "fsspec", "lm_eval", "matplotlib", "moviepy", "peft",
+    "pyarrow", "pydicom", "rliable", "safetensors", "sb3_contrib", "stable_baselines3", "tokenizers", "torch",
+    "transformers", "triton", "trl",
+}  # fmt: skip
+
 # Modules that must start without any extra; with everything that they import at their top.
 STARTS_WITHOUT_EXTRAS = (
     "carm_env", "carm_env.cli", "carm_env.evaluation", "carm_env.envs", "carm_env.adapters",
@@ -166,6 +173,20 @@ def test_optional_packages_are_imported_at_the_top_only_where_they_belong():
             if not is_within(module, OPTIONAL_PACKAGES[package])
         }
     )
+
+
+def test_modules_beside_the_tests_import_no_package_that_may_be_missing():
+    # pytest imports them to look for doctests, and a failing import is an error, where a test would be skipped.
+    maybe_missing = OPTIONAL_PACKAGES.keys() - IN_THE_TEST_EXTRA | {"diffdrr", "playwright"}
+    helpers = [path for path in (ROOT / "tests").rglob("*.py") if not path.name.startswith("test_")]
+    assert ROOT / "tests" / "ray_cluster.py" in helpers
+    found = set()
+    for path in helpers:
+        for node in top_level(ast.parse(path.read_text(encoding="utf-8")).body):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found |= {f"{path.name} -> {name}" for name in names if name.partition(".")[0] in maybe_missing}
+    assert not found
 
 
 @pytest.mark.parametrize("start", STARTS_WITHOUT_EXTRAS)
