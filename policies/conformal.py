@@ -29,7 +29,7 @@ from policies.checkpoint import SHIPPED, CheckpointError, fill_network, load_che
 from policies.checkpoint_config import trained_depth_mm
 from policies.features import DisplacementTracker
 from policies.images import batches, image_of
-from policies.listening import AdvisedBounds
+from policies.listening import AdvisedBelief
 from policies.networks import SCALE_MM, DisplacementNetwork, as_input
 from policies.regions import (
     LEVELS,
@@ -150,7 +150,8 @@ class ConformalPolicy(Policy):
     target is within the tolerance, when no move comes closer, or when it would return to an earlier position for the
     second time. It abstains, with a question, when it would declare with a confidence below `abstain_below`, when the
     end of the workspace keeps it farther from the target than the tolerance, or when a clinician has rejected a
-    declaration here. It believes a clinician who says where the target is (`policies/listening.py`).
+    declaration here. What a clinician says about the position of the target is combined with the prediction
+    (`policies/listening.py`).
 
     Its confidence is the probability that the target is within the tolerance, for a Gaussian that is as wide as its
     region: a region that was calibrated on other patients is wider than the networks' own standard deviation says.
@@ -199,7 +200,9 @@ class ConformalPolicy(Policy):
         self._visited_mm: list[NDArray[np.float64]] = []
         self._turned_back, self._is_stopped, self._was_decisive = False, False, False
         self._target = 0
-        self._advised = AdvisedBounds()
+        self.displacement_mm: NDArray[np.float64] = np.zeros(2)
+        """``(2,)`` the displacement to the target that the last decision assumed, to the left and cranially."""
+        self._advised = AdvisedBelief(self._tolerance_mm)
         self._rejected_mm: list[NDArray[np.float64]] = []
         self._heard: list[str] = []
         self.has_understood = False
@@ -220,8 +223,10 @@ class ConformalPolicy(Policy):
             kinds = {one.kind for one in advice}
             self._is_stopped = self._is_stopped or "stop" in kinds
             is_confirmed = self._was_decisive and kinds == {"confirmation"}
-            about = [one for one in advice if one.kind != "confirmation" or is_confirmed]
-            self.has_understood = self._advised.hear(about, self._target, self._predicted_mm, self.displacement_mm)
+            # A verdict on the way is about a move, or about what the policy names.
+            only_of_declarations = {"confirmation": is_confirmed, "verdict": self._was_decisive}
+            about = [one for one in advice if only_of_declarations.get(one.kind, True)]
+            self.has_understood = self._advised.hear(about, self._target, self._predicted_mm)
             if self.has_understood:
                 # Earlier positions may be passed again on the new way.
                 self._visited_mm, self._turned_back = self._visited_mm[-1:], False
@@ -238,11 +243,6 @@ class ConformalPolicy(Policy):
         if advice.kind == "landmark":
             return advice.landmark != self._target
         return advice.kind in ("direction", "distance", "side")
-
-    @property
-    def displacement_mm(self) -> NDArray[np.float64]:
-        """``(2,)`` the displacement to the target that the last decision assumed, to the left and cranially."""
-        return self._advised.clip(self._tracker.mean_mm)
 
     def _without_oscillation(self, move: Move, lattice: MoveLattice) -> Move:
         """Returns the move, or "aligned" if it would lead to a visited position for the second time."""
@@ -267,17 +267,21 @@ class ConformalPolicy(Policy):
         index = landmark(self._target).index
         self._tracker.update(prediction.mean_mm[0, index], prediction.std_mm[0, index], info["moved_mm"])
         self._listen()
-        mean, std = self.displacement_mm, self._tracker.std_mm
+        mean, std = self._tracker.mean_mm, self._tracker.std_mm
         region_mm = float(self._radius[index] * math.sqrt(float(std.prod())))
         calibrated_std = std * self._radius[index] * self._std_per_radius
-        self.confidence = probability_within(mean, calibrated_std, self._tolerance_mm)
+        if self._advised.says_where:
+            mean, self.confidence = self._advised.locate(mean, calibrated_std)
+        else:
+            self.confidence = probability_within(mean, calibrated_std, self._tolerance_mm)
+        self.displacement_mm = mean
         farthest_mm = float(np.hypot(*mean) + self._radius[index] * std.max())
         lattice = task_lattice(info, self._lattice)
         nearest = lattice.closest_move(mean, info.get("action_mask"))
         is_blocked = nearest.is_aligned and not lattice.closest_move(mean).is_aligned
         is_out_of_reach = is_blocked and bool(np.hypot(*mean) > self._tolerance_mm)
         move = self._without_oscillation(nearest, lattice)
-        if farthest_mm <= self._tolerance_mm:
+        if farthest_mm <= self._tolerance_mm and not self._advised.says_where:
             move = ALIGNED
         name = with_article(landmark(self._target).name)
         is_unsure = self.confidence < self._abstain_below or is_out_of_reach or self._is_rejected()

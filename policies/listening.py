@@ -1,100 +1,189 @@
-"""What a clinician's words say about the position of the target, for policies that predict it."""
+"""Where the target is, from a network's prediction and from what a clinician said.
+
+The belief is a grid of displacements. The prediction is a Gaussian with wider ones beneath it: the network can be far
+off in one patient, and then in all of its views, so that a clinician's words outweigh it. Each piece of advice is a
+likelihood, and may be wrong.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage, signal, special
 
 from carm_env.landmarks import landmark, mirrored
 from carm_env.language.advice import Advice
 
 Floats = NDArray[np.float64]
-_LEAST_MM, _MOST_MM = 15.0, 500.0
-"""A direction without a distance says that the target lies at least and at most this far in it."""
-_DISTANCE_SHARE = 0.5
-"""A stated distance is right within this share of it."""
-_OFFSET_MM = 50.0
-"""Relative to a landmark that the clinician names, the prediction of the target is right within this distance."""
-_CONFIRMED_MM = 15.0
+Likelihood = Callable[[Floats], Floats]
+
+_GRID_MM, _REACH_MM, _FARTHEST_MM = 10.0, 600.0, 800.0
+"""Step of the grid, its reach beyond the predicted displacement along each axis, and the longest way to a target."""
+_MISSES = ((0.2, 50.0), (0.1, 250.0))
+"""Shares of patients in whom the network misses the target, and by how much: a part beside it, something else."""
+_WRONG = 0.0003
+"""Probability of hearing the advice where it is wrong."""
+_CONTRADICTION = 0.1
+"""Advice contradicts other advice if no displacement has a higher likelihood than this under both."""
+_DISTANCE_SHARE, _LEAST_ERROR_MM = 0.2, 5.0
+"""Relative and least error of a stated distance."""
+_FAR_MM, _FARTHER = 75.0, 4.0
+"""A distance beyond this may stand for "far", which is also said of targets several times as far away."""
+_USUAL_MM = 80.0
+"""Mean distance along a direction of which no distance is stated."""
+_HERE_MM, _BESIDE_MM, _BORDER_MM = 18.0, 5.0, 3.0
+"""A direction is not told to a target that is nearer than the first, nor along an axis where it is nearer than the
+second, and how sharp these borders are."""
+_MINOR_SHARE = 0.4
+"""A direction leaves out an axis along which the way is shorter than this share of the other one."""
+_LANDMARK_ERROR_MM, _SIDE_ERROR_MM, _CONFIRMED_ERROR_MM = 40.0, 50.0, 12.0
+"""Errors of the position relative to a landmark that is named, to the other side of the body, and where it is."""
 
 
-class AdvisedBounds:
-    """Bounds of the displacement to the target along each axis, from what a clinician said.
+class AdvisedBelief:
+    """A belief over the displacement to the target, from a prediction and from a clinician's words.
 
-    Predictions are clipped to them. They move with the C-arm, and hold until the clinician says something else.
+    Advice is kept until `reset`, and moves with the C-arm.
+
+    Args:
+        tolerance_mm: distance at which the C-arm is at the target.
 
     Attributes:
-        low_mm: ``(2,)`` smallest displacement to the left and cranially.
-        high_mm: ``(2,)`` largest displacement.
+        says_where: whether advice says where the target is; a verdict says only where it is not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tolerance_mm: float) -> None:
+        self._tolerance_mm = tolerance_mm
         self.reset()
 
     def reset(self) -> None:
         """Forgets what was said."""
-        self.low_mm, self.high_mm = np.full(2, -np.inf), np.full(2, np.inf)
+        self._said: list[tuple[Likelihood, Floats]] = []
+        self._position_mm = np.zeros(2)
+        self.says_where = False
 
-    def hear(self, advice: Iterable[Advice], target: int, predicted_mm: ArrayLike, believed_mm: ArrayLike) -> bool:
+    def hear(self, advice: Iterable[Advice], target: int, predicted_mm: ArrayLike) -> bool:
         """Takes advice about the current view.
 
+        What contradicts it of what was said before is forgotten.
+
         Args:
-            advice: what the words mean.
+            advice: what the words mean. A verdict is taken for one about a declaration.
             target: id of the target.
             predicted_mm: ``(14, 2)`` displacements to all landmarks as predicted from the view.
-            believed_mm: ``(2,)`` displacement to the target as the policy believes it.
 
         Returns:
-            Whether the advice says where the target is; a verdict alone does not.
+            Whether this advice says where the target is.
         """
-        predicted, believed = np.asarray(predicted_mm, float), np.asarray(believed_mm, float)
-        found = [bounds for one in advice if (bounds := _bounds(one, target, predicted, believed)) is not None]
-        for low, high in found:
-            named = np.isfinite(low)
-            self.low_mm = np.where(named, low, self.low_mm)
-            self.high_mm = np.where(named, high, self.high_mm)
-        return bool(found)
+        predicted = np.asarray(predicted_mm, float)
+        meant = [(one.kind, self._likelihood(one, target, predicted)) for one in advice]
+        known = [likelihood for _, likelihood in meant if likelihood is not None]
+        said_before = [one for one in self._said if all(self._agrees(*one, likelihood) for likelihood in known)]
+        self._said = [*said_before, *((likelihood, self._position_mm) for likelihood in known)]
+        tells = any(kind != "verdict" and likelihood is not None for kind, likelihood in meant)
+        self.says_where = self.says_where or tells
+        return tells
 
     def move(self, moved_mm: ArrayLike) -> None:
         """Follows a move ``(2,)`` of the C-arm, to the left and cranially."""
-        moved = np.asarray(moved_mm, float)
-        self.low_mm, self.high_mm = self.low_mm - moved, self.high_mm - moved
+        self._position_mm = self._position_mm + np.asarray(moved_mm, float)
 
-    def clip(self, displacement_mm: ArrayLike) -> Floats:
-        """Returns a displacement ``(2,)`` within the bounds."""
-        return np.minimum(np.maximum(np.asarray(displacement_mm, float), self.low_mm), self.high_mm)
+    def locate(self, mean_mm: ArrayLike, std_mm: ArrayLike) -> tuple[Floats, float]:
+        """Combines the advice with a prediction.
+
+        Args:
+            mean_mm: ``(2,)`` predicted displacement to the target, to the left and cranially.
+            std_mm: ``(2,)`` its standard deviation.
+
+        Returns:
+            ``(2,)`` the displacement around which the target is most probably, and the probability that it is within
+            the tolerance of the middle.
+        """
+        mean, std = np.asarray(mean_mm, float), np.asarray(std_mm, float)
+        low, high = np.minimum(mean, 0.0) - _REACH_MM, np.maximum(mean, 0.0) + _REACH_MM
+        # The grid holds the origin, where the C-arm is.
+        first, last = np.floor(low / _GRID_MM), np.ceil(high / _GRID_MM)
+        axes = [_GRID_MM * np.arange(first[axis], last[axis] + 1) for axis in (0, 1)]
+        points = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+        errors = ((1 - sum(share for share, _ in _MISSES), 0.0), *_MISSES)
+        densities = [share * _density(points - mean, np.hypot(std, error_mm)) for share, error_mm in errors]
+        belief: Floats = np.sum(densities, 0)
+        for likelihood, position_mm in self._said:
+            belief = belief * np.maximum(likelihood(points + self._position_mm - position_mm), _WRONG)
+        belief /= belief.sum()
+        offsets = _GRID_MM * np.arange(-(self._tolerance_mm // _GRID_MM), self._tolerance_mm // _GRID_MM + 1)
+        disc = (np.hypot(*np.meshgrid(offsets, offsets)) <= self._tolerance_mm).astype(float)
+        middle = tuple(int(np.argmin(np.abs(axis))) for axis in axes)
+        within = float(signal.fftconvolve(belief, disc, mode="same")[middle])
+        smooth = ndimage.gaussian_filter(belief, self._tolerance_mm / 2 / _GRID_MM, mode="constant")
+        return points[np.unravel_index(np.argmax(smooth), smooth.shape)], min(max(within, 0.0), 1.0)
+
+    def _agrees(self, before: Likelihood, position_mm: Floats, now: Likelihood) -> bool:
+        axis = np.arange(-_FARTHEST_MM, _FARTHEST_MM + 1, _GRID_MM)
+        points = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1)
+        both = now(points) * before(points + self._position_mm - position_mm)
+        return bool(both.max() > _CONTRADICTION)
+
+    def _likelihood(self, advice: Advice, target: int, predicted_mm: Floats) -> Likelihood | None:
+        if advice.kind == "direction":
+            return _in_direction(np.array([advice.x, advice.y], float), advice.distance_mm)
+        if advice.kind == "distance" and advice.distance_mm is not None:
+            return _at_distance(advice.distance_mm)
+        if advice.kind == "landmark":
+            offset = predicted_mm[landmark(target).index] - predicted_mm[landmark(advice.landmark).index]
+            return _around(offset, (_LANDMARK_ERROR_MM, _LANDMARK_ERROR_MM))
+        if advice.kind == "side" and (other := mirrored(target)) is not None:
+            offset = predicted_mm[landmark(target).index] - predicted_mm[landmark(other).index]
+            side = 1.0 if landmark(target).name.startswith("Left") else -1.0
+            return _around(np.array([side * abs(offset[0]), 0.0]), (_SIDE_ERROR_MM, np.inf))
+        if advice.kind == "confirmation" and advice.landmark in (0, target):
+            return _around(np.zeros(2), (_CONFIRMED_ERROR_MM, _CONFIRMED_ERROR_MM))
+        if advice.kind == "verdict" and advice.landmark in (0, target):
+            return lambda points: (np.hypot(*np.moveaxis(points, -1, 0)) > self._tolerance_mm).astype(float)
+        return None
 
 
-def _bounds(advice: Advice, target: int, predicted_mm: Floats, believed_mm: Floats) -> tuple[Floats, Floats] | None:
-    if advice.kind == "direction":
-        return _in_direction(np.array([advice.x, advice.y], float), advice.distance_mm)
-    if advice.kind == "distance" and advice.distance_mm is not None:
-        length = float(np.hypot(*believed_mm))
-        if length == 0:
-            return None
-        return _around(believed_mm / length * advice.distance_mm, _DISTANCE_SHARE * advice.distance_mm)
-    if advice.kind == "landmark":
-        offset = predicted_mm[landmark(target).index] - predicted_mm[landmark(advice.landmark).index]
-        return _around(offset, _OFFSET_MM)
-    if advice.kind == "side" and (other := mirrored(target)) is not None:
-        offset = predicted_mm[landmark(target).index] - predicted_mm[landmark(other).index]
-        side = np.array([1.0 if landmark(target).name.startswith("Left") else -1.0, 0.0])
-        return _in_direction(side, abs(float(offset[0])) or None)
-    if advice.kind == "confirmation" and advice.landmark in (0, target):
-        return _around(np.zeros(2), _CONFIRMED_MM)
-    return None
+def _density(offset_mm: Floats, std_mm: Floats) -> Floats:
+    scaled: Floats = offset_mm / std_mm
+    density: Floats = np.exp(-0.5 * (scaled**2).sum(-1)) / float(std_mm.prod())
+    return density
 
 
-def _in_direction(direction: Floats, distance_mm: float | None) -> tuple[Floats, Floats]:
-    least, most = _LEAST_MM, _MOST_MM
-    if distance_mm is not None:
-        least, most = (1 - _DISTANCE_SHARE) * distance_mm, (1 + _DISTANCE_SHARE) * distance_mm
+def _beyond(lengths_mm: Floats, border_mm: float) -> Floats:
+    beyond: Floats = special.expit((lengths_mm - border_mm) / _BORDER_MM)
+    return beyond
+
+
+def _distance_likelihood(lengths_mm: Floats, distance_mm: float) -> Floats:
+    error_mm = np.full(lengths_mm.shape, _DISTANCE_SHARE * distance_mm + _LEAST_ERROR_MM)
+    if distance_mm > _FAR_MM:
+        error_mm[lengths_mm > distance_mm] *= _FARTHER
+    return np.exp(-0.5 * ((lengths_mm - distance_mm) / error_mm) ** 2)
+
+
+def _at_distance(distance_mm: float) -> Likelihood:
+    return lambda points: _distance_likelihood(np.hypot(*np.moveaxis(points, -1, 0)), distance_mm)
+
+
+def _around(middle_mm: Floats, error_mm: tuple[float, float]) -> Likelihood:
+    return lambda points: np.exp(-0.5 * (((points - middle_mm) / np.array(error_mm)) ** 2).sum(-1))
+
+
+def _in_direction(direction: Floats, distance_mm: float | None) -> Likelihood:
     named = direction != 0
-    ends = np.stack([direction * least, direction * most])
-    return np.where(named, ends.min(0), -np.inf), np.where(named, ends.max(0), np.inf)
 
+    def likelihood(points: Floats) -> Floats:
+        along = points * direction
+        longest = np.where(named, along, 0.0).max(-1)
+        on_side = _beyond(longest, _HERE_MM) * _beyond(np.where(named, along, np.inf).min(-1), _BESIDE_MM)
+        # The way along an axis that is not named is short.
+        across = np.where(named, 0.0, np.abs(points)).max(-1) - _MINOR_SHARE * longest
+        error_mm = _DISTANCE_SHARE * np.abs(longest) + _LEAST_ERROR_MM
+        straight = np.exp(-0.5 * (across.clip(min=0) / error_mm) ** 2)
+        if distance_mm is None:
+            return on_side * straight * np.exp(-np.abs(longest) / _USUAL_MM)
+        return on_side * straight * _distance_likelihood(longest, distance_mm)
 
-def _around(middle_mm: Floats, within_mm: float) -> tuple[Floats, Floats]:
-    return middle_mm - within_mm, middle_mm + within_mm
+    return likelihood

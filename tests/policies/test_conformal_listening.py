@@ -43,7 +43,7 @@ def test_words_after_a_move_are_about_the_new_view(policy):
     assert act(policy, (0, 90)).move == Move(0, 3)
     policy.feedback("Go down 3 cm.")
     act(policy, (0, 0), moved_mm=(0, 90))
-    assert policy.displacement_mm.tolist() == [0, -15], "between 15 and 45 mm below the new middle"
+    assert policy.displacement_mm.tolist() == [0, -30], "30 mm below the new middle, not below the one before"
 
 
 def test_a_rejected_declaration_is_not_repeated(policy):
@@ -52,7 +52,7 @@ def test_a_rejected_declaration_is_not_repeated(policy):
     decision = act(policy, (0, 0))
     assert decision.abstain and "the left elbow" in decision.question
     policy.feedback("Go up 6 cm.")
-    assert act(policy, (0, 0)).move == Move(0, 1) and policy.has_understood
+    assert act(policy, (0, 0)).move == Move(0, 2) and policy.has_understood
 
 
 def test_a_confirmation_clears_a_rejection(policy):
