@@ -30,6 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("carm_env.randomization",),
     ("carm_env.patients",),
     ("carm_env.envs",),
+    ("carm_env.annotation",),
     ("carm_env.transcripts",),
     ("carm_env.language", "carm_env.sheets", "carm_env.views"),
     ("carm_env.evaluation",),

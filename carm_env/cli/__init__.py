@@ -7,6 +7,11 @@ from collections.abc import Sequence
 from carm_env.system.command_line import Command, run_command
 
 COMMANDS = {
+    "annotations compare": Command(
+        "carm_env.cli.annotations:compare", "Compare the landmarks of two annotators, in mm."
+    ),
+    "annotations export": Command("carm_env.cli.annotations:export", "Write an annotation for 3D Slicer or as a CSV."),
+    "annotations progress": Command("carm_env.cli.annotations:progress", "Show how far people are in annotating CTs."),
     "compare": Command("carm_env.cli.compare:compare", "Compare policies on the same episodes, for a paper."),
     "doctor": Command("carm_env.cli.doctor:doctor", "Report what works on this machine, and why the rest does not."),
     "evaluate": Command("carm_env.cli.evaluate:evaluate", "Evaluate policies in closed loop on frozen episodes."),
