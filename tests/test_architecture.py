@@ -35,7 +35,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("carm_env.language", "carm_env.sheets", "carm_env.views"),
     ("carm_env.evaluation",),
     ("carm_env.chat_models",),
-    ("carm_env.adapters",),
+    ("carm_env.adapters", "carm_env.play"),
     ("carm_env.cli",),
     ("policies",),
     ("training._support.exposures",),

@@ -26,6 +26,7 @@ COMMANDS = {
     "patients show": Command("carm_env.cli.patients:show", "Draw an overview of one patient."),
     "patients card": Command("carm_env.cli.patients:card", "Print the data card of a patient or a cohort."),
     "patients remove": Command("carm_env.cli.patients:remove", "Remove an imported patient."),
+    "play": Command("carm_env.cli.play:play", "Drive the C-arm in a window, or play a suite for the leaderboard."),
     "render": Command("carm_env.cli.render:render", "Take an X-ray and save it."),
     "render-dataset": Command("carm_env.cli.render_dataset:render_dataset", "Render a dataset of labelled views."),
     "replay": Command("carm_env.cli.replay:replay", "Show transcripts of episodes as HTML pages and GIFs."),
