@@ -84,8 +84,10 @@ def _names(records: dict[str, AnnotationRecord]) -> str:
 
 
 def _of_landmark(key: int, pairs: dict[str, tuple[AnnotationRecord, AnnotationRecord]]) -> LandmarkDisagreement:
-    distances, frontal = {}, {}
-    only_first, only_second = [], []
+    distances: dict[str, float] = {}
+    frontal: dict[str, float] = {}
+    only_first: list[str] = []
+    only_second: list[str] = []
     for patient, records in pairs.items():
         states = [record.annotations[key].state for record in records]
         if states == ["placed", "placed"]:

@@ -43,7 +43,7 @@ def annotation_path(folder: Path, patient: str, annotator: str) -> Path:
         ValueError: the annotator's name has other characters than letters, digits, hyphens and underscores.
 
     >>> annotation_path(Path("a"), "imported:thorax", "reader-1").as_posix()
-    'a/imported-thorax-6fc42e40/reader-1.json'
+    'a/imported-thorax-e7cbc895/reader-1.json'
     """
     plain = re.sub("[^a-z0-9]+", "-", patient.lower())[-_NAME_CHARACTERS:].strip("-")
     name = f"{plain}-{content_hash(patient)[:_HASH_DIGITS]}"

@@ -167,7 +167,8 @@ def _overview_geometry(volume: Volume, plane: Plane, size: int) -> ProjectionGeo
     """Returns a projection in which the square detector stands behind the CT and shows all of it."""
     low, high = volume.corners_lps_mm
     middle, half = (low + high) / 2, (high - low) / 2 + volume.spacing_mm
-    pose = CArmPose(tuple(middle.tolist()), 90.0 if plane == "lateral" else 0.0)
+    x, y, z = middle.tolist()
+    pose = CArmPose((x, y, z), 90.0 if plane == "lateral" else 0.0)
     columns, rows, ray = pose.axes_lps()
     behind = float(half[DEPTH_AXIS[plane]])
     source = middle - SOURCE_DISTANCE_MM * ray

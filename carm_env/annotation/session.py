@@ -165,7 +165,7 @@ class AnnotationSession:
         """
         point = self._point(check_plane(plane)).copy()
         point += (right_mm, 0.0, up_mm) if plane == "frontal" else (0.0, right_mm, up_mm)
-        depth = "lateral" if plane == "lateral" else self.annotation.depth
+        depth: DepthSource | None = "lateral" if plane == "lateral" else self.annotation.depth
         return self._place(self._at(point, self.annotation.beam, depth or "assumed"))
 
     def mark_absent(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +59,8 @@ class Display:
         switches = {"polarity": "inverted", "cross": "cross", "markers": "markers", "legend": "legend"}
         if command.kind in switches:
             name = switches[command.kind]
-            return replace(self, **{name: not getattr(self, name)})
+            changed: dict[str, Any] = {name: not getattr(self, name)}
+            return replace(self, **changed)
         return self
 
 

@@ -125,7 +125,7 @@ def test_without_a_screen_the_error_says_what_to_do(window, monkeypatch):
         raise pygame.error("No available video device")
 
     monkeypatch.setattr(pygame.display, "init", fail)
-    with pytest.raises(NoDisplayError, match="no screen .No available video device.*xvfb-run"):
+    with pytest.raises(NoDisplayError, match="no screen to open a window on .No available video device.*xvfb-run"):
         window.run()
 
 
