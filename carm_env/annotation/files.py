@@ -23,7 +23,7 @@ _NAME_CHARACTERS, _HASH_DIGITS = 40, 8
 
 
 class AnnotationConflictError(CArmEnvError, RuntimeError):
-    """Another window or process has changed the same annotation in the meantime."""
+    """Another window or click has changed the same annotation in the meantime."""
 
 
 def annotations_folder() -> Path:

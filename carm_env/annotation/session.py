@@ -27,7 +27,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from carm_env.anatomy.plausibility import check_landmarks
 from carm_env.annotation.depth import bone_depth_mm
-from carm_env.annotation.files import annotations_folder, open_annotation, save_annotation
+from carm_env.annotation.files import (
+    AnnotationConflictError,
+    annotations_folder,
+    open_annotation,
+    save_annotation,
+)
 from carm_env.annotation.projections import (
     DEPTH_AXIS,
     Plane,
@@ -122,12 +127,14 @@ class AnnotationSession:
             )
         return self._overviews[name]
 
-    def click(self, name: View, pixel: Sequence[float]) -> Annotation:
+    def click(self, name: View, pixel: Sequence[float], revision: int | None = None) -> Annotation:
         """Places the current landmark, or moves it, to a pixel of a view; see the module.
 
         Args:
             name: the view.
             pixel: column and row, which may be fractional.
+            revision: revision of the record when the image was drawn; None if it cannot be another one. A second click
+                on an old close view, which is centred on the old position, would move the landmark twice.
 
         Returns:
             The annotation of the current landmark.
@@ -136,7 +143,12 @@ class AnnotationSession:
             UnknownNameError: there is no such view.
             AnnotationError: the pixel is outside the image or its point outside the CT, or the landmark has no frontal
                 position yet.
+            AnnotationConflictError: the image was drawn for another revision.
         """
+        if revision not in (None, self._record.revision):
+            raise AnnotationConflictError(
+                f"the image was drawn for revision {revision}, expected {self._record.revision}: click in the new image."
+            )
         projection = self.view(name)
         uv = _checked_pixel(pixel, projection)
         if name in ("frontal", "frontal_xray"):

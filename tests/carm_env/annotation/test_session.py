@@ -178,6 +178,14 @@ def test_two_windows_do_not_overwrite_each_other(patient, session):
     assert again(session, patient).record.ids("placed") == [1]
 
 
+def test_a_click_on_an_outdated_image_is_refused(session):
+    shown = session.record.revision
+    session.click("frontal", (20, 30), shown)
+    with pytest.raises(AnnotationConflictError, match="drawn for revision 0, expected 1"):
+        session.click("frontal", (25, 30), shown)
+    session.click("frontal", (25, 30), session.record.revision)
+
+
 def test_another_version_of_the_ct_is_refused(patient, session):
     session.click("frontal", (20, 30))
     changed = patient.volume.hu.copy()
