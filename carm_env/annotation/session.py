@@ -147,7 +147,7 @@ class AnnotationSession:
         """
         if revision not in (None, self._record.revision):
             raise AnnotationConflictError(
-                f"the image was drawn for revision {revision}, expected {self._record.revision}: click in the new image."
+                f"the image was drawn for revision {revision}, expected {self._record.revision}: click in the new one."
             )
         projection = self.view(name)
         uv = _checked_pixel(pixel, projection)
