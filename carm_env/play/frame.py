@@ -14,7 +14,7 @@ from carm_env.actions import Move
 from carm_env.evaluation.driving import DriveView
 from carm_env.play.keys import LEGEND, Command
 
-IMAGE_SIZE, PANEL_WIDTH, LINE_HEIGHT = 640, 260, 20
+IMAGE_SIZE, PANEL_WIDTH, LINE_HEIGHT = 720, 260, 20
 ZOOMS = (1, 2, 4)
 _TEXT, _FAINT, _MARK, _ALERT = (235, 235, 235), (150, 150, 150), (255, 196, 0), (255, 120, 90)
 _QUALITY = {
@@ -80,7 +80,7 @@ def draw_frame(view: DriveView, display: Display, pending: Move | None = None) -
         pending: the move that is being combined; None if none is.
 
     Returns:
-        ``(640, 900, 3)`` uint8.
+        ``(720, 980, 3)`` uint8.
     """
     canvas = Image.new("RGB", (IMAGE_SIZE + PANEL_WIDTH, IMAGE_SIZE))
     canvas.paste(_shown(view.image, display), (0, 0))
@@ -88,9 +88,9 @@ def draw_frame(view: DriveView, display: Display, pending: Move | None = None) -
     if display.cross:
         _draw_cross(draw)
     if display.markers:
-        draw.text((10, 8), "R", fill=_MARK, font=ImageFont.load_default(size=22))
-        draw.text((IMAGE_SIZE - 10, 8), "L", fill=_MARK, font=ImageFont.load_default(size=22), anchor="ra")
-    draw.text((10, IMAGE_SIZE - 24), "research only", fill=_MARK, font=ImageFont.load_default(size=15))
+        _draw_mark(draw, (10, 8), "R", 22)
+        _draw_mark(draw, (IMAGE_SIZE - 26, 8), "L", 22)
+    _draw_mark(draw, (10, IMAGE_SIZE - 24), "research only", 15)
     y = _draw_lines(draw, _status(view, display), 12, _TEXT)
     alerts = [text for text in (_QUALITY.get(view.view_quality, ""), view.message) if text]
     if view.move_clipped:
@@ -111,10 +111,17 @@ def _shown(image: NDArray[np.uint8], display: Display) -> Image.Image:
     return grey.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC).convert("RGB")
 
 
+def _draw_mark(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int) -> None:
+    """Draws a text on the X-ray; its dark edge keeps it legible on bone."""
+    draw.text(at, text, fill=_MARK, font=ImageFont.load_default(size=size), stroke_width=2, stroke_fill=(0, 0, 0))
+
+
 def _draw_cross(draw: ImageDraw.ImageDraw) -> None:
     middle = IMAGE_SIZE / 2
-    for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
-        draw.line([(middle + 12 * dx, middle + 12 * dy), (middle + 36 * dx, middle + 36 * dy)], fill=_MARK, width=2)
+    for fill, width in (((0, 0, 0), 4), (_MARK, 2)):
+        for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+            ends = [(middle + reach * dx, middle + reach * dy) for reach in (12, 36)]
+            draw.line(ends, fill=fill, width=width)
 
 
 def _status(view: DriveView, display: Display) -> list[str]:

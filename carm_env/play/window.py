@@ -75,9 +75,9 @@ class PlayWindow:
         return command.kind != "quit"
 
     def frame(self) -> NDArray[np.uint8]:
-        """Returns what the window shows, ``(640, 900, 3)`` uint8."""
+        """Returns what the window shows, ``(720, 980, 3)`` uint8."""
         running = 0.0 if self._view.has_ended else time.perf_counter() - self._since
-        message = " ".join(text for text in (self._view.message, self._note) if text)
+        message = self._note or self._view.message
         if self._view.has_ended:
             message += " n: next episode. Esc: quit."
         shown = replace(self._view, seconds=self._view.seconds + running, message=message)

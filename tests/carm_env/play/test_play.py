@@ -100,7 +100,7 @@ def test_window_and_level_have_three_step_sizes():
 
 def test_the_frame_has_a_fixed_size_and_shows_messages(window, drive):
     first = window.frame()
-    assert first.shape == (640, 900, 3) and first.dtype == np.uint8
+    assert first.shape == (720, 980, 3) and first.dtype == np.uint8
     drive.move(ALIGNED)
     assert (draw_frame(drive.view(), Display()) != first).any()
 
