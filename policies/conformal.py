@@ -20,8 +20,8 @@ from carm_env.evaluation.localization import Localization
 from carm_env.evaluation.policy import Decision, Policy, task_lattice
 from carm_env.geometry import DEFAULT_GEOMETRY
 from carm_env.landmarks import N_CLOSEST, N_LANDMARKS, landmark
-from carm_env.language.advice import Advice
 from carm_env.language.advice_reader import read_advice
+from carm_env.language.objections import objects
 from carm_env.language.reasons import with_article
 from carm_env.system.extras import optional_imports
 from carm_env.views.read import ViewImages
@@ -232,17 +232,9 @@ class ConformalPolicy(Policy):
                 self._visited_mm, self._turned_back = self._visited_mm[-1:], False
             if is_confirmed:
                 self._rejected_mm.clear()
-            elif self._was_decisive and any(self._rejects(one) for one in advice):
+            elif self._was_decisive and objects(advice, self._target, has_declared=True):
                 self._rejected_mm.append(self._position_mm)
         self._heard = []
-
-    def _rejects(self, advice: Advice) -> bool:
-        """Returns whether words after a declaration say that the target is not here."""
-        if advice.kind == "verdict":
-            return advice.landmark in (0, self._target)
-        if advice.kind == "landmark":
-            return advice.landmark != self._target
-        return advice.kind in ("direction", "distance", "side")
 
     def _without_oscillation(self, move: Move, lattice: MoveLattice) -> Move:
         """Returns the move, or "aligned" if it would lead to a visited position for the second time."""

@@ -18,7 +18,7 @@ from carm_env.evaluation.policy import Decision, Policy
 from carm_env.language.chat import check_feedback
 from carm_env.transcripts.records import Exchange
 from policies.conformal import ConformalPolicy
-from policies.mllm import MllmPolicy
+from policies.mllm import MllmGrpoPolicy, MllmPolicy
 
 KIND = "hybrid"
 
@@ -26,15 +26,17 @@ KIND = "hybrid"
 class HybridPolicy(Policy):
     """`ConformalPolicy`, which asks `MllmPolicy` for a second opinion when it is in doubt.
 
-    It is in doubt when it would declare an alignment or hand back with a confidence below `confident`, when the
-    predictions of two successive X-rays differ by more than `disagreement_mm` after the move, and when a clinician has
-    spoken. The language model then sees the X-ray and the clinician's words. Where the network would declare or hand
-    back, the decision of the language model is carried out if it is another one, at most `overruled` times in an
-    episode; elsewhere it is if the clinician's words did not tell the network where the target is. If the language
-    model asks, the policy does.
+    It is in doubt when it would declare an alignment with a confidence below `confident`, when the predictions of two
+    successive X-rays differ by more than `disagreement_mm` after the move, and when a clinician has spoken without
+    telling the network where the target is. The language model then sees the X-ray and the clinician's words. Where the
+    network would declare, a move of the language model is carried out, at most `overruled` times in an episode;
+    elsewhere it is after a clinician's words. If the language model asks, the policy does.
+
+    Where the network would hand back, the language model takes over and drives, until the network is told where the
+    target is. After a clinician has spoken in the episode, the policy asks instead.
 
     Args:
-        model: see `MllmPolicy`; by default the model that ships.
+        model: see `MllmPolicy`; by default the model that ships as `mllm_grpo`.
         network: checkpoint of `training/conformal.py`, or a policy; by default the networks that ship.
         confident: confidence from which the network decides alone.
         disagreement_mm: difference between predictions of two X-rays from which the network is in doubt.
@@ -64,7 +66,7 @@ class HybridPolicy(Policy):
         if overruled < 0:
             raise ValueError(f"overruled is {overruled}, expected 0 or more.")
         self.network = network if isinstance(network, ConformalPolicy) else ConformalPolicy(network, lattice=lattice)
-        self.language_model = MllmPolicy(model, lattice=lattice)
+        self.language_model = MllmGrpoPolicy(model, lattice=lattice)
         self._confident, self._disagreement_mm, self._most_overruled = confident, disagreement_mm, overruled
         self.reset()
 
@@ -73,6 +75,7 @@ class HybridPolicy(Policy):
         self.network.reset(seed)
         self.language_model.reset(seed)
         self._overruled = 0
+        self._has_taken_over, self._is_accompanied = False, False
         self._words: list[str] = []
         self._expected_mm: np.ndarray | None = None
         self._was_asked = False
@@ -108,22 +111,30 @@ class HybridPolicy(Policy):
     def act(self, observation: Any, info: Mapping[str, Any]) -> Decision:
         """Lets the network decide, and in doubt the language model."""
         own = self.network.act(observation, info)
-        is_spoken_to, self._was_asked = bool(self._words), False
+        is_spoken_to, continues, self._was_asked = bool(self._words), self._was_asked, False
+        self._is_accompanied = self._is_accompanied or is_spoken_to
         is_in_doubt = self._is_in_doubt(own, info)
-        if not (is_in_doubt or is_spoken_to) or (own.abstain and not own.question):
+        if own.abstain and not own.question:
             return own
-        second = self._second_opinion(observation, info)
+        if is_spoken_to and self.network.has_understood:
+            self._has_taken_over, self._words = False, []
+            return own
+        if own.abstain and not self._is_accompanied:
+            self._has_taken_over = True
+        if not (is_in_doubt or is_spoken_to or self._has_taken_over):
+            return own
+        second = self._second_opinion(observation, info, continues)
         if second.invalid:
             return replace(own, usage=second.usage)
         if second.question:
             return replace(own, abstain=True, question=second.question, usage=second.usage)
-        if own.abstain or own.move.is_aligned:
-            if own.move.is_aligned and second.move.is_aligned and not own.abstain:
-                return replace(own, usage=second.usage)
-            if self._overruled < self._most_overruled:
+        if self._has_taken_over:
+            return second
+        if own.move.is_aligned and not own.abstain:
+            if not second.move.is_aligned and self._overruled < self._most_overruled:
                 self._overruled += 1
                 return second
-        elif is_spoken_to and not self.network.has_understood:
+        elif is_spoken_to and not own.abstain:
             # The words did not tell the network where the target is.
             return second
         return replace(own, usage=second.usage)
@@ -136,12 +147,14 @@ class HybridPolicy(Policy):
         moved = np.asarray(info["moved_mm"], float)
         if before is not None and np.hypot(*(before - moved - seen_mm)) > self._disagreement_mm:
             return True
-        is_decisive = own.abstain or own.move.is_aligned
-        return is_decisive and (own.confidence is None or own.confidence < self._confident)
+        declares = own.move.is_aligned and not own.abstain
+        return declares and (own.confidence is None or own.confidence < self._confident)
 
-    def _second_opinion(self, observation: Any, info: Mapping[str, Any]) -> Decision:
+    def _second_opinion(self, observation: Any, info: Mapping[str, Any], continues: bool) -> Decision:
+        """Asks the language model, in the conversation that `continues` if it has decided about the last X-ray."""
         self._was_asked = True
-        self.language_model.begin(info)
+        if not continues:
+            self.language_model.begin(info)
         for text in self._words:
             self.language_model.feedback(text)
         self._words = []

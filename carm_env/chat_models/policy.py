@@ -17,15 +17,22 @@ from carm_env.chat_models.interface import ChatModel, ModelError
 from carm_env.chat_models.served import ServedModel
 from carm_env.chat_models.specification import ModelSpecification
 from carm_env.evaluation.policy import Decision, Policy, Usage, task_lattice
+from carm_env.language.advice import Advice
+from carm_env.language.advice_reader import read_advice
 from carm_env.language.answers import AnswerError, Question
 from carm_env.language.chat import Conversation
+from carm_env.language.objections import advised_move, objects
 from carm_env.language.prompts import TaskFacts, prompt_hash
+from carm_env.language.reasons import with_article
 from carm_env.system.messages import announce
 from carm_env.transcripts.records import Exchange
 
 
 class ChatPolicy(Policy):
     """A policy that asks a chat model for each step, with the paper's prompts and history.
+
+    Where the model declares an alignment although a clinician has just said that the target is elsewhere, the policy
+    moves in the direction that the clinician gave, or asks for one.
 
     Args:
         model: ``http://HOST:PORT/v1#MODEL``, also with settings as ``?SETTING=VALUE&..``; a specification; or a
@@ -63,6 +70,8 @@ class ChatPolicy(Policy):
         self._conversation: Conversation | None = None
         self._exchange: Exchange | None = None
         self._served_by: dict[str, None] = {}
+        self._heard: tuple[Advice, ...] = ()
+        self._has_declared = False
 
     @staticmethod
     def make_model(specification: ModelSpecification) -> ChatModel:
@@ -88,6 +97,7 @@ class ChatPolicy(Policy):
         """Returns a policy for one episode that shares the model with this one."""
         policy = copy.copy(self)
         policy._conversation, policy._exchange, policy._served_by = None, None, {}
+        policy._heard, policy._has_declared = (), False
         if isinstance(self._model, ServedModel):
             policy._model = self._model.for_episode()
         return policy
@@ -100,6 +110,7 @@ class ChatPolicy(Policy):
     def reset(self, seed: int | None = None) -> None:
         """Starts a new conversation with the next X-ray."""
         self._conversation, self._exchange, self._served_by = None, None, {}
+        self._heard, self._has_declared = (), False
         if seed is not None:
             self._model.seed(seed)
 
@@ -127,6 +138,7 @@ class ChatPolicy(Policy):
         if self._conversation is None:
             raise RuntimeError("no conversation has started: call act() before feedback().")
         self._conversation.feedback(text)
+        self._heard += read_advice(text)
 
     def act(self, observation: Any, info: Mapping[str, Any]) -> Decision:
         """Shows the X-ray to the model and decides as it answers; an answer that cannot be read is invalid."""
@@ -154,12 +166,23 @@ class ChatPolicy(Policy):
             self._exchange = replace(self._exchange, fault=error.fault.value, message=message)
             return Decision(ALIGNED, rationale=message, invalid=True, usage=usage)
         lenient = not self._conversation.is_strict
+        heard, has_declared = self._heard, self._has_declared
+        self._heard, self._has_declared = (), isinstance(step, Question) or step.move.is_aligned
         if isinstance(step, Question):
             return Decision(
                 ALIGNED, rationale=step.text, abstain=True, question=step.text, lenient=lenient, usage=usage
             )
-        rationale = f"{step.reason_x} {step.reason_y}"
-        return Decision(step.move, (step.context,), rationale, lenient=lenient, usage=usage)
+        rationale, move = f"{step.reason_x} {step.reason_y}", step.move
+        target = self._conversation.target
+        if move.is_aligned and objects(heard, target.id, has_declared):
+            move = advised_move(heard, task_lattice(info, self._lattice)) or ALIGNED
+            if move.is_aligned:
+                asked = f"I see no better position for {with_article(target.name)}. Which way is it?"
+                return Decision(ALIGNED, (step.context,), asked, abstain=True, question=asked, usage=usage)
+            # The next prompt states the move that was made.
+            self._conversation.start_after(replace(step, move=move))
+            self._has_declared, rationale = False, "The clinician says that the target lies there."
+        return Decision(move, (step.context,), rationale, lenient=lenient, usage=usage)
 
 
 @functools.cache

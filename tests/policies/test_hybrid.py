@@ -77,12 +77,34 @@ def test_in_doubt_the_language_model_confirms_or_overrules_once():
     assert policy.act(OBSERVATION, INFO).move == ALIGNED, "it is overruled only once"
 
 
-def test_a_hand_over_is_overruled_or_stands():
-    asks = Decision(ALIGNED, abstain=True, question="Where?", confidence=0.1)
-    made, _ = decided(ScriptedNetwork(asks), ScriptedModel(says(UP)))
+ASKS = Decision(ALIGNED, abstain=True, question="Where?", confidence=0.1)
+
+
+def test_where_the_network_hands_back_the_language_model_drives_to_the_end():
+    sure = Decision(DOWN, confidence=0.9)
+    made, policy = decided(ScriptedNetwork(ASKS, sure, sure), ScriptedModel(says(UP), says(UP), says(ALIGNED)))
     assert made.move == UP and not made.abstain
-    made, _ = decided(ScriptedNetwork(asks), ScriptedModel(says(UP)), overruled=0)
-    assert made.abstain and made.question == "Where?"
+    assert policy.act(OBSERVATION, INFO).move == UP and policy.act(OBSERVATION, INFO).move == ALIGNED
+    model = policy.language_model._model
+    assert "You chose the move" in model.prompts[1] or "UP SMALL" in model.prompts[1], "the conversation continues"
+
+
+def test_the_network_drives_again_when_it_is_told_where_the_target_is():
+    network = ScriptedNetwork(ASKS, Decision(DOWN, confidence=0.3), ASKS, has_understood=True)
+    _, policy = decided(network, ScriptedModel(says(ALIGNED)))
+    policy.feedback("Go down.")
+    assert policy.act(OBSERVATION, INFO).move == DOWN
+    made = policy.act(OBSERVATION, INFO)
+    assert made.abstain and made.question == "Where?", "a clinician is there to be asked"
+
+
+def test_a_language_model_that_cannot_be_read_leaves_the_hand_over():
+    class Silent(ScriptedModel):
+        def generate(self, conversations, kind):
+            return [Generation("?", 3, 0.5) for _ in conversations]
+
+    made, _ = decided(ScriptedNetwork(ASKS), Silent())
+    assert made.abstain and made.question == "Where?" and made.usage.tokens == 3
 
 
 def test_a_question_of_the_language_model_is_asked():
@@ -114,7 +136,8 @@ def test_words_that_the_network_does_not_understand_are_left_to_the_language_mod
     policy = HybridPolicy(model, network)
     policy.feedback("That is not the left elbow.")
     assert policy.act(OBSERVATION, INFO).move == expected
-    assert network.heard == ["That is not the left elbow."] and "not Left elbow" in model.prompts[0]
+    assert network.heard == ["That is not the left elbow."]
+    assert len(model.prompts) == (not understood) and all("not Left elbow" in text for text in model.prompts)
 
 
 @pytest.mark.parametrize(

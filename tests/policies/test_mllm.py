@@ -57,14 +57,14 @@ def test_answers_become_decisions_and_unreadable_ones_are_invalid():
     exchange = policy.last_exchange()
     assert (exchange.text, exchange.fault, exchange.tokens, exchange.seconds) == ("left, I think", "form", 3, 0.5)
     assert exchange.message == decision.rationale and exchange.messages == model.asked[-1][1]
-    policy.feedback("further up")
+    policy.feedback("look carefully")
     decision = policy.act({"image": IMAGE}, INFO)
     assert policy.last_exchange().fault == "" and policy.last_exchange().text == step(ALIGNED, 1)
     assert decision.move.is_aligned and not decision.invalid
     asked = [messages[-1]["content"][1]["text"] for _, messages in model.asked]
     assert "This is the current X-ray." in asked[0]
     assert "You chose the move: x = LEFT SMALL, y = UP MODERATE" in asked[1]
-    assert "was not carried out" in asked[2] and asked[2].endswith("The clinician says: further up")
+    assert "was not carried out" in asked[2] and asked[2].endswith("The clinician says: look carefully")
     assert (decision.usage.tokens, decision.usage.seconds) == (3, 0.5)
 
 

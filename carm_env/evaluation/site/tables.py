@@ -7,6 +7,7 @@ from typing import Any
 
 from carm_env.evaluation.board import Board
 from carm_env.evaluation.replay_page import shown
+from carm_env.evaluation.report import tie_letters
 from carm_env.evaluation.results import EpisodeResult
 from carm_env.evaluation.site.cells import (
     NO_VALUE,
@@ -23,6 +24,7 @@ from carm_env.evaluation.site.figures import bin_names
 from carm_env.landmarks import HEAD_TO_FOOT, landmark
 
 _BAR_WIDTH, _BAR_HEIGHT = 96, 16
+_TIE_GROUP = "policies with a common letter cannot be told apart, after the correction for the number of pairs"
 _HEATS = 10
 
 
@@ -43,10 +45,12 @@ def leaderboard(board: Board, suite: str, series: Mapping[str, Series]) -> str:
     found = [board.scores[name][suite] for name in names]
     whole = len(board.suites[suite].episodes) if suite in board.suites else max(value["episodes"] for value in found)
     is_part = any(value["episodes"] != whole for value in found)
+    letters = tie_letters(board.scores, board.pairs).get(suite, {})
     columns = [
         Column("policy", False),
         Column("success", explanation='share of the episodes in which "aligned" was declared within the tolerance'),
         Column("95 % interval", False, "clustered by patient; none for fewer than five patients"),
+        *([Column("tie group", False, _TIE_GROUP)] if letters else []),
         Column("final mm (median)", explanation="distance from the target at the end: mean and median"),
         Column("exposures", explanation="X-rays per episode, the first one included"),
         Column("dose, mGy", explanation="reference air kerma per episode"),
@@ -60,6 +64,7 @@ def leaderboard(board: Board, suite: str, series: Mapping[str, Series]) -> str:
             policy_cell(board, suite, name, series[name]),
             Cell(percent(value["success"]), value["success"], "strong"),
             _interval_cell(value, series[name]),
+            *([Cell(letters.get(name, NO_VALUE))] if letters else []),
             Cell(
                 f"{value['final_distance_mm']:.0f} <small>({value['final_distance_mm_median']:.0f})</small>",
                 value["final_distance_mm"],
@@ -203,7 +208,10 @@ def pairs(board: Board, suite: str) -> str:
         for row in names[:-1]
     )
     heads = "".join(f'<th scope="col" class="n">− {shown(name)}</th>' for name in names[1:])
-    caption = "Success of the row minus the column on the same episodes, points, with the 95 % interval"
+    caption = (
+        "Success of the row minus the column on the same episodes, points, with the 95 % interval and the p value, "
+        "which is corrected for the number of pairs (Holm)"
+    )
     return scrolling(
         f"<table><caption><span>{caption}</span></caption><thead><tr><td></td>{heads}</tr></thead><tbody>{body}</tbody></table>",
         caption,
@@ -223,9 +231,20 @@ def _pair_cell(
     text = "" if bounds is None else f"<br><small>{_signed(bounds[0])} to {_signed(bounds[1])}</small>"
     is_tie = pair["better"] is None if "better" in pair else bounds is not None and bounds[0] <= 0 <= bounds[1]
     difference = 100 * sign * pair["success_difference"]
+    if bounds is not None and pair.get("p_holm") is not None:
+        text += f"<br><small>{_p_text(pair['p_holm'])}</small>"
     # Without an interval nothing is known, not even a tie.
     mark = '<br><span class="tie">tie</span>' if is_tie and bounds is not None else ""
     return f'<td class="n{"" if is_tie or bounds is None else " better"}"><b>{_signed(difference)}</b>{text}{mark}</td>'
+
+
+def _p_text(p_value: float) -> str:
+    """Returns a p value in words of the page.
+
+    >>> _p_text(0.0004), _p_text(0.0412)
+    ('p &lt; 0.001', 'p = 0.041')
+    """
+    return "p &lt; 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
 
 
 def _signed(points: float) -> str:

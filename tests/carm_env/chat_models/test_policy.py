@@ -87,6 +87,46 @@ def test_answers_are_read_leniently_and_both_rates_are_counted() -> None:
     assert "further up" in asked[1] and "further up" in asked[2] and "further up" not in asked[0]
 
 
+@pytest.mark.parametrize(
+    "words, move",
+    [
+        ("Slightly higher.", Move(0, 1)),
+        ("No. Go 9 cm down.", Move(0, -3)),
+        ("Further to the patient's left.", Move(1, 0)),
+    ],
+)
+def test_declaration_against_a_clinicians_direction_becomes_a_move(words: str, move: Move) -> None:
+    model = ScriptedModel(ALIGNED, ALIGNED, ALIGNED)
+    policy = ChatPolicy(model)
+    assert policy.act(IMAGE, INFO).move.is_aligned
+    policy.feedback(words)
+    assert policy.act(IMAGE, INFO).move == move
+    # The next prompt states the move, and without new words a declaration stands.
+    assert policy.act(IMAGE, INFO).move.is_aligned
+    assert f"{move.words[2]}" in model.asked[2][-1]["content"][1]["text"]
+    assert "declared" not in model.asked[2][-1]["content"][1]["text"]
+
+
+@pytest.mark.parametrize("words", ["That is not the skull.", "No.", "This is the carina.", "About 6 cm more."])
+def test_declaration_that_a_clinician_has_rejected_becomes_a_question(words: str) -> None:
+    policy = ChatPolicy(ScriptedModel(ALIGNED, ALIGNED))
+    policy.act(IMAGE, INFO)
+    policy.feedback(words)
+    decision = policy.act(IMAGE, INFO)
+    assert decision.abstain and "the skull" in decision.question and not decision.invalid
+
+
+@pytest.mark.parametrize(
+    "first, words", [(ALIGNED, "Yes, that is the skull."), (STEP, "No."), (ALIGNED, "Nice weather."), (STEP, "Go on.")]
+)
+def test_other_words_leave_a_declaration_as_it_is(first: str, words: str) -> None:
+    policy = ChatPolicy(ScriptedModel(first, ALIGNED))
+    policy.act(IMAGE, INFO)
+    policy.feedback(words)
+    decision = policy.act(IMAGE, INFO)
+    assert decision.move.is_aligned and not decision.abstain
+
+
 def test_server_names_its_model_in_results_and_transcripts(suite: Suite, tmp_path: Path) -> None:
     class Dated(ScriptedModel):
         def generate(self, conversations: Sequence[Any], kind: str) -> list[Generation]:

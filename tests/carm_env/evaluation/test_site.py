@@ -129,6 +129,18 @@ def test_intervals_of_few_patients_are_not_shown(results):
     assert re.search(r"<span>\d+–100</span>", site_of(many)) and re.search(r"<small>[+−]\d+ to", site_of(many))
 
 
+def test_tie_groups_and_corrected_p_values_are_shown_for_enough_patients(results):
+    few = site_of(results)
+    assert "tie group" not in few and ">p = 0" not in few
+    many = [dataclasses.replace(one, patient=f"virtual:{one.episode % 6}") for one in results]
+    board = board_of(many, (SMOKE,))
+    (pair,) = board.pairs
+    html = leaderboard_site(board, PARTS)
+    letters = [cell for cell in re.findall(r"<td[^>]*>([^<]*)</td>", html) if re.fullmatch("[ab]+", cell)]
+    assert "tie group" in html and letters == (["a", "b"] if pair["better"] else ["a", "a"])
+    assert f"p = {pair['p_holm']:.3f}" in html or (pair["p_holm"] < 0.001 and "p &lt; 0.001" in html)
+
+
 def test_names_are_escaped_everywhere(results):
     run = {"date": EVIL, "git": EVIL, "packages": {EVIL: EVIL}, "processor": EVIL}
     fields = {"policy": EVIL, "patient": EVIL, "settings": {EVIL: EVIL}, "prompts": EVIL, "run": run}
