@@ -62,7 +62,7 @@ def check_plane(plane: str) -> Plane:
     """Returns `plane`; raises UnknownNameError if it is neither ``"frontal"`` nor ``"lateral"``."""
     if plane not in PLANES:
         raise UnknownNameError("plane", plane, PLANES)
-    return plane  # type: ignore[return-value]
+    return plane
 
 
 @dataclass(frozen=True, eq=False)

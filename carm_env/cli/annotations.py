@@ -75,7 +75,7 @@ def export(arguments: ExportArguments) -> int:
     record = read_annotation(annotation_path(arguments.folder or annotations_folder(), str(ref), arguments.annotator))
     kind: ExportFormat = "paper" if arguments.out.suffix.lower() == ".csv" else "slicer"
     export_annotation(arguments.out, record, load_patient(ref).volume, kind, arguments.case)
-    counts = ", ".join(f"{len(record.ids(state))} {state}" for state in ("placed", "na", "open"))  # type: ignore[arg-type]
+    counts = ", ".join(f"{len(record.ids(state))} {state}" for state in ("placed", "na", "open"))
     print(f"{arguments.out}: {record.patient} by {record.annotator}, {counts}")
     return 0
 
