@@ -7,6 +7,11 @@ from collections.abc import Sequence
 from carm_env.system.command_line import Command, run_command
 
 COMMANDS = {
+    "annotations compare": Command(
+        "carm_env.cli.annotations:compare", "Compare the landmarks of two annotators, in mm."
+    ),
+    "annotations export": Command("carm_env.cli.annotations:export", "Write an annotation for 3D Slicer or as a CSV."),
+    "annotations progress": Command("carm_env.cli.annotations:progress", "Show how far people are in annotating CTs."),
     "compare": Command("carm_env.cli.compare:compare", "Compare policies on the same episodes, for a paper."),
     "doctor": Command("carm_env.cli.doctor:doctor", "Report what works on this machine, and why the rest does not."),
     "evaluate": Command("carm_env.cli.evaluate:evaluate", "Evaluate policies in closed loop on frozen episodes."),
@@ -21,6 +26,7 @@ COMMANDS = {
     "patients show": Command("carm_env.cli.patients:show", "Draw an overview of one patient."),
     "patients card": Command("carm_env.cli.patients:card", "Print the data card of a patient or a cohort."),
     "patients remove": Command("carm_env.cli.patients:remove", "Remove an imported patient."),
+    "play": Command("carm_env.cli.play:play", "Drive the C-arm in a window, or play a suite for the leaderboard."),
     "render": Command("carm_env.cli.render:render", "Take an X-ray and save it."),
     "render-dataset": Command("carm_env.cli.render_dataset:render_dataset", "Render a dataset of labelled views."),
     "replay": Command("carm_env.cli.replay:replay", "Show transcripts of episodes as HTML pages and GIFs."),

@@ -126,13 +126,20 @@ class Episode:
 
     def decide(self, thread: DecisionThread) -> Future[tuple[Any, float]]:
         """Starts the next decision; the first one includes `Policy.reset`."""
+        return thread.submit(self.policy, self._observation, self._full_info(), self._reset_policy)
+
+    def shown(self) -> tuple[Any, dict[str, Any]]:
+        """Returns what the policy may see before its next decision: the observation, and the visible part of `info`."""
+        return self._observation, self.policy.visible_info(self._full_info())
+
+    def _full_info(self) -> dict[str, Any]:
         task = {
             "tolerance_mm": self.env.tolerance_mm,
             "field_of_view_mm": self.env.field_of_view_mm,
             "extents_mm": self.env.lattice.extents_mm,
             "steps_left": self.task.suite.max_steps - self.record.steps,
         }
-        return thread.submit(self.policy, self._observation, {**self._info, **task}, self._reset_policy)
+        return {**self._info, **task}
 
     def _reset_policy(self) -> None:
         if not self._is_policy_reset:
@@ -147,22 +154,30 @@ class Episode:
             TranscriptError: the transcript cannot be written.
         """
         with self._recorded_crash():
-            made, seconds = decision.result()
-            self.record.decisions_s.append(seconds)
-            self.record.steps += 1
-            if not isinstance(made, Decision):
-                raise TypeError(
-                    f"{self.task.policy} returned {made!r:.200}, expected a carm_env.Decision, such as "
-                    "Decision(Move.from_index(24))."
-                )
-            self.record.lenient_answers += made.lenient
-            self.record.usage += made.usage or Usage()
-            is_carried_out = self._carry_out(made)
-            self._transcript.answer(
-                self.record.steps, made, seconds, self._observation, self._info,
-                move=made.move if is_carried_out else None, abstained=self.record.abstained,
-            )  # fmt: skip
-            self._after_decision()
+            self.take(*decision.result())
+
+    def take(self, made: Decision, seconds: float) -> None:
+        """Carries out a decision that took `seconds`; unlike in `advance`, an exception passes through.
+
+        Raises:
+            TypeError: it is not a `Decision`.
+            TranscriptError: the transcript cannot be written.
+        """
+        self.record.decisions_s.append(seconds)
+        self.record.steps += 1
+        if not isinstance(made, Decision):
+            raise TypeError(
+                f"{self.task.policy} returned {made!r:.200}, expected a carm_env.Decision, such as "
+                "Decision(Move.from_index(24))."
+            )
+        self.record.lenient_answers += made.lenient
+        self.record.usage += made.usage or Usage()
+        is_carried_out = self._carry_out(made)
+        self._transcript.answer(
+            self.record.steps, made, seconds, self._observation, self._info,
+            move=made.move if is_carried_out else None, abstained=self.record.abstained,
+        )  # fmt: skip
+        self._after_decision()
 
     def give_up(self, timeout_s: float) -> None:
         """Ends the episode, because the policy made no decision in time."""

@@ -13,10 +13,12 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import FlattenObservation, FrameStackObservation, RecordVideo, TimeLimit
 
+from carm_env import patient_store as store
 from carm_env.actions import ALIGNED, Move
 from carm_env.envs import display
 from carm_env.envs.navigation import CArmNavEnv
 from carm_env.envs.registration import MAX_EPISODE_STEPS
+from carm_env.patient import Patient
 
 SIZE = 64
 OBSERVATIONS = [{}, {"obs_type": "image"}, {"target_encoding": "one_hot"}]
@@ -190,6 +192,28 @@ def test_frames_show_the_distance_only_if_asked(captions, show_distance):
     env.render()
     assert (f" {info['distance_mm']:.0f} mm " in captions[-1][1]) is show_distance
     assert (" mm" in captions[-1][1]) is show_distance
+
+
+@pytest.mark.parametrize("render_mode", ["rgb_array", "human"])
+def test_frames_do_not_depend_on_where_the_target_is(small_patients, monkeypatch, render_mode):
+    # The same CT, with the target 20 mm farther away: whoever sees the frames must not be able to tell.
+    shown = []
+    monkeypatch.setattr(display.Screen, "show", lambda self, frame: shown.append(frame))
+    patient = store.load_imported("one")
+    moved = {**patient.landmarks_lps_mm, 11: patient.landmarks_lps_mm[11] + [20.0, 0.0, 0.0]}
+    store.save_imported(Patient("imported:moved", patient.volume, moved))
+    distances = set()
+    for name in ("imported:one", "imported:moved"):
+        env = CArmNavEnv(image_size=SIZE, render_mode=render_mode)
+        env.reset(seed=0, options={"patient": name, "target": 11, "start": 1})
+        for move in (Move(0, -1), Move(1, -2), ALIGNED):
+            *_, info = env.step(move.index)
+            shown += [env.render()] if render_mode == "rgb_array" else []
+            distances.add(info["distance_mm"])
+        env.close()
+    half = len(shown) // 2
+    assert len(distances) > 3 and half >= 3
+    assert all((one == other).all() for one, other in zip(shown[:half], shown[half:], strict=True))
 
 
 def test_human_mode_shows_every_step(captions):

@@ -1,0 +1,231 @@
+"""Studies: a person plays the episodes of a frozen suite and stands on the leaderboard as ``human:NAME``.
+
+The person is blinded: `StudyDrive` shows what every fair policy receives, and says nothing about success or distance.
+Results are lines of ``episodes.jsonl``, as those of ``carm-env evaluate``. Each decision is on the disk before it is
+carried out (``running.json``), so that a killed study continues with the same X-rays, exposures and times: nobody sees
+an X-ray that does not count.
+
+    with StudyDrive(load_suite("smoke"), "reader-1", Path("runs/study")) as drive:
+        while not drive.is_finished:
+            view = drive.view()
+            ...
+            drive.move(move)
+            if drive.view().has_ended and not drive.is_finished:
+                drive.next_episode()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from carm_env.actions import ALIGNED, Move
+from carm_env.evaluation.driving import DriveError, DriveView, drive_view
+from carm_env.evaluation.episodes import Episode, EpisodeTask, make_suite_environment
+from carm_env.evaluation.policy import Decision, Policy
+from carm_env.evaluation.provenance import provenance
+from carm_env.evaluation.results import EpisodeResult, append_result, read_results
+from carm_env.evaluation.study_journal import StudyJournal
+from carm_env.evaluation.suite import Suite
+from carm_env.system.errors import CArmEnvError
+from carm_env.system.output_folders import lock_output
+from carm_env.system.person_names import check_person_name
+
+RESULTS, JOURNAL = "episodes.jsonl", "running.json"
+
+
+class StudyError(CArmEnvError, ValueError):
+    """A study cannot be continued with these arguments; the message says what to do."""
+
+
+class Person(Policy):
+    """A person, as the policy of results. The decisions come through `StudyDrive`."""
+
+    def reset(self, seed: int | None = None) -> None:
+        """Does nothing: the state is the person's."""
+
+    def act(self, observation: Any, info: Mapping[str, Any]) -> Decision:
+        """Raises RuntimeError: a person cannot be asked by a program."""
+        raise RuntimeError("a person decides through carm_env.evaluation.study.StudyDrive, not through act().")
+
+    def description(self) -> dict[str, Any]:
+        """Returns that a person decided."""
+        return {"driver": "person"}
+
+
+class StudyDrive:
+    """One person in one suite, episode by episode. It continues what the folder holds.
+
+    Args:
+        suite: the suite; its patients are loaded, and built if necessary, when an episode needs them.
+        name: the person's pseudonym: letters, digits, hyphens and underscores.
+        folder: folder of the results; one process at a time writes to it.
+        seed: seed of the first episode, as of ``carm-env evaluate``.
+
+    Raises:
+        ValueError: the name has other characters.
+        StudyError: the folder holds results of this person in this suite with another seed, or damaged ones.
+        BusyError: another process writes to the folder.
+    """
+
+    def __init__(self, suite: Suite, name: str, folder: Path, seed: int = 0) -> None:
+        self.suite, self.folder = suite, folder
+        self.policy_name = f"human:{check_person_name('participant', name)}"
+        self._seed = seed
+        self._lock = contextlib.ExitStack()
+        self._lock.enter_context(lock_output(folder, "--out"))
+        try:
+            self._done = self._finished_episodes()
+            self._env = make_suite_environment(suite)
+            self._journal = StudyJournal(folder / JOURNAL)
+            self._episode: Episode | None = None
+            self._last: DriveView | None = None
+            if not self.is_finished:
+                self._begin()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def __enter__(self) -> StudyDrive:
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Lets another process continue the study."""
+        self.close()
+
+    def close(self) -> None:
+        """Lets another process continue the study; nothing is lost."""
+        self._lock.close()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all episodes have results."""
+        return len(self._done) == len(self.suite.episodes)
+
+    @property
+    def finished_episodes(self) -> int:
+        """Number of episodes with results."""
+        return len(self._done)
+
+    def view(self) -> DriveView:
+        """Returns what the person sees now; after the end of an episode, its last X-ray.
+
+        Raises:
+            DriveError: the study was finished before.
+        """
+        if self._episode is None:
+            if self._last is None:
+                raise DriveError(f"{self.policy_name} has finished all {len(self._done)} episodes of this study.")
+            return self._last
+        observation, info = self._episode.shown()
+        image = observation["image"] if isinstance(observation, dict) else observation
+        return drive_view(
+            image[:, :, 0], info, seconds=sum(self._episode.record.decisions_s), title=self._title(), has_ended=False
+        )
+
+    def move(self, move: Move) -> DriveView:
+        """Carries out a move, or the declaration that the view is aligned.
+
+        Raises:
+            DriveError: the episode has ended.
+            DiskFullError: the disk is full; the move was not carried out.
+        """
+        return self._decide(Decision(move))
+
+    def hand_back(self) -> DriveView:
+        """Gives the episode up: it counts as abstained.
+
+        Raises:
+            DriveError: the episode has ended.
+        """
+        return self._decide(Decision(ALIGNED, abstain=True))
+
+    def next_episode(self) -> DriveView:
+        """Begins the next episode.
+
+        Raises:
+            DriveError: the episode has not ended, or it was the last one.
+        """
+        if self._episode is not None:
+            raise DriveError("the episode has not ended: declare the view aligned, or hand it back.")
+        if self.is_finished:
+            raise DriveError("it was the last episode of the study.")
+        self._begin()
+        return self.view()
+
+    def restart_clock(self) -> None:
+        """Starts the time of the decision again: call it when the X-ray appears before the person."""
+        self._since = time.perf_counter()
+
+    def _title(self) -> str:
+        return f"suite {self.suite.name}, episode {len(self._done) + 1} of {len(self.suite.episodes)}"
+
+    def _finished_episodes(self) -> set[int]:
+        path = self.folder / RESULTS
+        if not path.exists():
+            return set()
+        results, errors = read_results(path)
+        if errors:
+            raise StudyError(f"{errors[0]}. Remove the line, or choose another folder with --out.")
+        own = [
+            one
+            for one in results
+            if (one.policy, one.suite, one.suite_hash) == (self.policy_name, self.suite.name, self.suite.hash)
+        ]
+        if other := next((one for one in own if one.seed - one.episode != self._seed), None):
+            raise StudyError(
+                f"{path} holds episodes of {self.policy_name} with seed {other.seed - other.episode}, expected "
+                f"{self._seed}: continue with that seed, or choose another folder."
+            )
+        return {one.episode for one in own}
+
+    def _begin(self) -> None:
+        number = next(index for index in range(len(self.suite.episodes)) if index not in self._done)
+        task = EpisodeTask(self.suite, number, self.policy_name, self._seed + number)
+        self._episode = Episode(Person(), self._env, task)
+        key = [self.policy_name, self.suite.name, self.suite.hash, number, task.seed,
+               self._env.scene.patient.fingerprint]  # fmt: skip
+        for action, seconds in self._journal.open(key):
+            self._episode.take(_decision(action), seconds)
+        if self._episode.has_ended:
+            # Killed between the last decision and its result.
+            self._finish(self._episode)
+        self.restart_clock()
+
+    def _decide(self, decision: Decision) -> DriveView:
+        episode = self._episode
+        if episode is None:
+            raise DriveError("the episode has ended: begin the next one.")
+        seconds = time.perf_counter() - self._since
+        self._journal.append(None if decision.abstain else decision.move.index, seconds)
+        episode.take(decision, seconds)
+        if episode.has_ended:
+            self._finish(episode)
+        self.restart_clock()
+        return self.view()
+
+    def _finish(self, episode: Episode) -> None:
+        title, (observation, info) = self._title(), episode.shown()
+        result: EpisodeResult = replace(episode.finish(), run=provenance(self._seed))
+        append_result(self.folder / RESULTS, result)
+        self._journal.close()
+        self._done.add(episode.task.episode)
+        self._episode = None
+        ended = (
+            "The episode has ended." if result.outcome != "timeout" else "No decision is left: the episode has ended."
+        )
+        left = len(self.suite.episodes) - len(self._done)
+        message = f"{ended} {left} episode(s) to go." if left else f"{ended} The study is finished, thank you."
+        image = observation["image"] if isinstance(observation, dict) else observation
+        self._last = drive_view(
+            image[:, :, 0], info, seconds=sum(episode.record.decisions_s), title=title, has_ended=True, message=message
+        )
+
+
+def _decision(action: int | None) -> Decision:
+    return Decision(ALIGNED, abstain=True) if action is None else Decision(Move.from_index(action))
