@@ -12,6 +12,7 @@ pytest.importorskip("peft")
 
 from policies.lofi.checkpoint import load_lofi  # noqa: E402
 from policies.lofi.encoder import LofiEncoder  # noqa: E402
+from tests.grounded_dataset_files import padchest  # noqa: E402
 from training import lofi  # noqa: E402
 from training._support.lofi.fit import LofiTraining  # noqa: E402
 
@@ -80,6 +81,15 @@ def test_the_recipe_of_the_paper_runs_on_the_real_classes(words, real_models, tm
     assert {name.partition(".")[0] for name in plain} == {"encoders", "pooling", "projection"}
     assert {name for name in plain if name.startswith("encoders")} == {"encoders.logit_scale", "encoders.logit_bias"}
     assert any(value.abs().max() > 0 for name, value in trained.named_parameters() if "lora_B" in name)
+
+
+def test_a_data_set_of_people_is_trained_on(words, tmp_path, capsys):
+    pytest.importorskip("ensemble_boxes")
+    padchest(tmp_path / "d")
+    given = ["--data", str(tmp_path / "d"), "--batch_size", "2", *words[words.index("--image_size") :]]
+    assert lofi.main(given) == 0, capsys.readouterr().err
+    card = (tmp_path / "o" / "checkpoint" / "README.md").read_text(encoding="utf-8")
+    assert "X-rays of people" in card and str(tmp_path) not in card and "license: other" in card
 
 
 def test_two_processes_train_together(words, tmp_path):

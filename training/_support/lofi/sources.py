@@ -7,9 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from carm_env.reports.view_reports import ReportWriter
+from carm_env.system.threads import usable_cpus
+from carm_env.xray_datasets.grounded_images import of_split, read_grounded, read_grounded_images
 from training._support.lofi.arguments import LofiArguments
 from training._support.lofi.data import GroundedImages
 from training._support.views import load_views, views_folder
+
+_MAX_WORKERS = 8
+_LIMITS = """The reports are of few hospitals and in one language, and their boxes differ between readers. The terms of
+the data also apply to the weights."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +42,23 @@ def load_data(arguments: LofiArguments, size: int) -> LofiData:
         arguments: settings of the training.
         size: side of the images, pixels.
     """
+    if arguments.data:
+        return _people(arguments, size)
     card = {"task": "image-text-retrieval"}
     return LofiData(_views(arguments, "train", size), _views(arguments, "calibration", size),
                     lambda: _views(arguments, "test", size), card)  # fmt: skip
+
+
+def _people(arguments: LofiArguments, size: int) -> LofiData:
+    reports = read_grounded(Path(arguments.data))
+    workers = arguments.workers or min(usable_cpus(), _MAX_WORKERS)
+
+    def part(split: str, limit: int | None = None) -> GroundedImages:
+        return GroundedImages(*read_grounded_images(of_split(reports, split)[:limit], size, workers))
+
+    card = {"task": "image-text-retrieval", "data": "X-rays of people with reports and boxes", "limits": _LIMITS,
+            "weights_license": "other"}  # fmt: skip
+    return LofiData(part("train", arguments.max_images), part("validation"), lambda: part("test"), card)
 
 
 def _views(arguments: LofiArguments, split: str, size: int) -> GroundedImages:
