@@ -14,6 +14,7 @@ from carm_env.reports.box_text import parse_boxes, render_boxes
 from carm_env.system.extras import optional_imports
 from carm_env.xray_datasets.grounded import Box
 from policies.checkpoint import fingerprint
+from policies.checkpoint_config import trained_depth_mm
 from policies.images import batches
 from policies.lofi.checkpoint import Lofi, load_lofi
 from policies.lofi.model import as_pixels
@@ -35,6 +36,7 @@ class LofiEncoder:
 
     Attributes:
         size: side of the images that it was trained on, pixels; others are resized.
+        isocenter_depth_mm: depth of the isocentre in the images that it was trained on, mm.
     """
 
     def __init__(self, source: str | Path | Lofi) -> None:
@@ -42,6 +44,7 @@ class LofiEncoder:
         self._model = self._lofi.model.eval()
         self._device = next(self._model.parameters()).device
         self.size = self._lofi.image_size
+        self.isocenter_depth_mm = trained_depth_mm(self._lofi.config)
 
     @property
     def fingerprint(self) -> str:
