@@ -20,7 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from carm_env.evaluation.intervals import Estimate
-from carm_env.evaluation.localization import Localizer, LocalizerEvaluation, evaluate_localizer, evaluate_views
+from carm_env.evaluation.localization import (
+    Localizer,
+    LocalizerEvaluation,
+    PooledLocalizer,
+    evaluate_localizer,
+    evaluate_views,
+)
 from carm_env.evaluation.metrics import save_confusion_matrix
 from carm_env.evaluation.plots import drawing
 from carm_env.evaluation.provenance import save_measurement
@@ -47,7 +53,7 @@ class Arguments:
     """Arguments of this script.
 
     Attributes:
-        policy: cnn, conformal, mllm or mllm_grpo; with :CHECKPOINT for other weights.
+        policy: cnn, conformal, mllm or mllm_grpo, with :CHECKPOINT for other weights; or knn:INDEX.
         baseline: another localiser, to which it is compared on the same views.
         patients: names of patients, or COHORT/SPLIT.
         views: views over the workspace per patient; the paper uses 1024.
@@ -115,6 +121,9 @@ def run(arguments: Arguments) -> None:
     names = list(dict.fromkeys(name for suite in suites for name in suite.patients)) or expand_patients(
         arguments.patients
     )
+    for one in (localizer, baseline):
+        if isinstance(one, PooledLocalizer):
+            one.check_patients([str(name) for name in names])
     prepare_patients(names, default_workers())
 
     def evaluated(one: Localizer) -> LocalizerEvaluation:

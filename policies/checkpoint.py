@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from carm_env.system.extras import optional_imports
@@ -51,7 +52,13 @@ def _stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.half() if value.is_floating_point() else value for name, value in plain.items()}
 
 
-def save_checkpoint(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], card: str) -> None:
+def save_checkpoint(
+    folder: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    card: str,
+    files: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Writes a checkpoint atomically; replaces the whole folder.
 
     Args:
@@ -59,11 +66,14 @@ def save_checkpoint(folder: Path, config: Mapping[str, Any], tensors: Mapping[st
         config: JSON values; must hold ``kind``, the name of the policy.
         tensors: tensors by name; floating-point tensors are stored as float16.
         card: the model card, Markdown.
+        files: further text files by name, such as a tokenizer.
     """
     with atomic_folder(folder) as temporary:
         save_file(_stored(tensors), temporary / "model.safetensors")
         write_json(temporary / "config.json", {"format": CHECKPOINT_FORMAT, **config})
         write_text(temporary / "README.md", card)
+        for name, text in files.items():
+            write_text(temporary / name, text)
 
 
 def load_checkpoint(

@@ -8,7 +8,7 @@ from carm_env.evaluation.localization import Localizer, RankedLocalizer
 from carm_env.system.errors import UnknownNameError
 
 LANGUAGE_MODELS = ("mllm", "mllm_grpo")
-LOCALIZERS = ("cnn", "conformal", *LANGUAGE_MODELS)
+LOCALIZERS = ("cnn", "conformal", "knn", *LANGUAGE_MODELS)
 
 
 def make_localizer(name: str, *, sampled: bool = False, **options: Any) -> Localizer:
@@ -16,7 +16,7 @@ def make_localizer(name: str, *, sampled: bool = False, **options: Any) -> Local
 
     Args:
         name: ``cnn``, ``conformal``, ``mllm`` or ``mllm_grpo``, with ``:CHECKPOINT`` for other weights than the shipped
-            ones.
+            ones, or ``knn:INDEX``.
         sampled: a language model is asked several times, so that it has probabilities
             (`policies.mllm.SampledLocalizer`).
         **options: arguments of `policies.mllm.MllmLocalizer`; only for a language model.
@@ -42,6 +42,10 @@ def make_localizer(name: str, *, sampled: bool = False, **options: Any) -> Local
         if sampled:
             return SampledLocalizer(folder, shipped=kind, **options)
         return MllmLocalizer(folder, shipped=kind, **options)
+    if kind == "knn":
+        from policies.lofi.knn import KnnLocalizer
+
+        return KnnLocalizer(folder)
     from policies.conformal import DisplacementRegressor
 
     regressor = DisplacementRegressor(folder or None)

@@ -20,6 +20,7 @@ POLICIES: dict[str, str] = {
     "mllm": "policies.mllm:MllmPolicy",
     "mllm_grpo": "policies.mllm:MllmGrpoPolicy",
     "hybrid": "policies.hybrid:HybridPolicy",
+    "knn": "policies.lofi.knn:KnnPolicy",
     "swapped_images": "policies.swapped_images:SwappedImagesPolicy",
 }
 """Name to ``module:Class``; the module is imported when its policy is constructed."""
@@ -29,8 +30,9 @@ LEARNED = ("cnn", "conformal", "ppo", "maskable_ppo", "ppo_pixels", "dqn", "qrdq
 means other ones."""
 
 
-CHECKPOINTS = (*LEARNED, "swapped_images", *policy_loading.CHECKPOINTS)
-"""Policies that take something after a colon: weights, a model, or the policy that ``swapped_images`` is about."""
+CHECKPOINTS = (*LEARNED, "knn", "swapped_images", *policy_loading.CHECKPOINTS)
+"""Policies that take something after a colon: weights, a model, an index of training views, or the policy that
+``swapped_images`` is about."""
 
 
 def make_policy(text: str) -> Policy:

@@ -33,6 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("carm_env.annotation",),
     ("carm_env.transcripts",),
     ("carm_env.language", "carm_env.sheets", "carm_env.views"),
+    ("carm_env.reports",),
     ("carm_env.evaluation",),
     ("carm_env.chat_models",),
     ("carm_env.adapters", "carm_env.play"),
@@ -55,17 +56,17 @@ OPTIONAL_PACKAGES: dict[str, tuple[str, ...]] = {
     "openenv": ("carm_env.adapters.openenv_server",),
     "verifiers": ("carm_env.adapters.verifiers_env",),
     **dict.fromkeys(
-        ("SimpleITK", "bitsandbytes", "cupy", "deepdrr", "fsspec", "itk", "lm_eval", "matplotlib", "moviepy", "nanodrr",
-         "peft", "pyarrow", "pydicom", "ray", "rliable", "torchio"),
+        ("SimpleITK", "bitsandbytes", "cupy", "deepdrr", "ensemble_boxes", "fsspec", "itk", "lm_eval", "matplotlib",
+         "moviepy", "nanodrr", "peft", "pyarrow", "pydicom", "ray", "rliable", "rodeo", "torchio"),
         (),
     ),
 }  # fmt: skip
 
 # The optional packages that `pip install "carm-env[test]"` brings.
 IN_THE_TEST_EXTRA = {
-    "SimpleITK", "accelerate", "bitsandbytes", "datasets", "fsspec", "lm_eval", "matplotlib", "moviepy", "peft",
-    "pyarrow", "pydicom", "rliable", "safetensors", "sb3_contrib", "stable_baselines3", "tokenizers", "torch",
-    "transformers", "triton", "trl",
+    "SimpleITK", "accelerate", "bitsandbytes", "datasets", "ensemble_boxes", "fsspec", "lm_eval", "matplotlib",
+    "moviepy", "peft", "pyarrow", "pydicom", "rliable", "rodeo", "safetensors", "sb3_contrib", "stable_baselines3",
+    "tokenizers", "torch", "transformers", "triton", "trl",
 }  # fmt: skip
 
 # Modules that must start without any extra; with everything that they import at their top.

@@ -81,6 +81,15 @@ class LocatingLocalizer(Protocol):
         ...
 
 
+@runtime_checkable
+class PooledLocalizer(Protocol):
+    """A localiser that looks an image up among those of known patients."""
+
+    def check_patients(self, names: Sequence[str]) -> None:
+        """Raises ValueError if a patient to be evaluated is one of the known ones."""
+        ...
+
+
 def expected_field_of_view_mm(localizer: Localizer) -> float:
     """Returns what the images that a localiser knows show in the middle of the body: its ``field_of_view_mm``.
 

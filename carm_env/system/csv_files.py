@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +16,7 @@ class CsvFileError(CArmEnvError, ValueError):
 
 
 def read_csv_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Reads the rows of a CSV file with a header, UTF-8 with or without a byte order mark.
+    """Reads the rows of a CSV file with a header, UTF-8 with or without a byte order mark; ``.gz`` is unpacked.
 
     Args:
         path: the file.
@@ -24,10 +26,10 @@ def read_csv_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         CsvFileError: a column is missing, a row is cut short, or the file cannot be read.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
             rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise CsvFileError(f"{path} cannot be read: {error}.") from error
     missing = [name for name in columns if name not in (reader.fieldnames or ())]
     if missing:

@@ -6,14 +6,37 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from carm_env.evaluation.provenance import save_measurement
 from carm_env.system.command_line import INTERRUPTED, run_script
-from training._support.arguments import FitArguments
 from training._support.processes import end_processes, explain_out_of_memory, is_main_process, one_training
 
-Arguments = TypeVar("Arguments", bound=FitArguments)
+
+class TrainingArguments(Protocol):
+    """What `run_training` needs of the arguments of a script."""
+
+    @property
+    def output_dir(self) -> str:
+        """Folder of the checkpoint."""
+        ...
+
+    @property
+    def json(self) -> str:
+        """File to write the results to; empty for none."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Seed of the training."""
+        ...
+
+    def check(self) -> None:
+        """Raises ValueError for a wrong value."""
+        ...
+
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
 @dataclass(frozen=True)

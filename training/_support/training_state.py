@@ -11,7 +11,7 @@ from torch import nn
 
 from carm_env.system.files import atomic_write
 from policies.checkpoint import CheckpointError, fill_network, with_module_names
-from training._support.arguments import FitArguments, ViewArguments
+from training._support.arguments import ViewArguments
 
 _IGNORED = {
     "calibration",
@@ -34,11 +34,11 @@ class TrainingState:
 
     Args:
         folder: folder of ``state.pt``, which is read with ``weights_only``.
-        arguments: arguments of the training; resuming with others is refused.
+        arguments: dataclass of the arguments of the training; resuming with others is refused.
         views: `views_fingerprint` of the views.
     """
 
-    def __init__(self, folder: Path, arguments: FitArguments, views: str) -> None:
+    def __init__(self, folder: Path, arguments: Any, views: str) -> None:
         self._path = folder / "state.pt"
         self._arguments = {name: value for name, value in asdict(arguments).items() if name not in _IGNORED}
         self._arguments["views"] = views

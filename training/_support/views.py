@@ -65,19 +65,26 @@ def load_views(
     check_separate(splits)
     for key in TRAINED_ON:
         check_trainable(splits.get(key, ()), f"--{key}")
-    options, name = arguments.view_options(split, size), "views"
-    if split == "train":
-        if domain.severity:
-            splits[split] = tuple(with_scans(splits[split], domain))
-            name += "-domain"
-        name += "-depths" if options.isocenter_depth_spread_mm else ""
-        name += "-near" if options.near_share else ""
+    options, target = arguments.view_options(split, size), views_folder(arguments, split, folder)
+    if split == "train" and domain.severity:
+        splits[split] = tuple(with_scans(splits[split], domain))
     if max_views and split != "train":
         max_views = min(max_views, arguments.views_per_patient)
     needed = {split: max_views} if max_views else None
     # Of several processes of a training one renders; the others wait for it.
-    write_view_dataset(folder / name, {split: splits[split]}, options, arguments.workers or None, needed, wait=True)
-    return read_views(folder / name, split, max_views=max_views)
+    write_view_dataset(target, {split: splits[split]}, options, arguments.workers or None, needed, wait=True)
+    return read_views(target, split, max_views=max_views)
+
+
+def views_folder(arguments: ViewArguments, split: str, folder: Path) -> Path:
+    """Returns the folder of the views of a split: the given dataset, or one in the output folder `folder`."""
+    if arguments.dataset:
+        return Path(arguments.dataset)
+    if split != "train":
+        return folder / "views"
+    drawn = {"-domain": arguments.domain.severity, "-depths": arguments.isocenter_depth_spread_mm,
+             "-near": arguments.near_share}  # fmt: skip
+    return folder / "".join(["views", *(name for name, value in drawn.items() if value)])
 
 
 def check_depth(arguments: DepthArguments, known_mm: float, what: str) -> None:

@@ -1,0 +1,123 @@
+"""Texts and exchanges as tokens: what the text encoder reads, and what the language model reads and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from carm_env.reports.box_text import render_boxes
+from carm_env.system.errors import CArmEnvError, shortened
+from carm_env.system.extras import optional_imports
+from carm_env.xray_datasets.grounded import GroundedSentence
+from policies.embedded_vlm import build_tokenizer
+
+with optional_imports("llm", "LoFi"):
+    import torch
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerFast
+
+MAX_TEXT_TOKENS = 64
+"""Limit of SigLIP's text encoder."""
+CAPTION_PROMPT = "Report this medical scan."
+GROUNDING_PROMPT = "Detect all instances of: "
+DENSE_PROMPT = "Describe the regions: "
+
+
+class TextTooLongError(CArmEnvError, ValueError):
+    """A text has more tokens than the text encoder takes."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A prompt beside an image, and what the language model should answer."""
+
+    prompt: str
+    target: str
+
+
+def captioning(text: str) -> Exchange:
+    """Returns the exchange of the captioning loss (equation 2)."""
+    return Exchange(CAPTION_PROMPT, text)
+
+
+def grounding(sentence: GroundedSentence) -> Exchange:
+    """Returns the exchange of the grounding loss (equation 3): the boxes of a sentence."""
+    return Exchange(GROUNDING_PROMPT + sentence.text, render_boxes(sentence.boxes))
+
+
+def dense_captioning(sentence: GroundedSentence) -> Exchange:
+    """Returns the exchange of the dense captioning loss: the sentence of boxes."""
+    return Exchange(DENSE_PROMPT + render_boxes(sentence.boxes), sentence.text)
+
+
+def encode_texts(tokenizer: Any, texts: Sequence[str], cut: bool = False) -> Tensor:
+    """Returns token ids ``(n, 64)``, padded as SigLIP expects it.
+
+    Args:
+        tokenizer: tokenizer of the text encoder.
+        texts: the texts.
+        cut: cut longer texts instead of refusing them.
+
+    Raises:
+        TextTooLongError: a text has more than 64 tokens.
+    """
+    rows = []
+    for text in texts:
+        ids = text_ids(tokenizer, text)
+        if len(ids) > MAX_TEXT_TOKENS and not cut:
+            raise TextTooLongError(
+                f"{shortened(text)} has {len(ids)} tokens, but the text encoder takes {MAX_TEXT_TOKENS}: give fewer or "
+                "shorter sentences, or --cut-texts to leave out the rest."
+            )
+        ids = ids[:MAX_TEXT_TOKENS]
+        rows.append(ids + [tokenizer.pad_token_id] * (MAX_TEXT_TOKENS - len(ids)))
+    return torch.tensor(rows, dtype=torch.long)
+
+
+def text_ids(tokenizer: Any, text: str) -> list[int]:
+    """Returns the token ids of a text, with the tokens that end it."""
+    return list(tokenizer(text, truncation=False, verbose=False)["input_ids"])
+
+
+def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Returns token ids and mask ``(n, t)`` of prompts, padded on the left so that answers can follow."""
+    rows = [_prompt_ids(tokenizer, prompt) for prompt in prompts]
+    length = max(map(len, rows), default=0)
+    pad = tokenizer.pad_token_id
+    tokens = [[pad] * (length - len(row)) + row for row in rows]
+    mask = [[False] * (length - len(row)) + [True] * len(row) for row in rows]
+    return torch.tensor(tokens, dtype=torch.long), torch.tensor(mask, dtype=torch.bool)
+
+
+def encode_exchanges(tokenizer: Any, exchanges: Sequence[Exchange]) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns token ids ``(n, t)`` of prompts and targets, their mask, and which tokens are targets."""
+    rows = []
+    for exchange in exchanges:
+        prompt = _prompt_ids(tokenizer, exchange.prompt)
+        target = [*tokenizer(exchange.target, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        rows.append((prompt, target))
+    length = max((len(prompt) + len(target) for prompt, target in rows), default=0)
+    shape = (len(rows), length)
+    tokens = torch.full(shape, tokenizer.pad_token_id, dtype=torch.long)
+    mask, is_target = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
+    for row, (prompt, target) in enumerate(rows):
+        end = len(prompt) + len(target)
+        tokens[row, :end] = torch.tensor(prompt + target)
+        mask[row, :end] = True
+        is_target[row, len(prompt) : end] = True
+    return tokens, mask, is_target
+
+
+def _prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
+    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+    # A line break ends the prompt.
+    return [*start, *ids, *tokenizer("\n", add_special_tokens=False)["input_ids"]]
+
+
+def small_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Trains a tokenizer for a small model; each digit is a token, so that it can count."""
+    digits = ["[0,1,2,3][4,5,6,7][8,9,0,1]\n"] * 100
+    prompts = [CAPTION_PROMPT, GROUNDING_PROMPT, DENSE_PROMPT] * 100
+    return build_tokenizer([*texts, *prompts, *digits], 1200)

@@ -1,0 +1,37 @@
+import json
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from benchmarks import grounding, retrieval  # noqa: E402
+from benchmarks._support.lofi import LofiEvaluationArguments  # noqa: E402
+from policies.lofi.checkpoint import save_lofi, small_lofi  # noqa: E402
+from policies.lofi.model import small_configs  # noqa: E402
+from policies.lofi.text import small_tokenizer  # noqa: E402
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    tokenizer = small_tokenizer(["The carina is seen in the upper right zone.", "T1 is outside the field."] * 20)
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    save_lofi(tmp_path / "c", small_lofi(*small_configs(len(tokenizer), ids, 32), tokenizer, 4, 0), {}, "#")
+    return tmp_path / "c"
+
+
+def test_the_scripts_write_the_figures_with_intervals(checkpoint, small_patients, tmp_path, capsys):
+    pytest.importorskip("rodeo")
+    given = {"model": checkpoint, "patients": small_patients[:3], "views": 4, "json": tmp_path / "r.json"}
+    retrieval.run(LofiEvaluationArguments(**given))
+    found = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert found["image_to_text"].keys() == {"r_at_1", "r_at_5", "r_at_10", "r_at_20"}
+    assert found["text_to_image"].keys() == {"r_at_1", "r_at_5", "r_at_10"}
+    assert found["intervals"]["image_to_text"]["r_at_1"]["patients"] == 3 and found["images"] == 12
+    grounding.run(grounding.Arguments(**given, phrases=1))
+    found = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    names = {"f_at_50", "p_at_50", "r_at_50", "rodeo_localization", "rodeo_shape"}
+    assert names <= found.keys() and found["intervals"].keys() == names and found["run"]["seed"] == 1
+    assert "f_at_50" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="phrases is -1"):
+        grounding.run(grounding.Arguments(**given, phrases=-1))

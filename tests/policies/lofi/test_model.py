@@ -1,0 +1,114 @@
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from carm_env.xray_datasets.grounded import GroundedSentence  # noqa: E402
+from policies.checkpoint import CheckpointError  # noqa: E402
+from policies.lofi import text  # noqa: E402
+from policies.lofi.checkpoint import load_lofi, save_lofi, small_lofi  # noqa: E402
+from policies.lofi.encoder import LofiEncoder  # noqa: E402
+from policies.lofi.model import LofiInputs, as_pixels, small_configs  # noqa: E402
+
+SENTENCES = ["The carina projects over the upper right zone of the image.", "T1 is outside the field.",
+             "The left humeral head lies 3 cm to the right of and 12 cm below the center."]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model():
+    tokenizer = text.small_tokenizer(SENTENCES * 20)
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    encoders, language = small_configs(len(tokenizer), ids, 32)
+    for part in (encoders["vision_config"], encoders["text_config"], language):
+        part |= {"num_hidden_layers": 1}
+    found = small_lofi(encoders, language, tokenizer, 4, 0)
+    found.model.eval()
+    return found
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
+
+
+def test_target_tokens_are_predicted_from_the_token_before(model, images):
+    sentence = GroundedSentence(SENTENCES[0], ((0.1, 0.2, 0.3, 0.4),))
+    exchanges = [text.captioning(SENTENCES[1]), text.grounding(sentence), text.dense_captioning(sentence)]
+    tokens, mask, is_target = text.encode_exchanges(model.tokenizer, exchanges)
+    texts = text.encode_texts(model.text_tokenizer, SENTENCES)
+    inputs = LofiInputs(as_pixels(images, 32), texts, tokens, mask, is_target, torch.tensor([2, 0, 1]))
+    with torch.no_grad():
+        found = model.model(inputs)
+        for row, owner in enumerate([2, 0, 1]):
+            _, patches = model.model.image_features(inputs.images[owner : owner + 1])
+            end = int(mask[row].sum())
+            embeddings, _ = model.model.prefixed(
+                model.model.image_tokens(patches), tokens[row : row + 1, :end], mask[row : row + 1, :end]
+            )
+            logits = model.model.language(inputs_embeds=embeddings).logits[0]
+            positions = is_target[row].nonzero()[:, 0] + 4 - 1
+            expected = logits[positions]
+            assert torch.allclose(found.logits[found.sequences == row], expected, atol=1e-4)
+            assert found.targets[found.sequences == row].tolist() == tokens[row][is_target[row]].tolist()
+    decoded = model.tokenizer.decode(tokens[1][is_target[1]])
+    assert decoded.removesuffix("<eos>") == "[100,200,300,400]"
+
+
+def test_answers_do_not_depend_on_the_other_prompts(model, images):
+    encoder = LofiEncoder(model)
+    prompts = ["Report this medical scan.", "Detect all instances of: " + SENTENCES[2], "T1"]
+    together = encoder.answer(images, prompts)
+    alone = [encoder.answer(images[row : row + 1], prompts[row : row + 1])[0] for row in range(3)]
+    assert together == alone
+
+
+def test_other_image_sizes_and_long_texts(model, images):
+    encoder = LofiEncoder(model)
+    assert encoder.embed_images(np.kron(images, np.ones((1, 2, 2), np.uint8))) == pytest.approx(
+        encoder.embed_images(images), abs=1e-5
+    )
+    long = " ".join(SENTENCES * 10)
+    with pytest.raises(text.TextTooLongError, match=r"has \d+ tokens, but the text encoder takes 64"):
+        encoder.embed_texts([long], cut=False)
+    assert encoder.embed_texts([long]).shape == (1, 128)
+    with pytest.raises(ValueError, match="square greyscale"):
+        encoder.embed_images(images[:, :20])
+
+
+def test_a_checkpoint_keeps_the_model(model, images, tmp_path):
+    save_lofi(tmp_path / "c", model, {"seed": 0}, "#")
+    before, after = LofiEncoder(model), LofiEncoder(tmp_path / "c")
+    assert after.fingerprint == before.fingerprint
+    # Weights are stored in half precision.
+    assert after.embed_images(images) == pytest.approx(before.embed_images(images), abs=5e-3)
+    assert after.embed_texts(SENTENCES) == pytest.approx(before.embed_texts(SENTENCES), abs=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"queries": 9}, "another architecture"),
+        ({"language": {"vocab_size": 10**9}}, "another architecture"),
+        ({"encoders": 7}, "describes no model"),
+        ({"kind": "cnn"}, "expected 'lofi'"),
+    ],
+)
+def test_damaged_checkpoints_are_refused(model, tmp_path, change, message):
+    save_lofi(tmp_path / "c", model, {}, "#")
+    path = tmp_path / "c" / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for key, value in change.items():
+        config[key] = {**config[key], **value} if isinstance(value, dict) else value
+    path.write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=message):
+        load_lofi(tmp_path / "c")
+
+
+def test_a_missing_tokenizer_is_refused(model, tmp_path):
+    save_lofi(tmp_path / "c", model, {}, "#")
+    (tmp_path / "c" / "tokenizer.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(CheckpointError, match="tokenizer.json cannot be read"):
+        load_lofi(tmp_path / "c")

@@ -1,0 +1,132 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("peft")
+
+from policies.lofi.checkpoint import load_lofi  # noqa: E402
+from policies.lofi.encoder import LofiEncoder  # noqa: E402
+from tests.grounded_dataset_files import padchest  # noqa: E402
+from training import lofi  # noqa: E402
+from training._support.lofi.fit import LofiTraining  # noqa: E402
+
+CONFIG = Path(lofi.__file__).with_name("configs") / "lofi_paper.yaml"
+
+
+def weights(folder):
+    return load_lofi(folder / "checkpoint").model.state_dict()
+
+
+def test_a_small_model_is_trained_and_evaluated(words, tmp_path, capsys):
+    assert lofi.main([*words, "--json", str(tmp_path / "r.json")]) == 0
+    output = capsys.readouterr().out
+    assert "epoch 1/1" in output and "image_to_text_r_at_1" in output and "f_at_50" in output
+    found = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert {"image_to_text_r_at_1", "text_to_image_r_at_1", "f_at_50", "run"} <= found.keys()
+    assert "Research use only" in (tmp_path / "o" / "checkpoint" / "README.md").read_text(encoding="utf-8")
+    encoder = LofiEncoder(tmp_path / "o" / "checkpoint")
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
+    assert np.allclose(np.linalg.norm(encoder.embed_images(images), axis=1), 1, atol=1e-5)
+    assert np.allclose(encoder.embed_images(images)[1], encoder.embed_images(images[1:2])[0], atol=1e-5)
+    assert len(encoder.ground(images, ["The carina.", "T1 is seen.", "Nothing."])) == 3
+
+
+def test_an_interrupted_training_resumes_to_the_same_weights(words, tmp_path, monkeypatch, capsys):
+    words = [*words, "--epochs", "2", "--no-evaluate"]
+    assert lofi.main(words) == 0
+    expected = weights(tmp_path / "o")
+    other = [str(tmp_path / "p") if word == str(tmp_path / "o") else word for word in words]
+    run_epoch = LofiTraining._run_epoch
+
+    def interrupted(self):
+        if self.state.epoch == 1:
+            raise KeyboardInterrupt
+        run_epoch(self)
+
+    monkeypatch.setattr(LofiTraining, "_run_epoch", interrupted)
+    assert lofi.main(other) == 130
+    monkeypatch.setattr(LofiTraining, "_run_epoch", run_epoch)
+    assert lofi.main([*other, "--resume"]) == 0
+    assert "resuming after epoch 1" in capsys.readouterr().out
+    found = weights(tmp_path / "p")
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+    assert lofi.main([*other, "--resume", "--losses", "c"]) == 2
+    assert "trained with other losses" in capsys.readouterr().err
+
+
+def test_the_recipe_of_the_paper_runs_on_the_real_classes(words, real_models, tmp_path, capsys):
+    kept = words[words.index("--views_per_patient") :]
+    models = ["--image_text_model", str(real_models[0]), "--language_model", str(real_models[1])]
+    given = ["--config", str(CONFIG), *models, "--max_steps", "2", "--mixed_precision", "bf16", "--batch_size", "4",
+             "--evaluated_images", "4", *kept]  # fmt: skip
+    assert lofi.main(given) == 0, capsys.readouterr().err
+    checkpoint = tmp_path / "o" / "checkpoint"
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    assert (config["encoder_rank"], config["language_rank"]) == (16, 4)
+    trained = load_lofi(checkpoint).model
+    names = {name for name, value in trained.named_parameters() if value.requires_grad}
+    layers = {
+        name.split(".lora_")[0].rpartition(".")[2] for name in names if name.startswith("encoders") and "lora" in name
+    }
+    assert layers == {"q_proj", "k_proj", "v_proj", "out_proj"}
+    layers = {name.split(".lora_")[0].rpartition(".")[2] for name in names if name.startswith("language")}
+    assert layers == {"q_proj", "v_proj"}
+    plain = {name for name in names if "lora" not in name}
+    assert {name.partition(".")[0] for name in plain} == {"encoders", "pooling", "projection"}
+    assert {name for name in plain if name.startswith("encoders")} == {"encoders.logit_scale", "encoders.logit_bias"}
+    assert any(value.abs().max() > 0 for name, value in trained.named_parameters() if "lora_B" in name)
+
+
+def test_a_data_set_of_people_is_trained_on(words, tmp_path, capsys):
+    pytest.importorskip("ensemble_boxes")
+    padchest(tmp_path / "d")
+    given = ["--data", str(tmp_path / "d"), "--batch_size", "2", *words[words.index("--image_size") :]]
+    assert lofi.main(given) == 0, capsys.readouterr().err
+    card = (tmp_path / "o" / "checkpoint" / "README.md").read_text(encoding="utf-8")
+    assert "X-rays of people" in card and str(tmp_path) not in card and "license: other" in card
+
+
+def test_two_processes_train_together(words, tmp_path):
+    environment = {
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(lofi.__file__).parents[1]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", lofi.__file__, *words,
+         "--max_steps", "2", "--mixed_precision", "bf16"],
+        env={**os.environ, **environment}, capture_output=True, text=True, timeout=500, encoding="utf-8",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("epoch 1/1") == 1 and done.stdout.count("on patients never trained on") == 1
+    load_lofi(tmp_path / "o" / "checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--batch_size", "1"], "expected at least 2"),
+        (["--losses", "g,d"], "expected c among them"),
+        (["--losses", "c,x"], "loss"),
+        (["--language_model", "x"], "give both"),
+        (["--max_sentences", "2"], "expected at least min_sentences"),
+        (["--domain_randomization", "0.5"], "rotated and cropped"),
+        (["--batch_size", "900"], "fewer than one batch"),
+    ],
+)
+def test_bad_arguments_are_one_line(words, given, message, capsys):
+    assert lofi.main([*words, *given]) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+
+
+def test_a_model_of_another_class_is_named(words, real_models, capsys):
+    models = ["--image_text_model", str(real_models[1]), "--language_model", str(real_models[0])]
+    assert lofi.main([*words, *models]) == 2
+    assert "a model of type 'gemma3_text', expected 'siglip'" in capsys.readouterr().err

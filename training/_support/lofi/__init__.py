@@ -1,0 +1,1 @@
+"""Training of LoFi, the location-aware encoder of images and texts."""
