@@ -32,7 +32,7 @@ class ChatPolicy(Policy):
     """A policy that asks a chat model for each step, with the paper's prompts and history.
 
     Where the model declares an alignment although a clinician has just said that the target is elsewhere, the policy
-    moves in the direction that the clinician gave, or asks for one.
+    moves as the clinician's words say, or asks which way it is.
 
     Args:
         model: ``http://HOST:PORT/v1#MODEL``, also with settings as ``?SETTING=VALUE&..``; a specification; or a
@@ -175,7 +175,7 @@ class ChatPolicy(Policy):
         rationale, move = f"{step.reason_x} {step.reason_y}", step.move
         target = self._conversation.target
         if move.is_aligned and objects(heard, target.id, has_declared):
-            move = advised_move(heard, task_lattice(info, self._lattice)) or ALIGNED
+            move = advised_move(heard, target.id, task_lattice(info, self._lattice)) or ALIGNED
             if move.is_aligned:
                 asked = f"I see no better position for {with_article(target.name)}. Which way is it?"
                 return Decision(ALIGNED, (step.context,), asked, abstain=True, question=asked, usage=usage)

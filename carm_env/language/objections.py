@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from carm_env.actions import Move, MoveLattice
+from carm_env.anatomy.layout import landmark_layout
+from carm_env.landmarks import landmark, mirrored
 from carm_env.language.advice import Advice
 
 _ELSEWHERE = ("direction", "distance", "side")
@@ -29,17 +31,32 @@ def objects(advice: Iterable[Advice], target: int, has_declared: bool) -> bool:
     )
 
 
-def advised_move(advice: Iterable[Advice], lattice: MoveLattice) -> Move | None:
-    """Returns the move that fits the direction and distance in a clinician's words; None without a direction.
+def advised_move(advice: Iterable[Advice], target: int, lattice: MoveLattice) -> Move | None:
+    """Returns the move that a clinician's words ask for; None if they do not say which way.
 
-    A direction without a distance is the smallest move.
+    A direction without a distance is the smallest move. From a landmark that is in the middle of the view, and from the
+    other side of the body, the way to the target is that in the mean patient.
 
-    >>> str(advised_move([Advice("direction", y=1, distance_mm=60)], MoveLattice()))
+    Args:
+        advice: the meanings of the words.
+        target: id of the target.
+        lattice: the moves of the environment.
+
+    >>> str(advised_move([Advice("direction", y=1, distance_mm=60)], 7, MoveLattice()))
     'CENTER NONE / UP MODERATE'
+    >>> str(advised_move([Advice("landmark", 11)], 1, MoveLattice()))
+    'CENTER NONE / UP LARGE'
     """
     smallest, largest = lattice.extents_mm[0], lattice.extents_mm[-1]
+    layout_mm = landmark_layout().mean_mm
     for one in advice:
         if one.kind == "direction":
             length_mm = float(np.clip(one.distance_mm or smallest, smallest, largest))
             return lattice.closest_move((length_mm * one.x, length_mm * one.y))
+        beside = one.landmark if one.kind == "landmark" else mirrored(target) if one.kind == "side" else None
+        if beside:
+            way_mm = layout_mm[landmark(target).index] - layout_mm[landmark(beside).index]
+            move = lattice.closest_move(way_mm)
+            if not move.is_aligned:
+                return move
     return None
