@@ -35,6 +35,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("carm_env.evaluation",),
     ("carm_env.chat_models",),
     ("carm_env.adapters",),
+    ("carm_env.cockpit",),
     ("carm_env.cli",),
     ("policies",),
     ("training._support.exposures",),
@@ -53,6 +54,8 @@ OPTIONAL_PACKAGES: dict[str, tuple[str, ...]] = {
     "inspect_ai": ("carm_env.adapters.inspect_task",),
     "openenv": ("carm_env.adapters.openenv_server",),
     "verifiers": ("carm_env.adapters.verifiers_env",),
+    **dict.fromkeys(("fastapi", "starlette"), ("carm_env.cockpit.server",)),
+    "uvicorn": ("carm_env.cockpit.serve",),
     **dict.fromkeys(
         ("SimpleITK", "bitsandbytes", "cupy", "deepdrr", "fsspec", "itk", "lm_eval", "matplotlib", "moviepy", "nanodrr",
          "peft", "pyarrow", "pydicom", "ray", "rliable", "torchio"),
@@ -62,14 +65,14 @@ OPTIONAL_PACKAGES: dict[str, tuple[str, ...]] = {
 
 # The optional packages that `pip install "carm-env[test]"` brings.
 IN_THE_TEST_EXTRA = {
-    "SimpleITK", "accelerate", "bitsandbytes", "datasets", "fsspec", "lm_eval", "matplotlib", "moviepy", "peft",
-    "pyarrow", "pydicom", "rliable", "safetensors", "sb3_contrib", "stable_baselines3", "tokenizers", "torch",
-    "transformers", "triton", "trl",
+    "SimpleITK", "accelerate", "bitsandbytes", "datasets", "fastapi", "fsspec", "lm_eval", "matplotlib", "moviepy",
+    "peft", "pyarrow", "pydicom", "rliable", "safetensors", "sb3_contrib", "stable_baselines3", "starlette",
+    "tokenizers", "torch", "transformers", "triton", "trl", "uvicorn",
 }  # fmt: skip
 
 # Modules that must start without any extra; with everything that they import at their top.
 STARTS_WITHOUT_EXTRAS = (
-    "carm_env", "carm_env.cli", "carm_env.evaluation", "carm_env.envs", "carm_env.adapters",
+    "carm_env", "carm_env.cli", "carm_env.cli.cockpit", "carm_env.evaluation", "carm_env.envs", "carm_env.adapters",
     "carm_env.adapters.gym_image_env", "policies.registry",
 )  # fmt: skip
 

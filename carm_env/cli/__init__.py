@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from carm_env.system.command_line import Command, run_command
 
 COMMANDS = {
+    "cockpit": Command("carm_env.cli.cockpit:cockpit", "Drive, watch and talk on a web page (extra: cockpit)."),
     "compare": Command("carm_env.cli.compare:compare", "Compare policies on the same episodes, for a paper."),
     "doctor": Command("carm_env.cli.doctor:doctor", "Report what works on this machine, and why the rest does not."),
     "evaluate": Command("carm_env.cli.evaluate:evaluate", "Evaluate policies in closed loop on frozen episodes."),
