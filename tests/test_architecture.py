@@ -37,6 +37,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("carm_env.evaluation",),
     ("carm_env.chat_models",),
     ("carm_env.adapters", "carm_env.play"),
+    ("carm_env.cockpit",),
     ("carm_env.cli",),
     ("policies",),
     ("training._support.exposures",),
@@ -55,6 +56,8 @@ OPTIONAL_PACKAGES: dict[str, tuple[str, ...]] = {
     "inspect_ai": ("carm_env.adapters.inspect_task",),
     "openenv": ("carm_env.adapters.openenv_server",),
     "verifiers": ("carm_env.adapters.verifiers_env",),
+    **dict.fromkeys(("fastapi", "starlette"), ("carm_env.cockpit.server",)),
+    "uvicorn": ("carm_env.cockpit.serve",),
     **dict.fromkeys(
         ("SimpleITK", "bitsandbytes", "cupy", "deepdrr", "ensemble_boxes", "fsspec", "itk", "lm_eval", "matplotlib",
          "moviepy", "nanodrr", "peft", "pyarrow", "pydicom", "ray", "rliable", "rodeo", "torchio"),
@@ -64,14 +67,14 @@ OPTIONAL_PACKAGES: dict[str, tuple[str, ...]] = {
 
 # The optional packages that `pip install "carm-env[test]"` brings.
 IN_THE_TEST_EXTRA = {
-    "SimpleITK", "accelerate", "bitsandbytes", "datasets", "ensemble_boxes", "fsspec", "lm_eval", "matplotlib",
-    "moviepy", "peft", "pyarrow", "pydicom", "rliable", "rodeo", "safetensors", "sb3_contrib", "stable_baselines3",
-    "tokenizers", "torch", "transformers", "triton", "trl",
+    "SimpleITK", "accelerate", "bitsandbytes", "datasets", "ensemble_boxes", "fastapi", "fsspec", "lm_eval",
+    "matplotlib", "moviepy", "peft", "pyarrow", "pydicom", "rliable", "rodeo", "safetensors", "sb3_contrib",
+    "stable_baselines3", "starlette", "tokenizers", "torch", "transformers", "triton", "trl", "uvicorn",
 }  # fmt: skip
 
 # Modules that must start without any extra; with everything that they import at their top.
 STARTS_WITHOUT_EXTRAS = (
-    "carm_env", "carm_env.cli", "carm_env.evaluation", "carm_env.envs", "carm_env.adapters",
+    "carm_env", "carm_env.cli", "carm_env.cli.cockpit", "carm_env.evaluation", "carm_env.envs", "carm_env.adapters",
     "carm_env.adapters.gym_image_env", "policies.registry",
 )  # fmt: skip
 

@@ -22,18 +22,22 @@ class DecisionThread:
     """
 
     def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="decisions", daemon=True).start()
 
     def _run(self) -> None:
-        while True:
-            call, future = self._calls.get()
+        while (order := self._calls.get()) is not None:
+            call, future = order
             try:
                 future.set_result(call())
             except BaseException as error:  # the caller raises it
                 future.set_exception(error)
             # Nothing of a decision stays in memory until the next one.
-            del call, future
+            del call, future, order
+
+    def close(self) -> None:
+        """Ends the thread after the decisions that were submitted."""
+        self._calls.put(None)
 
     def submit(
         self, policy: Policy, observation: Any, info: Mapping[str, Any], prepare: Callable[[], None]

@@ -28,6 +28,9 @@ class EpisodeTranscript:
         policy: the policy.
         env: the environment, whose episode has begun.
         attempt: tells attempts at the same episode apart, see `carm_env.evaluation.episodes.Episode`.
+
+    Attributes:
+        folder: folder of this transcript; None if nothing is written.
     """
 
     def __init__(
@@ -42,13 +45,14 @@ class EpisodeTranscript:
         attempt: str = "",
     ) -> None:
         self._recorder: TranscriptRecorder | None = None
+        self.folder: Path | None = None
         self._policy, self._env = policy, env
         if folder is None:
             return
         fingerprint = env.scene.patient.fingerprint
         key = [suite.hash, fingerprint, seed, *([attempt] if attempt else [])]
-        episode_folder = folder / episode_folder_name(name, suite.name, episode, *key)
-        self._recorder = TranscriptRecorder(TranscriptFolder(episode_folder).keep)
+        self.folder = folder / episode_folder_name(name, suite.name, episode, *key)
+        self._recorder = TranscriptRecorder(TranscriptFolder(self.folder).keep)
         self._facts = {
             "format": FORMAT,
             "policy": name,
