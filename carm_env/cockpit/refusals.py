@@ -43,5 +43,5 @@ def refusal_of(error: Exception) -> RefusedError:
 
 
 def _sentence(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text[:1].upper() + text[1:]
+    # Not capitalised: the first word can be the name of a setting.
+    return " ".join(str(error).split()) or type(error).__name__
