@@ -112,6 +112,9 @@ def train(arguments: LofiArguments, words: Sequence[str] = ()) -> TrainingResult
                  "autoregressive_weight": arguments.autoregressive_weight, "seed": arguments.seed,
                  "isocenter_depth_mm": arguments.isocenter_depth_mm}  # fmt: skip
         shown = {**about, **{key: value for key, value in lofi.config.items() if not isinstance(value, dict)}}
+        for option in ("image_text_model", "language_model"):
+            # A folder of this machine is shown by its name alone.
+            shown[option] = Path(shown[option]).name if Path(shown[option]).is_dir() else shown[option]
         card = model_card("LoFi", _DESCRIPTION, "training/lofi.py", words, shown, figures, minutes, **data.card)
         save_lofi(folder / "checkpoint", lofi, about, card)
     return TrainingResult(figures, {"minutes": minutes, "seed": arguments.seed}, {"losses": arguments.losses})

@@ -6,6 +6,7 @@ SigLIP2-400M and Gemma-3-270M; checkpoints of SigLIP2 with a fixed resolution ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ with optional_imports("llm", "LoFi"):
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig, SiglipConfig, SiglipModel
 
 N_QUERIES = 64
+_INITIAL_TEMPERATURE, _INITIAL_BIAS = 10.0, -10.0
 _ENCODER_LAYERS = r".*encoder\.layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|out_proj)"
 _LANGUAGE_LAYERS = r".*self_attn\.(q_proj|v_proj)"
 
@@ -173,9 +175,15 @@ def as_pixels(images: NDArray[np.uint8], size: int) -> Tensor:
 def build_model(
     encoders: Mapping[str, Any], language: Mapping[str, Any], queries: int = N_QUERIES, seed: int = 0
 ) -> LofiModel:
-    """Builds a model with random weights from the configurations of its parts, which are JSON values."""
+    """Builds a model with random weights from the configurations of its parts, which are JSON values.
+
+    Temperature and bias begin at 10 and -10, as in SigLIP: almost all pairs of a batch are negative.
+    """
     torch.manual_seed(seed)
-    return LofiModel(SiglipModel(SiglipConfig(**encoders)), Gemma3ForCausalLM(Gemma3TextConfig(**language)), queries)
+    found = SiglipModel(SiglipConfig(**encoders))
+    nn.init.constant_(found.logit_scale, math.log(_INITIAL_TEMPERATURE))
+    nn.init.constant_(found.logit_bias, _INITIAL_BIAS)
+    return LofiModel(found, Gemma3ForCausalLM(Gemma3TextConfig(**language)), queries)
 
 
 def small_configs(vocabulary: int, stops: Mapping[str, int], image_size: int = 128) -> tuple[dict[str, Any], ...]:

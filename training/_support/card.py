@@ -14,6 +14,7 @@ from carm_env.system.versions import package_versions, used_packages
 _PATHS = (
     "--output-dir", "--out", "--init-members", "--warm-start", "--backbone", "--dataset", "--regressor",
     "--hyperparameters", "--json", "--resume", "--resume-from-checkpoint", "--data", "--split",
+    "--image-text-model", "--language-model",
 )  # fmt: skip
 VIRTUAL_DATA = "virtual patients of carm-env, all made from one skeleton model; no images of people"
 VIRTUAL_LIMITS = """Results on virtual patients say nothing about people. The model knows frontal views, the default

@@ -57,6 +57,11 @@ def test_target_tokens_are_predicted_from_the_token_before(model, images):
     assert decoded.removesuffix("<eos>") == "[100,200,300,400]"
 
 
+def test_temperature_and_bias_begin_as_in_siglip(model):
+    assert float(model.model.encoders.logit_scale.detach().exp()) == pytest.approx(10)
+    assert float(model.model.encoders.logit_bias.detach()) == -10
+
+
 def test_answers_do_not_depend_on_the_other_prompts(model, images):
     encoder = LofiEncoder(model)
     prompts = ["Report this medical scan.", "Detect all instances of: " + SENTENCES[2], "T1"]

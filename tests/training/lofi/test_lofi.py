@@ -69,6 +69,8 @@ def test_the_recipe_of_the_paper_runs_on_the_real_classes(words, real_models, tm
     checkpoint = tmp_path / "o" / "checkpoint"
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     assert (config["encoder_rank"], config["language_rank"]) == (16, 4)
+    card = (checkpoint / "README.md").read_text(encoding="utf-8")
+    assert "image_text_model siglip" in card and str(tmp_path) not in card
     trained = load_lofi(checkpoint).model
     names = {name for name, value in trained.named_parameters() if value.requires_grad}
     layers = {
