@@ -67,7 +67,7 @@ export class Viewer {
     const ratio = window.devicePixelRatio || 1;
     const side = Math.round(this.canvas.clientWidth * ratio);
     if (!side) return;
-    if (this.canvas.width !== side) this.canvas.width = this.canvas.height = side;
+    if (this.canvas.width !== side || this.canvas.height !== side) this.canvas.width = this.canvas.height = side;
     const context = this.context;
     context.fillStyle = "#000";
     context.fillRect(0, 0, side, side);
