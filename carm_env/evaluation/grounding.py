@@ -126,5 +126,5 @@ def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike, patients: Seq
     if k < 2 or not total:
         return Estimate(value, value, value, len(top), len(names))
     residuals = np.array([float((top[row] - value * bottom[row]).sum()) for row in rows])
-    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, k - 1)) * np.sqrt(k / (k - 1) * float((residuals**2).sum())) / total
+    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, k - 1) * np.sqrt(k / (k - 1) * (residuals**2).sum()) / total)
     return Estimate(value, max(value - half, 0.0), min(value + half, 1.0), len(top), len(names))

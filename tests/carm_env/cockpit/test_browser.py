@@ -50,6 +50,8 @@ class Server:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "carm_env.cli", "cockpit", *arguments, *policies],
             stdout=subprocess.PIPE, stderr=self.log, env=environment, text=True, encoding="utf-8", cwd=self.folder,
+            # Ctrl-C interrupts it even if SIGINT is ignored here.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         line = self.process.stdout.readline()
         self.address = re.search(r"http://\S+", line)[0]
