@@ -28,12 +28,12 @@ class HybridPolicy(Policy):
 
     It is in doubt when it would declare an alignment with a confidence below `confident`, when the predictions of two
     successive X-rays differ by more than `disagreement_mm` after the move, and when a clinician has spoken without
-    telling the network where the target is. The language model then sees the X-ray and the clinician's words. Where the
-    network would declare, a move of the language model is carried out, at most `overruled` times in an episode;
-    elsewhere it is after a clinician's words. If the language model asks, the policy does.
+    locating the target. The language model then sees the X-ray and the clinician's words. Its move replaces a
+    declaration of the network at most `overruled` times in an episode, and replaces a move of the network after a
+    clinician's words. A question of the language model becomes a question of the policy.
 
-    Where the network would hand back, the language model takes over and drives, until the network is told where the
-    target is. After a clinician has spoken in the episode, the policy asks instead.
+    When the network would hand back, the language model takes over until a clinician locates the target. Once a
+    clinician has spoken in the episode, the policy asks a question instead.
 
     Args:
         model: see `MllmPolicy`; by default the model that ships as `mllm_grpo`.

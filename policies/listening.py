@@ -1,8 +1,9 @@
-"""Where the target is, from a network's prediction and from what a clinician said.
+"""Probability of the target's position, given a network's prediction and a clinician's advice.
 
-The belief is a grid of displacements. The prediction is a Gaussian with wider ones beneath it: the network can be far
-off in one patient, and then in all of its views, so that a clinician's words outweigh it. Each piece of advice is a
-likelihood, and may be wrong.
+The belief is a grid of displacements. The prior is a mixture of Gaussians around the prediction: a network can miss the
+target of one patient in all views, so that advice outweighs the prediction. Each piece of advice is a likelihood. The
+constants follow the habits of the simulated clinician (`carm_env.language.clinician`), such as when a direction names
+one axis only; they were not fitted to people.
 """
 
 from __future__ import annotations
@@ -22,24 +23,24 @@ Likelihood = Callable[[Floats], Floats]
 _GRID_MM, _REACH_MM, _FARTHEST_MM = 10.0, 600.0, 800.0
 """Step of the grid, its reach beyond the predicted displacement along each axis, and the longest way to a target."""
 _MISSES = ((0.2, 50.0), (0.1, 250.0))
-"""Shares of patients in whom the network misses the target, and by how much: a part beside it, something else."""
+"""Shares of patients whose target the network misses, and the error in mm: a neighbouring part, another structure."""
 _WRONG = 0.0003
-"""Probability of hearing the advice where it is wrong."""
+"""Likelihood of advice at displacements that contradict it."""
 _CONTRADICTION = 0.1
-"""Advice contradicts other advice if no displacement has a higher likelihood than this under both."""
+"""Two pieces of advice contradict each other if their joint likelihood nowhere exceeds this."""
 _DISTANCE_SHARE, _LEAST_ERROR_MM = 0.2, 5.0
 """Relative and least error of a stated distance."""
 _FAR_MM, _FARTHER = 75.0, 4.0
-"""A distance beyond this may stand for "far", which is also said of targets several times as far away."""
+"""A distance above the first may be a reading of "far"; the error of larger distances is multiplied by the second."""
 _USUAL_MM = 80.0
-"""Mean distance along a direction of which no distance is stated."""
+"""Mean distance, mm, if a direction comes without a distance."""
 _HERE_MM, _BESIDE_MM, _BORDER_MM = 18.0, 5.0, 3.0
-"""A direction is not told to a target that is nearer than the first, nor along an axis where it is nearer than the
-second, and how sharp these borders are."""
+"""Smallest distance to the target at which a clinician gives a direction, smallest distance along a named axis, and the
+softness of both limits, mm."""
 _MINOR_SHARE = 0.4
-"""A direction leaves out an axis along which the way is shorter than this share of the other one."""
+"""A direction omits an axis if the distance along it is below this share of the distance along the other axis."""
 _LANDMARK_ERROR_MM, _SIDE_ERROR_MM, _CONFIRMED_ERROR_MM = 40.0, 50.0, 12.0
-"""Errors of the position relative to a landmark that is named, to the other side of the body, and where it is."""
+"""Standard deviations, mm, of the position after advice of the kinds landmark, side and confirmation."""
 
 
 class AdvisedBelief:
@@ -51,7 +52,7 @@ class AdvisedBelief:
         tolerance_mm: distance at which the C-arm is at the target.
 
     Attributes:
-        says_where: whether advice says where the target is; a verdict says only where it is not.
+        says_where: whether any advice locates the target; a verdict alone does not.
     """
 
     def __init__(self, tolerance_mm: float) -> None:
@@ -67,7 +68,7 @@ class AdvisedBelief:
     def hear(self, advice: Iterable[Advice], target: int, predicted_mm: ArrayLike) -> bool:
         """Takes advice about the current view.
 
-        What contradicts it of what was said before is forgotten.
+        Earlier advice that contradicts it is dropped.
 
         Args:
             advice: what the words mean. A verdict is taken for one about a declaration.
@@ -75,7 +76,7 @@ class AdvisedBelief:
             predicted_mm: ``(14, 2)`` displacements to all landmarks as predicted from the view.
 
         Returns:
-            Whether this advice says where the target is.
+            Whether this advice locates the target.
         """
         predicted = np.asarray(predicted_mm, float)
         meant = [(one.kind, self._likelihood(one, target, predicted)) for one in advice]
@@ -98,8 +99,8 @@ class AdvisedBelief:
             std_mm: ``(2,)`` its standard deviation.
 
         Returns:
-            ``(2,)`` the displacement around which the target is most probably, and the probability that it is within
-            the tolerance of the middle.
+            ``(2,)`` the most probable displacement, mm, to the left and cranially, and the probability that the target
+            is within the tolerance of the isocentre.
         """
         mean, std = np.asarray(mean_mm, float), np.asarray(std_mm, float)
         low, high = np.minimum(mean, 0.0) - _REACH_MM, np.maximum(mean, 0.0) + _REACH_MM

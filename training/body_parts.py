@@ -129,7 +129,7 @@ def train(arguments: BodyPartArguments, words: Sequence[str] = ()) -> TrainingRe
 
 def main(given: Sequence[str] | None = None) -> int:
     """Runs the script and returns the exit status."""
-    return run_training(train, BodyPartArguments, __doc__, KIND, given)
+    return run_training(train, BodyPartArguments, __doc__, "", given)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pathlib import Path
 from carm_env.evaluation.intervals import Estimate
 from carm_env.system.extras import is_installed, optional_imports
 from carm_env.xray_datasets.grounded import GroundedReport
-from policies.lofi.checkpoint import KIND, Lofi, pretrained_lofi, save_lofi, small_lofi
+from policies.lofi.checkpoint import Lofi, pretrained_lofi, save_lofi, small_lofi
 from policies.lofi.encoder import LofiEncoder
 from policies.lofi.evaluation import grounding, mean_r_at_1, retrieval
 from policies.lofi.model import LofiModel, small_configs
@@ -122,7 +122,7 @@ def train(arguments: LofiArguments, words: Sequence[str] = ()) -> TrainingResult
 
 def main(given: Sequence[str] | None = None) -> int:
     """Runs the script and returns the exit status."""
-    return run_training(train, LofiArguments, __doc__, KIND, given)
+    return run_training(train, LofiArguments, __doc__, "", given)
 
 
 if __name__ == "__main__":

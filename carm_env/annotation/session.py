@@ -111,7 +111,7 @@ class AnnotationSession:
         """Returns an image with its conversion of pixels; see the module for the names.
 
         Raises:
-            UnknownNameError: there is no such view.
+            UnknownNameError: an unknown view.
             AnnotationError: a close view, and the current landmark is not placed.
         """
         if name not in VIEWS:
@@ -140,7 +140,7 @@ class AnnotationSession:
             The annotation of the current landmark.
 
         Raises:
-            UnknownNameError: there is no such view.
+            UnknownNameError: an unknown view.
             AnnotationError: the pixel is outside the image or its point outside the CT, or the landmark has no frontal
                 position yet.
             AnnotationConflictError: the image was drawn for another revision.
@@ -200,7 +200,7 @@ class AnnotationSession:
         """Goes to a landmark, by id or name, and returns it.
 
         Raises:
-            UnknownNameError: there is no such landmark.
+            UnknownNameError: an unknown landmark.
         """
         self._save(replace(self._record, current=landmark(key).id))
         return self.current
@@ -217,7 +217,7 @@ class AnnotationSession:
         self._save(replace(self._record, finished=True))
 
     def warnings(self) -> list[str]:
-        """Returns what is implausible so far, compared to the population; a warning never stops the annotation."""
+        """Returns warnings about positions that are implausible in the population; they never stop the annotation."""
         assumed = [
             f"warning: the depth of {landmark(key).name} is assumed, because its line meets no bone. Click it in the "
             "lateral image."

@@ -31,8 +31,8 @@ from carm_env.transcripts.records import Exchange
 class ChatPolicy(Policy):
     """A policy that asks a chat model for each step, with the paper's prompts and history.
 
-    Where the model declares an alignment although a clinician has just said that the target is elsewhere, the policy
-    moves as the clinician's words say, or asks which way it is.
+    If the model declares an alignment although a clinician has just said that the target is elsewhere, the policy makes
+    the move that the clinician asked for (`carm_env.language.objections`), or asks for the direction.
 
     Args:
         model: ``http://HOST:PORT/v1#MODEL``, also with settings as ``?SETTING=VALUE&..``; a specification; or a
@@ -175,10 +175,13 @@ class ChatPolicy(Policy):
         rationale, move = f"{step.reason_x} {step.reason_y}", step.move
         target = self._conversation.target
         if move.is_aligned and objects(heard, target.id, has_declared):
-            move = advised_move(heard, target.id, task_lattice(info, self._lattice)) or ALIGNED
+            lattice = task_lattice(info, self._lattice)
+            move = advised_move(heard, target.id, lattice, info.get("action_mask")) or ALIGNED
             if move.is_aligned:
                 asked = f"I see no better position for {with_article(target.name)}. Which way is it?"
-                return Decision(ALIGNED, (step.context,), asked, abstain=True, question=asked, usage=usage)
+                return Decision(
+                    ALIGNED, (step.context,), asked, abstain=True, question=asked, lenient=lenient, usage=usage
+                )
             # The next prompt states the move that was made.
             self._conversation.start_after(replace(step, move=move))
             self._has_declared, rationale = False, "The clinician says that the target lies there."

@@ -42,7 +42,7 @@ def cockpit(arguments: Arguments) -> int:
 
         carm-env cockpit --port 9000 --no-browser --policies mine.py:MyPolicy
 
-    The page shows X-rays of virtual and imported patients. Ctrl-C ends the server; what was driven and said is kept as
+    The page shows X-rays of virtual and imported patients. Ctrl-C ends the server; moves and words are kept as
     transcripts in the folder of --out, which carm-env replay shows.
     """
     from carm_env.cockpit.serve import serve

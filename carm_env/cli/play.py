@@ -174,7 +174,7 @@ def read_start(words: tuple[str, ...]) -> int | tuple[float, ...]:
     (11, (-20.0, 1500.5))
 
     Raises:
-        UnknownNameError: one word that is no landmark.
+        UnknownNameError: an unknown landmark.
         ValueError: several words that are not two or three finite numbers.
     """
     from carm_env.envs.episode import parse_start

@@ -1,10 +1,11 @@
-"""What follows from a clinician's words for a policy that declares an alignment against them."""
+"""Objections of a clinician to a declared alignment, and the moves that they ask for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from carm_env.actions import Move, MoveLattice
 from carm_env.anatomy.layout import landmark_layout
@@ -31,16 +32,20 @@ def objects(advice: Iterable[Advice], target: int, has_declared: bool) -> bool:
     )
 
 
-def advised_move(advice: Iterable[Advice], target: int, lattice: MoveLattice) -> Move | None:
+def advised_move(
+    advice: Iterable[Advice], target: int, lattice: MoveLattice, action_mask: ArrayLike | None = None
+) -> Move | None:
     """Returns the move that a clinician's words ask for; None if they do not say which way.
 
-    A direction without a distance is the smallest move. From a landmark that is in the middle of the view, and from the
-    other side of the body, the way to the target is that in the mean patient.
+    A direction without a distance gives the smallest move. The way from a named landmark, or from the other side of the
+    body, is the way between the two landmarks in the mean patient.
 
     Args:
         advice: the meanings of the words.
         target: id of the target.
         lattice: the moves of the environment.
+        action_mask: ``(49,)`` the environment's mask, so that no move goes past the end of the workspace; None for no
+            limits.
 
     >>> str(advised_move([Advice("direction", y=1, distance_mm=60)], 7, MoveLattice()))
     'CENTER NONE / UP MODERATE'
@@ -52,11 +57,12 @@ def advised_move(advice: Iterable[Advice], target: int, lattice: MoveLattice) ->
     for one in advice:
         if one.kind == "direction":
             length_mm = float(np.clip(one.distance_mm or smallest, smallest, largest))
-            return lattice.closest_move((length_mm * one.x, length_mm * one.y))
+            move = lattice.closest_move((length_mm * one.x, length_mm * one.y), action_mask)
+            return None if move.is_aligned else move
         beside = one.landmark if one.kind == "landmark" else mirrored(target) if one.kind == "side" else None
         if beside:
             way_mm = layout_mm[landmark(target).index] - layout_mm[landmark(beside).index]
-            move = lattice.closest_move(way_mm)
+            move = lattice.closest_move(way_mm, action_mask)
             if not move.is_aligned:
                 return move
     return None

@@ -76,7 +76,7 @@ def run_training(
         train: trains with the arguments; it gets the words of the command line for the model card.
         kind: dataclass of the arguments.
         description: shown by ``--help``.
-        policy: name of the policy that loads the checkpoint.
+        policy: name of the policy that loads the checkpoint; empty if none does.
         given: words of the command line; None for ``sys.argv[1:]``.
     """
     words = _without_flag_values(list(sys.argv[1:] if given is None else given))
@@ -93,7 +93,8 @@ def run_training(
                     save_measurement(
                         Path(arguments.json), {**result.about, **result.test, **result.training}, arguments.seed
                     )
-                print(f"\npolicy: {policy}:{arguments.output_dir}/checkpoint", flush=True)
+                checkpoint = f"{arguments.output_dir}/checkpoint"
+                print(f"\npolicy: {policy}:{checkpoint}" if policy else f"\ncheckpoint: {checkpoint}", flush=True)
         end_processes()
 
     status = run_script(run, kind, description, words)
