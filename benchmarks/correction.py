@@ -13,6 +13,9 @@ answer and asked again, after each kind of words by the simulated clinician (`ca
 - ``landmark``: which landmark is at the centre;
 - ``wrong``: a false verdict, direction or landmark.
 
+Words that say something about names are combined with the model's probabilities of the fourteen names
+(`policies.advised_names`). With ``--hears-alone`` the model answers to the words without this.
+
 ``fixed`` is the share of wrong answers that become right, ``broken`` the share of right ones that become wrong. Answers
 that could not be read are only asked for again, and views in which another landmark is closer are left out.
 Intervals are clustered by patient.
@@ -68,6 +71,7 @@ class Arguments:
         patients: names of patients, or COHORT/SPLIT.
         isocenter_depth_mm: depth of the isocentre in the views, mm.
         seed: seed of the views and of the clinician's words; training uses 0.
+        hears_alone: the model alone answers to the words, which are not combined with its probabilities.
         released: folder of the results that the authors of the paper released, instead of a policy.
         json: file for the results.
     """
@@ -76,6 +80,7 @@ class Arguments:
     patients: tuple[str, ...] = ("standard/test",)
     isocenter_depth_mm: float = DEFAULT_ISOCENTER_DEPTH_MM
     seed: int = 1
+    hears_alone: bool = False
     released: Path | None = None
     json: Path | None = None
 
@@ -185,14 +190,17 @@ def run(arguments: Arguments) -> None:
         save_measurement(arguments.json, {"released": models}, arguments.seed)
         return
     checkpoint = checkpoint_of(arguments.policy, KIND, GRPO_KIND)
-    localizer = MllmLocalizer(checkpoint or "", shipped=arguments.policy.partition(":")[0])
+    localizer = MllmLocalizer(
+        checkpoint or "", shipped=arguments.policy.partition(":")[0], hears_alone=arguments.hears_alone
+    )
     names = expand_patients(arguments.patients)
     prepare_patients(names, default_workers())
     found = measure(localizer, names, arguments.seed, arguments.isocenter_depth_mm)
     print(report(found))
     style = localizer.model.style
-    about = {"policy": arguments.policy, "patients": names, "isocenter_depth_mm": arguments.isocenter_depth_mm,
-             "prompts": prompt_hash(style), "style": style}  # fmt: skip
+    about = {"policy": arguments.policy, "hears_alone": arguments.hears_alone, "patients": names,
+             "isocenter_depth_mm": arguments.isocenter_depth_mm, "prompts": prompt_hash(style),
+             "style": style}  # fmt: skip
     save_measurement(arguments.json, {**about, **found}, arguments.seed)
 
 

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from carm_env.chat_models.interface import Generation, ModelError
 from carm_env.chat_models.specification import ModelSpecification
 from carm_env.language.chat import Message
@@ -119,6 +122,50 @@ class LocalModel:
             Generation(text, int((row != pad).sum()), seconds, int(count))
             for text, row, count in zip(texts, generated, read, strict=True)
         ]
+
+    def probabilities(
+        self, conversations: Sequence[Sequence[Message]], beginnings: Sequence[str]
+    ) -> NDArray[np.float64]:
+        """Returns the probability ``(n, k)`` that the answer to each conversation begins with each of ``k`` texts.
+
+        The texts are tokenized alone; the prompt of each conversation is computed once.
+
+        Raises:
+            ModelError: as in `generate`.
+        """
+        tokenizer = self._processor.tokenizer
+        texts = [tokenizer.encode(text, add_special_tokens=False) for text in beginnings]
+        longest = max(len(tokens) for tokens in texts)
+        answers = torch.tensor([tokens + [tokenizer.pad_token_id] * (longest - len(tokens)) for tokens in texts])
+        is_text = torch.tensor([[column < len(tokens) for column in range(longest)] for tokens in texts])
+        inputs = self._inputs(conversations).to(self._model.device)
+        self._check_context(inputs["input_ids"].shape[1])
+        n, device = len(conversations), self._model.device
+        answers, is_text = (table.repeat(n, 1).to(device) for table in (answers, is_text))
+        with torch.inference_mode():
+            prompt = self._model(**inputs, use_cache=True, logits_to_keep=1)
+            past = prompt.past_key_values
+            past.batch_repeat_interleave(len(texts))
+            mask = torch.cat([inputs["attention_mask"].repeat_interleave(len(texts), 0), is_text.long()], 1)
+            rest = self._model(
+                input_ids=answers,
+                attention_mask=mask,
+                position_ids=self._positions(mask, longest),
+                past_key_values=past,
+                use_cache=True,
+            )
+        logits = torch.cat([prompt.logits[:, -1:].repeat_interleave(len(texts), 0), rest.logits[:, :-1]], 1)
+        each = logits.float().log_softmax(-1).gather(-1, answers[..., None])[..., 0]
+        total = (each * is_text).sum(1).exp()
+        return np.asarray(total.view(n, len(texts)).cpu().numpy(), float)
+
+    def _positions(self, mask: torch.Tensor, count: int) -> torch.Tensor | None:
+        """Returns the positions of the last tokens in models with multimodal positions; None for any other model."""
+        deltas = [part.rope_deltas for part in self._model.modules() if getattr(part, "rope_deltas", None) is not None]
+        if not deltas:
+            return None
+        positions = (mask.cumsum(1) - 1)[:, -count:] + deltas[0].repeat_interleave(len(mask) // len(deltas[0]), 0)
+        return positions[None].repeat(3, 1, 1)
 
     def _inputs(self, conversations: Sequence[Sequence[Message]]) -> Any:
         escaped = [self._guard.escape(messages) for messages in conversations]

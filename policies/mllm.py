@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.actions import MoveLattice
-from carm_env.chat_models.interface import ChatModel
+from carm_env.chat_models.interface import ChatModel, ScoringModel
 from carm_env.chat_models.policy import ChatPolicy
 from carm_env.chat_models.served import ServedModel
 from carm_env.chat_models.specification import ModelSpecification
 from carm_env.evaluation.label_metrics import NO_ANSWER
 from carm_env.evaluation.localization import STEP_FLAGS, Localization
 from carm_env.landmarks import N_CLOSEST, N_LANDMARKS
+from carm_env.language.advice_reader import read_advice
 from carm_env.language.answers import AnswerError
 from carm_env.language.chat import Conversation, Message, check_feedback, question
 from carm_env.language.grammar import READINGS, parse
 from carm_env.language.reasons import Situation, reasons_are_relevant, reasons_are_true
+from policies.advised_names import advised_probabilities, locates
 from policies.images import batches
 
 KIND, GRPO_KIND = "mllm", "mllm_grpo"
@@ -102,6 +104,7 @@ class MllmLocalizer:
         model: see `MllmPolicy`.
         reading: ``strict``, or ``lenient`` to evaluate models that were not trained on this form of answer.
         shipped: the policy whose shipped weights are taken without a `model`.
+        hears_alone: the model alone answers to a clinician's words, which are not combined with its probabilities.
         **settings: settings of `ModelSpecification`; they override the settings in `model`.
 
     Attributes:
@@ -112,7 +115,12 @@ class MllmLocalizer:
     """
 
     def __init__(
-        self, model: str | Path | ChatModel = "", reading: str = READINGS[0], shipped: str = KIND, **settings: Any
+        self,
+        model: str | Path | ChatModel = "",
+        reading: str = READINGS[0],
+        shipped: str = KIND,
+        hears_alone: bool = False,
+        **settings: Any,
     ) -> None:
         settings = {"reading": reading, **settings}
         if isinstance(model, (str, Path)):
@@ -120,7 +128,7 @@ class MllmLocalizer:
             self.model = make_chat_model(specification, shipped)
         else:
             specification, self.model = ModelSpecification.from_settings(settings), model
-        self._reading = specification.reading
+        self._reading, self._hears_alone = specification.reading, hears_alone
 
     def closest(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Asks for the three closest landmarks.
@@ -145,6 +153,9 @@ class MllmLocalizer:
     ) -> NDArray[np.int64]:
         """Asks again after an answer and feedback on it.
 
+        Where the words say something about names (`policies.advised_names.locates`), they are combined with the
+        probabilities of a model that gives these (`ScoringModel`), unless `hears_alone`.
+
         Args:
             images: ``(n, H, W)``.
             before: the first answer for each image, two ids.
@@ -167,7 +178,26 @@ class MllmLocalizer:
             answer = f"[{int(first)},{int(second)}]"
             return question("correct", images[row], self.model.style, answer=answer, feedback=feedback[row])
 
-        return self._landmarks(len(images), prompt, "correction", 2)
+        advice = [read_advice(text) for text in feedback]
+        is_combined = [
+            isinstance(self.model, ScoringModel) and not self._hears_alone and locates(one) for one in advice
+        ]
+        found = np.zeros((len(images), 2), np.int64)
+        alone, combined = np.flatnonzero(np.logical_not(is_combined)), np.flatnonzero(is_combined)
+        found[alone] = self._landmarks(len(alone), lambda row: prompt(int(alone[row])), "correction", 2)
+        probabilities = self._probabilities(images[combined])
+        for row, own in zip(combined.tolist(), probabilities, strict=True):
+            found[row] = 1 + np.argsort(-advised_probabilities(own, before[row][0], advice[row]), kind="stable")[:2]
+        return found
+
+    def _probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Returns the probability ``(n, 14)`` that the model names each landmark first in each image."""
+        texts = [f"[{key}," for key in range(1, N_LANDMARKS + 1)]
+        found = np.zeros((len(images), N_LANDMARKS))
+        for part in batches(len(images)):
+            asked = [question("pair", image, self.model.style) for image in images[part]]
+            found[part] = cast(ScoringModel, self.model).probabilities(asked, texts)
+        return found
 
     def _landmarks(
         self, n_images: int, prompt: Callable[[int], list[Message]], kind: str, n_landmarks: int

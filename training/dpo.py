@@ -68,6 +68,7 @@ class DpoArguments(ViewArguments):
         style: style of the prompts; by default the one that the start was fine-tuned with, or full
         corrections: simulated corrections to collect; 0 to learn from transcripts alone
         kinds: what the model is asked for the simulated corrections, separated by commas: pair, navigate
+        kept_share: pairs from right answers for each simulated correction, so that these stay right
         transcripts: folder of transcripts of episodes with a clinician
         freeze_vision: do not train the vision tower
         test_views: views of the test patients to evaluate each task on, before and after; 0 for no evaluation
@@ -78,6 +79,7 @@ class DpoArguments(ViewArguments):
     style: str = ""
     corrections: int = 2000
     kinds: str = ",".join(KINDS)
+    kept_share: float = 1.0
     transcripts: str = ""
     freeze_vision: bool = True
     test_views: int = 512
@@ -89,6 +91,8 @@ class DpoArguments(ViewArguments):
         for name in ("corrections", "test_views"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more.")
+        if not self.kept_share >= 0:
+            raise ValueError(f"kept_share is {self.kept_share}, expected 0 or more.")
         for kind in self.asked:
             if kind not in KINDS:
                 raise UnknownNameError("kind of correction", kind, KINDS)
@@ -129,9 +133,12 @@ def collect(arguments: DpoArguments, start: Start, folder: Path, seed: int, most
         count = min(arguments.corrections, most or arguments.corrections)
         views = load_views(arguments, "train", folder, arguments.image_size, None if most is None else 8 * count)
         asked = LocalModel.of_loaded(start.model, start.processor, ModelSpecification(), start.style)
-        simulated, answers = simulated_corrections(asked, views, count, arguments.asked, seed)
-        print(f"{len(simulated)} of {answers} answers were wrong and are corrected", flush=True)
-        pairs += simulated
+        corrected, kept, answers = simulated_corrections(
+            asked, views, count, arguments.asked, seed, arguments.kept_share
+        )
+        print(f"{len(corrected)} of {answers} answers were wrong and are corrected, {len(kept)} right ones are kept",
+              flush=True)  # fmt: skip
+        pairs += corrected + kept
     if not pairs:
         raise ValueError("there is no correction to learn from: take more views, or other transcripts.")
     return pairs
@@ -179,17 +186,19 @@ def _train(
         processing_class=start.processor,
         peft_config=adapter,
     )
-    print(f"{start.name}: {start.parameters / 1e6:.1f} M parameters, {len(pairs)} corrections", flush=True)
+    corrections = sum(pair["is_correction"] for pair in pairs)
+    print(f"{start.name}: {start.parameters / 1e6:.1f} M parameters, {len(pairs)} pairs", flush=True)
     started = time.perf_counter()
     figures = {"train_loss": loss} if (loss := fit(trainer, checkpoint)) is not None else {}
     minutes = (time.perf_counter() - started) / 60
-    figures |= {"minutes": minutes, "corrections": float(len(pairs))}
+    figures |= {"minutes": minutes, "corrections": float(corrections), "pairs": float(len(pairs))}
     save_model(trainer, start, folder, "dpo")
     if not trainer.accelerator.is_main_process:
         return TrainingResult(training=figures)
     test = compare(arguments, start, folder) if arguments.test_views else {}
-    config = {"kind": KIND, "start": Path(start.name).name, "style": start.style, "corrections": len(pairs),
-              "beta": training.beta, "learning_rate": training.learning_rate, "seed": training.seed}  # fmt: skip
+    config = {"kind": KIND, "start": Path(start.name).name, "style": start.style, "corrections": corrections,
+              "pairs": len(pairs), "beta": training.beta, "learning_rate": training.learning_rate,
+              "seed": training.seed}  # fmt: skip
     description = "Drives the C-arm to a landmark and names landmarks; it has learnt from corrections of its answers."
     title = "Language model for C-arm navigation, after corrections"
     write_text(folder / "README.md", model_card(title, description, "training/dpo.py", words, config, test, minutes))

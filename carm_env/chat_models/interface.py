@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
 
 from carm_env.evaluation.policy import UnusablePolicyError
 from carm_env.language.chat import Message
@@ -52,4 +55,15 @@ class ChatModel(Protocol):
 
     def seed(self, value: int) -> None:
         """Seeds the sampling of tokens; without effect for greedy decoding."""
+        ...
+
+
+@runtime_checkable
+class ScoringModel(Protocol):
+    """A chat model that gives the probabilities of answers."""
+
+    def probabilities(
+        self, conversations: Sequence[Sequence[Message]], beginnings: Sequence[str]
+    ) -> NDArray[np.float64]:
+        """Returns the probability ``(n, k)`` that the answer to each conversation begins with each text."""
         ...

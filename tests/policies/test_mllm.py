@@ -141,6 +141,56 @@ def test_sampling_repeats_with_its_seed(tiny):
     assert texts[0] == texts[1] != texts[2] and found.prompt_tokens > 10
 
 
+@pytest.mark.parametrize("family", ["embedded", "gemma3", "qwen2_5_vl"])
+@pytest.mark.parametrize("beginnings", [["[1,", "[12,", "[13,"], ["[3"]], ids=["different lengths", "one"])
+def test_probabilities_are_those_of_whole_conversations(tiny, tmp_path, family, beginnings):
+    import tiny_models
+
+    folder = tiny if family == "embedded" else getattr(tiny_models, f"tiny_{family}")(tmp_path / family)
+    model = LocalModel(str(folder))
+    images = np.random.default_rng(0).integers(0, 255, (2, 32, 32), np.uint8)
+    asked = [question("pair", images[0], model.style), question("localize", images[1], model.style)]
+    found = model.probabilities(asked, beginnings)
+    loaded, processor = load_model(folder).eval(), load_processor(folder)
+    for row, messages in enumerate(asked):
+        inputs = processor.apply_chat_template(
+            [messages], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+        for column, text in enumerate(beginnings):
+            tokens = torch.tensor([processor.tokenizer.encode(text, add_special_tokens=False)])
+            whole = {**inputs, "input_ids": torch.cat([inputs["input_ids"], tokens], 1)}
+            whole["attention_mask"] = torch.ones_like(whole["input_ids"])
+            if "token_type_ids" in inputs:
+                whole["token_type_ids"] = torch.cat([inputs["token_type_ids"], torch.zeros_like(tokens)], 1)
+            if "mm_token_type_ids" in inputs:
+                whole["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(tokens)], 1)
+            with torch.inference_mode():
+                likelihood = loaded(**whole).logits[0].float().log_softmax(-1)[-tokens.shape[1] - 1 : -1]
+            expected = float(likelihood.gather(1, tokens.T).sum().exp())
+            assert found[row, column] == pytest.approx(expected, rel=1e-2)
+
+
+class ScoredModel(ScriptedModel):
+    """Is almost sure of the right wrist, with some doubt for the left one."""
+
+    def probabilities(self, conversations, beginnings):
+        self.scored = list(conversations)
+        assert beginnings[0] == "[1," and len(beginnings) == 14
+        shares = np.full(14, 0.001)
+        shares[[7, 8]] = 0.7, 0.29
+        return np.tile(shares, (len(conversations), 1))
+
+
+def test_words_are_combined_with_the_probabilities_of_names():
+    images = np.zeros((2, 32, 32), np.uint8)
+    model = ScoredModel(render(Correction("It is there.", (1, 2))))
+    again = MllmLocalizer(model).correct(images, [(8, 9)] * 2, ["That is wrong.", "Look again, please."])
+    np.testing.assert_array_equal(again, [[9, 8], [1, 2]])
+    assert len(model.scored) == 1 and [kind for kind, _ in model.asked] == ["correction"]
+    alone = MllmLocalizer(ScoredModel(render(Correction("It is there.", (8, 2)))), hears_alone=True)
+    np.testing.assert_array_equal(alone.correct(images[:1], [(8, 9)], ["That is wrong."]), [[8, 2]])
+
+
 def test_adapter_of_a_named_base_model(tiny):
     peft = pytest.importorskip("peft")
     base = load_model(tiny)

@@ -71,13 +71,17 @@ def test_training_on_corrections_fixes_what_was_corrected(dataset, start, tmp_pa
     out = capsys.readouterr().out
     assert "answers were wrong and are corrected" in out and f"policy: mllm:{tmp_path / 'out'}" in out
     figures = json.loads(path.read_text(encoding="utf-8"))
-    assert figures["corrections"] == 24 and {"p_at_1", "p_at_1_before", "invalid_rate"} <= set(figures)
+    assert figures["corrections"] == 24 <= figures["pairs"] <= 48 and {
+        "p_at_1",
+        "p_at_1_before",
+        "invalid_rate",
+    } <= set(figures)
     assert "not a medical device" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     settings = json.loads((tmp_path / "out" / "carm.json").read_text(encoding="utf-8"))
     assert settings["trained_by"] == "dpo" and settings["style"] == "compact"
 
     views = read_views(dataset, "train")
-    pairs, _ = simulated_corrections(LocalModel(start), views, 24, ["pair"], seed=42)
+    pairs, *_ = simulated_corrections(LocalModel(start), views, 24, ["pair"], seed=42)
     before, after = (np.mean([margin(folder, pair) for pair in pairs[:8]]) for folder in (start, tmp_path / "out"))
     assert after > before + 2, "the right answers to these very questions have become likelier than the wrong ones"
 
@@ -101,21 +105,41 @@ def margin(folder, pair):
 
 def test_wrong_answers_are_corrected_and_right_ones_are_left_alone(dataset):
     views = read_views(dataset, "train")
-    pairs, asked = simulated_corrections(Always(Pair((1, 2))), views, 20, ["pair"])
+    pairs, kept, asked = simulated_corrections(Always(Pair((1, 2))), views, 20, ["pair"], kept_share=1.0)
     assert len(pairs) == 20 <= asked
+    assert not kept, "the answers about all views are the same"
     for pair in pairs:
         chosen, rejected = (pair[name][0]["content"][0]["text"] for name in ("chosen", "rejected"))
         assert rejected == "[1,2]" and parse("pair", chosen).landmarks[0] != 1 and len(pair["images"]) == 1
-    unreadable, _ = simulated_corrections(Always("I do not know."), views, 6)
+    unreadable, *_ = simulated_corrections(Always("I do not know."), views, 6)
     assert {pair["kind"] for pair in unreadable} == {"pair", "navigate"}
-    declared, _ = simulated_corrections(Always(Navigation(11, ALIGNED, "so", "so")), views, 10, ["navigate"])
+    declared, *_ = simulated_corrections(Always(Navigation(11, ALIGNED, "so", "so")), views, 10, ["navigate"])
     assert all(not parse("navigation", pair["chosen"][0]["content"][0]["text"]).move.is_aligned for pair in declared)
 
 
 def test_fewer_pairs_are_returned_if_the_views_are_used_up(dataset):
     views = read_views(dataset, "train")
-    pairs, asked = simulated_corrections(Always(Pair((1, 2))), views, 10_000, ["pair"])
+    pairs, _, asked = simulated_corrections(Always(Pair((1, 2))), views, 10_000, ["pair"])
     assert asked == len(views) and len(pairs) == np.sum(views.closest_landmarks[:, 0] != 1)
+
+
+def test_right_answers_are_preferred_to_answers_about_other_views(dataset):
+    views = read_views(dataset, "train")
+    pairs, kept, _ = simulated_corrections(Alternating(), views, 10, ["pair"], kept_share=0.5)
+    assert 0 < len(kept) <= 5 and all(pair["is_correction"] for pair in pairs)
+    for pair in kept:
+        chosen, rejected = (pair[name][0]["content"][0]["text"] for name in ("chosen", "rejected"))
+        assert {chosen, rejected} == {"[11,12]", "[7,9]"} and not pair["is_correction"]
+
+
+class Alternating(Always):
+    """Names the carina and the left elbow in turn."""
+
+    def __init__(self):
+        super().__init__(Pair((11, 12)))
+
+    def generate(self, conversations, kind):
+        return [Generation(("[11,12]", "[7,9]")[row % 2], 3, 0.5) for row in range(len(conversations))]
 
 
 class Corrected(Always):

@@ -1,8 +1,9 @@
 """Preference pairs from corrections: the answer that a clinician rejected, and the one that is right.
 
 `simulated_corrections` asks a model about views of training patients; where it is wrong, the clinician, who knows the
-truth, gives the right answer. `transcript_corrections` reads episodes with a clinician: a declaration that was
-rejected, and the next answer to the same X-ray.
+truth, gives the right answer, and where it is right, its answer is preferred to one about another view.
+`transcript_corrections` reads episodes with a clinician: a declaration that was rejected, and the next answer to the
+same X-ray.
 """
 
 from __future__ import annotations
@@ -33,21 +34,32 @@ _GAIN_SHARE = 0.5
 
 
 def preference(
-    prompt: Sequence[Message], images: Sequence[Any], chosen: str, rejected: str, kind: str
+    prompt: Sequence[Message],
+    images: Sequence[Any],
+    chosen: str,
+    rejected: str,
+    kind: str,
+    is_correction: bool = True,
 ) -> dict[str, Any]:
-    """Returns a pair in TRL's format: keys prompt, chosen, rejected and images; besides, its kind."""
+    """Returns a pair in TRL's format: keys prompt, chosen, rejected and images; besides, kind and is_correction."""
     return {
         "prompt": prompt,
         "chosen": [{"role": "assistant", "content": [text_part(chosen)]}],
         "rejected": [{"role": "assistant", "content": [text_part(rejected)]}],
         "images": images,
         "kind": kind,
+        "is_correction": is_correction,
     }
 
 
 def simulated_corrections(
-    model: ChatModel, views: ViewArrays, count: int, kinds: Sequence[str] = KINDS, seed: int = 0
-) -> tuple[list[dict[str, Any]], int]:
+    model: ChatModel,
+    views: ViewArrays,
+    count: int,
+    kinds: Sequence[str] = KINDS,
+    seed: int = 0,
+    kept_share: float = 0.0,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], int]:
     """Asks a model about views until this number of its answers was wrong.
 
     Each view is asked about once for each kind. An answer that cannot be read is rejected, too.
@@ -58,14 +70,17 @@ def simulated_corrections(
         count: number of pairs; fewer are returned if the views are used up.
         kinds: some of `KINDS`.
         seed: draws the order of the views, the targets and the wordings of right answers.
+        kept_share: pairs from right answers for each correction. The rejected answer is one that the model gave to the
+            same question about another view, and that is wrong here.
 
     Returns:
-        The pairs, and the number of answers that were asked for.
+        Pairs from wrong answers, pairs from right answers, and the number of answers that were asked for.
     """
     rng = np.random.default_rng(seed)
     usable = np.flatnonzero(views.closest_landmarks[:, 1] > 0)
     order = [(int(view), kind) for view in rng.permutation(usable) for kind in kinds]
     found: list[dict[str, Any]] = []
+    kept: list[dict[str, Any]] = []
     asked = 0
     for start in range(0, len(order), _BATCH):
         if len(found) >= count:
@@ -77,12 +92,16 @@ def simulated_corrections(
             batch = [_asked(views, view, kind, model.style, rng) for view in own]
             answers = model.generate([messages for messages, _, _ in batch], "pair" if kind == "pair" else "navigation")
             asked += len(batch)
-            for view, (messages, situation, target), answer in zip(own, batch, answers, strict=True):
+            others = [*answers[1:], *answers[:1]]
+            for view, (messages, situation, target), answer, other in zip(own, batch, answers, others, strict=True):
                 right = _right_answer(kind, answer.text, situation, target, rng)
                 if right is not None:
                     corrected[view, kind] = preference(*without_images(messages), right, answer.text, kind)
+                elif kept_share and _right_answer(kind, other.text, situation, target, rng) is not None:
+                    kept.append(preference(*without_images(messages), answer.text, other.text, kind, False))
         found += [corrected[key] for key in drawn if key in corrected]
-    return found[:count], asked
+    found = found[:count]
+    return found, kept[: round(kept_share * len(found))], asked
 
 
 def _asked(
