@@ -90,7 +90,8 @@ class Arguments:
     out: Path = Path("runs/lofi_ablation")
     json: Path | None = None
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raises ValueError for a wrong value."""
         for name in self.variants:
             self.training(name, 0).check()
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -187,6 +188,7 @@ def table(found: Mapping[str, Mapping[str, Mapping[str, Any]]], as_difference: b
 
 def run(arguments: Arguments) -> None:
     """Trains, evaluates, prints, saves and draws."""
+    arguments.check()
     arguments.out.mkdir(parents=True, exist_ok=True)
     with lock_output(arguments.out, "--out"):
         found = measure(arguments)
