@@ -53,7 +53,8 @@ class Arguments:
     """Arguments of this script.
 
     Attributes:
-        policy: cnn, conformal, mllm or mllm_grpo, with :CHECKPOINT for other weights; or knn:INDEX.
+        policy: cnn, conformal, mllm or mllm_grpo, with :CHECKPOINT for other weights; knn:INDEX; or retrieval:MODEL,
+            with settings as ?index=FOLDER&k=20.
         baseline: another localiser, to which it is compared on the same views.
         patients: names of patients, or COHORT/SPLIT.
         views: views over the workspace per patient; the paper uses 1024.

@@ -172,7 +172,7 @@ def train(arguments: CnnArguments, words: Sequence[str] = ()) -> TrainingResult:
     print(f"{arguments.architecture}: {sum(value.numel() for value in network.parameters()) / 1e6:.2f} M parameters, "
           f"{len(views)} views of {size} x {size} pixels")  # fmt: skip
     if arguments.warm_start:
-        backbone = getattr(network, "backbone", network)
+        backbone: nn.Module = network.backbone if isinstance(network, DisplacementClassifier) else network
         if is_lofi(arguments.warm_start):
             initial = with_encoder(backbone.state_dict(), arguments.warm_start, ENCODER)
         else:

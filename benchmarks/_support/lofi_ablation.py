@@ -202,7 +202,8 @@ def _draw_losses(axes: Any, found: Mapping[str, Mapping[str, Any]], names: Seque
         axes.bar(places, values, width, yerr=error, capsize=2, color=BLUE, alpha=1 - 0.35 * number, label=name)
     axes.set_xticks(np.arange(len(MAIN_METRICS)) + 0.4 - width / 2, list(_LABELS.values()), fontsize=8)
     axes.set_title("losses")
-    axes.legend()
+    axes.set_ylim(top=1.15 * axes.get_ylim()[1])
+    axes.legend(loc="upper left", ncols=len(names))
 
 
 def _draw_weights(axes: Any, found: Mapping[str, Mapping[str, Any]], points: Sequence[tuple[float, str]]) -> None:

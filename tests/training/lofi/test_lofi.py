@@ -120,6 +120,7 @@ def test_two_processes_train_together(words, tmp_path):
         (["--max_sentences", "2"], "expected at least min_sentences"),
         (["--domain_randomization", "0.5"], "rotated and cropped"),
         (["--batch_size", "900"], "fewer than one batch"),
+        (["--least_quality", "4"], "views are trained on, which have no such rating"),
     ],
 )
 def test_bad_arguments_are_one_line(words, given, message, capsys):
