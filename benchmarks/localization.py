@@ -142,6 +142,8 @@ def run(arguments: Arguments) -> None:
         about["suites"] = {suite.name: {"version": suite.version, "hash": suite.hash} for suite in suites}
     if style:
         about |= {"style": style, "prompts": prompt_hash(style)}
+    if callable(described := getattr(localizer, "described", None)):
+        about |= described()
     values: dict[str, Any] = {json_name(name): value._asdict() for name, value in estimates.items()}
     if baseline is not None:
         other = evaluated(baseline)

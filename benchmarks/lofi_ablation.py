@@ -130,6 +130,25 @@ def weight_of(variant: str) -> float:
     raise UnknownNameError("variant", variant, VARIANTS)
 
 
+def check_plan(arguments: Arguments) -> dict[str, Any]:
+    """Writes the settings that all variants share into the folder of ``--out``; returns them.
+
+    Raises:
+        ValueError: the folder holds trainings with other settings.
+    """
+    own = ("variants", "seeds", "out", "json")
+    settings: dict[str, Any] = {name: value for name, value in asdict(arguments).items() if name not in own}
+    path = arguments.out / "plan.json"
+    earlier = read_json_mapping(path) if path.is_file() else settings
+    if other := [name for name, value in settings.items() if earlier.get(name) != value]:
+        raise ValueError(
+            f"{arguments.out} holds an ablation with {other[0]} {earlier.get(other[0])}, expected "
+            f"{settings[other[0]]}: take another --out, or give the same settings to continue it."
+        )
+    write_json(path, settings)
+    return settings
+
+
 def evaluated(arguments: Arguments, variant: str, seed: int, data: LofiData, queries: Queries) -> Hits:
     """Returns what a variant does on each query; trains it unless an earlier run has."""
     given = arguments.training(variant, seed)
@@ -191,13 +210,13 @@ def run(arguments: Arguments) -> None:
     arguments.check()
     arguments.out.mkdir(parents=True, exist_ok=True)
     with lock_output(arguments.out, "--out"):
+        settings = check_plan(arguments)
         found = measure(arguments)
         budget = found["budget"]
         print(f"\n{budget['steps']} steps, {budget['images']} images for each training; %, intervals by patient\n")
         print(table(found["variants"], False))
         if found["differences"]:
             print(f"\ndifferences on the same queries\n\n{table(found['differences'], True)}")
-        settings = {name: value for name, value in asdict(arguments).items() if name not in ("out", "json", "seeds")}
         save_measurement(arguments.json, {**found, "settings": settings}, arguments.seeds[0])
         weights = {name: weight_of(name) for name in found["variants"] if name == ALL or name.startswith(LAMBDA)}
         with drawing("lofi_ablation.png"):

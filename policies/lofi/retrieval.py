@@ -146,6 +146,10 @@ class RetrievalLocalizer(MllmLocalizer):
         """Raises EmbeddingIndexError if a patient to be evaluated is in the pool."""
         self.demonstrations.index.check_queries(names)
 
+    def described(self) -> dict[str, str | int]:
+        """Returns facts about the demonstrations for results, as JSON."""
+        return self.demonstrations.described()
+
     def _complete(
         self, messages: list[Message], image: NDArray[np.uint8], task: str, target: int | None = None
     ) -> list[Message]:

@@ -41,6 +41,8 @@ def test_variants_are_trained_compared_drawn_and_kept(words, tmp_path, monkeypat
     assert main(words) == 0
     again = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
     assert again["variants"] == found["variants"]
+    assert main([*words, "--epochs", "2"]) == 2
+    assert "holds an ablation with epochs 1, expected 2" in capsys.readouterr().err
 
 
 def test_differences_are_paired_by_query_and_clustered_by_patient():
