@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from carm_env.system.errors import MissingExtraError
 from carm_env.system.extras import optional_imports
+from training._support.arguments import FitArguments
+from training._support.lofi.arguments import LofiArguments
 from training._support.processes import TrainingError, explain_out_of_memory, smaller_batches
 from training._support.training_state import TrainingState
 
@@ -53,31 +55,6 @@ class Batches(Protocol):
         ...
 
 
-class LoopArguments(Protocol):
-    """The arguments of a training that its loop reads; see `training._support.arguments.FitArguments`."""
-
-    @property
-    def epochs(self) -> int: ...  # noqa: D102
-    @property
-    def max_steps(self) -> int: ...  # noqa: D102
-    @property
-    def batch_size(self) -> int: ...  # noqa: D102
-    @property
-    def learning_rate(self) -> float: ...  # noqa: D102
-    @property
-    def weight_decay(self) -> float: ...  # noqa: D102
-    @property
-    def patience(self) -> int: ...  # noqa: D102
-    @property
-    def seed(self) -> int: ...  # noqa: D102
-    @property
-    def mixed_precision(self) -> str: ...  # noqa: D102
-    @property
-    def report_to(self) -> str: ...  # noqa: D102
-    @property
-    def resume(self) -> bool: ...  # noqa: D102
-
-
 @dataclass(frozen=True)
 class LoopSettings:
     """How a training is evaluated and scheduled.
@@ -108,7 +85,7 @@ class TrainingLoop:
         model: the model, changed in place.
         batches: its training data.
         settings: evaluation and schedule.
-        arguments: a dataclass of arguments of the training.
+        arguments: arguments of the training.
         folder: folder of the training state.
 
     Attributes:
@@ -120,7 +97,12 @@ class TrainingLoop:
     """
 
     def __init__(
-        self, model: nn.Module, batches: Batches, settings: LoopSettings, arguments: LoopArguments, folder: Path
+        self,
+        model: nn.Module,
+        batches: Batches,
+        settings: LoopSettings,
+        arguments: FitArguments | LofiArguments,
+        folder: Path,
     ) -> None:
         self._batches, self._settings, self._arguments = batches, settings, arguments
         self._steps_per_epoch = len(batches) // arguments.batch_size
