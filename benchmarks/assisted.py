@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks._support.suites import prepared_suites
+from benchmarks._support.suites import check_patients, prepared_suites
 from carm_env.evaluation.assistance import AssistedResult, run_assisted
 from carm_env.evaluation.episodes import EpisodeTask
 from carm_env.evaluation.intervals import estimate
@@ -161,9 +161,9 @@ def measure(arguments: Arguments) -> dict[str, dict[str, dict[str, Any]]]:
     """Runs all episodes; returns `score` by policy and suite."""
     texts = {parse_policy(text, POLICIES).name: text for text in dict.fromkeys(arguments.policies)}
     texts[_BY_HAND] = MANUAL
-    for text in texts.values():
-        make_policy(text)
+    policies = [make_policy(text) for text in texts.values()]
     suites = prepared_suites(arguments.suite, arguments.patients, arguments.workers)
+    check_patients(policies, suites)
     runs = [
         (EpisodeTask(suite, number, name, arguments.seed + number, text), arguments.clinician(most))
         for suite in suites

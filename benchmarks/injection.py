@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from benchmarks._support.injections import injections
-from benchmarks._support.suites import prepared_suites
+from benchmarks._support.suites import check_patients, prepared_suites
 from carm_env.envs.navigation import CArmNavEnv
 from carm_env.evaluation.episodes import Episode, EpisodeTask
 from carm_env.evaluation.intervals import estimate
@@ -142,9 +142,9 @@ def chosen_strings(count: int | None) -> list[tuple[str, str]]:
 def measure(arguments: Arguments) -> dict[str, dict[str, Any]]:
     """Runs all episodes; returns `score` by policy and channel."""
     texts = {parse_policy(text, POLICIES).name: text for text in dict.fromkeys(arguments.policies)}
-    for text in texts.values():
-        make_policy(text)
+    policies = [make_policy(text) for text in texts.values()]
     (suite,) = prepared_suites([arguments.suite], arguments.patients, arguments.workers)
+    check_patients(policies, [suite])
     strings = chosen_strings(arguments.strings)
     attacks = [
         Attack(

@@ -27,8 +27,9 @@ class Arguments(EvaluationArguments):
 
     Attributes:
         policies: one or more of oracle, oracle_in_words, atlas, blind, cnn, conformal, ppo, maskable_ppo, ppo_pixels,
-            dqn, qrdqn, mllm, mllm_grpo, hybrid, random; NAME:CHECKPOINT; swapped_images:NAME; chat:URL#MODEL;
-            module:Class; FILE.py:Class; MODEL.zip; or a YAML file; each with arguments as ?a=1&b=2.
+            dqn, qrdqn, mllm, mllm_grpo, hybrid, random; NAME:CHECKPOINT; knn:INDEX; retrieval:MODEL;
+            swapped_images:NAME; chat:URL#MODEL; module:Class; FILE.py:Class; MODEL.zip; or a YAML file; each with
+            arguments as ?a=1&b=2.
     """
 
     policies: PolicyNames = ("oracle", "atlas", "random")

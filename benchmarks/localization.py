@@ -53,7 +53,8 @@ class Arguments:
     """Arguments of this script.
 
     Attributes:
-        policy: cnn, conformal, mllm or mllm_grpo, with :CHECKPOINT for other weights; or knn:INDEX.
+        policy: cnn, conformal, mllm or mllm_grpo, with :CHECKPOINT for other weights; knn:INDEX; or retrieval:MODEL,
+            with settings as ?index=FOLDER&k=20.
         baseline: another localiser, to which it is compared on the same views.
         patients: names of patients, or COHORT/SPLIT.
         views: views over the workspace per patient; the paper uses 1024.
@@ -141,6 +142,8 @@ def run(arguments: Arguments) -> None:
         about["suites"] = {suite.name: {"version": suite.version, "hash": suite.hash} for suite in suites}
     if style:
         about |= {"style": style, "prompts": prompt_hash(style)}
+    if callable(described := getattr(localizer, "described", None)):
+        about |= described()
     values: dict[str, Any] = {json_name(name): value._asdict() for name, value in estimates.items()}
     if baseline is not None:
         other = evaluated(baseline)

@@ -206,6 +206,7 @@ def run(arguments: Arguments) -> None:
     suite = load_suite(arguments.suite)
     check_episodes(suite, arguments.episodes)
     policy = make_policy(arguments.policy)
+    policy.check_patients(suite.patients)
     prepare_patients(list(dict.fromkeys(suite.episodes[n].patient for n in arguments.episodes)), default_workers())
     for path in save_episodes(arguments.policy, policy, suite, arguments.episodes, arguments.seed, arguments.out):
         print(path)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_env.chat_models.interface import Generation, ModelError
+from carm_env.chat_models.interface import ContextError, Generation, ModelError
 from carm_env.chat_models.specification import ModelSpecification
 from carm_env.language.chat import Message
 from carm_env.language.patterns import answer_pattern
@@ -86,8 +86,8 @@ class LocalModel:
         """Answers all conversations in one batch.
 
         Raises:
-            ModelError: a conversation is longer than the model's context, the model's chat template reads turns or
-                images in the texts, or its files do not work together.
+            ContextError: a conversation is longer than the model's context.
+            ModelError: the model's chat template reads turns or images in the texts, or its files do not work together.
         """
         try:
             return self._generate(conversations, kind)
@@ -180,10 +180,11 @@ class LocalModel:
         config = self._model.config
         limit = getattr(getattr(config, "text_config", config), "max_position_embeddings", None)
         if limit is not None and length + self._limit > limit:
-            raise ModelError(
-                f"the conversation has {length} tokens and the answer may have {self._limit}, but the model's context "
-                f"is {limit}: keep fewer exchanges, or allow fewer new tokens."
-            )
+            raise ContextError(length, self._limit, limit, "keep fewer exchanges, or allow fewer new tokens")
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Returns the number of tokens of a conversation, with those of its images."""
+        return int(self._inputs([messages])["input_ids"].shape[1])
 
 
 def trained_style(specification: ModelSpecification) -> str | None:

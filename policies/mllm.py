@@ -16,12 +16,13 @@ from carm_env.chat_models.served import ServedModel
 from carm_env.chat_models.specification import ModelSpecification
 from carm_env.evaluation.label_metrics import NO_ANSWER
 from carm_env.evaluation.localization import STEP_FLAGS, Localization
-from carm_env.landmarks import N_CLOSEST, N_LANDMARKS
+from carm_env.landmarks import N_CLOSEST, N_LANDMARKS, landmark
 from carm_env.language.advice_reader import read_advice
-from carm_env.language.answers import AnswerError
+from carm_env.language.answers import BOX_SCALE, AnswerError
 from carm_env.language.chat import Conversation, Message, check_feedback, question
 from carm_env.language.grammar import READINGS, parse
 from carm_env.language.reasons import Situation, reasons_are_relevant, reasons_are_true
+from carm_env.xray_datasets.grounded import Box as ImageBox
 from policies.advised_names import advised_probabilities, locates
 from policies.images import batches
 
@@ -109,10 +110,13 @@ class MllmLocalizer:
 
     Attributes:
         model: the chat model.
+        questions_at_once: most questions in a batch.
 
     Raises:
         UnknownNameError: an unknown reading or setting.
     """
+
+    questions_at_once: ClassVar[int] = 128
 
     def __init__(
         self,
@@ -146,7 +150,37 @@ class MllmLocalizer:
         return self._ask(images, "pair", "pair", 2)
 
     def _ask(self, images: NDArray[np.uint8], task: str, kind: str, count: int) -> NDArray[np.int64]:
-        return self._landmarks(len(images), lambda row: question(task, images[row], self.model.style), kind, count)
+        def prompt(row: int) -> list[Message]:
+            return self._complete(question(task, images[row], self.model.style), images[row], task)
+
+        return self._landmarks(len(images), prompt, kind, count)
+
+    def _complete(
+        self, messages: list[Message], image: NDArray[np.uint8], task: str, target: int | None = None
+    ) -> list[Message]:
+        """Returns what the model receives for a question about an image; a subclass may add to it."""
+        return messages
+
+    def ground(self, images: NDArray[np.uint8], targets: Sequence[int]) -> list[tuple[ImageBox, ...]]:
+        """Asks for the region of a landmark in each image.
+
+        Args:
+            images: ``(n, H, W)``.
+            targets: id of the landmark in each image.
+
+        Returns:
+            One box for each image, as shares of its width and height; none where the answer cannot be parsed.
+        """
+
+        def prompt(row: int) -> list[Message]:
+            messages = question("box", images[row], self.model.style, target=landmark(targets[row]).name)
+            return self._complete(messages, images[row], "box", targets[row])
+
+        found: list[tuple[ImageBox, ...]] = [()] * len(images)
+        for row, answer in self._parsed(len(images), prompt, "box"):
+            left, top, right, bottom = (corner / BOX_SCALE for corner in answer.corners)
+            found[row] = ((left, top, right, bottom),)
+        return found
 
     def correct(
         self, images: NDArray[np.uint8], before: Sequence[tuple[int, int]], feedback: Sequence[str]
@@ -209,7 +243,7 @@ class MllmLocalizer:
 
     def _parsed(self, count: int, prompt: Callable[[int], list[Message]], kind: str) -> Iterator[tuple[int, Any]]:
         """Yields the row and the parsed answer of each prompt whose answer can be parsed."""
-        for part in batches(count):
+        for part in batches(count, self.questions_at_once):
             rows = range(count)[part]
             generations = self.model.generate([prompt(row) for row in rows], kind)
             for row, generation in zip(rows, generations, strict=True):
@@ -251,7 +285,8 @@ class MllmLocalizer:
         """
 
         def prompt(row: int) -> list[Message]:
-            return Conversation(targets[row], self.model.style).show(images[row])
+            messages = Conversation(targets[row], self.model.style).show(images[row])
+            return self._complete(messages, images[row], "navigate", targets[row])
 
         found = {name: np.zeros(len(images), bool) for name in STEP_FLAGS}
         lattice = MoveLattice()

@@ -19,6 +19,7 @@ from carm_env.geometry import DEFAULT_GEOMETRY, DEFAULT_ISOCENTER_DEPTH_MM
 from carm_env.landmarks import N_LANDMARKS
 from carm_env.system.errors import UnknownNameError
 from carm_env.system.extras import optional_imports
+from policies.lofi.vision import SMALL_TOWER, PatchMap
 
 with optional_imports("train", "A learned policy"):
     import torch
@@ -38,6 +39,8 @@ _CONTRAST_FLOOR, _CONTRAST_LIMIT = 0.03, 4.0
 """Added to the contrast of the surroundings, in units of the network's input; limit of local contrast."""
 _CONTRAST_GRID, _CONTRAST_SQUARE = 32, 5
 """Side of the grid on which surroundings are averaged, and of their squares on it."""
+ENCODER = "vision."
+"""Prefix of the weights of LoFi's encoder in a `DisplacementNetwork`."""
 _STEM = "resnet.embedder.embedder.convolution.weight"
 _OUTPUTS_PER_LANDMARK = 5
 """Outputs of a cell of the map for one landmark: two displacements, two logarithms of stds, and a weight."""
@@ -56,6 +59,7 @@ class Architecture:
         image_size: side of the input image, pixels.
         local_contrast: the network sees the image's `local_contrast` as a second channel, in which faint edges, such
             as the edge of a scapula in front of ribs, stand out.
+        is_lofi: the map is that of LoFi's small image encoder (`policies.lofi.vision`), not of a ResNet.
     """
 
     embedding: int
@@ -64,6 +68,7 @@ class Architecture:
     classifier_stage: tuple[int, int] | None
     image_size: int
     local_contrast: bool = False
+    is_lofi: bool = False
 
 
 ARCHITECTURES = {
@@ -73,6 +78,9 @@ ARCHITECTURES = {
     "medium": Architecture(24, (32, 96, 192), (1, 2, 2), None, 128),
     "medium_contrast": Architecture(24, (32, 96, 192), (1, 2, 2), None, 128, local_contrast=True),
     "resnet34": Architecture(64, (64, 128, 256), (3, 4, 6), (512, 3), 256),
+    "lofi": Architecture(
+        0, (SMALL_TOWER["hidden_size"],), (SMALL_TOWER["num_hidden_layers"],), None, 128, is_lofi=True
+    ),
 }
 """Architectures by name. ``tiny`` is for tests."""
 
@@ -140,18 +148,30 @@ class DisplacementNetwork(nn.Module):
         shape = find_architecture(architecture)
         self._local_contrast = shape.local_contrast
         self._field = DEFAULT_GEOMETRY.field_of_view_at_mm(isocenter_depth_mm) / SCALE_MM
-        self.resnet = _resnet(shape.embedding, shape.channels, shape.depths, 1 + shape.local_contrast)
+        self._is_lofi = shape.is_lofi
+        if shape.is_lofi:
+            self.vision = PatchMap(shape.image_size)
+        else:
+            self.resnet = _resnet(shape.embedding, shape.channels, shape.depths, 1 + shape.local_contrast)
         self.n_features = shape.channels[-1]
         self.n_stage_features = tuple(shape.channels)
         self.head = nn.Conv2d(self.n_features, _OUTPUTS_PER_LANDMARK * N_LANDMARKS, 1)
         self.to(memory_format=torch.channels_last)
 
     def feature_map(self, images: Tensor) -> Tensor:
-        """Returns the last map of the ResNet, ``(n, n_features, rows, columns)``; see `as_input`."""
+        """Returns the last map of the ResNet or of LoFi, ``(n, n_features, rows, columns)``; see `as_input`."""
+        if self._is_lofi:
+            found: Tensor = self.vision((images * GREY_STD + GREY_MEAN) / 127.5 - 1)
+            return found
         return self.resnet(self._with_contrast(images)).last_hidden_state
 
     def stage_maps(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Returns the map after each stage of the ResNet, ``(n, n_stage_features[k], rows, columns)``."""
+        """Returns the map after each stage of the ResNet, ``(n, n_stage_features[k], rows, columns)``.
+
+        LoFi's encoder has one stage.
+        """
+        if self._is_lofi:
+            return (self.feature_map(images),)
         maps = self.resnet(self._with_contrast(images), output_hidden_states=True).hidden_states
         return tuple(maps[-len(self.n_stage_features) :])
 
@@ -226,11 +246,14 @@ class PooledClassifier(nn.Module):
 
     Raises:
         UnknownNameError: an unknown architecture.
+        ValueError: an architecture that is no ResNet.
     """
 
     def __init__(self, architecture: str, n_classes: int = N_LANDMARKS) -> None:
         super().__init__()
         shape = find_architecture(architecture)
+        if shape.is_lofi:
+            raise ValueError(f"architecture is {architecture!r}, expected a ResNet: this classifier pools its map.")
         stages = list(zip(shape.channels, shape.depths, strict=True))
         stages += [shape.classifier_stage] if shape.classifier_stage else []
         channels, depths = zip(*stages, strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,10 @@ class SwappedImagesPolicy(Policy):
         """Starts an episode."""
         self._policy.reset(seed)
         self._rng = np.random.default_rng(seed)
+
+    def check_patients(self, names: Sequence[str]) -> None:
+        """Passes the names of the patients of an evaluation on."""
+        self._policy.check_patients(names)
 
     def feedback(self, text: str) -> None:
         """Passes a clinician's words on."""

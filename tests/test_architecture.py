@@ -59,8 +59,8 @@ OPTIONAL_PACKAGES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("fastapi", "starlette"), ("carm_env.cockpit.server",)),
     "uvicorn": ("carm_env.cockpit.serve",),
     **dict.fromkeys(
-        ("SimpleITK", "bitsandbytes", "cupy", "deepdrr", "ensemble_boxes", "fsspec", "itk", "lm_eval", "matplotlib",
-         "moviepy", "nanodrr", "peft", "pyarrow", "pydicom", "ray", "rliable", "rodeo", "torchio"),
+        ("SimpleITK", "bitsandbytes", "cupy", "deepdrr", "ensemble_boxes", "faiss", "fsspec", "itk", "lm_eval",
+         "matplotlib", "moviepy", "nanodrr", "peft", "pyarrow", "pydicom", "ray", "rliable", "rodeo", "torchio"),
         (),
     ),
 }  # fmt: skip

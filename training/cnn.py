@@ -31,7 +31,8 @@ from policies.checkpoint import fill_network, load_checkpoint, save_checkpoint
 from policies.cnn import KIND
 from policies.conformal import KIND as CONFORMAL
 from policies.conformal import member_tensors
-from policies.networks import DisplacementClassifier, build_classifier
+from policies.lofi.vision import is_lofi, with_encoder
+from policies.networks import ENCODER, DisplacementClassifier, build_classifier
 from training._support.arguments import NetworkArguments
 from training._support.augmentation import Deformations
 from training._support.card import model_card
@@ -60,7 +61,7 @@ class CnnArguments(NetworkArguments):
             one-hot labels
         pretext: none, or position to first predict the position of the isocentre, which needs no annotation
         warm_start: checkpoint of training/conformal.py, of the same architecture, whose first network is the initial
-            backbone
+            backbone; or of training/lofi.py, for the architecture lofi
     """
 
     output_dir: str = "runs/cnn"
@@ -171,9 +172,12 @@ def train(arguments: CnnArguments, words: Sequence[str] = ()) -> TrainingResult:
     print(f"{arguments.architecture}: {sum(value.numel() for value in network.parameters()) / 1e6:.2f} M parameters, "
           f"{len(views)} views of {size} x {size} pixels")  # fmt: skip
     if arguments.warm_start:
-        _, tensors = load_checkpoint(arguments.warm_start, CONFORMAL)
-        backbone = getattr(network, "backbone", network)
-        fill_network(backbone, member_tensors(tensors, 0), arguments.warm_start)
+        backbone: nn.Module = network.backbone if isinstance(network, DisplacementClassifier) else network
+        if is_lofi(arguments.warm_start):
+            initial = with_encoder(backbone.state_dict(), arguments.warm_start, ENCODER)
+        else:
+            initial = member_tensors(load_checkpoint(arguments.warm_start, CONFORMAL)[1], 0)
+        fill_network(backbone, initial, arguments.warm_start)
     minutes = 0.0
     if arguments.pretext == "position":
         minutes += _learn_position(network, views, arguments, folder / "pretext")

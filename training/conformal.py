@@ -30,7 +30,8 @@ from carm_env.views.read import ViewArrays
 from policies.checkpoint import fill_network, fingerprint, load_checkpoint, save_checkpoint
 from policies.checkpoint_config import MAX_ERROR_FLOOR_MM
 from policies.conformal import KIND, DisplacementRegressor, ensemble_prediction, member_tensors
-from policies.networks import DisplacementNetwork, find_architecture, with_local_contrast
+from policies.lofi.vision import is_lofi, with_encoder
+from policies.networks import ENCODER, DisplacementNetwork, find_architecture, with_local_contrast
 from policies.regions import LEVELS, Prediction, calibrate, levels_for_new_patients, nonconformity
 from training._support.arguments import NetworkArguments
 from training._support.augmentation import Deformations
@@ -53,7 +54,8 @@ class ConformalArguments(NetworkArguments):
     Attributes:
         members: networks to train; 0 to calibrate those of init_members only
         init_members: checkpoints whose networks are the first members of the ensemble, separated by commas
-        warm_start: checkpoint whose networks the new ones continue from, in the same order
+        warm_start: checkpoint whose networks the new ones continue from, in the same order; or one of training/lofi.py,
+            whose image encoder all new networks of the architecture lofi continue from
         warm_start_first: number of the network of warm_start that the first new one continues from
         consistency: weight of the loss term for anatomical consistency
         error_floor_mm: standard deviation of an error that is added to every prediction, mm: what the networks cannot
@@ -165,7 +167,9 @@ def _train_members(
         member = replace(arguments, seed=arguments.seed + number)
         torch.manual_seed(member.seed)
         network = DisplacementNetwork(arguments.architecture, arguments.isocenter_depth_mm)
-        if initial_weights:
+        if arguments.warm_start and is_lofi(arguments.warm_start):
+            fill_network(network, with_encoder(network.state_dict(), arguments.warm_start, ENCODER), "LoFi")
+        elif initial_weights:
             fill_network(network, initial_weights[number], f"{arguments.warm_start}, network {number}")
         if is_main_process():
             print(f"network {number + 1} of {arguments.members}")
@@ -216,7 +220,7 @@ def _initial_members(arguments: ConformalArguments) -> list[DisplacementNetwork]
 
 
 def _initial_weights(arguments: ConformalArguments) -> list[dict[str, Tensor]]:
-    if not arguments.warm_start:
+    if not arguments.warm_start or is_lofi(arguments.warm_start):
         return []
     config, tensors = load_checkpoint(arguments.warm_start, KIND, ("architecture", "members"))
     numbers = range(arguments.warm_start_first, arguments.warm_start_first + arguments.members)

@@ -14,57 +14,25 @@ patients, whose reports are written from what is known of them (`carm_env.report
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from carm_env.evaluation.intervals import Estimate
-from carm_env.system.extras import is_installed, optional_imports
-from carm_env.xray_datasets.grounded import GroundedReport
-from policies.lofi.checkpoint import Lofi, pretrained_lofi, save_lofi, small_lofi
+from carm_env.system.extras import is_installed
+from policies.lofi.checkpoint import Lofi, save_lofi
 from policies.lofi.encoder import LofiEncoder
-from policies.lofi.evaluation import grounding, mean_r_at_1, retrieval
-from policies.lofi.model import LofiModel, small_configs
-from policies.lofi.text import small_tokenizer
+from policies.lofi.evaluation import grounding, retrieval
 from training._support.card import model_card
 from training._support.lofi.arguments import LofiArguments
-from training._support.lofi.data import GroundedImages, LofiBatches
-from training._support.lofi.fit import METRIC, LofiTraining
-from training._support.lofi.sources import LofiData, load_data
+from training._support.lofi.build import SMALL_SIZE, build_lofi
+from training._support.lofi.data import GroundedImages
+from training._support.lofi.fit import fit_lofi
+from training._support.lofi.sources import load_data
 from training._support.processes import is_main_process
 from training._support.script import TrainingResult, run_training
-from training._support.views import images_fingerprint
 
-with optional_imports("llm", "Training"):
-    import torch
-
-_SMALL_SIZE = 128
 _DESCRIPTION = """Aligns X-rays with reports, finds the boxes of a phrase and describes boxes, after the paper LoFi."""
-
-
-def build(arguments: LofiArguments, reports: Sequence[GroundedReport]) -> Lofi:
-    """Builds a small model with a tokenizer of its own, or loads pretrained parts and adds LoRA."""
-    if arguments.image_text_model:
-        ranks = arguments.encoder_rank, arguments.language_rank
-        return pretrained_lofi(
-            arguments.image_text_model, arguments.language_model, arguments.image_size, ranks, arguments.queries
-        )
-    texts = [sentence.text for report in reports for sentence in report.sentences]
-    tokenizer = small_tokenizer(texts)
-    stops = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    encoders, language = small_configs(len(tokenizer), stops, arguments.image_size or _SMALL_SIZE)
-    return small_lofi(encoders, language, tokenizer, arguments.queries, arguments.seed)
-
-
-def known_data(*parts: GroundedImages) -> str:
-    """Returns a fingerprint of images and reports."""
-    digest = hashlib.sha256()
-    for part in parts:
-        texts = [f"{sentence.text} {sentence.boxes}" for report in part.reports for sentence in report.sentences]
-        digest.update("\n".join(texts).encode())
-        digest.update(images_fingerprint((part.images, torch.arange(len(part)).numpy())).encode())
-    return digest.hexdigest()
 
 
 def figures_of(lofi: Lofi, test: GroundedImages, seed: int) -> dict[str, float]:
@@ -88,22 +56,13 @@ def train(arguments: LofiArguments, words: Sequence[str] = ()) -> TrainingResult
         words: words of the command line, for the model card.
     """
     folder = Path(arguments.output_dir)
-    data: LofiData = load_data(arguments, arguments.image_size or _SMALL_SIZE)
-    lofi = build(arguments, data.train.reports)
+    data = load_data(arguments, arguments.image_size or SMALL_SIZE)
+    lofi = build_lofi(arguments, data.train.reports)
     trained = sum(value.numel() for value in lofi.model.parameters() if value.requires_grad)
     if is_main_process():
         print(f"{trained / 1e6:.2f} M trained parameters, {len(data.train)} images of {lofi.image_size} x "
               f"{lofi.image_size} pixels")  # fmt: skip
-    sentences = arguments.min_sentences, arguments.max_sentences
-    batches = LofiBatches(data.train, lofi, sentences, arguments.tasks, arguments.seed, arguments.cut_texts)
-    calibration = data.calibration.some(arguments.evaluated_images)
-
-    def evaluate(model: LofiModel) -> dict[str, float]:
-        found = retrieval(LofiEncoder(lofi), calibration.images, calibration.reports)
-        return {METRIC: mean_r_at_1(found)}
-
-    known = known_data(data.train, calibration)
-    minutes = LofiTraining(lofi.model, batches, len(data.train), evaluate, known, arguments, folder).run()
+    minutes = fit_lofi(lofi, data, arguments, folder)
     figures: dict[str, float] = {}
     if arguments.evaluate and is_main_process():
         figures = figures_of(lofi, data.test().some(arguments.evaluated_images), arguments.seed)

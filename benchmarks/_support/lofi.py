@@ -70,6 +70,7 @@ def print_estimates(estimates: dict[str, Estimate]) -> None:
         print(f"{name:{width}} {found.value:6.3f}  {interval:15} {found.views:7}")
 
 
-def measured(about: dict[str, Any], names: Sequence[str], images: int, fingerprint: str) -> dict[str, Any]:
+def measured(about: dict[str, Any], names: Sequence[str], images: int, fingerprint: str = "") -> dict[str, Any]:
     """Returns what the file of results says of a measurement, beside its metrics."""
-    return {**about, "patients": list(names), "images": images, "model_fingerprint": fingerprint}
+    model = {"model_fingerprint": fingerprint} if fingerprint else {}
+    return {**about, "patients": list(names), "images": images, **model}

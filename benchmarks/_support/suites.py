@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from carm_env.evaluation.policy import Policy
 from carm_env.evaluation.recipes import suite_on
 from carm_env.evaluation.suite import Suite, load_suite
 from carm_env.patients.build import default_workers, prepare_patients
@@ -27,3 +28,10 @@ def prepared_suites(names: Sequence[str], patients: Sequence[str], workers: int)
     prepare_patients(found, workers)
     loaded = {name: load_patient(name) for name in found}
     return [suite_on(name, loaded)[0] for name in names]
+
+
+def check_patients(policies: Iterable[Policy], suites: Iterable[Suite]) -> None:
+    """Raises ValueError if a policy has a patient of the suites in its pool; see `Policy.check_patients`."""
+    names = list(dict.fromkeys(name for suite in suites for name in suite.patients))
+    for policy in policies:
+        policy.check_patients(names)

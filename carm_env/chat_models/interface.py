@@ -17,6 +17,23 @@ class ModelError(UnusablePolicyError):
     """A language model cannot be loaded or reached, or cannot be used as a chat model that sees images."""
 
 
+class ContextError(ModelError):
+    """A conversation and the longest answer do not fit into the context of a model.
+
+    Attributes:
+        tokens: tokens of the conversation.
+        answer: longest answer, tokens.
+        limit: tokens of the model's context.
+    """
+
+    def __init__(self, tokens: int, answer: int, limit: int, remedy: str) -> None:
+        super().__init__(
+            f"the conversation has {tokens} tokens and the answer may have {answer}, but the model's context is "
+            f"{limit}: {remedy}."
+        )
+        self.tokens, self.answer, self.limit = tokens, answer, limit
+
+
 @dataclass(frozen=True)
 class Generation:
     """An answer of a chat model.

@@ -20,7 +20,7 @@ from carm_env.evaluation.policy import Decision, Policy, Usage, task_lattice
 from carm_env.language.advice import Advice
 from carm_env.language.advice_reader import read_advice
 from carm_env.language.answers import AnswerError, Question
-from carm_env.language.chat import Conversation
+from carm_env.language.chat import Conversation, Message
 from carm_env.language.objections import advised_move, objects
 from carm_env.language.prompts import TaskFacts, prompt_hash
 from carm_env.language.reasons import with_article
@@ -140,13 +140,17 @@ class ChatPolicy(Policy):
         self._conversation.feedback(text)
         self._heard += read_advice(text)
 
+    def messages(self, conversation: Conversation, image: NDArray[np.uint8], info: Mapping[str, Any]) -> list[Message]:
+        """Shows an X-ray in the conversation, and returns what the model receives; a subclass may add to it."""
+        return conversation.show(image, info)
+
     def act(self, observation: Any, info: Mapping[str, Any]) -> Decision:
         """Shows the X-ray to the model and decides as it answers; an answer that cannot be read is invalid."""
         if self._conversation is None:
             self.begin(info)
         assert self._conversation is not None
         self._conversation.retarget(int(info["target_landmark"]))
-        messages = self._conversation.show(_image_of(observation), info)
+        messages = self.messages(self._conversation, _image_of(observation), info)
         (generation,) = self._model.generate([messages], "navigation")
         self._exchange = Exchange(
             messages, generation.text, tokens=generation.tokens or None, prompt_tokens=generation.prompt_tokens or None,

@@ -26,7 +26,7 @@ from carm_env.evaluation.episode_images import save_episode_gif, save_trajectori
 from carm_env.evaluation.episodes import EpisodeTask
 from carm_env.evaluation.finished_board import save_site, show_finished
 from carm_env.evaluation.plots import drawing
-from carm_env.evaluation.policy import UnusablePolicyError
+from carm_env.evaluation.policy import Policy, UnusablePolicyError
 from carm_env.evaluation.policy_loading import BUILT_IN_POLICIES, make_policy
 from carm_env.evaluation.policy_specification import SB3, TRUST_PICKLE, parse_policy
 from carm_env.evaluation.prepared_suites import prepare_suites
@@ -149,7 +149,8 @@ def evaluate(
         The exit status: 0, 1 if lines of finished results do not count, or `INTERRUPTED` after Ctrl-C.
 
     Raises:
-        ValueError: an unknown name, a number out of range, or an episode that its patient does not allow.
+        ValueError: an unknown name, a number out of range, an episode that its patient does not allow, or a patient
+            that a policy has in its pool.
         ContradictionError: finished results contradict each other.
         FileNotFoundError: the weights of a policy do not exist.
         MissingExtraError: a policy, or Ray, needs a package that is not installed.
@@ -165,7 +166,8 @@ def evaluate(
     shifts = [shift for text in arguments.shifts for shift in Shift.parse(text)]
     texts = arguments.policy_texts()
     # Reports a wrong name or checkpoint before the first episode.
-    concurrent, packages, prompts = _facts(texts, make_policy)
+    policies = {name: make_policy(text) for name, text in texts.items()}
+    concurrent, packages, prompts = _facts(policies)
     if arguments.transcripts is not None:
         check_transcripts_folder(arguments.transcripts, arguments.resume, prompts)
     if arguments.out.is_dir():
@@ -176,6 +178,10 @@ def evaluate(
         cluster = stack.enter_context(_cluster(arguments)) if arguments.engine == "ray" else None
         prepared = prepare_suites(arguments.suite, arguments.patients, shifts, arguments.workers or usable_cpus())
         suites, patients = prepared.suites, prepared.patients
+        for policy in policies.values():
+            policy.check_patients(list(patients))
+        # Their models need not stay in memory beside those of the workers.
+        policies.clear()
         tasks = _list_tasks(arguments, suites, texts)
         if cluster is not None:
             check_machines(cluster, packages, {name: patient.fingerprint for name, patient in patients.items()})
@@ -302,13 +308,12 @@ def _check(arguments: EvaluationArguments) -> None:
     check_engine(arguments.engine, arguments.ray_address, arguments.ray_gpus)
 
 
-def _facts(texts: Mapping[str, str], make_policy: PolicyFactory) -> tuple[set[str], list[str], dict[str, str]]:
+def _facts(policies: Mapping[str, Policy]) -> tuple[set[str], list[str], dict[str, str]]:
     """Returns the policies that run episodes at the same time, the packages of all, and each policy's prompts."""
     concurrent: set[str] = set()
     packages: dict[str, None] = dict.fromkeys(PACKAGES)
     prompts: dict[str, str] = {}
-    for name, text in texts.items():
-        policy = make_policy(text)
+    for name, policy in policies.items():
         packages.update(dict.fromkeys(policy.packages))
         prompts[name] = policy.prompts()
         if policy.concurrency > 1:

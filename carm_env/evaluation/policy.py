@@ -128,6 +128,12 @@ class Policy(abc.ABC):
             text: the words; `carm_env.language.advice_reader.read_advice` reads what they mean.
         """
 
+    def check_patients(self, names: Sequence[str]) -> None:  # noqa: B027 - most policies know no patient
+        """Is called before an evaluation with the names of its patients; by default accepts them all.
+
+        A policy that looks an X-ray up among those of known patients raises ValueError if one of these is evaluated.
+        """
+
     def act_batch(self, observations: Sequence[Any], infos: Sequence[Mapping[str, Any]]) -> list[Decision]:
         """Decides on one observation of each of several episodes.
 

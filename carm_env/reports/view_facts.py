@@ -148,6 +148,22 @@ def region_extent(projection: ProjectionGeometry, point_lps_mm: Points, half_mm:
     return Extent(box, share, tuple(name for name, is_cut in cut.items() if is_cut))
 
 
+def landmark_regions(patient: Patient, labels: ViewLabels, projection: ProjectionGeometry) -> dict[int, Extent]:
+    """Returns the extent of the region of each landmark that the image shows, by id.
+
+    Args:
+        patient: the patient.
+        labels: labels of the view.
+        projection: projection of the view's pose onto the image.
+    """
+    return {
+        item.id: found
+        for item in LANDMARKS
+        if item.id in patient.landmarks_lps_mm and labels.visible[item.index]
+        and (found := region_extent(projection, patient.landmarks_lps_mm[item.id], region_half_mm(item.name)))
+    }  # fmt: skip
+
+
 def view_facts(known: KnownStructures, pose: CArmPose, projection: ProjectionGeometry) -> ViewFacts:
     """Returns what is true of a view.
 
@@ -158,12 +174,7 @@ def view_facts(known: KnownStructures, pose: CArmPose, projection: ProjectionGeo
     """
     patient = known.patient
     labels = label_view(patient, pose, projection)
-    regions = {
-        item.id: found
-        for item in LANDMARKS
-        if item.id in patient.landmarks_lps_mm and labels.visible[item.index]
-        and (found := region_extent(projection, patient.landmarks_lps_mm[item.id], region_half_mm(item.name)))
-    }  # fmt: skip
+    regions = landmark_regions(patient, labels, projection)
     organs, findings = (
         {name: found for name, points in group.items() if (found := extent(shares(projection, points)))}
         for group in (known.organs, known.findings)

@@ -20,10 +20,15 @@ from carm_env.xray_datasets.labelled import MAX_ASPECT, DatasetError, as_square
 _FEW_IMAGES = 200
 
 
-def read_grounded(folder: Path) -> tuple[GroundedReport, ...]:
+def read_grounded(folder: Path, least_quality: int = 0) -> tuple[GroundedReport, ...]:
     """Reads the reports of a folder; its layout tells which data set it is.
 
+    Args:
+        folder: folder of the data set.
+        least_quality: see `carm_env.xray_datasets.mimic_cxr.read_mimic_cxr`, which alone has qualities.
+
     Raises:
+        ValueError: a least quality for a data set that has none.
         FileNotFoundError: there is no such folder.
         DatasetError: the folder has none of the layouts, or a file is missing or contradicts the layout.
         CsvFileError: a table cannot be read.
@@ -31,9 +36,14 @@ def read_grounded(folder: Path) -> tuple[GroundedReport, ...]:
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder: {folder}")
     if padchest_gr.is_padchest_gr(folder):
+        if least_quality:
+            raise ValueError(
+                f"least_quality is {least_quality}, but {folder} holds PadChest-GR, which rates no observation: leave "
+                "it out."
+            )
         return padchest_gr.read_padchest_gr(folder)
     if mimic_cxr.is_mimic_cxr(folder):
-        return mimic_cxr.read_mimic_cxr(folder)
+        return mimic_cxr.read_mimic_cxr(folder, least_quality)
     raise DatasetError(
         f"{folder} is none of the known data sets with reports. Expected {padchest_gr.PATTERN} and {padchest_gr.TABLE} "
         f"of PadChest-GR, or {mimic_cxr.SPLIT_TABLE} and {mimic_cxr.GRAPHS}/ of MIMIC-CXR-JPG with MIMIC-Ext."

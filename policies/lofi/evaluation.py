@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from carm_env.evaluation.grounding import grounding_estimates
 from carm_env.evaluation.intervals import Estimate
 from carm_env.evaluation.retrieval import DIRECTIONS, retrieval_estimates
-from carm_env.xray_datasets.grounded import Box, GroundedReport, sub_reports
+from carm_env.landmarks import LANDMARKS
+from carm_env.xray_datasets.grounded import Box, GroundedReport, GroundedSentence, sub_reports
 from policies.lofi.encoder import LofiEncoder
 
 MAX_PHRASES = 2
@@ -38,6 +41,15 @@ def mean_r_at_1(found: dict[str, dict[str, Estimate]]) -> float:
     return float(np.mean([found[direction]["r_at_1"].value for direction in DIRECTIONS]))
 
 
+@runtime_checkable
+class GroundingLocalizer(Protocol):
+    """A localiser that marks the region of a landmark."""
+
+    def ground(self, images: NDArray[np.uint8], targets: Sequence[int]) -> list[tuple[Box, ...]]:
+        """Returns the boxes of one landmark in each image ``(n, H, W)``; none where there is no answer."""
+        ...
+
+
 @dataclass(frozen=True)
 class Phrases:
     """Phrases to ground.
@@ -55,15 +67,35 @@ class Phrases:
     patients: list[str]
 
 
-def draw_phrases(reports: Sequence[GroundedReport], seed: int, count: int = MAX_PHRASES) -> Phrases:
-    """Draws sentences with boxes from each report; 0 takes all of them.
+def landmark_in(sentence: GroundedSentence) -> int | None:
+    """Returns the id of the landmark that a sentence with one box is about; None if it is about anything else.
+
+    >>> landmark_in(GroundedSentence("T12 is seen in the upper right zone.", ((0.1, 0.1, 0.4, 0.3),)))
+    14
+    """
+    named = [item.id for item in LANDMARKS if re.search(rf"\b{re.escape(item.name)}\b", sentence.text, re.IGNORECASE)]
+    return named[0] if len(named) == 1 and len(sentence.boxes) == 1 else None
+
+
+def draw_phrases(
+    reports: Sequence[GroundedReport], seed: int, count: int = MAX_PHRASES, only_landmarks: bool = False
+) -> Phrases:
+    """Draws sentences with boxes from each report.
+
+    Args:
+        reports: the reports.
+        seed: seed of the draw.
+        count: sentences of each report; 0 for all of them.
+        only_landmarks: draw sentences about one landmark only (`landmark_in`).
 
     Raises:
-        ValueError: no report has boxes.
+        ValueError: no report has such a sentence.
     """
     found = Phrases([], [], [], [])
     for row, report in enumerate(reports):
         sentences = report.grounded
+        if only_landmarks:
+            sentences = tuple(sentence for sentence in sentences if landmark_in(sentence) is not None)
         order = np.random.default_rng([seed, row]).permutation(len(sentences))
         for number in order[: count or None].tolist():
             found.rows.append(row)
@@ -82,8 +114,27 @@ def grounding(
     seed: int,
     count: int = MAX_PHRASES,
     rodeo: bool = True,
+    only_landmarks: bool = False,
 ) -> dict[str, Estimate]:
     """Returns precision, recall and F at an IoU of 0.5, and RoDeO's scores, of drawn phrases."""
-    phrases = draw_phrases(reports, seed, count)
+    phrases = draw_phrases(reports, seed, count, only_landmarks)
     predicted = encoder.ground(images[np.array(phrases.rows)], phrases.texts)
+    return grounding_estimates(predicted, phrases.boxes, phrases.patients, rodeo)
+
+
+def grounding_of_landmarks(
+    localizer: GroundingLocalizer,
+    images: Any,
+    reports: Sequence[GroundedReport],
+    seed: int,
+    count: int = MAX_PHRASES,
+    rodeo: bool = True,
+) -> dict[str, Estimate]:
+    """Returns the figures of `grounding` for a localiser that is asked for the landmarks of the same phrases."""
+    phrases = draw_phrases(reports, seed, count, only_landmarks=True)
+    targets = [
+        landmark_in(GroundedSentence(text, boxes)) or 0
+        for text, boxes in zip(phrases.texts, phrases.boxes, strict=True)
+    ]
+    predicted = localizer.ground(images[np.array(phrases.rows)], targets)
     return grounding_estimates(predicted, phrases.boxes, phrases.patients, rodeo)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.system.extras import optional_imports, require
+from policies.lofi.vision import PATCH_SIZE, SMALL_TOWER
 
 with optional_imports("llm", "LoFi"):
     import torch
@@ -194,7 +195,7 @@ def small_configs(vocabulary: int, stops: Mapping[str, int], image_size: int = 1
         stops: ids of ``bos_token_id``, ``eos_token_id`` and ``pad_token_id``.
         image_size: side of the images, pixels; a multiple of 16.
     """
-    tower = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
+    tower = dict(SMALL_TOWER)
     text = {**tower, "num_hidden_layers": 2, "vocab_size": vocabulary, "max_position_embeddings": 64,
             "projection_size": 128, **stops}  # fmt: skip
     language = {
@@ -202,7 +203,10 @@ def small_configs(vocabulary: int, stops: Mapping[str, int], image_size: int = 1
         "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 32, "query_pre_attn_scalar": 32,
         "max_position_embeddings": 512, "sliding_window": 512, **stops,
     }  # fmt: skip
-    return {"vision_config": {**tower, "image_size": image_size, "patch_size": 16}, "text_config": text}, language
+    return {
+        "vision_config": {**tower, "image_size": image_size, "patch_size": PATCH_SIZE},
+        "text_config": text,
+    }, language
 
 
 def add_adapters(model: LofiModel, encoder_rank: int, language_rank: int) -> None:

@@ -63,7 +63,7 @@ def test_the_large_network_is_a_resnet34():
     assert 0.5 < sum(value.numel() for value in small.parameters()) / 1e6 < 1.0
 
 
-@pytest.mark.parametrize("name", ["tiny", "small", "medium_contrast"])
+@pytest.mark.parametrize("name", ["tiny", "small", "medium_contrast", "lofi"])
 def test_networks_have_the_outputs_of_their_architecture(name):
     images = as_input(np.zeros((2, 64, 64, 1), np.uint8), ARCHITECTURES[name].image_size)
     assert build_classifier(name)(images)[0].shape == (2, N_LANDMARKS)

@@ -6,7 +6,6 @@ import pytest
 from carm_env.system.csv_files import CsvFileError
 from carm_env.xray_datasets.grounded_images import of_split, read_grounded, read_grounded_images
 from carm_env.xray_datasets.labelled import DatasetError
-from carm_env.xray_datasets.mimic_cxr import read_mimic_cxr
 from tests.grounded_dataset_files import mimic, padchest, write_table
 
 pytest.importorskip("ensemble_boxes")
@@ -55,11 +54,16 @@ def test_wrong_padchest_tables_are_named(tmp_path):
         read_grounded(tmp_path)
 
 
+def test_a_least_quality_is_refused_where_nothing_is_rated(tmp_path):
+    with pytest.raises(ValueError, match="PadChest-GR, which rates no observation"):
+        read_grounded(padchest(tmp_path), least_quality=4)
+
+
 def test_mimic_is_read(tmp_path):
     (report,) = read_grounded(mimic(tmp_path))
     assert (report.name, report.patient, report.split) == ("abc-1", "10000032", "train")
     assert [sentence.boxes for sentence in report.sentences] == [((0.1, 0.1, 0.5, 0.4),), ()]
-    (rated,) = read_mimic_cxr(tmp_path, least_quality=4)
+    (rated,) = read_grounded(tmp_path, least_quality=4)
     assert [sentence.text for sentence in rated.sentences] == ["There is a small effusion."]
     _, (squared,) = read_grounded_images([report], 16)
     assert np.allclose(squared.sentences[0].boxes, [(0.3, 0.1, 0.5, 0.4)])

@@ -14,7 +14,7 @@ from policies.lofi.checkpoint import load_lofi  # noqa: E402
 from policies.lofi.encoder import LofiEncoder  # noqa: E402
 from tests.grounded_dataset_files import padchest  # noqa: E402
 from training import lofi  # noqa: E402
-from training._support.lofi.fit import LofiTraining  # noqa: E402
+from training._support.training_loop import TrainingLoop  # noqa: E402
 
 CONFIG = Path(lofi.__file__).with_name("configs") / "lofi_paper.yaml"
 
@@ -42,16 +42,16 @@ def test_an_interrupted_training_resumes_to_the_same_weights(words, tmp_path, mo
     assert lofi.main(words) == 0
     expected = weights(tmp_path / "o")
     other = [str(tmp_path / "p") if word == str(tmp_path / "o") else word for word in words]
-    run_epoch = LofiTraining._run_epoch
+    run_epoch = TrainingLoop.run_epoch
 
     def interrupted(self):
         if self.state.epoch == 1:
             raise KeyboardInterrupt
         run_epoch(self)
 
-    monkeypatch.setattr(LofiTraining, "_run_epoch", interrupted)
+    monkeypatch.setattr(TrainingLoop, "run_epoch", interrupted)
     assert lofi.main(other) == 130
-    monkeypatch.setattr(LofiTraining, "_run_epoch", run_epoch)
+    monkeypatch.setattr(TrainingLoop, "run_epoch", run_epoch)
     assert lofi.main([*other, "--resume"]) == 0
     assert "resuming after epoch 1" in capsys.readouterr().out
     found = weights(tmp_path / "p")
@@ -120,6 +120,7 @@ def test_two_processes_train_together(words, tmp_path):
         (["--max_sentences", "2"], "expected at least min_sentences"),
         (["--domain_randomization", "0.5"], "rotated and cropped"),
         (["--batch_size", "900"], "fewer than one batch"),
+        (["--least_quality", "4"], "views are trained on, which have no such rating"),
     ],
 )
 def test_bad_arguments_are_one_line(words, given, message, capsys):

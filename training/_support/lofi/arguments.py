@@ -17,6 +17,8 @@ class LofiArguments(ViewArguments):
     Attributes:
         calibration: patients whose retrieval selects the best epoch
         data: folder of MIMIC-CXR-JPG or PadChest-GR to train on instead of views
+        least_quality: least quality of the observations and boxes of MIMIC-CXR-JPG, a number of its
+            quality_mappings.csv; the paper takes those that are rated A++
         image_text_model: folder or id of a SigLIP or fixed-resolution SigLIP2 model; empty for a small model
         language_model: folder or id of a Gemma-3 text model; empty for a small model
         image_size: side of the images, pixels; 0 for 128, or that of the pretrained encoder
@@ -47,6 +49,7 @@ class LofiArguments(ViewArguments):
 
     calibration: str = "standard/calibration"
     data: str = ""
+    least_quality: int = 0
     image_text_model: str = ""
     language_model: str = ""
     image_size: int = 0
@@ -95,6 +98,11 @@ class LofiArguments(ViewArguments):
             raise ValueError(
                 "image_text_model and language_model are pretrained together: give both, or none for a small model."
             )
+        if self.least_quality and not self.data:
+            raise ValueError(
+                f"least_quality is {self.least_quality}, but views are trained on, which have no such rating: give "
+                "--data, or leave it out."
+            )
         if self.report_to not in REPORTS:
             raise UnknownNameError("report_to", self.report_to, REPORTS)
         if self.mixed_precision not in PRECISIONS:
@@ -108,7 +116,7 @@ class LofiArguments(ViewArguments):
                      "evaluated_images"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1.")
-        for name in ("max_steps", "image_size", "autoregressive_weight"):
+        for name in ("max_steps", "image_size", "autoregressive_weight", "least_quality"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more.")
         if self.max_sentences < self.min_sentences:

@@ -1,10 +1,8 @@
-"""The training loop of LoFi, on accelerate; the state is saved after each epoch."""
+"""Training of LoFi: its loss, its progress on the calibration patients, and its schedule."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -12,24 +10,69 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from carm_env.system.errors import MissingExtraError
-from carm_env.system.extras import optional_imports
-from policies.lofi.model import LofiModel, LofiOutputs
+from policies.lofi.checkpoint import Lofi
+from policies.lofi.encoder import LofiEncoder
+from policies.lofi.evaluation import mean_r_at_1, retrieval
+from policies.lofi.model import LofiInputs, LofiOutputs
 from training._support.lofi.arguments import LofiArguments
-from training._support.lofi.data import LofiBatches
+from training._support.lofi.data import GroundedImages, LofiBatches
 from training._support.lofi.losses import autoregressive_loss, sequence_losses, sigmoid_loss, total_loss
-from training._support.processes import TrainingError, explain_out_of_memory, smaller_batches
-from training._support.training_state import TrainingState
+from training._support.lofi.sources import LofiData
+from training._support.training_loop import LoopSettings, TrainingLoop
+from training._support.views import images_fingerprint
 
-with optional_imports("llm", "Training"):
-    from accelerate import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, set_seed
-
-_MAX_GRADIENT_NORM = 1.0
 METRIC = "r_at_1"
 """Metric that selects the best epoch: the mean of R@1 in both directions on the calibration patients."""
+_WARMUP_SHARE = 0.01
 
-Evaluate = Callable[[LofiModel], dict[str, float]]
+
+def fit_lofi(lofi: Lofi, data: LofiData, arguments: LofiArguments, folder: Path) -> float:
+    """Trains a model and leaves the weights of its best epoch in it.
+
+    Args:
+        lofi: the model, changed in place.
+        data: images and reports.
+        arguments: settings of the training.
+        folder: folder of the training state.
+
+    Returns:
+        Minutes of training, including those before a resume.
+
+    Raises:
+        ValueError: there are fewer images than one batch, or the processes cannot share a batch equally.
+        TextTooLongError: a sentence has more than 64 tokens.
+        TrainingError: the loss is not finite, or memory ran out.
+        MissingExtraError: the package of `report_to` is not installed.
+    """
+    sentences = arguments.min_sentences, arguments.max_sentences
+    batches = LofiBatches(data.train, lofi, sentences, arguments.tasks, arguments.seed, arguments.cut_texts)
+    calibration = data.calibration.some(arguments.evaluated_images)
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        return {METRIC: mean_r_at_1(retrieval(LofiEncoder(lofi), calibration.images, calibration.reports))}
+
+    settings = LoopSettings(
+        evaluate,
+        METRIC,
+        known_data(data.train, calibration),
+        # Without a language loss its weights have no gradients.
+        find_unused_parameters=not arguments.tasks,
+        equal_shares=True,
+        warmup_share=_WARMUP_SHARE,
+        least_rate=0.0,
+    )
+    steps = _Steps(batches, len(data.train), arguments.autoregressive_weight)
+    return TrainingLoop(lofi.model, steps, settings, arguments, folder).run()
+
+
+def known_data(*parts: GroundedImages) -> str:
+    """Returns a fingerprint of images and reports."""
+    digest = hashlib.sha256()
+    for part in parts:
+        texts = [f"{sentence.text} {sentence.boxes}" for report in part.reports for sentence in report.sentences]
+        digest.update("\n".join(texts).encode())
+        digest.update(images_fingerprint((part.images, np.arange(len(part)))).encode())
+    return digest.hexdigest()
 
 
 def batch_loss(outputs: LofiOutputs, images: int, owners: Tensor, weight: float) -> tuple[Tensor, dict[str, float]]:
@@ -54,153 +97,27 @@ def batch_loss(outputs: LofiOutputs, images: int, owners: Tensor, weight: float)
     return total_loss(sigmoid, autoregressive, weight), parts
 
 
-class LofiTraining:
-    """One training, epoch by epoch.
+class _Steps:
+    """The batches of a training with their loss.
 
     Args:
-        model: the model, changed in place.
-        batches: its batches.
+        batches: the batches.
         count: number of training images.
-        evaluate: computes metrics after each epoch, `METRIC` among them.
-        known: fingerprint of the data.
-        arguments: settings of the training.
-        folder: folder of the training state.
-
-    Raises:
-        ValueError: there are fewer images than one batch.
-        MissingExtraError: the package of `report_to` is not installed.
+        weight: weight of the autoregressive loss.
     """
 
-    def __init__(
-        self,
-        model: LofiModel,
-        batches: LofiBatches,
-        count: int,
-        evaluate: Evaluate,
-        known: str,
-        arguments: LofiArguments,
-        folder: Path,
-    ) -> None:
-        self._batches, self._count, self._evaluate, self._arguments = batches, count, evaluate, arguments
-        self._steps_per_epoch = count // arguments.batch_size
-        if self._steps_per_epoch == 0:
-            raise ValueError(
-                f"{count} images are fewer than one batch of {arguments.batch_size}: set a smaller --batch-size."
-            )
-        self._total_steps = self._steps_per_epoch * arguments.epochs
-        if arguments.max_steps:
-            self._total_steps = min(self._total_steps, arguments.max_steps)
-        self._epochs = math.ceil(self._total_steps / self._steps_per_epoch)
-        # Without a language loss its weights have no gradients.
-        unused = DistributedDataParallelKwargs(find_unused_parameters=not arguments.tasks)
-        self._accelerator = Accelerator(
-            mixed_precision=arguments.mixed_precision, cpu=not torch.cuda.is_available(),
-            log_with=None if arguments.report_to == "none" else arguments.report_to, project_dir=str(folder),
-            kwargs_handlers=[unused],
-        )  # fmt: skip
-        set_seed(arguments.seed)
-        trained = [value for value in model.parameters() if value.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=arguments.learning_rate, weight_decay=arguments.weight_decay)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
-        self.state = TrainingState(folder, arguments, known)
-        if arguments.resume and self.state.exists():
-            self.state.load(model, optimizer, self._schedule, self._accelerator.scaler)
-            self._print(f"resuming after epoch {self.state.epoch}")
-        elif arguments.resume:
-            self._print(f"no epoch is saved in {folder} yet, so the training begins")
-        self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
-        self._check_batch_size()
-        self._start_reporting()
+    def __init__(self, batches: LofiBatches, count: int, weight: float) -> None:
+        self._batches, self._count, self._weight = batches, count, weight
 
-    def _check_batch_size(self) -> None:
-        processes = self._accelerator.num_processes
-        if self._arguments.batch_size % processes:
-            raise ValueError(
-                f"batch_size is {self._arguments.batch_size} and there are {processes} processes, expected a multiple: "
-                "each process takes the same share of a batch."
-            )
+    def __len__(self) -> int:
+        return self._count
 
-    def _start_reporting(self) -> None:
-        report_to = self._arguments.report_to
-        if report_to == "none":
-            return
-        self._accelerator.init_trackers("carm-env")
-        if not self._accelerator.log_with:
-            raise MissingExtraError(
-                report_to, "trackio" if report_to == "trackio" else "train", f"--report-to {report_to}"
-            )
+    def inputs(
+        self, chosen: NDArray[np.int64], epoch: int, generator: torch.Generator, device: torch.device
+    ) -> LofiInputs:
+        """Returns the inputs of the chosen images, whose samples depend on seed, epoch and number alone."""
+        return self._batches.batch(chosen, epoch).to(device)
 
-    def _learning_rate_factor(self, step: int) -> float:
-        # Linear warm-up over the first hundredth, then half a cosine.
-        warmup = max(self._total_steps // 100, 1)
-        if step < warmup:
-            return (step + 1) / warmup
-        progress = min((step - warmup) / max(self._total_steps - warmup, 1), 1.0)
-        return 0.5 * (1 + math.cos(math.pi * progress))
-
-    def _print(self, text: str) -> None:
-        if self._accelerator.is_main_process:
-            print(text, flush=True)
-
-    def run(self) -> float:
-        """Trains, leaves the weights of the best epoch in the model, and returns the minutes that it took."""
-        while self.state.epoch < self._epochs:
-            if self.state.epochs_without_progress >= self._arguments.patience:
-                self._print(f"no progress in {self._arguments.patience} epochs: stopped")
-                break
-            self._run_epoch()
-        for tracker in self._accelerator.trackers:
-            tracker.finish()
-        model = self._accelerator.unwrap_model(self._model, keep_fp32_wrapper=False)
-        model.load_state_dict(self.state.best)
-        model.to("cpu")
-        return self.state.seconds / 60
-
-    def _run_epoch(self) -> None:
-        started = time.perf_counter()
-        parts = self._train_epoch(self.state.epoch)
-        model: nn.Module = self._accelerator.unwrap_model(self._model)
-        model.eval()
-        # On a GPU sums may differ in the last digit: the figures of the first process hold for all.
-        (figures,) = broadcast_object_list([self._evaluate(model)])
-        seconds = time.perf_counter() - started
-        text = ", ".join(f"{name} {value:.3f}" for name, value in {**parts, **figures}.items())
-        self._print(f"epoch {self.state.epoch + 1}/{self._epochs}: {text} ({seconds:.0f} s)")
-        if self._accelerator.is_main_process and self._arguments.report_to != "none":
-            self._accelerator.log({**parts, **figures}, step=self.state.epoch)
-        self.state.advance(model, figures, METRIC, seconds)
-        if self._accelerator.is_main_process:
-            self.state.save(self._optimizer, self._schedule, self._accelerator.scaler)
-
-    def _train_epoch(self, epoch: int) -> dict[str, float]:
-        order = np.random.default_rng([self._arguments.seed, epoch]).permutation(self._count)
-        steps = min(self._steps_per_epoch, self._total_steps - epoch * self._steps_per_epoch)
-        size = self._arguments.batch_size
-        self._model.train()
-        found: dict[str, list[float]] = {}
-        for step in range(steps):
-            batch = order[step * size : (step + 1) * size]
-            share = np.sort(batch[self._accelerator.process_index :: self._accelerator.num_processes])
-            with explain_out_of_memory(smaller_batches(size)):
-                values = self._train_step(share, epoch, step)
-            for name, value in values.items():
-                found.setdefault(name, []).append(value)
-        return {name: float(np.mean(values)) for name, values in found.items()}
-
-    def _train_step(self, chosen: NDArray[np.int64], epoch: int, step: int) -> dict[str, float]:
-        inputs = self._batches.batch(chosen, epoch).to(self._accelerator.device)
-        with self._accelerator.autocast():
-            outputs = self._model(inputs)
-            loss, parts = batch_loss(outputs, len(chosen), inputs.owners, self._arguments.autoregressive_weight)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss became {value} in epoch {epoch}, step {step}: start again with a lower --learning-rate than "
-                f"{self._arguments.learning_rate:g}, without --resume."
-            )
-        self._accelerator.backward(loss)
-        self._accelerator.clip_grad_norm_(self._model.parameters(), _MAX_GRADIENT_NORM)
-        self._optimizer.step()
-        self._schedule.step()
-        self._optimizer.zero_grad()
-        return {"loss": value, **parts}
+    def loss(self, model: nn.Module, inputs: LofiInputs) -> tuple[Tensor, dict[str, float]]:
+        """Returns the total loss, and its parts."""
+        return batch_loss(model(inputs), len(inputs.images), inputs.owners, self._weight)

@@ -50,7 +50,7 @@ def load_data(arguments: LofiArguments, size: int) -> LofiData:
 
 
 def _people(arguments: LofiArguments, size: int) -> LofiData:
-    reports = read_grounded(Path(arguments.data))
+    reports = read_grounded(Path(arguments.data), arguments.least_quality)
     workers = arguments.workers or min(usable_cpus(), _MAX_WORKERS)
 
     def part(split: str, limit: int | None = None) -> GroundedImages:
