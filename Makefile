@@ -11,7 +11,7 @@ NUMPY1_TESTS = $(wildcard tests/carm_env/test_*.py) $(addprefix tests/carm_env/,
 STARTED := $(shell date +%s)
 ELAPSED = $$(( $$(date +%s) - $(STARTED) )) s
 
-.PHONY: demo test test-numpy1 reliability gpu-evidence docs clean
+.PHONY: demo test test-numpy1 coverage reliability gpu-evidence docs clean
 
 # The stamp files let a second call skip the installation.
 $(VENV)/demo.stamp: pyproject.toml
@@ -46,6 +46,12 @@ test: $(VENV)/test.stamp
 	@echo "== Tests and doctests"
 	$(BIN)/python $(PYTEST)
 	@echo "== Finished after $(ELAPSED)"
+
+# Measures which lines and branches of the evaluation its own tests run, without those that run in worker processes.
+coverage: $(VENV)/test.stamp
+	$(BIN)/$(PIP_INSTALL) coverage
+	$(BIN)/coverage run --branch --source=carm_env/evaluation -m pytest -q -n 0 tests/carm_env/evaluation tests/benchmarks/test_leaderboard.py
+	$(BIN)/coverage report --sort=cover
 
 $(VENV_NUMPY1)/test.stamp: pyproject.toml
 	@echo "== Creating the virtual environment $(VENV_NUMPY1) with numpy 1.26, without torch"
