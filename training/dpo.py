@@ -79,7 +79,7 @@ class DpoArguments(ViewArguments):
     style: str = ""
     corrections: int = 2000
     kinds: str = ",".join(KINDS)
-    kept_share: float = 1.0
+    kept_share: float = 0.0
     transcripts: str = ""
     freeze_vision: bool = True
     test_views: int = 512

@@ -65,7 +65,18 @@ class Always:
 def test_training_on_corrections_fixes_what_was_corrected(dataset, start, tmp_path, capsys):
     """A round trip: wrong answers of the model become pairs, and training on them makes these answers likelier."""
     path = tmp_path / "f.json"
-    words = ["--kinds", "pair", "--corrections", 24, "--num_train_epochs", 12, "--learning_rate", 2e-3]
+    words = [
+        "--kinds",
+        "pair",
+        "--corrections",
+        24,
+        "--kept_share",
+        1,
+        "--num_train_epochs",
+        12,
+        "--learning_rate",
+        2e-3,
+    ]
     words += ["--test_views", 16]
     assert run(start, dataset, tmp_path / "out", *words, "--json", path) == 0
     out = capsys.readouterr().out
