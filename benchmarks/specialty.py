@@ -46,6 +46,7 @@ FINDINGS = ("pleural_effusion", "pneumothorax", "humeral_nail", "sternal_wires",
 GOAL = -0.02
 """Difference of the main metric down to which the specialty model is as good as a model for one task."""
 _RUN_FILE = "run.json"
+_EMBEDDED_RATE = 6e-4
 
 
 def with_findings(persons: Sequence[str]) -> tuple[str, ...]:
@@ -71,7 +72,7 @@ class Arguments:
             model that ships.
         recipe: configuration of `training/sft.py`; by default that of the embedded model.
         conversations: conversations of the specialty model, and of all other models together.
-        learning_rate: peak of the learning rate; 0 for that of the configuration.
+        learning_rate: peak of the learning rate; 0 for that of the recipe, and for the embedded model 6e-4.
         train: patients to train on; by default five of standard/calibration, without and with a finding.
         test: patients to evaluate on; by default standard/test, without and with a finding.
         views: views of each patient.
@@ -88,7 +89,7 @@ class Arguments:
     start: str = ""
     recipe: str = ""
     conversations: int = 9800
-    learning_rate: float = 6e-4
+    learning_rate: float = 0.0
     train: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     views: int = 192
@@ -116,15 +117,16 @@ class Arguments:
     @property
     def start_model(self) -> str:
         """Folder or id of the model that all trainings start from."""
-        if self.start or not self.recipe:
-            return self.start or str(SHIPPED / KIND)
-        return str(read_config(Path(self.recipe))["model_name_or_path"])
+        if not self.start:
+            return str(read_config(Path(self.recipe))["model_name_or_path"] if self.recipe else SHIPPED / KIND)
+        return str(Path(self.start).resolve()) if Path(self.start).is_dir() else self.start
 
     def training(self, tasks: Sequence[str]) -> list[str]:
         """Returns the words of the command that trains a model on tasks, without the interpreter and the folder."""
         examples = self.conversations // len(self.tasks) * len(tasks)
-        rate = ["--learning_rate", str(self.learning_rate), "--warmup_steps", "0.05"] if self.learning_rate else []
-        config = ["--config", self.recipe] if self.recipe else []
+        peak = self.learning_rate or (0.0 if self.recipe else _EMBEDDED_RATE)
+        rate = ["--learning_rate", str(peak), "--warmup_steps", "0.05"] if peak else []
+        config = ["--config", str(Path(self.recipe).resolve())] if self.recipe else []
         return [
             "training/sft.py", *config, "--model_name_or_path", self.start_model, "--tasks", *tasks,
             "--dataset", str((self.out / "views").resolve()), "--image_size", str(self.size),

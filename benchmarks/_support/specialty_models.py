@@ -38,13 +38,17 @@ def train_all(commands: Mapping[Path, Sequence[str]], jobs: int) -> None:
         jobs: number of processes.
 
     Raises:
-        TrainingFailedError: a training failed; those that had begun are finished.
+        TrainingFailedError: a training failed; the others are finished.
     """
     missing = {folder: words for folder, words in commands.items() if not is_trained(folder)}
-    with ThreadPoolExecutor(max(jobs, 1)) as pool:
-        for failed in list(pool.map(_train, missing, missing.values())):
-            if failed:
-                raise TrainingFailedError(failed)
+    pool = ThreadPoolExecutor(max(jobs, 1))
+    try:
+        failed = list(filter(None, pool.map(_train, missing, missing.values())))
+    finally:
+        # After Ctrl-C, which the trainings receive as well, no other one begins.
+        pool.shutdown(cancel_futures=True)
+    if failed:
+        raise TrainingFailedError("\n".join(failed))
 
 
 def _train(folder: Path, words: Sequence[str]) -> str:
