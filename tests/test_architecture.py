@@ -33,7 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("carm_env.annotation",),
     ("carm_env.transcripts",),
     ("carm_env.language", "carm_env.sheets", "carm_env.views"),
-    ("carm_env.reports",),
+    ("carm_env.medical_images", "carm_env.reports"),
     ("carm_env.evaluation",),
     ("carm_env.chat_models",),
     ("carm_env.adapters", "carm_env.play"),

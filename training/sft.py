@@ -2,17 +2,20 @@
 
     python training/sft.py
     python training/sft.py --max_steps 20 --test_views 0
+    python training/sft.py --tasks closest_three box navigation
     python training/sft.py --config training/configs/sft_gemma3_4b.yaml
     python training/sft.py --config training/configs/sft_gemma3_4b.yaml --model_name_or_path runs/my_model --max_steps 1
     accelerate launch training/sft.py --config training/configs/sft_qwen2_5_vl_7b.yaml
     python training/sft.py --config training/configs/sft_gemma3_12b_real.yaml --data unifesp
+    python training/sft.py --config training/configs/sft_medgemma_4b_specialty.yaml --data breastmnist.npz,DeepLesion
 
 The script runs TRL's `SFTTrainer` with its arguments (`SFTConfig`, `ModelConfig`), read from flags or ``--config``; a
 configuration can name another one as its ``base``. Without arguments the embedded model is trained on a CPU
 (`training/configs/sft_embedded.yaml`); the other files there are the paper's recipes. Before training, one sample of
 each task is rendered to check that the loss covers the answer and nothing else. The model is saved in ``OUTPUT_DIR``;
 its name as a policy is ``mllm:OUTPUT_DIR``. With ``--data`` a model learns to name the body parts in X-rays of people
-instead; the images are in the layout of the UNIFESP data or of MURA, and are yours to bring.
+instead (the layouts of the UNIFESP data and of MURA), or answers questions about medical images with classes and boxes
+(MedMNIST, DeepLesion, PolypSet). All of these are yours to bring.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +35,15 @@ from carm_env.evaluation.label_metrics import is_valid
 from carm_env.evaluation.provenance import save_measurement
 from carm_env.language.prompts import (
     BODY_PART_PROMPT_VERSIONS,
+    IMAGE_PROMPT_VERSIONS,
     PROMPT_VERSIONS,
     STYLES,
     body_part_prompt_hash,
+    image_prompt_hash,
     prompt_hash,
 )
 from carm_env.patients.catalogue import expand_patients
+from carm_env.reports.view_questions import ViewQuestions, questions_of_dataset
 from carm_env.system.errors import UnknownNameError
 from carm_env.system.extras import optional_imports
 from carm_env.system.files import write_json, write_text
@@ -57,17 +63,26 @@ from training._support.arguments import ViewArguments
 from training._support.body_parts import TASK as BODY_PARTS
 from training._support.body_parts import BodyPartConversations, BodyPartData, label_figures, load_images
 from training._support.card import model_card
-from training._support.conversations import DEFAULT_WEIGHTS, TASKS, Conversations, as_iterable_dataset, misjudged
+from training._support.conversations import TASKS, Conversations, as_iterable_dataset, misjudged
+from training._support.image_conversations import (
+    ImageConversations,
+    asked_image_paths,
+    image_figures,
+    of_split,
+    read_all,
+)
 from training._support.language_metrics import language_metrics
 from training._support.processes import is_main_process, one_training
+from training._support.report_conversations import REPORT_TASKS, ReportConversations
 from training._support.script import TrainingResult, print_result
 from training._support.sharding import is_sharded
+from training._support.task_shares import of_kind, task_shares
 from training._support.trainer_checkpoints import checkpoint_to_resume, files_at_once
 from training._support.transcripts import Examples, MixedExamples, TranscriptExamples
 from training._support.trl_arguments import EMBEDDED, read_trl_arguments
 from training._support.trl_models import ResumesWholeModel, load_pretrained, new_adapter
 from training._support.trl_training import fit, run_trl_script
-from training._support.views import check_depth, check_model_depth, load_views
+from training._support.views import check_depth, check_model_depth, load_views, views_folder
 
 # bitsandbytes, which trl imports, would fetch a compiled kernel from the hub for some processors.
 with optional_imports("llm", "Fine-tuning"), without_hub():
@@ -84,7 +99,8 @@ class SftArguments(ViewArguments):
     Attributes:
         image_size: side of the views, pixels; the model's processor resizes them
         style: style of the prompts: full, or compact for small models
-        tasks: share of each task, such as localize=0.3,navigate=0.7; by default a mixture of all
+        tasks: tasks, with shares or in equal shares, such as localize=0.3 navigate=0.7, or box findings grounding; by
+            default a mixture of localize, pair, box, correct and navigate
         examples: conversations per epoch; 0 for the number of views
         transcripts: folder of transcripts of episodes to train on as well
         transcript_share: share of examples from transcripts
@@ -97,7 +113,7 @@ class SftArguments(ViewArguments):
         layers: layers of the embedded model
         test_views: views of the test patients to evaluate each task on after training; 0 for no evaluation
         data: folder of the UNIFESP data (with train.csv) or of MURA, to train on the question for body parts instead of
-            on views
+            on views; or data sets with classes and boxes, separated by commas: MedMNIST (.npz), DeepLesion, PolypSet
         split: CSV file with the columns SOPInstanceUID and mode (train or test) that divides these images; by default
             they are divided by patient
         split_seed: seed of their division
@@ -106,7 +122,7 @@ class SftArguments(ViewArguments):
 
     image_size: int = 256
     style: str = "full"
-    tasks: str = ""
+    tasks: list[str] = field(default_factory=list)
     examples: int = 0
     transcripts: str = ""
     transcript_share: float = 0.3
@@ -137,18 +153,8 @@ class SftArguments(ViewArguments):
             raise ValueError("split is given without data, expected the folder of the images that it divides.")
 
     def weights(self) -> dict[str, float]:
-        """Returns the share of each task; raises ValueError if `tasks` cannot be parsed."""
-        if not self.tasks:
-            return dict(DEFAULT_WEIGHTS)
-        shares = {}
-        for part in self.tasks.split(","):
-            name, _, value = part.partition("=")
-            try:
-                shares[name.strip()] = float(value)
-            except ValueError as error:
-                message = f"tasks is {self.tasks!r}, expected TASK=SHARE with commas: {', '.join(TASKS)}."
-                raise ValueError(message) from error
-        return shares
+        """Returns the share of each task; raises as `training._support.task_shares.task_shares`."""
+        return task_shares(self.tasks)
 
 
 def read_arguments(given: Sequence[str]) -> tuple[SftArguments, SFTConfig, ModelConfig]:
@@ -162,6 +168,7 @@ def make_examples(
     seed: int,
     predicted_mm: NDArray[np.floating] | None = None,
     asked: NDArray[np.bool_] | None = None,
+    questions: Sequence[ViewQuestions] = (),
 ) -> Examples:
     """Returns the examples of the training: conversations about views, mixed with transcripts if these are given.
 
@@ -171,14 +178,12 @@ def make_examples(
         seed: seed of the examples.
         predicted_mm: positions in the views as the model's vision tower predicts them, see `Conversations`.
         asked: views and targets to ask about, see `Conversations`.
+        questions: what may be asked about the views besides landmarks, for the tasks findings and grounding.
 
     Raises:
         TranscriptError: the transcripts cannot be used, for instance because the test patients are in them.
     """
-    conversations = Conversations(
-        views, arguments.weights(), arguments.style, seed, predicted_mm=predicted_mm, asked=asked,
-        question_share=arguments.question_share,
-    )  # fmt: skip
+    conversations = _about_views(arguments, views, seed, predicted_mm, asked, questions)
     if not arguments.transcripts:
         return conversations
     held_out = read_views(Path(arguments.dataset), "test", lazily=True).names if arguments.dataset else ()
@@ -186,6 +191,28 @@ def make_examples(
     transcripts = TranscriptExamples([Path(arguments.transcripts)], arguments.style, seed, held_out)
     print(f"{len(transcripts)} answers from {arguments.transcripts}", flush=True)
     return MixedExamples(conversations, transcripts, arguments.transcript_share)
+
+
+def _about_views(
+    arguments: SftArguments,
+    views: ViewArrays,
+    seed: int,
+    predicted_mm: NDArray[np.floating] | None,
+    asked: NDArray[np.bool_] | None,
+    questions: Sequence[ViewQuestions],
+) -> Examples:
+    shares = arguments.weights()
+    landmarks, reported = of_kind(shares, TASKS), of_kind(shares, REPORT_TASKS)
+    if not landmarks:
+        return ReportConversations(views.images, questions, reported, arguments.style, seed)
+    conversations = Conversations(
+        views, landmarks, arguments.style, seed, predicted_mm=predicted_mm, asked=asked,
+        question_share=arguments.question_share,
+    )  # fmt: skip
+    if not reported:
+        return conversations
+    others = ReportConversations(views.images, questions, reported, arguments.style, seed)
+    return MixedExamples(conversations, others, sum(reported.values()) / sum(shares.values()))
 
 
 def backbone_predictions(arguments: SftArguments, views: ViewArrays) -> NDArray[np.float64]:
@@ -314,8 +341,12 @@ def _prepare_views(
 ) -> _Prepared:
     folder, name = Path(training.output_dir), model_arguments.model_name_or_path
     views = load_views(arguments, "train", folder, arguments.image_size, max_views)
+    questions: Sequence[ViewQuestions] = ()
+    if of_kind(arguments.weights(), REPORT_TASKS):
+        questions = questions_of_dataset(views_folder(arguments, "train", folder), "train", training.seed, len(views))
     if name == EMBEDDED:
-        source = make_examples(arguments, views, training.seed, backbone_predictions(arguments, views))
+        predicted = backbone_predictions(arguments, views)
+        source = make_examples(arguments, views, training.seed, predicted, questions=questions)
         model, processor = build_embedded(source, arguments, training.seed)
     else:
         model, processor = load_pretrained(model_arguments)
@@ -324,9 +355,10 @@ def _prepare_views(
         if isinstance(tower, LandmarkVisionModel):
             replace_backbone(tower, arguments)
             predicted = ensemble_prediction([tower.backbone], views.images, tower.config.image_size).mean_mm
-            source = make_examples(arguments, views, training.seed, predicted)
+            source = make_examples(arguments, views, training.seed, predicted, questions=questions)
         else:
-            source = make_examples(arguments, views, training.seed, asked=views_to_ask_about(arguments, views))
+            asked = views_to_ask_about(arguments, views)
+            source = make_examples(arguments, views, training.seed, asked=asked, questions=questions)
 
     def evaluate() -> tuple[dict[str, float], int]:
         test_views = load_views(arguments, "test", folder, arguments.image_size, max_views)
@@ -336,6 +368,8 @@ def _prepare_views(
     style = arguments.style
     settings = {"style": style, "prompt_version": PROMPT_VERSIONS[style], "prompts": prompt_hash(style),
                 "tasks": arguments.weights()}  # fmt: skip
+    if questions:
+        settings |= {"image_prompt_version": IMAGE_PROMPT_VERSIONS[style], "image_prompts": image_prompt_hash(style)}
     card = {
         "title": "Language model for C-arm navigation",
         "description": "Answers which landmarks are near the middle of a frontal X-ray and where to drive the C-arm.",
@@ -346,14 +380,11 @@ def _prepare_views(
 def _prepare_body_parts(
     arguments: SftArguments, training: SFTConfig, model_arguments: ModelConfig, max_images: int | None
 ) -> _Prepared:
-    name, style, size = model_arguments.model_name_or_path, arguments.style, arguments.image_size
-    no_views = f"{name}: the embedded model knows the views of the C-arm only. Give another --model_name_or_path."
-    if name == EMBEDDED:
-        raise ValueError(no_views)
+    style, size = arguments.style, arguments.image_size
+    if model_arguments.model_name_or_path == EMBEDDED:
+        _model_for_people(model_arguments)
     data = BodyPartData.load(arguments.data, arguments.split, arguments.split_seed, quiet=not is_main_process())
-    model, processor = load_pretrained(model_arguments)
-    if isinstance(vision_tower(model), LandmarkVisionModel):
-        raise ValueError(no_views)
+    model, processor = _model_for_people(model_arguments)
     # Nothing is stopped early or calibrated.
     chosen = data.train_images(max_images, calibration=True)
     images = load_images(chosen, size, arguments.workers)
@@ -376,6 +407,58 @@ def _prepare_body_parts(
     return _Prepared(model, processor, source, len(chosen), evaluate, settings, card)
 
 
+def _prepare_asked_images(
+    arguments: SftArguments, training: SFTConfig, model_arguments: ModelConfig, max_images: int | None
+) -> _Prepared:
+    style = arguments.style
+    images = read_all(asked_image_paths(arguments.data))
+    chosen, test = of_split(images, "train"), of_split(images, "test")
+    model, processor = _model_for_people(model_arguments)
+    # Short runs see all tasks.
+    order = np.random.default_rng(0).permutation(len(chosen))[:max_images]
+    source = ImageConversations([chosen[number] for number in order], style, training.seed)
+    tasks = sorted({image.task for image in images})
+
+    def evaluate() -> tuple[dict[str, float], int]:
+        asked = np.random.default_rng(0).permutation(len(test))[: arguments.test_views]
+        model = MllmLocalizer(Path(training.output_dir)).model
+        return image_figures(model, [test[number] for number in asked]), len(asked)
+
+    settings = {
+        "style": style, "prompt_version": IMAGE_PROMPT_VERSIONS[style], "prompts": image_prompt_hash(style),
+        "tasks": dict.fromkeys(tasks, 1.0), "data": "images",
+    }  # fmt: skip
+    card = {
+        "title": "Language model for medical images",
+        "description": f"Answers questions about images: {', '.join(tasks)}.",
+        "data": f"{len(chosen)} images with questions, which the user brought",
+        "weights_license": "other",
+        "task": "image-text-to-text",
+    }
+    return _Prepared(model, processor, source, len(order), evaluate, settings, card)
+
+
+def _model_for_people(model_arguments: ModelConfig) -> tuple[Any, Any]:
+    """Loads a model for images of people; raises ValueError for the embedded model."""
+    name = model_arguments.model_name_or_path
+    if name != EMBEDDED:
+        model, processor = load_pretrained(model_arguments)
+        if not isinstance(vision_tower(model), LandmarkVisionModel):
+            return model, processor
+    raise ValueError(
+        f"{name}: the embedded model knows the views of the C-arm only. Give another --model_name_or_path."
+    )
+
+
+def _prepare(
+    arguments: SftArguments, training: SFTConfig, model_arguments: ModelConfig, max_images: int | None
+) -> _Prepared:
+    if asked_image_paths(arguments.data):
+        return _prepare_asked_images(arguments, training, model_arguments, max_images)
+    prepare = _prepare_body_parts if arguments.data else _prepare_views
+    return prepare(arguments, training, model_arguments, max_images)
+
+
 def _train(
     arguments: SftArguments, training: SFTConfig, model_arguments: ModelConfig, words: Sequence[str]
 ) -> TrainingResult:
@@ -383,8 +466,7 @@ def _train(
     checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, folder, is_main_process())
     per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
     max_views = training.max_steps * per_step if training.max_steps > 0 else None
-    prepare = _prepare_body_parts if arguments.data else _prepare_views
-    prepared = prepare(arguments, training, model_arguments, max_views)
+    prepared = _prepare(arguments, training, model_arguments, max_views)
     model, processor = prepared.model, prepared.processor
     check_fit(model, processor, name)
     tower = vision_tower(model)

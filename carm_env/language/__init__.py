@@ -6,6 +6,7 @@ from carm_env.language.answers import (
     Box,
     Correction,
     Fault,
+    ImageClass,
     Navigation,
     Pair,
     Question,
@@ -15,6 +16,6 @@ from carm_env.language.answers import (
 from carm_env.language.grammar import ANSWER_KINDS, parse
 
 __all__ = [
-    "ANSWER_KINDS", "AnswerError", "BodyParts", "Box", "Correction", "Fault", "Navigation", "Pair", "Question",
-    "Ranking", "parse", "render",
+    "ANSWER_KINDS", "AnswerError", "BodyParts", "Box", "Correction", "Fault", "ImageClass", "Navigation", "Pair",
+    "Question", "Ranking", "parse", "render",
 ]  # fmt: skip

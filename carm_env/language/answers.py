@@ -22,6 +22,8 @@ from carm_env.system.errors import CArmEnvError, shortened
 MAX_REASON_CHARACTERS = 400
 MAX_REASONING_CHARACTERS = 2000
 BOX_SCALE = 1000
+MAX_CLASSES = 100
+"""Most classes of a question about an image; the prompt lists them."""
 _QUOTED_CHARACTERS = 60
 _CORNERS = 4
 
@@ -38,6 +40,7 @@ class Fault(str, Enum):
     COUNT = "count"
     LANDMARK = "landmark"
     BODY_PART = "body_part"
+    CLASS = "class"
     NAME = "name"
     REPEATED = "repeated"
     REGION = "region"
@@ -289,7 +292,29 @@ class BodyParts:
             raise AnswerError(Fault.REPEATED, f"a body part is named twice in {list(self.numbers)}, expected two.")
 
 
-Answer = Ranking | Pair | Box | Correction | Navigation | Question | BodyParts
+@dataclass(frozen=True)
+class ImageClass:
+    """The class of an image.
+
+    Attributes:
+        number: number of the class in the list of the prompt, from 0.
+
+    Raises:
+        AnswerError: the number is invalid.
+
+    >>> render(ImageClass(3))
+    '[3]'
+    """
+
+    number: int
+
+    def __post_init__(self) -> None:
+        _check_integers("the class", (self.number,))
+        if not 0 <= self.number < MAX_CLASSES:
+            raise AnswerError(Fault.CLASS, f"the class is {self.number}, expected 0 to {MAX_CLASSES - 1}.")
+
+
+Answer = Ranking | Pair | Box | Correction | Navigation | Question | BodyParts | ImageClass
 
 
 def render(answer: Answer) -> str:
@@ -301,6 +326,8 @@ def render(answer: Answer) -> str:
         return f"[{answer.landmarks[0]},{answer.landmarks[1]}]"
     if isinstance(answer, BodyParts):
         return f"[{answer.numbers[0]},{answer.numbers[1]}]"
+    if isinstance(answer, ImageClass):
+        return f"[{answer.number}]"
     if isinstance(answer, Box):
         return "[" + ",".join(map(str, answer.corners)) + "]"
     if isinstance(answer, Correction):

@@ -9,6 +9,7 @@
 | ``navigation`` | ``<output>`` with the closest landmark, and direction, extent and reason for each axis |
 | ``question`` | ``<question>`` to the operator, with ``<about>`` (a landmark) and ``<text>``; ours, instead of a move |
 | ``body_parts`` | ``[3,14]``, the two likeliest body parts, counted from 0 (`carm_env.body_parts`) |
+| ``class`` | ``[3]``, the class of an image, counted from 0 in the list of the prompt |
 
 The strict reading accepts a text that is exactly one answer; otherwise an `AnswerError` names the fault. White space
 around an answer and between its tags is allowed. Nothing is unescaped and no answer nests, so length and depth are
@@ -34,6 +35,7 @@ from carm_env.language.answers import (
     Box,
     Correction,
     Fault,
+    ImageClass,
     Navigation,
     Pair,
     Question,
@@ -113,6 +115,10 @@ def _parse_pair(text: str) -> Pair:
 
 def _parse_body_parts(text: str) -> BodyParts:
     return BodyParts(_id_list(text, 2, "[number,number]"))  # type: ignore[arg-type]
+
+
+def _parse_class(text: str) -> ImageClass:
+    return ImageClass(*_id_list(text, 1, "[number]"))
 
 
 def _parse_box(text: str) -> Box:
@@ -199,6 +205,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "navigation": _parse_navigation,
     "question": _parse_question,
     "body_parts": _parse_body_parts,
+    "class": _parse_class,
 }
 ANSWER_KINDS = tuple(_PARSERS)
 
@@ -212,7 +219,7 @@ def parse(kind: str, text: str, reading: str = "strict") -> Any:
         reading: ``strict``, or ``lenient`` to score the outputs of third-party models.
 
     Returns:
-        `Ranking`, `Pair`, `Box`, `Correction`, `Navigation`, `Question` or `BodyParts`.
+        `Ranking`, `Pair`, `Box`, `Correction`, `Navigation`, `Question`, `BodyParts` or `ImageClass`.
 
     Raises:
         AnswerError: the text is not a valid answer. No text causes any other error.

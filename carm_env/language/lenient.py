@@ -23,6 +23,7 @@ from carm_env.language.answers import (
     Box,
     Correction,
     Fault,
+    ImageClass,
     Navigation,
     Pair,
     Question,
@@ -127,6 +128,14 @@ def read_body_parts(text: str) -> BodyParts:
     return _single([BodyParts(_ids(inside)) for inside in _lists(text)], lambda answer: answer.numbers)  # type: ignore[arg-type]
 
 
+def read_class(text: str) -> ImageClass:
+    """Reads the class of an image; a name after the number is ignored."""
+    found = [_ids(inside) for inside in _lists(text)]
+    if any(len(numbers) != 1 for numbers in found):
+        raise AnswerError(Fault.COUNT, f"the answer is {quoted(text)}, expected one number in square brackets.")
+    return _single([ImageClass(*numbers) for numbers in found], lambda answer: answer.number)
+
+
 def read_box(text: str) -> Box:
     """Reads a region."""
     return _single([Box(_counted(inside, 4)) for inside in _lists(text)], lambda answer: answer.corners)  # type: ignore[arg-type]
@@ -140,6 +149,7 @@ LENIENT_READERS: dict[str, Callable[[str], Any]] = {
     "navigation": read_navigation,
     "question": read_question,
     "body_parts": read_body_parts,
+    "class": read_class,
 }
 """From a kind of answer to its reader; the text is `without_reasoning`."""
 

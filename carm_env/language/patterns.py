@@ -65,6 +65,8 @@ def answer_pattern(kind: str) -> str:
         return rf"\[{_different(_NUMBERS, ',', 2, 2)}\]"
     if kind == "body_parts":
         return rf"\[{_different(_BODY_PARTS, ',', 2, 2)}\]"
+    if kind == "class":
+        return r"\[(?:0|[1-9][0-9]?)\]"
     if kind == "box":
         number = "(?:1000|0|[1-9][0-9]{0,2})"
         return rf"\[{number}(?:,{number}){{3}}\]"

@@ -35,6 +35,10 @@ BODY_PART_PROMPTS = ("body_parts.system", "body_parts.user")
 """The prompts of the question which body parts an X-ray shows, which `body_part_prompt_hash` covers."""
 BODY_PART_PROMPT_VERSIONS = {"full": 1, "compact": 1}
 """Version of these texts in each style."""
+IMAGE_PROMPTS = ("classify.system", "classify.user", "ground.system", "ground.user")
+"""The prompts of `carm_env.language.image_tasks`, which `image_prompt_hash` covers."""
+IMAGE_PROMPT_VERSIONS = {"full": 1, "compact": 1}
+"""Version of these texts in each style."""
 NEUTRAL_FEEDBACK = "Look at the picture once more."
 WRONG_FEEDBACK = "That response is incorrect."
 _FOLDER = Path(__file__).parent / "texts"
@@ -64,7 +68,7 @@ class Prompt:
     """A prompt with ``$placeholders``.
 
     Attributes:
-        name: one of `PROMPTS` or `BODY_PART_PROMPTS`.
+        name: one of `PROMPTS`, `BODY_PART_PROMPTS` or `IMAGE_PROMPTS`.
         style: one of `STYLES`.
         text: the text, without a final line break.
     """
@@ -83,7 +87,7 @@ def prompt(name: str, style: str = "full") -> Prompt:
     """Loads a prompt.
 
     Args:
-        name: one of `PROMPTS` or `BODY_PART_PROMPTS`.
+        name: one of `PROMPTS`, `BODY_PART_PROMPTS` or `IMAGE_PROMPTS`.
         style: one of `STYLES`.
 
     Raises:
@@ -92,7 +96,7 @@ def prompt(name: str, style: str = "full") -> Prompt:
     >>> prompt("box.user").fill(target="Carina")
     'Mark the region of this landmark: Carina'
     """
-    names = (*PROMPTS, *BODY_PART_PROMPTS)
+    names = (*PROMPTS, *BODY_PART_PROMPTS, *IMAGE_PROMPTS)
     if name not in names:
         raise UnknownNameError("prompt", name, names)
     if style not in STYLES:
@@ -138,6 +142,11 @@ def prompt_hash(style: str = "full") -> str:
 def body_part_prompt_hash(style: str = "full") -> str:
     """Returns the hash of the prompts of a style that ask for body parts and the names of these."""
     return _hash(BODY_PART_PROMPT_VERSIONS[style], BODY_PART_PROMPTS, style, body_part_table())
+
+
+def image_prompt_hash(style: str = "full") -> str:
+    """Returns the hash of the prompts of a style that ask for the class of an image or the region of a phrase."""
+    return _hash(IMAGE_PROMPT_VERSIONS[style], IMAGE_PROMPTS, style, "")
 
 
 def _hash(version: int, names: Sequence[str], style: str, table: str) -> str:

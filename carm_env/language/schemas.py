@@ -10,7 +10,7 @@ from typing import Any
 from carm_env.actions import X_DIRECTIONS, Y_DIRECTIONS, Extent
 from carm_env.body_parts import N_BODY_PARTS
 from carm_env.landmarks import LANDMARKS, N_LANDMARKS
-from carm_env.language.answers import BOX_SCALE
+from carm_env.language.answers import BOX_SCALE, MAX_CLASSES
 from carm_env.system.errors import UnknownNameError
 
 _ID = {"type": "integer", "minimum": 1, "maximum": N_LANDMARKS}
@@ -25,6 +25,14 @@ _PROPERTIES: dict[str, dict[str, Any]] = {
             "items": {"type": "integer", "minimum": 0, "maximum": N_BODY_PARTS - 1},
             "minItems": 2,
             "maxItems": 2,
+        }
+    },
+    "class": {
+        "class": {
+            "type": "array",
+            "items": {"type": "integer", "minimum": 0, "maximum": MAX_CLASSES - 1},
+            "minItems": 1,
+            "maxItems": 1,
         }
     },
     "box": {

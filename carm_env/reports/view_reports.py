@@ -11,7 +11,7 @@ import numpy as np
 from carm_env.geometry import DEFAULT_GEOMETRY, CArmPose, ProjectionGeometry
 from carm_env.patients.catalogue import load_patient
 from carm_env.reports.sentences import report_sentences
-from carm_env.reports.view_facts import KnownStructures, view_facts
+from carm_env.reports.view_facts import KnownStructures, ViewFacts, view_facts
 from carm_env.views.read import ViewDatasetError, import_pyarrow, read_description
 from carm_env.views.sample import View
 from carm_env.xray_datasets.grounded import GroundedReport
@@ -72,10 +72,21 @@ class ReportWriter:
 
     def write(self, patient: str, pose: CArmPose, number: int) -> GroundedReport:
         """Writes the report of view `number` of a patient, which is the same whenever it is written."""
+        return self.report_of(self.facts(patient, pose), patient, number)
+
+    def facts(self, patient: str, pose: CArmPose) -> ViewFacts:
+        """Returns what is true of a view of a patient."""
+        projection = ProjectionGeometry.from_pose(pose, DEFAULT_GEOMETRY, self._size)
+        return view_facts(self.known(patient), pose, projection)
+
+    def known(self, patient: str) -> KnownStructures:
+        """Returns the structures of a patient."""
         if self._known is None or self._known[0] != patient:
             self._known = patient, self._structures(patient)
-        projection = ProjectionGeometry.from_pose(pose, DEFAULT_GEOMETRY, self._size)
-        facts = view_facts(self._known[1], pose, projection)
+        return self._known[1]
+
+    def report_of(self, facts: ViewFacts, patient: str, number: int) -> GroundedReport:
+        """Writes the report of facts about view `number` of a patient."""
         letters = np.frombuffer(patient.encode(), np.uint8).tolist()
         sentences = report_sentences(facts, [self._seed, number, *letters])
         return GroundedReport(f"{patient}/{number:05d}", patient, sentences)

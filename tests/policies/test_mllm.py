@@ -9,7 +9,7 @@ from benchmarks._support.fake_server import fake_server
 from carm_env.actions import ALIGNED, Move
 from carm_env.chat_models.interface import Generation, ModelError
 from carm_env.chat_models.specification import ModelSpecification
-from carm_env.language import BodyParts, Box, Correction, Navigation, Pair, Ranking, render
+from carm_env.language import BodyParts, Box, Correction, ImageClass, Navigation, Pair, Ranking, render
 from carm_env.language.chat import question
 from carm_env.language.patterns import answer_pattern
 from carm_env.language.reasons import Situation
@@ -304,6 +304,7 @@ def test_a_processor_without_images_or_chat_template_is_refused(tmp_path):
         ("pair", Pair((14, 2))),
         ("box", Box((0, 10, 999, 1000))),
         ("body_parts", BodyParts((21, 0))),
+        ("class", ImageClass(40)),
         ("correction", Correction("T1 is in the image. It is (nearly) in the middle, so it's T1.", (10, 1))),
         ("navigation", Navigation(4, Move(-3, 0), "It lies there.", "It is as high.")),
         ("navigation", Navigation(4, ALIGNED, "It is there.", "It is there.", "Right shoulder blade tip")),

@@ -14,13 +14,14 @@ from carm_env.language import parse
 from carm_env.language.advice_reader import read_advice
 from carm_env.language.answers import Question
 from carm_env.language.grammar import parse_step
+from carm_env.language.landmark_boxes import bounding_box
 from carm_env.language.reasons import Situation, reasoning_is_true, reasons_are_true
 from carm_env.system.command_line import read_config
 from carm_env.transcripts.records import TranscriptError
 from carm_env.views.read import read_views
 from policies import make_policy
 from policies.checkpoint import SHIPPED
-from training._support.conversations import TASKS, Conversations, bounding_box
+from training._support.conversations import TASKS, Conversations
 from training._support.trainer_checkpoints import checkpoint_to_resume, files_at_once
 
 torch = pytest.importorskip("torch")
@@ -317,7 +318,7 @@ def test_out_of_memory_is_explained(dataset, backbone, tmp_path, monkeypatch, ca
     ("words", "message"),
     [
         (["--style", "long"], "unknown style of prompts 'long'"),
-        (["--tasks", "localize"], "expected TASK=SHARE"),
+        (["--tasks", "localize=much"], "expected a number: TASK or TASK=SHARE"),
         (["--tasks", "localise=1"], "Did you mean 'localize'"),
         (["--examples", "-1"], "examples is -1"),
         (["--backbone", "nowhere"], "no checkpoint at nowhere"),

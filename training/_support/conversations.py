@@ -22,12 +22,12 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from carm_env.actions import ALIGNED, N_ACTIONS, Move, MoveLattice
-from carm_env.geometry import DEFAULT_GEOMETRY, DEFAULT_ISOCENTER_DEPTH_MM
 from carm_env.landmarks import landmark
 from carm_env.language.advice import Advice, reword
-from carm_env.language.answers import BOX_SCALE, AnswerError, Box, Fault, Navigation, Pair, Ranking, render
+from carm_env.language.answers import AnswerError, Box, Fault, Navigation, Pair, Ranking, render
 from carm_env.language.chat import Conversation, Message, question, text_part
 from carm_env.language.clinician import REVIEW_KINDS, STEP_KINDS, review_advice, step_advice, vaguer
+from carm_env.language.landmark_boxes import bounding_box
 from carm_env.language.questions import question_about
 from carm_env.language.reasons import Situation, correction_answer, navigation_answer
 from carm_env.system.errors import UnknownNameError
@@ -42,7 +42,6 @@ TASKS = ("localize", "pair", "box", "correct", "navigate")
 DEFAULT_WEIGHTS = {"localize": 0.2, "pair": 0.07, "box": 0.04, "correct": 0.14, "navigate": 0.55}
 CENTRED_MM = 25.0
 """A view is centred on a landmark that is closer to its middle than this."""
-_BOX_MM = 60.0
 _NEAR_TARGETS, _NEAR_SHARE = 3, 0.35
 _FIRST_TURN_SHARE, _INVALID_TURN_SHARE = 0.45, 0.05
 _WRONG_SHARE = 0.5
@@ -345,23 +344,6 @@ def _random_name(key: int, rng: Generator) -> str:
     item = landmark(key)
     names = (item.name, *item.synonyms)
     return names[int(rng.integers(len(names)))]
-
-
-def bounding_box(pixel: NDArray[np.floating], size: int) -> tuple[int, int, int, int]:
-    """Returns the box of a landmark, 60 mm wide and clipped to the image, as (left, top, right, bottom) in thousandths.
-
-    Args:
-        pixel: ``(2,)`` position of the landmark.
-        size: side of the image, pixels.
-
-    >>> bounding_box(np.array([63.5, 0.0]), 128)
-    (347, 0, 653, 157)
-    """
-    middle = (np.asarray(pixel, float) + 0.5) / size
-    half = 0.5 * _BOX_MM / DEFAULT_GEOMETRY.field_of_view_at_mm(DEFAULT_ISOCENTER_DEPTH_MM)
-    low = np.clip(np.round(BOX_SCALE * (middle - half)), 0, BOX_SCALE - 1).astype(int)
-    high = np.clip(np.round(BOX_SCALE * (middle + half)), low + 1, BOX_SCALE).astype(int)
-    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
 
 def without_images(messages: Sequence[Message]) -> tuple[list[Message], list[Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 from carm_env.chat_models.interface import ModelError
-from carm_env.system.extras import optional_imports
+from carm_env.system.extras import optional_imports, require_installed
 from policies.model_folders import without_hub
 from policies.model_loading import load_model, load_processor
 
@@ -23,8 +23,15 @@ _AUDIO_TOWER = "audio_tower"
 
 
 def load_pretrained(model_arguments: ModelConfig) -> tuple[Any, Any]:
-    """Loads the model to train and its processor."""
+    """Loads the model to train and its processor.
+
+    Raises:
+        MissingExtraError: the arguments quantise the model, and bitsandbytes is not installed.
+        ModelError: the model cannot be loaded.
+    """
     name = model_arguments.model_name_or_path
+    if model_arguments.load_in_4bit or model_arguments.load_in_8bit:
+        require_installed("bitsandbytes", "qlora", "A quantised language model")
     processor = load_processor(name, model_arguments.model_revision)
     options = {
         "attn_implementation": model_arguments.attn_implementation,

@@ -15,6 +15,7 @@ from carm_env.language import (
     Box,
     Correction,
     Fault,
+    ImageClass,
     Navigation,
     Pair,
     Question,
@@ -46,6 +47,8 @@ def answers(draw):
         return kind, Pair(pair)
     if kind == "body_parts":
         return kind, BodyParts(tuple(draw(st.lists(st.integers(0, 21), min_size=2, max_size=2, unique=True))))
+    if kind == "class":
+        return kind, ImageClass(draw(st.integers(0, 99)))
     if kind == "box":
         left, right = sorted(draw(st.lists(st.integers(0, 1000), min_size=2, max_size=2, unique=True)))
         top, bottom = sorted(draw(st.lists(st.integers(0, 1000), min_size=2, max_size=2, unique=True)))
@@ -69,7 +72,7 @@ def test_answers_round_trip(drawn, space):
 def test_the_lenient_reading_accepts_valid_answers_in_other_text(drawn):
     kind, answer = drawn
     read = parse(kind, f"Sure!\n```xml\n{render(answer)}\n```\nDone", reading="lenient")
-    for field in ("landmarks", "corners", "context", "move", "about", "numbers"):
+    for field in ("landmarks", "corners", "context", "move", "about", "numbers", "number"):
         assert getattr(read, field, None) == getattr(answer, field, None)
 
 
