@@ -8,7 +8,7 @@ import threading
 import webbrowser
 
 from carm_env.cockpit.access import TOKEN_PARAMETER, Access, new_token
-from carm_env.cockpit.messages import MAX_MESSAGE_BYTES
+from carm_env.cockpit.parsing import MAX_MESSAGE_BYTES
 from carm_env.cockpit.server import EXTRA, make_app
 from carm_env.cockpit.settings import CockpitSettings
 from carm_env.system.extras import optional_imports

@@ -95,6 +95,11 @@ class StudyDrive:
         """Number of episodes with results."""
         return len(self._done)
 
+    @property
+    def has_view(self) -> bool:
+        """Whether there is an X-ray to show: not if the study was finished before it was opened."""
+        return self._episode is not None or self._last is not None
+
     def view(self) -> DriveView:
         """Returns what the person sees now; after the end of an episode, its last X-ray.
 
