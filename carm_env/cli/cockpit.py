@@ -21,6 +21,7 @@ class Arguments:
         policies: policies that the page offers besides the known ones: module:Class, FILE.py:Class,
             chat:http://HOST:PORT/v1#MODEL, MODEL.zip, or a YAML file.
         suites: YAML files of suites that can be played as studies, besides those of the package.
+        only_studies: serve the study page alone, for participants, who must not see the truth on the other pages.
         annotations: folder of annotations; by default in the data folder.
         max_sessions: pages that are kept at once.
         session_minutes: a session without a connection ends after this time.
@@ -33,6 +34,7 @@ class Arguments:
     out: Path = Path("runs/cockpit")
     policies: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--policy",))] = ()
     suites: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--suite",))] = ()
+    only_studies: bool = False
     annotations: Path | None = None
     max_sessions: int = 16
     session_minutes: float = 30.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
@@ -40,6 +40,8 @@ PAGES = {
     "/": "index.html", "/annotate": "annotate.html", "/agreement": "agreement.html", "/study": "study.html",
 }  # fmt: skip
 """Addresses of the pages."""
+STUDY_PAGES = {"/": "study.html", "/study": "study.html"}
+"""Addresses of the pages of a server for participants of studies."""
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _POLICY_VIOLATION = 1008
 
@@ -108,14 +110,15 @@ def make_app(settings: CockpitSettings, access: Access | None = None) -> FastAPI
     # Its documentation pages would load scripts of other sites.
     app = FastAPI(title="carm-env cockpit", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.add_middleware(_Guard, access=access)
-    _add_pages(app, access)
-    _add_driving(app, settings, pool, run)
-    _add_annotation(app, settings, pool, run)
+    _add_pages(app, access, STUDY_PAGES if settings.only_studies else PAGES)
+    if not settings.only_studies:
+        _add_driving(app, settings, pool, run)
+        _add_annotation(app, settings, pool, run)
     _add_studies(app, settings, pool)
     return app
 
 
-def _add_pages(app: FastAPI, access: Access) -> None:
+def _add_pages(app: FastAPI, access: Access, pages: Mapping[str, str]) -> None:
     files = page_files()
 
     async def page(request: Request) -> Response:
@@ -124,9 +127,9 @@ def _add_pages(app: FastAPI, access: Access) -> None:
             answer = RedirectResponse(request.url.path, 303)
             answer.set_cookie(access.cookie, access.token or "", httponly=True, samesite="strict")
             return answer
-        return Response(files[PAGES[request.url.path]], media_type="text/html")
+        return Response(files[pages[request.url.path]], media_type="text/html")
 
-    for path in PAGES:
+    for path in pages:
         app.get(path)(page)
 
     @app.get("/page/{name}")
@@ -229,7 +232,7 @@ def _add_studies(app: FastAPI, settings: CockpitSettings, pool: Executor) -> Non
             {"name": suite.name, "episodes": len(suite.episodes), "description": suite.description}
             for suite in suites.values()
         ]
-        return JSONResponse({"suites": listed})
+        return JSONResponse({"suites": listed, "only_studies": settings.only_studies})
 
     @app.websocket("/study/socket")
     async def socket(websocket: WebSocket) -> None:

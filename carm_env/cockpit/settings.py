@@ -23,6 +23,7 @@ class CockpitSettings:
         policies: policies that the page offers besides the known ones, as `carm_env.evaluation.policy_loading` reads
             them. The page itself can name no others, because to load a policy is to run its code.
         suites: YAML files of suites that can be played as studies, besides those of the package.
+        only_studies: serve the study page alone. The other pages can start the episodes of a suite and show the truth.
         annotations: folder of annotations; None for the default one (`carm_env.annotation.files.annotations_folder`).
         max_sessions: sessions that are kept at once, and pages of each other kind.
         session_minutes: a session without a connection ends after this time.
@@ -38,6 +39,7 @@ class CockpitSettings:
     out: Path = Path("runs/cockpit")
     policies: tuple[str, ...] = ()
     suites: tuple[str, ...] = ()
+    only_studies: bool = False
     annotations: Path | None = None
     max_sessions: int = 16
     session_minutes: float = 30.0

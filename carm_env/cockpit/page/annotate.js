@@ -51,7 +51,7 @@ const connection = new Connection("annotate/socket", () => opening, {
   },
   annotation(message) {
     const isOther = state?.patient !== message.patient || state?.annotator !== message.annotator;
-    const isProgress = isOther || state.finished !== message.finished;
+    const isProgress = isOther || state.finished !== message.finished || seenIn(state) !== seenIn(message);
     // A refusal is followed by the state, and is still to be read.
     if (isWaiting || isOther) notice("");
     state = message;
@@ -72,6 +72,7 @@ function begin() {
 
 function show() {
   const current = state.landmarks[state.current - 1];
+  $("work").dataset.revision = state.revision;
   $("current").textContent = `${current.id}. ${current.name}`;
   showWhere();
   showList();
@@ -97,8 +98,10 @@ function showWhere() {
   $("where").textContent = texts[current.state] ?? `at ${current.at_mm.join(", ")} mm (LPS), ${DEPTHS[current.depth]}`;
 }
 
+const seenIn = (message) => message.landmarks.filter((one) => one.state !== "open").length;
+
 function showList() {
-  const seen = state.landmarks.filter((one) => one.state !== "open").length;
+  const seen = seenIn(state);
   $("seen").value = seen;
   $("seen-label").textContent = `${seen} of ${state.landmarks.length} are placed or NA`;
   const hadFocus = $("landmarks").contains(document.activeElement);

@@ -178,7 +178,8 @@ document.addEventListener("keydown", (event) => {
 });
 
 async function load() {
-  const { suites } = await (await fetch("api/studies")).json();
+  const { suites, only_studies: isAlone } = await (await fetch("api/studies")).json();
+  document.querySelector("nav").hidden = isAlone;
   const field = $("f-suite");
   for (const suite of suites) field.append(new Option(`${suite.name} (${suite.episodes} episodes)`, suite.name));
   const describe = () => { $("about").textContent = suites.find((suite) => suite.name === field.value)?.description ?? ""; };

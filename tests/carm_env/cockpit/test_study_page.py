@@ -70,9 +70,11 @@ def play_informed(page, suite, shown, decisions=10**6, episodes=10**6):
     return shown
 
 
-def check_equal_to_the_oracle(suite, results):
+def check_equal_to_the_oracle(suite, results, episodes=None):
+    """Checks that the results, of the first episodes, are those of the oracle, with byte-equal moves."""
     policy, env = make_policy("oracle"), make_suite_environment(suite)
-    expected = [run_episode(policy, env, EpisodeTask(suite, n, "oracle", n)) for n in range(len(suite.episodes))]
+    numbers = range(len(suite.episodes) if episodes is None else episodes)
+    expected = [run_episode(policy, env, EpisodeTask(suite, number, "oracle", number)) for number in numbers]
     assert json.dumps([one.moves for one in results]) == json.dumps([one.moves for one in expected])
     left, right = (
         [{key: value for key, value in dataclasses.asdict(one).items() if key not in OF_THE_DRIVER} for one in side]
@@ -225,3 +227,16 @@ def test_a_suite_that_is_no_suite_is_said_at_the_start(make_client, suite_file):
     suite_file.write_text("name: short", encoding="utf-8")
     with pytest.raises(ValueError, match="lacks version"), make_client():
         pass
+
+
+def test_a_server_for_participants_serves_the_study_alone(make_client):
+    with make_client(only_studies=True) as client:
+        assert "carm-env study" in client.get("/").text and client.get("/api/studies").json()["only_studies"]
+        for path in ("/annotate", "/agreement", "/api/offers", "/api/annotations/progress",
+                     "/api/annotations/file?patient=imported:one&annotator=anna&form=slicer"):  # fmt: skip
+            assert client.get(path).status_code == 404
+        for path in ("socket", "annotate/socket"):
+            with pytest.raises(Exception), connect(client, path) as socket:  # noqa: B017
+                socket.receive_json()
+        with connect(client, "study/socket") as socket:
+            assert open_study(DeskPage(socket))["state"]["exposures"] == 1
