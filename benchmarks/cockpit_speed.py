@@ -40,6 +40,8 @@ LIMIT_MS = 200.0
 """The median that several pages at once have to stay under."""
 _THERE_AND_BACK = (Move(1, 0).index, Move(-1, 0).index)
 _MAX_STEPS = 200
+_MAX_MOVES = 40
+"""The server answers 50 messages of a page in a burst."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Arguments:
 
     Attributes:
         pages: number of pages that move at once.
-        moves: moves of each page.
+        moves: moves of each page, at most 40.
         size: side of the X-rays, pixels.
         patient: name of the patient.
         json: file for the result.
@@ -61,7 +63,7 @@ class Arguments:
     json: Path | None = None
 
     def __post_init__(self) -> None:
-        for name, highest in (("pages", 100), ("moves", _MAX_STEPS)):
+        for name, highest in (("pages", 100), ("moves", _MAX_MOVES)):
             if not 1 <= getattr(self, name) <= highest:
                 raise ValueError(f"--{name} is {getattr(self, name)}, expected 1 to {highest}.")
 

@@ -57,6 +57,8 @@ def _listen(settings: CockpitSettings) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((settings.host.strip("[]"), settings.port))
+        # A program that reads the address may connect before the server runs: it waits then.
+        listener.listen()
     except OSError as error:
         listener.close()
         raise OSError(

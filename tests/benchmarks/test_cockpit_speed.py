@@ -18,7 +18,7 @@ def test_a_tiny_run_gives_every_figure(small_patients, monkeypatch, tmp_path, ca
     figures = json.loads(out.read_text(encoding="utf-8"))
     assert 0 < figures["median_ms_1"] <= figures["p90_ms_1"] and 0 < figures["median_ms_2"] <= figures["p90_ms_2"]
     assert figures["pages"] == 2 and figures["run"]["packages"]["websockets"]
-    assert "| 2 |" in capsys.readouterr().out
+    assert "| 2  " in capsys.readouterr().out
     monkeypatch.setattr(cockpit_speed, "LIMIT_MS", 0.0)
     assert script("--pages", 1, "--moves", 1, "--size", 64, "--patient", "imported:one") == 1
 

@@ -100,7 +100,8 @@ function showFinished(study) {
 }
 
 function refresh() {
-  const drives = Boolean(state) && !state.has_ended && !isWaiting;
+  // Not while an answer is awaited: a button that is disabled loses the focus of the keyboard.
+  const drives = Boolean(state) && !state.has_ended;
   pad.forEach((button) => { button.disabled = !drives || !state.mask[button.dataset.action]; });
   $("aligned").disabled = $("hand-back").disabled = !drives;
   $("hand-back").textContent = asksToHandBack ? "Again: give this episode up" : "Hand back (B)";

@@ -9,7 +9,7 @@ import pytest
 from carm_env.annotation.files import find_annotation
 
 NAME = "imported:one"
-ROUNDS = 3
+ROUNDS = 2
 
 
 def say(socket, **message):
