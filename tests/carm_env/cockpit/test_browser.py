@@ -8,7 +8,7 @@ import pytest
 
 from carm_env.envs.navigation import CArmNavEnv
 from carm_env.evaluation.reference import OraclePolicy
-from tests.carm_env.cockpit.browser_checks import AXE, check_accessibility, overflow, shoot
+from tests.carm_env.cockpit.browser_checks import AXE, check_accessibility, check_fast, overflow, shoot
 
 
 def start(page, patient="imported:one", target="11", begin="14", policy="", second=""):
@@ -63,7 +63,7 @@ def test_an_episode_is_driven_by_keyboard_alone(opened):
     page.keyboard.press("Enter")
     page.get_by_text("Success: aligned within the tolerance.").wait_for()
     took = page.evaluate("performance.getEntriesByName('move').map(entry => entry.duration)")
-    print(f"key press to X-ray: median {np.median(took):.0f} ms of {len(took)}")
+    check_fast(f"key press to X-ray, median of {len(took)}", np.median(took), 60)
 
 
 def test_display_keys_and_buttons_change_the_picture(opened):
@@ -248,7 +248,7 @@ def test_the_page_is_ready_within_a_second(opened):
     page = opened()
     page.locator("#patients option").first.wait_for(state="attached")
     ready = page.evaluate("performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd")
-    print(f"page ready after {ready:.0f} ms")
+    check_fast("page ready", ready, 1000)
 
 
 @pytest.mark.skipif(not AXE, reason="AXE_SCRIPT names no axe-core")
