@@ -32,6 +32,7 @@ from carm_env.evaluation.provenance import PACKAGES, save_measurement
 from carm_env.evaluation.report import markdown_table
 from carm_env.system.command_line import run_script
 from carm_env.system.extras import optional_imports
+from carm_env.system.structured_files import parse_json
 
 with optional_imports("cockpit", "This benchmark"):
     from websockets.asyncio.client import ClientConnection, connect
@@ -92,7 +93,7 @@ def running_server(pages: int) -> Iterator[str]:
 async def _next(socket: ClientConnection, kind: str) -> dict[str, Any]:
     while True:
         message = await socket.recv()
-        value = decode_frame(message)[0] if isinstance(message, bytes) else json.loads(message)
+        value = decode_frame(message)[0] if isinstance(message, bytes) else parse_json(message, "a message")
         if value["type"] == "refused":
             raise RuntimeError(value["text"])
         if value["type"] == kind:
