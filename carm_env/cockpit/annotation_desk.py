@@ -14,7 +14,7 @@ from carm_env.cockpit import annotation_messages as messages
 from carm_env.cockpit.connection import Outgoing
 from carm_env.cockpit.frames import encode_frame
 from carm_env.cockpit.offers import patient_ref
-from carm_env.cockpit.refusals import TURN, RefusedError
+from carm_env.cockpit.refusals import TURN
 from carm_env.landmarks import LANDMARKS
 from carm_env.patients.catalogue import load_patient
 from carm_env.system.person_names import check_person_name
@@ -52,7 +52,7 @@ class AnnotationDesk:
 
         Raises:
             AnnotationError: the click is outside the image or the CT, or landmarks are open.
-            RefusedError: the page shows an older state; it is sent the newer one before.
+            UnknownNameError: an unknown view, plane or landmark.
         """
         if isinstance(message, messages.Show):
             self._images = message.images
@@ -144,4 +144,4 @@ class AnnotationDesk:
 
 
 def _refused(text: str) -> dict[str, Any]:
-    return {"type": "refused", "reason": TURN, "text": str(RefusedError(TURN, text))}
+    return {"type": "refused", "reason": TURN, "text": text}
