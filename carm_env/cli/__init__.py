@@ -12,7 +12,7 @@ COMMANDS = {
     ),
     "annotations export": Command("carm_env.cli.annotations:export", "Write an annotation for 3D Slicer or as a CSV."),
     "annotations progress": Command("carm_env.cli.annotations:progress", "Show how far people are in annotating CTs."),
-    "cockpit": Command("carm_env.cli.cockpit:cockpit", "Drive, watch and talk on a web page (extra: cockpit)."),
+    "cockpit": Command("carm_env.cli.cockpit:cockpit", "Drive, watch, talk and annotate on a web page."),
     "compare": Command("carm_env.cli.compare:compare", "Compare policies on the same episodes, for a paper."),
     "doctor": Command("carm_env.cli.doctor:doctor", "Report what works on this machine, and why the rest does not."),
     "evaluate": Command("carm_env.cli.evaluate:evaluate", "Evaluate policies in closed loop on frozen episodes."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -14,20 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.actions import Move
-from carm_env.cockpit.messages import DRIVERS
-from carm_env.cockpit.offers import names_of
+from carm_env.cockpit.messages import DRIVERS, Start
 from carm_env.cockpit.preparation import Prepared
+from carm_env.cockpit.readouts import carm_readouts, decision_readouts, drive_readouts
 from carm_env.cockpit.refusals import TURN, RefusedError
 from carm_env.cockpit.steering import SharedControl, SteeredEpisode
 from carm_env.evaluation.decisions import DecisionThread
 from carm_env.evaluation.episodes import EpisodeTask
 from carm_env.evaluation.policy import Decision, Policy
-from carm_env.geometry import ProjectionGeometry
-from carm_env.landmarks import landmark
-from carm_env.transcripts.records import writable
 
 AGENT, PERSON = DRIVERS
-HIDDEN = "This policy reads the true state. What it says is hidden, because it would give the target away."
 Made = Future[tuple[Any, float]]
 
 
@@ -82,7 +78,8 @@ class Lane:
         self._decision: dict[str, Any] | None = None
         self._thread = DecisionThread()
         self._made: Made | None = None
-        self._begun = self._shown = time.monotonic()
+        self._interrupted = asyncio.Event()
+        self._begun = time.monotonic()
 
     @property
     def has_ended(self) -> bool:
@@ -104,6 +101,23 @@ class Lane:
         self._made = self.episode.ask(self._thread)
         self.is_deciding = True
         return self._made
+
+    async def wait_for(self, made: Made) -> None:
+        """Waits for a decision, or until a person takes the C-arm over."""
+        # Never cancelled: the thread of the decision sets its result.
+        decided = asyncio.wrap_future(made)
+        decided.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+        while not decided.done() and self.driver == AGENT:
+            self._interrupted.clear()
+            interrupted = asyncio.ensure_future(self._interrupted.wait())
+            waiting: list[asyncio.Future[Any]] = [decided, interrupted]
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            interrupted.cancel()
+
+    def interrupt(self) -> None:
+        """Gives the C-arm to the person at once, also while the policy decides; `take_over` does the rest."""
+        self.driver = PERSON
+        self._interrupted.set()
 
     def take(self, made: Made) -> bool:
         """Takes a decision that was made: holds it, carries it out, or drops it if a person has taken over.
@@ -130,7 +144,6 @@ class Lane:
         except Exception:
             self.driver = PERSON
             raise
-        self._shown = time.monotonic()
         return True
 
     def move(self, move: Move) -> None:
@@ -143,8 +156,7 @@ class Lane:
         if self.driver == AGENT:
             raise RefusedError(TURN, "The policy drives: take over first (key T).")
         self._decision = None
-        self.episode.move(move, time.monotonic() - self._shown)
-        self._shown = time.monotonic()
+        self.episode.move(move)
 
     def accept(self) -> None:
         """Carries out the decision that waits: a declaration ends the episode, otherwise the person drives.
@@ -213,62 +225,31 @@ class Lane:
 
     def state(self) -> dict[str, Any]:
         """Returns what the page may know, as JSON values; the true distance only if the session shows it."""
-        episode, env = self.episode, self.episode.env
-        info, record = episode.info, episode.record
-        view = env.scene.camera.projection(env.pose, env.image_size)
+        episode = self.episode
         result = episode.result_at_end
-        target = int(info["target_landmark"])
         state = {
+            **drive_readouts(episode.view()),
+            **carm_readouts(episode.env),
             "policy": self.policy_name,
             "driver": self.driver,
             "deciding": self.is_deciding,
             "held": None if self.held is None else self.held.kind,
-            "patient": str(info["patient"]),
-            "target": {"id": target, "name": landmark(target).name},
-            "exposures": info["exposures"],
-            "dose_mgy": info["dose_mgy"],
-            "dap_mgy_cm2": info["dap_mgy_cm2"],
-            "quality": info["view_quality"],
-            "steps": record.steps,
-            "max_steps": episode.task.suite.max_steps,
-            "mask": np.asarray(info["action_mask"]).tolist(),
-            "clipped": bool(info["move_clipped"]),
-            "effective": bool(info["move_effective"]),
-            "moves": len(record.moves),
-            "pose": _pose(env.pose.isocenter_lps_mm, view),
-            "angles": [env.pose.alpha_deg, env.pose.beta_deg, env.pose.projection],
-            "aim_mm": list(env.pose.towards_source(-env.isocenter_depth_mm).isocenter_lps_mm),
-            "field_of_view_mm": env.field_of_view_mm,
-            "extents_mm": list(env.lattice.extents_mm),
-            "tolerance_mm": env.tolerance_mm,
+            "patient": str(episode.info["patient"]),
+            "moves": len(episode.record.moves),
             "decision": self._decision,
             "overlay": self.overlay,
             "age_s": round(time.monotonic() - self._begun, 1),
             "outcome": None if result is None else {"name": result.outcome, "error": _last_line(result.error)},
         }
         if self.shows_distance:
-            state["distance_mm"] = info["distance_mm"]
+            state["distance_mm"] = episode.info["distance_mm"]
         return state
 
     def _described(self, decision: Any, seconds: float) -> dict[str, Any] | None:
         if not isinstance(decision, Decision):
             return None
         is_hidden = bool(self.episode.control.privileged_info) and not self.shows_distance
-        said: dict[str, Any] = {
-            "closest": names_of(decision.closest_landmarks),
-            "rationale": writable(decision.rationale),
-            "confidence": _share(decision.confidence),
-        }
-        if is_hidden:
-            said = {"closest": [], "rationale": HIDDEN, "confidence": None}
-        return {
-            **said,
-            "move": str(decision.move),
-            "question": writable(decision.question),
-            "abstain": decision.abstain,
-            "invalid": decision.invalid,
-            "latency_s": round(seconds, 3),
-        }
+        return decision_readouts(decision, seconds, is_hidden)
 
     def _taken(self) -> Held:
         held, self.held = self.held, None
@@ -281,26 +262,29 @@ class Lane:
             raise RefusedError(TURN, "The episode has ended: start a new one.")
 
 
+def make_lanes(
+    prepared: Prepared, start: Start, make_policy: Callable[[str], Policy], transcripts: Path, attempt: str
+) -> list[Lane]:
+    """Returns the C-arms of an episode: one for each policy, or one that the person drives.
+
+    Args:
+        prepared: the episode.
+        start: the message that starts it.
+        make_policy: constructs a policy by name.
+        transcripts: folder that receives the transcripts.
+        attempt: tells episodes apart.
+    """
+    return [
+        Lane(prepared, name, make_policy, transcripts, f"{attempt}-{number}", start.show_distance)
+        for number, name in enumerate(start.policies or ("",))
+    ]
+
+
 def _kind(decision: Decision) -> str:
     if decision.question:
         return "question"
     return "hand_back" if decision.abstain else "aligned"
 
 
-def _share(value: Any) -> float | None:
-    # The field is the policy's and may hold anything.
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
-
-
 def _last_line(error: str) -> str:
     return (error.strip().splitlines() or [""])[-1]
-
-
-def _pose(isocenter: tuple[float, float, float], view: ProjectionGeometry) -> dict[str, Any]:
-    right, bottom = view.width - 0.5, view.height - 0.5
-    corners = view.pixel_lps_mm([[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]])
-    return {
-        "isocenter": list(isocenter),
-        "source": np.round(view.source_lps_mm, 1).tolist(),
-        "detector": np.round(corners, 1).tolist(),
-    }

@@ -1,20 +1,15 @@
-"""The messages that a page sends: JSON objects, checked before anything is done with them."""
+"""The messages of the page on which a person drives, watches and talks."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from carm_env.actions import N_ACTIONS
+from carm_env.cockpit.parsing import MAX_TEXT, check_range, parse
 from carm_env.cockpit.refusals import MESSAGE, RefusedError
-from carm_env.system.errors import CArmEnvError, check_keys, shortened
-from carm_env.system.structured_files import parse_json
+from carm_env.system.errors import shortened
 
-MAX_MESSAGE_BYTES = 32 << 10
-MAX_TEXT = 500
-"""Longest text of a message; a clinician's words have as much room in a prompt."""
 MAX_LANES = 2
 _AGENT, _PERSON = "agent", "person"
 DRIVERS = (_AGENT, _PERSON)
@@ -72,9 +67,9 @@ class Start:
     show_distance: bool = False
 
     def __post_init__(self) -> None:
-        _check_range("max_steps", self.max_steps, 1, 200)
-        _check_range("seed", self.seed, 0, 2**31 - 1)
-        _check_range("image_size", self.image_size, 64, 1024)
+        check_range("max_steps", self.max_steps, 1, 200)
+        check_range("seed", self.seed, 0, 2**31 - 1)
+        check_range("image_size", self.image_size, 64, 1024)
         if len(self.policies) > MAX_LANES:
             raise RefusedError(MESSAGE, f"{len(self.policies)} policies are given, expected at most {MAX_LANES}.")
 
@@ -92,7 +87,7 @@ class MoveMessage:
     lane: int = 0
 
     def __post_init__(self) -> None:
-        _check_range("action", self.action, 0, N_ACTIONS - 1)
+        check_range("action", self.action, 0, N_ACTIONS - 1)
         _check_lane(self.lane)
 
 
@@ -200,41 +195,9 @@ def parse_message(text: str) -> Message:
     >>> parse_message('{"type": "move", "action": 24}')
     MoveMessage(action=24, lane=0)
     """
-    if len(text) > MAX_MESSAGE_BYTES:
-        raise RefusedError(MESSAGE, f"A message has {len(text):,} characters, expected at most {MAX_MESSAGE_BYTES:,}.")
-    try:
-        value = parse_json(text, "the message")
-        if not isinstance(value, dict) or not isinstance(value.get("type"), str) or value["type"] not in KINDS:
-            raise RefusedError(MESSAGE, f"A message is {shortened(value)}, expected a type: {', '.join(KINDS)}.")
-        kind = KINDS[value.pop("type")]
-        fields = {item.name: item for item in dataclasses.fields(kind)}
-        check_keys(f"key of {kind.__name__}", value, fields)
-        given = {name: _checked(name, str(fields[name].type), item) for name, item in value.items()}
-        message: Message = kind(**given)
-    except RefusedError:
-        raise
-    except (CArmEnvError, TypeError, ValueError) as error:
-        raise RefusedError(MESSAGE, f"A message cannot be read: {error}") from error
+    message: Message = parse(text, KINDS)
     return message
 
 
-def _checked(name: str, kind: str, value: Any) -> Any:
-    # Annotations are strings here.
-    if kind == "float" and type(value) in (int, float) and math.isfinite(value):
-        return float(value)
-    if kind in ("int", "str", "bool") and type(value).__name__ == kind:
-        if kind == "str" and len(value) > 4 * MAX_TEXT:
-            raise RefusedError(MESSAGE, f"{name} has {len(value):,} characters, expected at most {4 * MAX_TEXT}.")
-        return value
-    if kind.startswith("tuple") and isinstance(value, list) and all(type(item) is str for item in value):
-        return tuple(value)
-    raise RefusedError(MESSAGE, f"{name} is {shortened(value)}, expected {kind}.")
-
-
-def _check_range(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise RefusedError(MESSAGE, f"{name} is {shortened(value)}, expected {low} to {high}.")
-
-
 def _check_lane(lane: int) -> None:
-    _check_range("lane", lane, 0, MAX_LANES - 1)
+    check_range("lane", lane, 0, MAX_LANES - 1)

@@ -8,7 +8,7 @@ import threading
 import webbrowser
 
 from carm_env.cockpit.access import TOKEN_PARAMETER, Access, new_token
-from carm_env.cockpit.messages import MAX_MESSAGE_BYTES
+from carm_env.cockpit.parsing import MAX_MESSAGE_BYTES
 from carm_env.cockpit.server import EXTRA, make_app
 from carm_env.cockpit.settings import CockpitSettings
 from carm_env.system.extras import optional_imports
@@ -57,6 +57,8 @@ def _listen(settings: CockpitSettings) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((settings.host.strip("[]"), settings.port))
+        # A program that reads the address may connect before the server runs: it waits then.
+        listener.listen()
     except OSError as error:
         listener.close()
         raise OSError(

@@ -1,41 +1,48 @@
-"""The server of the cockpit: FastAPI, one WebSocket per page, and the page itself."""
+"""The server of the cockpit: FastAPI, the pages, and one WebSocket per page."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from carm_env.annotation.files import annotations_folder
+from carm_env.cockpit import annotation_messages, annotation_reports, study_messages
 from carm_env.cockpit.access import SECURITY_HEADERS, Access
-from carm_env.cockpit.messages import Hello, parse_message
+from carm_env.cockpit.annotation_desk import AnnotationDesk
+from carm_env.cockpit.connection import Connection, DisconnectedError
+from carm_env.cockpit.desks import Desks
+from carm_env.cockpit.drive_socket import DriveSocket
 from carm_env.cockpit.offers import Offers
-from carm_env.cockpit.rate import MAX_REFUSED, RateLimit
-from carm_env.cockpit.refusals import EXPIRED, MESSAGE, RATE, TAKEN, RefusedError, refusal_of
-from carm_env.cockpit.session import Session
+from carm_env.cockpit.refusals import RefusedError, refusal_of
 from carm_env.cockpit.settings import CockpitSettings
 from carm_env.cockpit.store import SessionStore
+from carm_env.cockpit.study_desk import StudyDesk, study_suites
 from carm_env.cockpit.uploads import ARCHIVE_TYPE, check_name, import_upload, receive, upload_folder
 from carm_env.system.extras import optional_imports
 from carm_env.system.threads import usable_cpus
 
 EXTRA = "cockpit"
 with optional_imports(EXTRA, "The cockpit"):
-    from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
+    from fastapi import FastAPI, Request, WebSocket
     from fastapi.responses import JSONResponse, RedirectResponse, Response
     from starlette.datastructures import Headers, MutableHeaders
     from starlette.types import ASGIApp, Receive, Scope, Send
     from starlette.types import Message as ASGIMessage
 
 log = logging.getLogger("carm_env.cockpit")
-PAGE = "index.html"
+PAGES = {
+    "/": "index.html", "/annotate": "annotate.html", "/agreement": "agreement.html", "/study": "study.html",
+}  # fmt: skip
+"""Addresses of the pages."""
+STUDY_PAGES = {"/": "study.html", "/study": "study.html"}
+"""Addresses of the pages of a server for participants of studies."""
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-_HELLO_S = 10.0
-_MAX_PENDING = 64
 _POLICY_VIOLATION = 1008
 
 
@@ -75,6 +82,9 @@ class _Guard:
         await self._app(scope, receive, send_with_headers)
 
 
+Run = Callable[..., Awaitable[Any]]
+
+
 def make_app(settings: CockpitSettings, access: Access | None = None) -> FastAPI:
     """Returns the application.
 
@@ -83,42 +93,57 @@ def make_app(settings: CockpitSettings, access: Access | None = None) -> FastAPI
         access: who may talk to it; by default anybody on this machine.
 
     Raises:
-        ValueError: a policy of the settings has no valid form.
+        ValueError: a policy or a suite of the settings is not valid.
+        FileNotFoundError: the file of a suite does not exist.
     """
     access = access or Access()
     pool = ThreadPoolExecutor(max(2, usable_cpus()), thread_name_prefix="cockpit")
-    offers = Offers(settings.policies)
-    store = SessionStore(settings, offers, pool)
-    files = page_files()
-    uploading = asyncio.Lock()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         pool.shutdown(wait=False, cancel_futures=True)
 
-    # Its documentation pages would load scripts of other sites.
-    app = FastAPI(title="carm-env cockpit", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    app.add_middleware(_Guard, access=access)
-    app.state.sessions = store
-
     async def run(function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(pool, lambda: function(*arguments))
 
-    @app.get("/")
-    async def index(request: Request) -> Response:
+    # Its documentation pages would load scripts of other sites.
+    app = FastAPI(title="carm-env cockpit", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.add_middleware(_Guard, access=access)
+    _add_pages(app, access, STUDY_PAGES if settings.only_studies else PAGES)
+    if not settings.only_studies:
+        _add_driving(app, settings, pool, run)
+        _add_annotation(app, settings, pool, run)
+    _add_studies(app, settings, pool)
+    return app
+
+
+def _add_pages(app: FastAPI, access: Access, pages: Mapping[str, str]) -> None:
+    files = page_files()
+
+    async def page(request: Request) -> Response:
         if access.brings_token(request.url.query):
             # The token leaves the address, and so the history of the browser.
-            answer = RedirectResponse("/", 303)
+            answer = RedirectResponse(request.url.path, 303)
             answer.set_cookie(access.cookie, access.token or "", httponly=True, samesite="strict")
             return answer
-        return Response(files[PAGE], media_type="text/html")
+        return Response(files[pages[request.url.path]], media_type="text/html")
+
+    for path in pages:
+        app.get(path)(page)
 
     @app.get("/page/{name}")
     async def asset(name: str) -> Response:
         if name not in files:
             return JSONResponse({"text": "There is no such file."}, 404)
         return Response(files[name], media_type=_TYPES[name[name.rfind(".") :]])
+
+
+def _add_driving(app: FastAPI, settings: CockpitSettings, pool: Executor, run: Run) -> None:
+    offers = Offers(settings.policies)
+    store = SessionStore(settings, offers, pool)
+    uploading = asyncio.Lock()
+    app.state.sessions = store
 
     @app.get("/api/offers")
     async def offered() -> Response:
@@ -137,9 +162,7 @@ def make_app(settings: CockpitSettings, access: Access | None = None) -> FastAPI
                     path = await receive(request.stream(), Path(folder), settings.max_upload_mb)
                     imported = await run(import_upload, path, name)
         except Exception as error:
-            refusal = refusal_of(error)
-            log.warning("upload refused: %s", refusal.reason)
-            return JSONResponse({"text": str(refusal)}, 422)
+            return _refused("upload", error)
         log.info("an uploaded CT was imported")
         return JSONResponse(imported)
 
@@ -149,120 +172,84 @@ def make_app(settings: CockpitSettings, access: Access | None = None) -> FastAPI
             packed = await run(store.find(name).export)
         except RefusedError as error:
             return JSONResponse({"text": str(error)}, 404)
-        disposition = {"Content-Disposition": 'attachment; filename="carm-env-transcripts.zip"'}
-        return Response(packed, media_type=ARCHIVE_TYPE, headers=disposition)
+        return _download("carm-env-transcripts.zip", packed, ARCHIVE_TYPE)
 
     @app.websocket("/socket")
     async def socket(websocket: WebSocket) -> None:
         await websocket.accept()
-        with contextlib.suppress(WebSocketDisconnect, asyncio.TimeoutError):
-            await _Connection(websocket, store, settings).serve()
-
-    return app
+        with contextlib.suppress(DisconnectedError, asyncio.TimeoutError):
+            await DriveSocket(Connection(websocket, settings.moves_per_second), store).serve()
 
 
-class _Connection:
-    """One page that is connected."""
+def _add_annotation(app: FastAPI, settings: CockpitSettings, pool: Executor, run: Run) -> None:
+    def folder() -> Path:
+        return settings.annotations or annotations_folder()
 
-    def __init__(self, websocket: WebSocket, store: SessionStore, settings: CockpitSettings) -> None:
-        self._websocket, self._store = websocket, store
-        self._rate = RateLimit(settings.moves_per_second)
-        self._sending = asyncio.Lock()
-        self._pending: set[asyncio.Task[None]] = set()
+    desks = Desks(
+        "annotation", settings.max_sessions, pool, annotation_messages.KINDS,
+        lambda opening: AnnotationDesk(opening, folder()),
+        "Loading the CT. A new virtual patient takes a minute to build.",
+    )  # fmt: skip
 
-    async def send(self, message: dict[str, Any] | bytes) -> None:
-        async with self._sending:
-            if isinstance(message, bytes):
-                await self._websocket.send_bytes(message)
-            else:
-                await self._websocket.send_json(message)
-
-    async def serve(self) -> None:
-        """Answers the messages of the page until it disconnects."""
-        session = await self._greet()
-        if session is None:
-            await self._websocket.close(_POLICY_VIOLATION)
-            return
-        send = self.send
-        await session.attach(send)
+    @app.get("/api/annotations/progress")
+    async def progress(annotator: str = "", cohort: str = "") -> Response:
         try:
-            while await self._is_open(session, send):
-                text = await self._receive()
-                if text is None or not session.owns(send):
-                    continue
-                await self._dispatch(session, text)
-        finally:
-            session.detach(send)
+            return JSONResponse(await run(annotation_reports.progress, folder(), annotator, cohort))
+        except Exception as error:
+            return _refused("progress of an annotation", error)
 
-    async def _greet(self) -> Session | None:
-        """Opens or finds the session of the page; None if it is refused."""
-        text = await asyncio.wait_for(self._websocket.receive_text(), _HELLO_S)
+    @app.get("/api/annotations/agreement")
+    async def agreement(first: str, second: str) -> Response:
         try:
-            message = parse_message(text)
-            if not isinstance(message, Hello):
-                raise RefusedError(MESSAGE, "The first message has to be hello.")
-            if not message.session:
-                return self._store.open()
-            try:
-                return self._store.find(message.session)
-            except RefusedError as error:
-                log.warning("session refused: %s", EXPIRED)
-                await self._refuse(error)
-                return self._store.open()
-        except RefusedError as error:
-            log.warning("page refused: %s", error.reason)
-            await self._refuse(error)
-            return None
+            return JSONResponse(await run(annotation_reports.agreement, folder(), first, second))
+        except Exception as error:
+            return _refused("agreement of annotations", error)
 
-    async def _is_open(self, session: Session, send: Callable[[Any], Awaitable[None]]) -> bool:
-        if session.owns(send):
-            return True
-        # Another tab took the session; this one waits, and can take it back by connecting again.
-        await self._refuse(RefusedError(TAKEN, "This session was opened in another tab or window."))
-        await self._websocket.close()
-        return False
-
-    async def _receive(self) -> str | None:
-        """Returns the next message; None for one that is refused."""
-        received = await self._websocket.receive()
-        if received["type"] == "websocket.disconnect":
-            raise WebSocketDisconnect(received.get("code", 1000))
-        if not self._rate.allows():
-            await self._slow_down()
-            return None
-        text = received.get("text")
-        if text is None:
-            log.warning("message refused: %s", MESSAGE)
-            await self._refuse(RefusedError(MESSAGE, "A message is binary, expected text."))
-            return None
-        return str(text)
-
-    async def _slow_down(self) -> None:
-        if self._rate.is_notice_due():
-            log.warning("message refused: %s", RATE)
-            await self._refuse(
-                RefusedError(RATE, "Too many messages in a second: this one and the next ones are left out. Slow down.")
-            )
-        if self._rate.refused > MAX_REFUSED:
-            log.warning("page disconnected: %s", RATE)
-            await self._websocket.close(_POLICY_VIOLATION, RATE)
-            raise WebSocketDisconnect(_POLICY_VIOLATION)
-
-    async def _dispatch(self, session: Session, text: str) -> None:
+    @app.get("/api/annotations/file")
+    async def file(patient: str, annotator: str, form: str) -> Response:
         try:
-            message = parse_message(text)
-            if isinstance(message, Hello):
-                raise RefusedError(MESSAGE, "hello is only the first message.")
-            if len(self._pending) >= _MAX_PENDING:
-                raise RefusedError(RATE, f"{_MAX_PENDING} messages wait for an answer: this one is left out.")
-        except RefusedError as error:
-            log.warning("session %s: message refused: %s", session.label, error.reason)
-            await self._refuse(error)
-            return
-        # Not awaited: a person can take over while a policy decides.
-        task = asyncio.create_task(session.answer(message))
-        self._pending.add(task)
-        task.add_done_callback(self._pending.discard)
+            name, data = await run(annotation_reports.exported, folder(), patient, annotator, form)
+        except Exception as error:
+            return _refused("export of an annotation", error)
+        return _download(name, data, "text/csv" if name.endswith(".csv") else "application/json")
 
-    async def _refuse(self, error: RefusedError) -> None:
-        await self.send({"type": "refused", "reason": error.reason, "text": str(error)})
+    @app.websocket("/annotate/socket")
+    async def socket(websocket: WebSocket) -> None:
+        await _serve_desk(websocket, settings, desks)
+
+
+def _add_studies(app: FastAPI, settings: CockpitSettings, pool: Executor) -> None:
+    suites = study_suites(settings.suites)
+    desks = Desks(
+        "study", settings.max_sessions, pool, study_messages.KINDS,
+        lambda opening: StudyDesk(opening, suites, settings.studies),
+        "Loading the patient. A new virtual patient takes a minute to build.",
+    )  # fmt: skip
+
+    @app.get("/api/studies")
+    async def offered() -> Response:
+        listed = [
+            {"name": suite.name, "episodes": len(suite.episodes), "description": suite.description}
+            for suite in suites.values()
+        ]
+        return JSONResponse({"suites": listed, "only_studies": settings.only_studies})
+
+    @app.websocket("/study/socket")
+    async def socket(websocket: WebSocket) -> None:
+        await _serve_desk(websocket, settings, desks)
+
+
+async def _serve_desk(websocket: WebSocket, settings: CockpitSettings, desks: Desks) -> None:
+    await websocket.accept()
+    with contextlib.suppress(DisconnectedError):
+        await desks.serve(Connection(websocket, settings.moves_per_second))
+
+
+def _refused(what: str, error: Exception) -> Response:
+    refusal = refusal_of(error)
+    log.warning("%s refused: %s", what, refusal.reason)
+    return JSONResponse({"text": str(refusal)}, 422)
+
+
+def _download(name: str, data: bytes, kind: str) -> Response:
+    return Response(data, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import time
@@ -14,10 +13,11 @@ from typing import Any, TypeVar
 
 from carm_env.actions import Move
 from carm_env.cockpit import messages
+from carm_env.cockpit.autoplay import Autoplay
 from carm_env.cockpit.body_map import body_map
 from carm_env.cockpit.export import pack_transcripts
 from carm_env.cockpit.frames import encode_frame
-from carm_env.cockpit.lane import AGENT, PERSON, Lane, Made
+from carm_env.cockpit.lane import PERSON, Lane, Made, make_lanes
 from carm_env.cockpit.offers import LOCALIZERS, Offers
 from carm_env.cockpit.preparation import prepare
 from carm_env.cockpit.refusals import TURN, RefusedError, refusal_of
@@ -61,9 +61,9 @@ class Session:
         self._body: dict[str, Any] | None = None
         self._talk: list[dict[str, Any]] = []
         self._localizer = ""
-        self._playing: asyncio.Task[None] | None = None
-        self._plays_on = False
-        self._taken_over, self._paused = asyncio.Event(), asyncio.Event()
+        self._autoplay = Autoplay(
+            self._make_paced_step, self._tell_playing, lambda error: self._refuse("playing stopped", error)
+        )
         self._episodes = 0
         self._transcripts: list[Path] = []
         self.last_used = time.monotonic()
@@ -91,12 +91,12 @@ class Session:
         """Disconnects a page, unless another one has taken its place."""
         if self._send is send:
             self._send = None
-            self._pause()
+            self._autoplay.pause()
         self.last_used = time.monotonic()
 
     def close(self) -> None:
         """Ends the session and its threads."""
-        self._pause()
+        self._autoplay.pause()
         for lane in self.lanes:
             lane.close()
 
@@ -110,17 +110,15 @@ class Session:
         try:
             await self._answer(message)
         except Exception as error:
-            refusal = refusal_of(error)
-            log.warning("session %s: %s refused: %s", self.label, type(message).__name__, refusal.reason)
-            await self._tell({"type": "refused", "reason": refusal.reason, "text": str(refusal)})
+            await self._refuse(f"{type(message).__name__} refused", error)
             for number, lane in enumerate(self.lanes):
                 await self._tell_state(number, lane)
 
     async def _answer(self, message: messages.Message) -> None:
         if isinstance(message, messages.Pause):
-            self._pause()
+            self._autoplay.pause()
         elif isinstance(message, messages.Play):
-            await self._play(message.pace_s)
+            await self._autoplay.start(message.pace_s)
         elif isinstance(message, messages.Drive) and message.driver == PERSON:
             await self._take_over(self._lane(message.lane))
         else:
@@ -150,28 +148,22 @@ class Session:
             await self._tell_state(message.lane, lane)
 
     async def _start(self, start: messages.Start) -> None:
-        self._pause()
+        self._autoplay.pause()
         await self._tell(
             {"type": "busy", "text": "Loading the patient. A new virtual patient takes a minute to build."}
         )
         prepared = await self._run(prepare, start)
-        names = start.policies or ("",)
-        lanes = []
-        for number, name in enumerate(names):
-            attempt = f"{self.id[:8]}-{self._episodes}-{number}"
-            lanes.append(
-                await self._run(
-                    Lane, prepared, name, self._offers.make_policy, self._settings.transcripts, attempt,
-                    start.show_distance,
-                )
-            )  # fmt: skip
+        lanes = await self._run(
+            make_lanes, prepared, start, self._offers.make_policy, self._settings.transcripts,
+            f"{self.id[:8]}-{self._episodes}",
+        )  # fmt: skip
         self._episodes += 1
         for lane in self.lanes:
             lane.close()
         folders = [lane.episode.folder for lane in lanes if lane.episode.folder is not None]
         self._transcripts = [*self._transcripts, *folders][-MAX_TRANSCRIPTS:]
         self.lanes, self._talk = lanes, []
-        self._localizer = self._offers.localizer_of(names[0])
+        self._localizer = self._offers.localizer_of(lanes[0].policy_name)
         self._body = await self._run(body_map, lanes[0].episode.env.scene.patient)
         log.info("session %s: an episode has begun with %d policy(s)", self.label, len(start.policies))
         await self._draw_regions()
@@ -193,7 +185,7 @@ class Session:
 
     async def _finish_step(self, number: int, lane: Lane, made: Made) -> Exception | None:
         """Waits for a decision and carries it out; returns the error that prevented this."""
-        await self._until_done(lane, made)
+        await lane.wait_for(made)
         if not made.done():
             lane.abandon()
             return None
@@ -204,52 +196,27 @@ class Session:
         await self._tell_frame(number, lane)
         return None
 
-    async def _until_done(self, lane: Lane, made: Made) -> None:
-        """Waits for a decision, or until a person takes the C-arm over."""
-        # Never cancelled: the thread of the decision sets its result.
-        decided = asyncio.wrap_future(made)
-        decided.add_done_callback(lambda done: None if done.cancelled() else done.exception())
-        while not decided.done() and lane.driver == AGENT:
-            self._taken_over.clear()
-            interrupted = asyncio.ensure_future(self._taken_over.wait())
-            waiting: list[asyncio.Future[Any]] = [decided, interrupted]
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            interrupted.cancel()
+    async def _make_paced_step(self) -> bool:
+        """Makes a step of `Autoplay`; returns whether a policy can make another one."""
+        if not self.is_connected or not any(lane.awaits_agent for lane in self.lanes):
+            return False
+        async with self._lock:
+            if self._autoplay.is_on:
+                await self._step()
+        self.last_used = time.monotonic()
+        return True
 
-    async def _play(self, pace_s: float) -> None:
-        if self._playing is not None and not self._playing.done():
-            self._pause()
-            await self._playing
-        self._plays_on = True
-        self._paused.clear()
-        self._playing = asyncio.create_task(self._play_on(pace_s))
+    async def _tell_playing(self, is_on: bool) -> None:
+        await self._tell({"type": "playing", "on": is_on})
 
-    async def _play_on(self, pace_s: float) -> None:
-        try:
-            await self._tell({"type": "playing", "on": True})
-            while self._plays_on and self.is_connected and any(lane.awaits_agent for lane in self.lanes):
-                async with self._lock:
-                    if self._plays_on:
-                        await self._step()
-                self.last_used = time.monotonic()
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._paused.wait(), pace_s)
-        except Exception as error:
-            refusal = refusal_of(error)
-            log.warning("session %s: playing stopped: %s", self.label, refusal.reason)
-            await self._tell({"type": "refused", "reason": refusal.reason, "text": str(refusal)})
-        finally:
-            self._plays_on = False
-            await self._tell({"type": "playing", "on": False})
-
-    def _pause(self) -> None:
-        self._plays_on = False
-        self._paused.set()
+    async def _refuse(self, what: str, error: Exception) -> None:
+        refusal = refusal_of(error)
+        log.warning("session %s: %s: %s", self.label, what, refusal.reason)
+        await self._tell({"type": "refused", "reason": refusal.reason, "text": str(refusal)})
 
     async def _take_over(self, lane: Lane) -> None:
-        self._pause()
-        lane.driver = PERSON
-        self._taken_over.set()
+        self._autoplay.pause()
+        lane.interrupt()
         async with self._lock:
             await self._run(lane.take_over)
             await self._tell_state(self.lanes.index(lane), lane)

@@ -19,10 +19,13 @@ class CockpitSettings:
     Attributes:
         host: address to listen on. Any other address than the loopback one needs a token.
         port: port to listen on; 0 for a free one.
-        out: folder that receives the transcripts.
+        out: folder that receives the transcripts and the studies.
         policies: policies that the page offers besides the known ones, as `carm_env.evaluation.policy_loading` reads
             them. The page itself can name no others, because to load a policy is to run its code.
-        max_sessions: sessions that are kept at once.
+        suites: YAML files of suites that can be played as studies, besides those of the package.
+        only_studies: serve the study page alone. The other pages can start the episodes of a suite and show the truth.
+        annotations: folder of annotations; None for the default one (`carm_env.annotation.files.annotations_folder`).
+        max_sessions: sessions that are kept at once, and pages of each other kind.
         session_minutes: a session without a connection ends after this time.
         max_upload_mb: largest archive of a CT, MB.
         moves_per_second: messages of a page that are answered in a second.
@@ -35,6 +38,9 @@ class CockpitSettings:
     port: int = DEFAULT_PORT
     out: Path = Path("runs/cockpit")
     policies: tuple[str, ...] = ()
+    suites: tuple[str, ...] = ()
+    only_studies: bool = False
+    annotations: Path | None = None
     max_sessions: int = 16
     session_minutes: float = 30.0
     max_upload_mb: int = 2048
@@ -53,6 +59,11 @@ class CockpitSettings:
     def transcripts(self) -> Path:
         """Folder of the transcripts."""
         return self.out / "transcripts"
+
+    @property
+    def studies(self) -> Path:
+        """Folder of the studies."""
+        return self.out / "studies"
 
     @property
     def needs_token(self) -> bool:

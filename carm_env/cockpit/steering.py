@@ -12,7 +12,8 @@ from carm_env.cockpit.demonstrations import demonstration, style_of
 from carm_env.cockpit.refusals import TURN, RefusedError
 from carm_env.envs.navigation import CArmNavEnv
 from carm_env.evaluation.decisions import DecisionThread
-from carm_env.evaluation.episodes import Episode, EpisodeTask
+from carm_env.evaluation.driving import DrivenEpisode
+from carm_env.evaluation.episodes import EpisodeTask
 from carm_env.evaluation.policy import Decision, Policy
 from carm_env.evaluation.results import EpisodeResult
 from carm_env.evaluation.transcripts import EpisodeTranscript
@@ -106,7 +107,7 @@ class _LateTranscript:
             write()
 
 
-class SteeredEpisode(Episode):
+class SteeredEpisode(DrivenEpisode):
     """An episode that a policy and a person share.
 
     A declaration of the policy, and a decision to hand back, wait for the person, who accepts or objects. An objection
@@ -173,21 +174,18 @@ class SteeredEpisode(Episode):
             return False
         return decision.abstain or decision.move.is_aligned
 
-    def move(self, move: Move, seconds: float) -> None:
-        """Carries out a person's move.
+    def move(self, move: Move) -> None:
+        """Carries out a person's move, or their declaration.
 
-        Args:
-            move: the move, or the declaration.
-            seconds: time since the X-ray was shown.
+        Raises:
+            DriveError: the episode has ended.
         """
         self.flush()
         style = style_of(self.control.prompts())
         self.control.person_said = demonstration(
             move, self._observation, {**self._info, **self._facts()}, self.env.lattice, style
         )
-        decision: Future[tuple[Any, float]] = Future()
-        decision.set_result((Decision(move, rationale="A person drove."), seconds))
-        self.advance(decision)
+        self.decide_as_person(Decision(move, rationale="A person drove."))
 
     def reject(self, decision: Future[tuple[Any, float]], words: str = "") -> None:
         """Records a decision that waited, without carrying it out.

@@ -1,7 +1,8 @@
 """What a person who drives the C-arm sees and can do: the interface of ``carm-env play`` and of pages.
 
-`FreeDrive` drives any episode; `carm_env.evaluation.study.StudyDrive` drives the episodes of a suite for the
-leaderboard, blinded to the truth.
+`DrivenEpisode` is an episode in which a person decides; everything in which people drive is built on it. `FreeDrive`
+drives any episode; `carm_env.evaluation.study.StudyDrive` drives the episodes of a suite for the leaderboard, blinded
+to the truth.
 """
 
 from __future__ import annotations
@@ -9,16 +10,24 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_env.actions import Move
+from carm_env.actions import ALIGNED, Move
 from carm_env.envs.navigation import CArmNavEnv
 from carm_env.envs.registration import MAX_EPISODE_STEPS
+from carm_env.evaluation.episodes import Episode, EpisodeTask
+from carm_env.evaluation.policy import Decision, Policy
+from carm_env.evaluation.suite import Suite
 from carm_env.landmarks import landmark
 from carm_env.system.errors import CArmEnvError
+
+PERSON = "person"
+"""Name of the driver of an episode that is not part of a study."""
+_MAX_SEED = 2**31
 
 
 class DriveError(CArmEnvError, RuntimeError):
@@ -36,11 +45,15 @@ class DriveView:
         dose_mgy: reference air kerma of these X-rays, mGy.
         dap_mgy_cm2: air kerma-area product of these X-rays, mGy cm^2.
         seconds: time of the decisions so far.
+        steps: number of decisions so far.
         steps_left: number of decisions that are left.
         view_quality: of the last X-ray, such as ``"misses_patient"``.
         move_clipped: whether the workspace shortened the last move.
+        move_effective: whether the last move changed the position.
+        action_mask: ``(49,)`` int8, 1 for the moves that the workspace allows.
         extents_mm: lengths of SMALL, MODERATE and LARGE, mm.
         tolerance_mm: largest distance at which a declaration is correct, mm.
+        field_of_view_mm: side of the square that the image shows at the patient, mm.
         title: which episode it is.
         has_ended: whether the episode has ended.
         message: a sentence for the person; empty if there is nothing to say.
@@ -52,11 +65,15 @@ class DriveView:
     dose_mgy: float
     dap_mgy_cm2: float
     seconds: float
+    steps: int
     steps_left: int
     view_quality: str
     move_clipped: bool
+    move_effective: bool
+    action_mask: NDArray[np.int8]
     extents_mm: tuple[float, float, float]
     tolerance_mm: float
+    field_of_view_mm: float
     title: str
     has_ended: bool
     message: str
@@ -78,26 +95,94 @@ class Drive(Protocol):
         """Begins the next episode; raises DriveError before the end, or if there is none."""
 
 
-def drive_view(
-    image: NDArray[np.uint8], info: Mapping[str, Any], *, seconds: float, title: str, has_ended: bool, message: str = ""
-) -> DriveView:
-    """Returns a view of the public part of `info` with the facts about the task (`carm_env.evaluation.policy`)."""
-    return DriveView(
-        image,
-        landmark(info["target_landmark"]).name,
-        info["exposures"],
-        info["dose_mgy"],
-        info["dap_mgy_cm2"],
-        seconds,
-        info["steps_left"],
-        info["view_quality"],
-        info["move_clipped"],
-        tuple(info["extents_mm"]),
-        info["tolerance_mm"],
-        title,
-        has_ended,
-        message,
-    )
+class Person(Policy):
+    """A person, as the policy of results. The decisions come through `DrivenEpisode.take`."""
+
+    def reset(self, seed: int | None = None) -> None:
+        """Does nothing: the state is the person's."""
+
+    def act(self, observation: Any, info: Mapping[str, Any]) -> Decision:
+        """Raises RuntimeError: a person cannot be asked by a program."""
+        raise RuntimeError("a person decides through carm_env.evaluation.driving, not through act().")
+
+    def description(self) -> dict[str, Any]:
+        """Returns that a person decided."""
+        return {"driver": "person"}
+
+
+GIVE_UP = Decision(ALIGNED, abstain=True)
+"""The decision of a person who ends the episode without a declaration."""
+
+
+class DrivenEpisode(Episode):
+    """An episode in which a person decides, alone or in turns with a policy.
+
+    Args:
+        policy: a `Person`, or the policy that the person shares the C-arm with.
+        env: the environment.
+        task: the episode.
+        transcripts: folder that receives the transcript of the episode.
+        attempt: tells attempts at the same episode apart.
+    """
+
+    def __init__(
+        self, policy: Policy, env: CArmNavEnv, task: EpisodeTask, transcripts: Path | None = None, attempt: str = ""
+    ) -> None:
+        super().__init__(policy, env, task, transcripts, attempt)
+        self.restart_clock()
+
+    @property
+    def seconds_since_shown(self) -> float:
+        """Time since the last X-ray was shown, s."""
+        return time.perf_counter() - self._since
+
+    def restart_clock(self) -> None:
+        """Starts the time of the decision again: call it when the X-ray appears before the person."""
+        self._since = time.perf_counter()
+
+    def decide_as_person(self, decision: Decision) -> None:
+        """Carries out a person's decision, which took the time since the X-ray was shown.
+
+        Raises:
+            DriveError: the episode has ended.
+            TranscriptError: the transcript cannot be written.
+        """
+        if self.has_ended:
+            raise DriveError("the episode has ended: begin the next one.")
+        self.take(decision, self.seconds_since_shown)
+
+    def view(self, title: str = "", message: str = "") -> DriveView:
+        """Returns what the person sees now.
+
+        Args:
+            title: which episode it is.
+            message: a sentence for the person.
+        """
+        observation, info = self.shown()
+        image = observation["image"] if isinstance(observation, dict) else observation
+        return DriveView(
+            image=image[:, :, 0],
+            target=landmark(info["target_landmark"]).name,
+            exposures=info["exposures"],
+            dose_mgy=info["dose_mgy"],
+            dap_mgy_cm2=info["dap_mgy_cm2"],
+            seconds=sum(self.record.decisions_s),
+            steps=self.record.steps,
+            steps_left=info["steps_left"],
+            view_quality=info["view_quality"],
+            move_clipped=bool(info["move_clipped"]),
+            move_effective=bool(info["move_effective"]),
+            action_mask=info["action_mask"],
+            extents_mm=tuple(info["extents_mm"]),
+            tolerance_mm=info["tolerance_mm"],
+            field_of_view_mm=info["field_of_view_mm"],
+            title=title,
+            has_ended=self.has_ended,
+            message=message,
+        )
+
+    def _after_decision(self) -> None:
+        self.restart_clock()
 
 
 class FreeDrive:
@@ -124,16 +209,8 @@ class FreeDrive:
 
     def view(self) -> DriveView:
         """Returns what the person sees now."""
-        task = {
-            "tolerance_mm": self.env.tolerance_mm,
-            "extents_mm": self.env.lattice.extents_mm,
-            "steps_left": self._max_steps - self._steps,
-        }
-        image = self._observation["image"] if isinstance(self._observation, dict) else self._observation
-        return drive_view(
-            image[:, :, 0], {**self._info, **task}, seconds=self._seconds,
-            title=f"{self.env.episode.patient}, episode {self._number}", has_ended=bool(self._end), message=self._end,
-        )  # fmt: skip
+        message = self._end() if self._episode.has_ended else ""
+        return self._episode.view(f"{self.env.episode.patient}, episode {self._number}", message)
 
     def move(self, move: Move) -> DriveView:
         """Carries out a move, or the declaration that the view is aligned.
@@ -141,14 +218,7 @@ class FreeDrive:
         Raises:
             DriveError: the episode has ended.
         """
-        self._take_time()
-        self._observation, _, declared, _, self._info = self.env.step(move.index)
-        distance = f"the target is {self._info['distance_mm']:.0f} mm from the centre"
-        if declared:
-            correct = "Aligned" if self._info["is_success"] else "Not aligned"
-            self._end = f"{correct}: {distance} (tolerance {self.env.tolerance_mm:g} mm)."
-        elif self._steps >= self._max_steps:
-            self._end = f"No decision is left: {distance}."
+        self._episode.decide_as_person(Decision(move))
         return self.view()
 
     def hand_back(self) -> DriveView:
@@ -157,8 +227,7 @@ class FreeDrive:
         Raises:
             DriveError: the episode has ended.
         """
-        self._take_time()
-        self._end = f"Handed back: the target is {self._info['distance_mm']:.0f} mm from the centre."
+        self._episode.decide_as_person(GIVE_UP)
         return self.view()
 
     def next_episode(self) -> DriveView:
@@ -167,20 +236,23 @@ class FreeDrive:
         Raises:
             DriveError: the episode has not ended.
         """
-        if not self._end:
+        if not self._episode.has_ended:
             raise DriveError("the episode has not ended: declare the view aligned, or hand it back.")
         self._begin(None)
         return self.view()
 
     def _begin(self, seed: int | None) -> None:
-        self._observation, self._info = self.env.reset(seed=seed, options=self._options)
+        # Draws what the options leave open.
+        self.env.reset(seed=seed, options=self._options)
+        suite = Suite("drive", 1, "An episode that a person drives.", self._max_steps, (self.env.episode,))
+        noise = int(self.env.np_random.integers(_MAX_SEED)) if seed is None else seed
+        self._episode = DrivenEpisode(Person(), self.env, EpisodeTask(suite, 0, PERSON, noise))
         self._number += 1
-        self._steps, self._seconds, self._end = 0, 0.0, ""
-        self._since = time.perf_counter()
 
-    def _take_time(self) -> None:
-        if self._end:
-            raise DriveError("the episode has ended: begin the next one.")
-        now = time.perf_counter()
-        self._seconds += now - self._since
-        self._steps, self._since = self._steps + 1, now
+    def _end(self) -> str:
+        result = self._episode.result()
+        distance = f"the target is {result.final_distance_mm:.0f} mm from the centre"
+        if result.outcome in ("success", "misaligned"):
+            correct = "Aligned" if result.success else "Not aligned"
+            return f"{correct}: {distance} (tolerance {self.env.tolerance_mm:g} mm)."
+        return f"{'Handed back' if result.outcome == 'abstained' else 'No decision is left'}: {distance}."

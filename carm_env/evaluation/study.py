@@ -17,16 +17,13 @@ an X-ray that does not count.
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from carm_env.actions import ALIGNED, Move
-from carm_env.evaluation.driving import DriveError, DriveView, drive_view
-from carm_env.evaluation.episodes import Episode, EpisodeTask, make_suite_environment
-from carm_env.evaluation.policy import Decision, Policy
+from carm_env.actions import Move
+from carm_env.evaluation.driving import GIVE_UP, DriveError, DrivenEpisode, DriveView, Person
+from carm_env.evaluation.episodes import EpisodeTask, make_suite_environment
+from carm_env.evaluation.policy import Decision
 from carm_env.evaluation.provenance import provenance
 from carm_env.evaluation.results import EpisodeResult, append_result, read_results
 from carm_env.evaluation.study_journal import StudyJournal
@@ -42,21 +39,6 @@ class StudyError(CArmEnvError, ValueError):
     """A study cannot be continued with these arguments; the message says what to do."""
 
 
-class Person(Policy):
-    """A person, as the policy of results. The decisions come through `StudyDrive`."""
-
-    def reset(self, seed: int | None = None) -> None:
-        """Does nothing: the state is the person's."""
-
-    def act(self, observation: Any, info: Mapping[str, Any]) -> Decision:
-        """Raises RuntimeError: a person cannot be asked by a program."""
-        raise RuntimeError("a person decides through carm_env.evaluation.study.StudyDrive, not through act().")
-
-    def description(self) -> dict[str, Any]:
-        """Returns that a person decided."""
-        return {"driver": "person"}
-
-
 class StudyDrive:
     """One person in one suite, episode by episode. It continues what the folder holds.
 
@@ -68,7 +50,8 @@ class StudyDrive:
 
     Raises:
         ValueError: the name has other characters.
-        StudyError: the folder holds results of this person in this suite with another seed, or damaged ones.
+        StudyError: the folder holds results of this person in this suite with another seed or version, or damaged
+            ones.
         BusyError: another process writes to the folder.
     """
 
@@ -82,7 +65,7 @@ class StudyDrive:
             self._done = self._finished_episodes()
             self._env = make_suite_environment(suite)
             self._journal = StudyJournal(folder / JOURNAL)
-            self._episode: Episode | None = None
+            self._episode: DrivenEpisode | None = None
             self._last: DriveView | None = None
             if not self.is_finished:
                 self._begin()
@@ -112,6 +95,11 @@ class StudyDrive:
         """Number of episodes with results."""
         return len(self._done)
 
+    @property
+    def has_view(self) -> bool:
+        """Whether there is an X-ray to show: not if the study was finished before it was opened."""
+        return self._episode is not None or self._last is not None
+
     def view(self) -> DriveView:
         """Returns what the person sees now; after the end of an episode, its last X-ray.
 
@@ -122,11 +110,7 @@ class StudyDrive:
             if self._last is None:
                 raise DriveError(f"{self.policy_name} has finished all {len(self._done)} episodes of this study.")
             return self._last
-        observation, info = self._episode.shown()
-        image = observation["image"] if isinstance(observation, dict) else observation
-        return drive_view(
-            image[:, :, 0], info, seconds=sum(self._episode.record.decisions_s), title=self._title(), has_ended=False
-        )
+        return self._episode.view(self._title())
 
     def move(self, move: Move) -> DriveView:
         """Carries out a move, or the declaration that the view is aligned.
@@ -143,7 +127,7 @@ class StudyDrive:
         Raises:
             DriveError: the episode has ended.
         """
-        return self._decide(Decision(ALIGNED, abstain=True))
+        return self._decide(GIVE_UP)
 
     def next_episode(self) -> DriveView:
         """Begins the next episode.
@@ -158,10 +142,6 @@ class StudyDrive:
         self._begin()
         return self.view()
 
-    def restart_clock(self) -> None:
-        """Starts the time of the decision again: call it when the X-ray appears before the person."""
-        self._since = time.perf_counter()
-
     def _title(self) -> str:
         return f"suite {self.suite.name}, episode {len(self._done) + 1} of {len(self.suite.episodes)}"
 
@@ -172,11 +152,14 @@ class StudyDrive:
         results, errors = read_results(path)
         if errors:
             raise StudyError(f"{errors[0]}. Remove the line, or choose another folder with --out.")
-        own = [
-            one
-            for one in results
-            if (one.policy, one.suite, one.suite_hash) == (self.policy_name, self.suite.name, self.suite.hash)
-        ]
+        own = [one for one in results if (one.policy, one.suite) == (self.policy_name, self.suite.name)]
+        if other := next((one for one in own if one.suite_hash != self.suite.hash), None):
+            raise StudyError(
+                f"{path} holds episodes of {self.policy_name} in suite {self.suite.name} of version "
+                f"{other.suite_version} ({other.suite_hash}), expected version {self.suite.version} "
+                f"({self.suite.hash}): choose another pseudonym or folder, or continue with the release of carm-env "
+                "that the study was begun with."
+            )
         if other := next((one for one in own if one.seed - one.episode != self._seed), None):
             raise StudyError(
                 f"{path} holds episodes of {self.policy_name} with seed {other.seed - other.episode}, expected "
@@ -187,7 +170,7 @@ class StudyDrive:
     def _begin(self) -> None:
         number = next(index for index in range(len(self.suite.episodes)) if index not in self._done)
         task = EpisodeTask(self.suite, number, self.policy_name, self._seed + number)
-        self._episode = Episode(Person(), self._env, task)
+        self._episode = DrivenEpisode(Person(), self._env, task)
         key = [self.policy_name, self.suite.name, self.suite.hash, number, task.seed,
                self._env.scene.patient.fingerprint]  # fmt: skip
         for action, seconds in self._journal.open(key):
@@ -195,22 +178,20 @@ class StudyDrive:
         if self._episode.has_ended:
             # Killed between the last decision and its result.
             self._finish(self._episode)
-        self.restart_clock()
 
     def _decide(self, decision: Decision) -> DriveView:
         episode = self._episode
         if episode is None:
             raise DriveError("the episode has ended: begin the next one.")
-        seconds = time.perf_counter() - self._since
+        seconds = episode.seconds_since_shown
         self._journal.append(None if decision.abstain else decision.move.index, seconds)
         episode.take(decision, seconds)
         if episode.has_ended:
             self._finish(episode)
-        self.restart_clock()
         return self.view()
 
-    def _finish(self, episode: Episode) -> None:
-        title, (observation, info) = self._title(), episode.shown()
+    def _finish(self, episode: DrivenEpisode) -> None:
+        title = self._title()
         result: EpisodeResult = replace(episode.finish(), run=provenance(self._seed))
         append_result(self.folder / RESULTS, result)
         self._journal.close()
@@ -221,11 +202,8 @@ class StudyDrive:
         )
         left = len(self.suite.episodes) - len(self._done)
         message = f"{ended} {left} episode(s) to go." if left else f"{ended} The study is finished, thank you."
-        image = observation["image"] if isinstance(observation, dict) else observation
-        self._last = drive_view(
-            image[:, :, 0], info, seconds=sum(episode.record.decisions_s), title=title, has_ended=True, message=message
-        )
+        self._last = episode.view(title, message)
 
 
 def _decision(action: int | None) -> Decision:
-    return Decision(ALIGNED, abstain=True) if action is None else Decision(Move.from_index(action))
+    return GIVE_UP if action is None else Decision(Move.from_index(action))

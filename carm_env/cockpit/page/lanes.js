@@ -1,5 +1,6 @@
 // The cards of the C-arms: X-ray, readouts, what the policy decided, and what waits for the person.
 
+import { clock, driveFacts, element, fillFacts, holdText } from "./elements.js";
 import { Viewer } from "./viewer.js";
 
 export class Lane {
@@ -49,33 +50,20 @@ export class Lane {
 
   showFacts(state) {
     const facts = [
-      ["exposures", state.exposures],
-      ["dose, mGy", state.dose_mgy.toFixed(3)],
-      ["DAP, mGy·cm²", state.dap_mgy_cm2.toFixed(1)],
-      ["decisions", `${state.steps} of ${state.max_steps}`],
-      ["time", this.elapsed()],
+      ...driveFacts(state, this.seconds),
       ["angles", `${angle(state.angles[0], "LAO", "RAO")} · ${angle(state.angles[1], "CRAN", "CAUD")} · ${state.angles[2]}`],
       ["patient", state.patient],
     ];
     if (state.distance_mm !== undefined) facts.push(["true distance", `${Math.round(state.distance_mm)} mm`]);
-    this.find(".facts").replaceChildren(...facts.map(([term, value]) => {
-      const row = document.createElement("div");
-      row.append(element("dt", term), element("dd", String(value)));
-      if (term === "time") this.clock = row.lastChild;
-      return row;
-    }));
-    const remark = state.quality !== "ok" ? ` · ${state.quality.replace("_", " ")}` : state.clipped ? " · end of travel" : "";
-    this.find(".lamp").textContent = `LAST IMAGE HOLD${remark}`;
+    this.clock = fillFacts(this.find(".facts"), facts).time;
+    this.find(".lamp").textContent = holdText(state);
     this.find(".lamp").classList.remove("on");
   }
 
-  elapsed() {
-    const seconds = Math.floor((performance.now() - this.startedAt) / 1000);
-    return `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
-  }
+  get seconds() { return (performance.now() - this.startedAt) / 1000; }
 
   tick() {
-    if (this.clock && !this.state.outcome) this.clock.textContent = this.elapsed();
+    if (this.clock && !this.state.outcome) this.clock.textContent = clock(this.seconds);
   }
 
   exposing() {
@@ -122,13 +110,6 @@ export class Lane {
     if (said.question) add("question", said.question);
     add("time", `${said.latency_s.toFixed(2)} s`);
   }
-}
-
-export function element(name, text, className = "") {
-  const made = document.createElement(name);
-  made.textContent = text;
-  if (className) made.className = className;
-  return made;
 }
 
 function angle(value, negative, positive) {

@@ -1,26 +1,24 @@
 // The cockpit: what the person does goes to the server, and what the server shows is drawn.
 
 import { BodyMap } from "./bodymap.js";
-import { Lane, element } from "./lanes.js";
-import { ALIGNED, action, fillPad } from "./pad.js";
+import { Display, isForPage, pressed } from "./display.js";
+import { element } from "./elements.js";
+import { Lane } from "./lanes.js";
+import { notice, showConnected, showLost, showTaken } from "./notices.js";
+import { ALIGNED, MOVES, action, extent, fillPad } from "./pad.js";
 import { Scene } from "./scene.js";
 import { Setup } from "./setup.js";
 import { Connection } from "./socket.js";
-import { DISPLAY } from "./viewer.js";
 
 const $ = (id) => document.getElementById(id);
-const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+const SESSION = "carm-env session";
 let lanes = [];
 let active = 0;
 let isPlaying = false;
 let waitsForStart = false;
 const map = new BodyMap($("map"));
 const scene = new Scene($("scene"));
-
-function notice(text) {
-  $("notice-text").textContent = text;
-  $("notice").hidden = !text;
-}
+const display = new Display(() => lanes.map((lane) => lane.viewer), () => lanes[active]?.viewer);
 
 function send(message) {
   return connection.send(message);
@@ -60,31 +58,6 @@ function refresh() {
   document.querySelectorAll("#say input, #say button, #phrases").forEach((field) => { field.disabled = !listens; });
 }
 
-function redraw() {
-  lanes.forEach((lane) => { lane.viewer.fill(); lane.viewer.draw(); });
-  $("window").value = DISPLAY.window;
-  $("level").value = DISPLAY.level;
-  $("polarity").setAttribute("aria-pressed", String(DISPLAY.inverted));
-  $("cross").setAttribute("aria-pressed", String(DISPLAY.cross));
-}
-
-function adjust(window_, level) {
-  DISPLAY.window = Math.min(512, Math.max(8, DISPLAY.window + window_));
-  DISPLAY.level = Math.min(255, Math.max(0, DISPLAY.level + level));
-  redraw();
-}
-
-function toggle(name) {
-  DISPLAY[name] = !DISPLAY[name];
-  redraw();
-}
-
-function resetView() {
-  Object.assign(DISPLAY, { window: 256, level: 128, inverted: false });
-  lanes.forEach((lane) => lane.viewer.reset());
-  redraw();
-}
-
 function start(message) {
   notice("");
   waitsForStart = true;
@@ -105,25 +78,18 @@ function say(text) {
   if (text.trim()) send({ type: "say", text, lane: active });
 }
 
-const connection = new Connection({
-  status(state, isNew) {
-    const chip = $("connection");
-    chip.textContent = state === "connected" ? "connected" : "connection lost, trying again";
-    chip.className = `chip ${state === "connected" ? "on" : "off"}`;
-    if (state !== "connected") return;
-    $("export").href = `api/sessions/${encodeURIComponent(connection.session)}/transcripts.zip`;
+const session = () => sessionStorage.getItem(SESSION) || "";
+const connection = new Connection("socket", () => ({ type: "hello", session: session() }), {
+  lost() { showLost(); },
+  welcome(message) {
+    const isNew = message.session !== session();
+    sessionStorage.setItem(SESSION, message.session);
+    showConnected();
+    $("export").href = `api/sessions/${encodeURIComponent(message.session)}/transcripts.zip`;
     if (isNew && lanes.length) clear();
     if (isNew) ready.then(() => setup.startFromAddress());
   },
-  taken(text) {
-    $("connection").textContent = "in another tab";
-    $("connection").className = "chip off";
-    notice(`${text} `);
-    const button = element("button", "Use it here");
-    button.type = "button";
-    button.addEventListener("click", () => { notice(""); connection.takeBack(); });
-    $("notice-text").append(button);
-  },
+  taken(text) { showTaken(text, () => connection.takeBack()); },
   refused(message) {
     $("empty").textContent = lanes.length ? "" : "Choose an episode and start it. The X-ray appears here.";
     lanes.forEach((lane) => lane.state && lane.showFacts(lane.state));
@@ -140,7 +106,7 @@ const connection = new Connection({
     $("empty").hidden = true;
     $("side").hidden = false;
     document.body.classList.remove("idle");
-    lanes = Array.from({ length: message.lanes }, (_, number) => new Lane(number, send, adjust, choose));
+    lanes = Array.from({ length: message.lanes }, (_, number) => new Lane(number, send, display.adjust, choose));
     $("lanes").replaceChildren(...lanes.map((lane) => lane.root));
     $("localizer").value = message.localizer;
     map.begin(message.body);
@@ -206,7 +172,6 @@ document.body.classList.add("idle");
 const ready = setup.load().catch((error) => notice(`The lists could not be loaded: ${error.message}`));
 setInterval(() => lanes.forEach((lane) => lane.tick()), 1000);
 
-$("notice-close").addEventListener("click", () => notice(""));
 $("aligned").addEventListener("click", () => move(ALIGNED));
 $("step").addEventListener("click", () => send({ type: "step" }));
 $("play").addEventListener("click", play);
@@ -222,11 +187,6 @@ $("phrases").addEventListener("change", (event) => {
   event.target.value = "";
   $("say").elements.text.focus();
 });
-$("window").addEventListener("input", (event) => { DISPLAY.window = Number(event.target.value); redraw(); });
-$("level").addEventListener("input", (event) => { DISPLAY.level = Number(event.target.value); redraw(); });
-$("polarity").addEventListener("click", () => toggle("inverted"));
-$("cross").addEventListener("click", () => toggle("cross"));
-$("reset-view").addEventListener("click", resetView);
 $("scene-on").addEventListener("change", (event) => {
   $("scene").hidden = !event.target.checked;
   scene.draw();
@@ -234,40 +194,28 @@ $("scene-on").addEventListener("change", (event) => {
 $("scene-left").addEventListener("click", () => scene.rotate(-0.25));
 $("scene-right").addEventListener("click", () => scene.rotate(0.25));
 
-const stepOf = (event) => (event.altKey ? 32 : event.shiftKey ? 8 : 2);
 const KEYS = {
+  ...display.keys,
   n: () => !$("step").disabled && send({ type: "step" }),
   t: drive,
   f: () => $("say").elements.text.focus(),
-  x: () => toggle("cross"),
-  p: () => toggle("inverted"),
-  g: () => toggle("regions"),
-  0: resetView,
-  "+": () => lanes[active].viewer.zoomBy(1.25),
-  "=": () => lanes[active].viewer.zoomBy(1.25),
-  "-": () => lanes[active].viewer.zoomBy(0.8),
+  g: () => display.toggle("regions"),
   1: () => choose(0),
   2: () => lanes.length > 1 && choose(1),
-  i: (event) => adjust(0, stepOf(event)),
-  k: (event) => adjust(0, -stepOf(event)),
-  j: (event) => adjust(-stepOf(event), 0),
-  l: (event) => adjust(stepOf(event), 0),
 };
 
 document.addEventListener("keydown", (event) => {
-  if (!lanes.length || event.target.matches("input, select, textarea") || event.metaKey) return;
+  if (!lanes.length || !isForPage(event)) return;
   const isOnControl = event.target.matches("button, a, summary");
   if (MOVES[event.key]) {
     event.preventDefault();
-    const extent = event.ctrlKey ? 3 : event.shiftKey ? 2 : 1;
-    move(action(...MOVES[event.key].map((direction) => direction * extent)));
+    move(action(...MOVES[event.key].map((direction) => direction * extent(event))));
   } else if (event.key === "Enter" && !isOnControl && !event.repeat) {
     move(ALIGNED);
   } else if (event.key === " " && !isOnControl) {
     event.preventDefault();
     play();
-  } else if (!event.ctrlKey && KEYS[event.key.toLowerCase()]) {
-    event.preventDefault();
-    KEYS[event.key.toLowerCase()](event);
+  } else {
+    pressed(KEYS, event);
   }
 });

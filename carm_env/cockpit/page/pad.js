@@ -3,6 +3,10 @@
 const EXTENTS = ["", "small", "moderate", "large"];
 const ARROWS = { "0,1": "↑", "0,-1": "↓", "1,0": "→", "-1,0": "←", "1,1": "↗", "1,-1": "↘", "-1,1": "↖", "-1,-1": "↙" };
 export const ALIGNED = 24;
+export const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+
+// The extent that the modifiers of a key ask for.
+export function extent(event) { return event.ctrlKey ? 3 : event.shiftKey ? 2 : 1; }
 
 // x is to the right of the image, which is the patient's left; y is up.
 export function action(x, y) { return 7 * (x + 3) + y + 3; }

@@ -1,6 +1,6 @@
 // The form that starts an episode, the import of a CT, and addresses that start one.
 
-import { element } from "./lanes.js";
+import { element } from "./elements.js";
 
 const NUMBERS = ["alpha_deg", "beta_deg", "kvp", "mas", "collimation"];
 const INTEGERS = ["target", "image_size", "seed", "max_steps", "episode"];

@@ -1,23 +1,27 @@
-// The connection to the server: it comes back by itself, and continues the session of this tab.
+// The connection to the server: it comes back by itself, and greets the server again.
 
-const KEY = "carm-env session";
 const DELAYS_MS = [300, 600, 1200, 2500, 5000];
 
 export class Connection {
-  constructor(handlers) {
+  // `greeting` returns the first message, or null if there is nothing to say yet.
+  constructor(path, greeting, handlers) {
+    this.path = path;
+    this.greeting = greeting;
     this.handlers = handlers;
     this.tries = 0;
     this.isTaken = false;
     this.connect();
   }
 
-  get session() { return sessionStorage.getItem(KEY) || ""; }
-
   connect() {
     const scheme = location.protocol === "https:" ? "wss" : "ws";
-    this.socket = new WebSocket(`${scheme}://${location.host}/socket`);
+    this.socket = new WebSocket(`${scheme}://${location.host}/${this.path}`);
     this.socket.binaryType = "arraybuffer";
-    this.socket.onopen = () => this.send({ type: "hello", session: this.session });
+    this.socket.onopen = () => {
+      const greeting = this.greeting();
+      if (greeting) this.send(greeting);
+      this.handlers.opened?.();
+    };
     this.socket.onmessage = (event) => this.receive(event.data);
     this.socket.onclose = () => this.closed();
   }
@@ -30,12 +34,9 @@ export class Connection {
       return;
     }
     const message = JSON.parse(data);
-    if (message.type === "welcome") {
-      const isNew = message.session !== this.session;
-      sessionStorage.setItem(KEY, message.session);
-      this.tries = 0;
-      this.handlers.status("connected", isNew);
-    } else if (message.type === "taken") {
+    // A server that refuses the page is not asked again at once.
+    if (message.type !== "refused") this.tries = 0;
+    if (message.type === "taken") {
       this.isTaken = true;
       this.socket.close();
       this.handlers.taken(message.text);
@@ -46,7 +47,7 @@ export class Connection {
 
   closed() {
     if (this.isTaken) return;
-    this.handlers.status("lost");
+    this.handlers.lost();
     const delay = DELAYS_MS[Math.min(this.tries, DELAYS_MS.length - 1)];
     this.tries += 1;
     setTimeout(() => this.connect(), delay);
@@ -57,8 +58,10 @@ export class Connection {
     this.connect();
   }
 
+  get isOpen() { return this.socket.readyState === WebSocket.OPEN; }
+
   send(message) {
-    if (this.socket.readyState !== WebSocket.OPEN) {
+    if (!this.isOpen) {
       this.handlers.refused({ text: "There is no connection to the server at the moment: nothing was sent." });
       return false;
     }

@@ -1,12 +1,18 @@
-// An X-ray on a canvas: window, level, polarity, zoom, cross-hair, markers and regions.
+// An image on a canvas: window, level, polarity, zoom, cross-hair, markers and regions.
 
 const MARK = "#ffc400";
 export const DISPLAY = { window: 256, level: 128, inverted: false, cross: true, regions: true };
 
+const CLICK_PX = 4;
+
 export class Viewer {
-  constructor(canvas, changed) {
+  // `changed` is told of a drag. Options: `sides` are the letters at the left and right edge, `cross` says whether the
+  // middle is marked, `paint` draws on the image, and `clicked` is told the pixel of a click.
+  constructor(canvas, changed, { sides = ["R", "L"], cross = true, paint = null, clicked = null } = {}) {
     this.canvas = canvas;
     this.changed = changed;
+    Object.assign(this, { sides, cross, paint, clicked });
+    this.pixel = [1, 1];
     this.context = canvas.getContext("2d");
     this.buffer = document.createElement("canvas");
     this.zoom = 1;
@@ -16,9 +22,10 @@ export class Viewer {
     new ResizeObserver(() => this.draw()).observe(canvas);
   }
 
-  // Takes an X-ray; `draw` shows it.
-  load(pixels, width, height) {
+  // Takes an image; `draw` shows it. `pixel` is the width and height of a pixel.
+  load(pixels, width, height, pixel = [1, 1]) {
     this.pixels = pixels;
+    this.pixel = pixel;
     this.buffer.width = width;
     this.buffer.height = height;
     this.fill();
@@ -41,14 +48,19 @@ export class Viewer {
     context.putImageData(image, 0, 0);
   }
 
-  // Pixels of the canvas for one pixel of the X-ray.
-  get scale() { return (this.canvas.width / this.buffer.width) * this.zoom; }
+  // Pixels of the canvas for one pixel of the image, along its width and its height.
+  get scales() {
+    const sizes = [this.buffer.width * this.pixel[0], this.buffer.height * this.pixel[1]];
+    const fit = Math.min(this.canvas.width / sizes[0], this.canvas.height / sizes[1]);
+    return this.pixel.map((side) => fit * side * this.zoom);
+  }
 
   toCanvas(u, v) {
     const { width, height } = this.buffer;
+    const [across, down] = this.scales;
     return [
-      this.canvas.width / 2 + (u - this.centre[0] * width) * this.scale,
-      this.canvas.height / 2 + (v - this.centre[1] * height) * this.scale,
+      this.canvas.width / 2 + (u - this.centre[0] * width) * across,
+      this.canvas.height / 2 + (v - this.centre[1] * height) * down,
     ];
   }
 
@@ -57,26 +69,29 @@ export class Viewer {
     const box = this.canvas.getBoundingClientRect();
     const x = (event.clientX - box.left) * (this.canvas.width / box.width);
     const y = (event.clientY - box.top) * (this.canvas.height / box.height);
+    const [across, down] = this.scales;
     return [
-      this.centre[0] * this.buffer.width + (x - this.canvas.width / 2) / this.scale,
-      this.centre[1] * this.buffer.height + (y - this.canvas.height / 2) / this.scale,
+      this.centre[0] * this.buffer.width + (x - this.canvas.width / 2) / across,
+      this.centre[1] * this.buffer.height + (y - this.canvas.height / 2) / down,
     ];
   }
 
   draw() {
     const ratio = window.devicePixelRatio || 1;
-    const side = Math.round(this.canvas.clientWidth * ratio);
-    if (!side) return;
-    if (this.canvas.width !== side || this.canvas.height !== side) this.canvas.width = this.canvas.height = side;
+    const [width, height] = [Math.round(this.canvas.clientWidth * ratio), Math.round(this.canvas.clientHeight * ratio)];
+    if (!width || !height) return;
+    if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
     const context = this.context;
     context.fillStyle = "#000";
-    context.fillRect(0, 0, side, side);
+    context.fillRect(0, 0, width, height);
     if (!this.pixels) return;
-    context.imageSmoothingEnabled = this.scale < 2;
+    const [across, down] = this.scales;
+    context.imageSmoothingEnabled = across < 2;
     const [x, y] = this.toCanvas(0, 0);
-    context.drawImage(this.buffer, x, y, this.buffer.width * this.scale, this.buffer.height * this.scale);
+    context.drawImage(this.buffer, x, y, this.buffer.width * across, this.buffer.height * down);
     if (DISPLAY.regions) this.drawRegions(ratio);
-    if (DISPLAY.cross) this.drawCross(ratio);
+    if (this.cross && DISPLAY.cross) this.drawCross(ratio);
+    this.paint?.(context, ratio);
     this.drawMarkers(ratio);
   }
 
@@ -95,13 +110,13 @@ export class Viewer {
 
   drawMarkers(ratio) {
     const context = this.context;
-    const side = this.canvas.width;
+    const { width, height } = this.canvas;
     context.font = `600 ${15 * ratio}px system-ui, sans-serif`;
     context.textBaseline = "top";
     context.lineWidth = 3 * ratio;
     context.strokeStyle = "#000";
     context.fillStyle = MARK;
-    for (const [text, x, align] of [["R", 10 * ratio, "left"], ["L", side - 10 * ratio, "right"]]) {
+    for (const [text, x, align] of [[this.sides[0], 10 * ratio, "left"], [this.sides[1], width - 10 * ratio, "right"]]) {
       context.textAlign = align;
       context.strokeText(text, x, 8 * ratio);
       context.fillText(text, x, 8 * ratio);
@@ -109,8 +124,8 @@ export class Viewer {
     context.font = `600 ${11 * ratio}px system-ui, sans-serif`;
     context.textAlign = "left";
     context.fillStyle = "#d7e1e8";
-    context.strokeText("RESEARCH ONLY", 10 * ratio, side - 20 * ratio);
-    context.fillText("RESEARCH ONLY", 10 * ratio, side - 20 * ratio);
+    context.strokeText("RESEARCH ONLY", 10 * ratio, height - 20 * ratio);
+    context.fillText("RESEARCH ONLY", 10 * ratio, height - 20 * ratio);
   }
 
   drawRegions(ratio) {
@@ -118,6 +133,7 @@ export class Viewer {
     if (!state?.overlay) return;
     const context = this.context;
     const perMm = this.buffer.width / state.field_of_view_mm;
+    const [across, down] = this.scales;
     context.font = `${11 * ratio}px system-ui, sans-serif`;
     context.textBaseline = "middle";
     context.textAlign = "left";
@@ -135,7 +151,7 @@ export class Viewer {
       context.lineWidth = (isTarget || isLikely ? 1.8 : 1) * ratio;
       context.beginPath();
       if (row.region_mm) {
-        context.ellipse(x, y, row.region_mm[0] * perMm * this.scale, row.region_mm[1] * perMm * this.scale, 0, 0, 7);
+        context.ellipse(x, y, row.region_mm[0] * perMm * across, row.region_mm[1] * perMm * down, 0, 0, 7);
       } else {
         context.arc(x, y, 5 * ratio, 0, 7);
       }
@@ -180,25 +196,34 @@ export class Viewer {
   }
 
   listen() {
+    let start = null;
     let last = null;
+    let isDrag = false;
     this.canvas.addEventListener("pointerdown", (event) => {
       if (event.button !== 0) return;
-      last = [event.clientX, event.clientY];
+      start = last = [event.clientX, event.clientY];
+      isDrag = false;
       if (event.pointerType === "mouse") this.canvas.setPointerCapture(event.pointerId);
     });
     this.canvas.addEventListener("pointermove", (event) => {
       if (!last) return;
+      isDrag ||= Math.hypot(event.clientX - start[0], event.clientY - start[1]) > CLICK_PX;
+      if (!isDrag) return;
       const [dx, dy] = [event.clientX - last[0], event.clientY - last[1]];
       last = [event.clientX, event.clientY];
       if (event.shiftKey) {
         const ratio = this.canvas.width / this.canvas.clientWidth;
-        this.centre[0] -= (dx * ratio) / (this.scale * this.buffer.width);
-        this.centre[1] -= (dy * ratio) / (this.scale * this.buffer.height);
+        const [across, down] = this.scales;
+        this.centre[0] -= (dx * ratio) / (across * this.buffer.width);
+        this.centre[1] -= (dy * ratio) / (down * this.buffer.height);
         this.keepInside();
         this.draw();
       } else {
         this.changed(dx, event.pointerType === "mouse" ? dy : 0);
       }
+    });
+    this.canvas.addEventListener("pointerup", (event) => {
+      if (last && !isDrag && this.pixels) this.clicked?.(this.toImage(event));
     });
     for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) {
       this.canvas.addEventListener(end, () => { last = null; });

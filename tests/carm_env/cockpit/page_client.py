@@ -7,9 +7,9 @@ from carm_env.cockpit.frames import decode_frame
 OWN = "http://localhost:8765"
 
 
-def connect(client, **headers):
-    """Connects to the socket of a server, as a page of its own would."""
-    return client.websocket_connect(OWN.replace("http", "ws") + "/socket", headers=headers)
+def connect(client, path="socket", **headers):
+    """Connects to a socket of a server, as a page of its own would."""
+    return client.websocket_connect(f"{OWN.replace('http', 'ws')}/{path}", headers=headers)
 
 
 class Page:
@@ -57,3 +57,19 @@ class Page:
         """Waits until everything that was sent has been answered, and the transcript is written."""
         self.send("show")
         self.next("lane")
+
+
+class DeskPage(Page):
+    """A page of annotations or studies; it keeps the last frame of each view."""
+
+    def __init__(self, socket):
+        super().__init__(socket)
+        self.frames = {}
+
+    def next(self, *kinds):
+        while True:
+            value = super().next("frame", *kinds)
+            if value["type"] == "frame" and "view" in value:
+                self.frames[value["view"]] = value
+            if value["type"] in kinds:
+                return value

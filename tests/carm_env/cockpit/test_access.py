@@ -39,11 +39,14 @@ def test_the_own_page_may_connect(client):
 def test_a_token_is_asked_for_once_and_then_kept_in_a_cookie(make_client):
     token = new_token()
     with make_client(Access(token)) as client:
-        assert client.get("/").status_code == 403
+        assert client.get("/").status_code == 403 and client.get("/study").status_code == 403
         assert client.get("/?token=wrong").status_code == 403
         assert client.get("/api/offers").status_code == 403
         with pytest.raises(Exception), connect(client) as socket:  # noqa: B017
             socket.receive_json()
+        answer = client.get(f"/study?token={token}", follow_redirects=False)
+        assert answer.status_code == 303 and answer.headers["location"] == "/study"
+        client.cookies.clear()
         answer = client.get(f"/?token={token}", follow_redirects=False)
         assert answer.status_code == 303 and answer.headers["location"] == "/"
         cookie = answer.headers["set-cookie"].lower()
@@ -67,8 +70,9 @@ def test_nothing_but_the_page_is_served(client, path):
     assert client.get(path).status_code in (404, 405)
 
 
-def test_the_page_runs_no_foreign_script_and_asks_for_nothing_else(client):
-    answer = client.get("/")
+@pytest.mark.parametrize("path", ["/", "/annotate", "/agreement", "/study"])
+def test_a_page_runs_no_foreign_script_and_asks_for_nothing_else(client, path):
+    answer = client.get(path)
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy and "frame-ancestors 'none'" in policy
     assert "<script>" not in answer.text and "http://" not in answer.text and "https://" not in answer.text

@@ -7,8 +7,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from carm_env.cockpit.messages import KINDS, MAX_MESSAGE_BYTES, parse_message
+from carm_env.cockpit.messages import KINDS, parse_message
 from carm_env.cockpit.offers import Offers
+from carm_env.cockpit.parsing import MAX_MESSAGE_BYTES
 from carm_env.cockpit.rate import RateLimit
 from carm_env.cockpit.refusals import EXPIRED, FULL, MESSAGE, RATE, TAKEN, RefusedError
 from carm_env.cockpit.settings import CockpitSettings

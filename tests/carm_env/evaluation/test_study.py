@@ -207,6 +207,8 @@ def test_arguments_that_do_not_fit_the_folder_are_refused(suite, tmp_path):
         drive.hand_back()
     with pytest.raises(StudyError, match="with seed 0, expected 7"):
         StudyDrive(suite, "anna", tmp_path / "study", seed=7)
+    with pytest.raises(StudyError, match=f"of version {suite.version} .* expected version 99"):
+        StudyDrive(replace(suite, version=99), "anna", tmp_path / "study")
     with (tmp_path / "study" / "episodes.jsonl").open("a", encoding="utf-8") as file:
         file.write("{}\n")
     with pytest.raises(StudyError, match="line 2: .* Remove the line"):
