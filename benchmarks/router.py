@@ -91,6 +91,7 @@ class Arguments:
 
 def measure(model: RememberedModel, repository: CardRepository, arguments: Arguments) -> dict[str, Any]:
     """Returns the figures of both splits; draws the plots."""
+    given = read_cutoffs(arguments.cutoffs, repository.fingerprint) if arguments.cutoffs is not None else None
     tune, tune_raised = arguments.patients(arguments.tune), arguments.patients(arguments.tune_raised)
     test, test_raised = arguments.patients(arguments.test), arguments.patients(arguments.test_raised)
     check_separate({"train": [*tune, *tune_raised], "test": [*test, *test_raised]}, ("train",))
@@ -98,10 +99,7 @@ def measure(model: RememberedModel, repository: CardRepository, arguments: Argum
     count, seed = arguments.count, arguments.seed
     tuning = ask(model, repository, sample_images(tune, tune_raised, count, seed, held_out=False), "tuning")
     held_out = ask(model, repository, sample_images(test, test_raised, count, seed + 1, held_out=True), "held-out")
-    if arguments.cutoffs is not None:
-        cutoffs = read_cutoffs(arguments.cutoffs, repository.fingerprint)
-    else:
-        cutoffs = tuned(tuning.samples, repository, arguments.model or "shipped")
+    cutoffs = given or tuned(tuning.samples, repository, arguments.model or "shipped")
     if arguments.csv is not None:
         write_samples(arguments.csv, tuning.samples)
     splits = {

@@ -137,8 +137,8 @@ class ModelCard:
 
     @property
     def described(self) -> str:
-        """The card as stage 3 lists it: ``ID: caption``."""
-        return f"{self.id}: {self.task}"
+        """The card as stage 3 lists it: ``ID: caption``, and what it is meant for."""
+        return f"{self.id}: {self.task}" + (f" Meant for: {', '.join(self.findings)}." if self.findings else "")
 
 
 @dataclass(frozen=True)
@@ -173,8 +173,8 @@ class CardRepository:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of what the router's prompts say about the cards: IDs, modalities and captions."""
-        return content_hash([[card.id, card.modality, card.task] for card in self.cards])
+        """SHA-256 of what the router knows about the cards: IDs, modalities, captions and findings."""
+        return content_hash([[card.id, card.modality, card.task, list(card.findings)] for card in self.cards])
 
     def of_modality(self, modality: str) -> tuple[ModelCard, ...]:
         """Returns the cards of a modality; none for `NOT_MEDICAL` and `NO_FIT`."""

@@ -49,9 +49,15 @@ class StageSample:
         return (self.second if takes_second else self.first) == self.truth
 
 
+def true_modality(image: MadeImage, repository: CardRepository) -> str:
+    """Returns the right modality for an image: `NO_FIT` for a scan of no card."""
+    known = image.modality == NOT_MEDICAL or image.modality in repository.modalities
+    return image.modality if known else NO_FIT
+
+
 def true_card(image: MadeImage, repository: CardRepository) -> str:
     """Returns the right card for an image: the one that is meant for its finding; `NO_CARD` for none."""
-    if image.modality in (NOT_MEDICAL, NO_FIT):
+    if true_modality(image, repository) in (NOT_MEDICAL, NO_FIT):
         return NO_CARD
     card = repository.card_for(image.modality, image.finding)
     return card.id if card else NO_CARD
@@ -63,9 +69,9 @@ def stage_samples(router: Router, images: Iterable[MadeImage]) -> Iterator[Stage
     Stages 2 and 3 run for scans of a modality that has cards only.
     """
     for image in images:
-        record = router.identify(image.as_rgb)
-        yield _sample(router, record, image.modality, image)
-        if image.modality not in (NOT_MEDICAL, NO_FIT):
+        modality = true_modality(image, router.repository)
+        yield _sample(router, router.identify(image.as_rgb), modality, image)
+        if modality not in (NOT_MEDICAL, NO_FIT):
             yield _sample(router, router.find(image.as_rgb), image.finding, image)
             chosen = router.choose(image.modality, image.finding)
             yield _sample(router, chosen, true_card(image, router.repository), image)
