@@ -70,11 +70,11 @@ def training_images(
         found += made_images.frontal_views(name, count, seed, domain)
         found += made_images.workspace_views(name, 2 * count, seed, domain)
         found += made_images.inverted_views(name, count, seed)
-        found += made_images.chest_radiographs(name, count, seed)
-        found += made_images.lateral_views(name, count, seed)
+        found += made_images.chest_radiographs(name, 2 * count, seed)
+        found += made_images.lateral_views(name, 3 * count, seed)
         found += made_images.ct_slices(name, count, seed, planes)
     for name in raised:
-        found += made_images.hands(name, count * max(1, len(patients) // (2 * max(1, len(raised)))), seed)
+        found += made_images.hands(name, 4 * count, seed)
     found += made_images.drawings(count * max(1, len(patients)), seed, held_out=False)
     return found
 
@@ -178,7 +178,7 @@ def _drawn(groups: Mapping[str, Mapping[str, Sequence[int]]], rng: np.random.Gen
     return numbers[int(rng.integers(len(numbers)))]
 
 
-def fit_tower(tower: Any, statistics: Tensor, images: Sequence[MadeImage], seed: int, steps: int = 300) -> None:
+def fit_tower(tower: Any, statistics: Tensor, images: Sequence[MadeImage], seed: int, steps: int = 500) -> None:
     """Trains the tower's hidden layer to tell modalities and findings apart, before the language model exists.
 
     Two linear layers, which are discarded, answer from the hidden layer: seconds, where the language model would need
@@ -211,6 +211,8 @@ def fit_tower(tower: Any, statistics: Tensor, images: Sequence[MadeImage], seed:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    # The language model learns what the layer says, and does not change it: it would learn the images by heart.
+    tower.hidden.requires_grad_(False)
     tower.eval()
 
 
