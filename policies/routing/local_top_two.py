@@ -108,5 +108,10 @@ def make_top_two_model(model: str | Path | TopTwoModel = "", ask_for_two: bool =
             "models, leave it out."
         )
     if not specification.name:
+        if not (SHIPPED / KIND).is_dir():
+            raise ModelError(
+                "no weights of the router ship with this version: train them with `python training/router.py`, and "
+                "give their folder as the model."
+            )
         specification = specification.changed({"name": str(SHIPPED / KIND)})
     return LocalTopTwo(LocalModel(specification), min(MAX_ANSWER_TOKENS, specification.max_tokens))

@@ -53,7 +53,8 @@ class StatisticsVisionModel(PreTrainedModel):
 
     def __init__(self, config: StatisticsVisionConfig) -> None:
         super().__init__(config)
-        self.backbone = DisplacementNetwork(config.architecture, config.isocenter_depth_mm).requires_grad_(False)
+        # In training mode its batch normalisation would mix the images of a batch.
+        self.backbone = DisplacementNetwork(config.architecture, config.isocenter_depth_mm).requires_grad_(False).eval()
         count = self.n_statistics
         self.statistics_mean = nn.Parameter(torch.zeros(count), requires_grad=False)
         self.statistics_std = nn.Parameter(torch.ones(count), requires_grad=False)

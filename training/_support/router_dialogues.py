@@ -33,6 +33,8 @@ _STAGE_SHARES = (0.5, 0.3, 0.2)
 _HIDDEN_SHARE = 0.2
 """Share of the dialogues in which the right modality or card is not among the choices."""
 _LABELS = ("modality", "finding", "kind", "group")
+_STATISTICS_VERSION = 2
+"""Increases with every change of the statistics, so that kept ones are computed again."""
 _TOWER_BATCH = 96
 _BLANK = Image.new("RGB", (8, 8))
 
@@ -91,7 +93,7 @@ def kept_images(
         tower: the vision tower, whose statistics depend on its frozen backbone alone.
         processor: processor of the model.
     """
-    key = content_hash([dict(description), fingerprint(tower.backbone.state_dict())])
+    key = content_hash([_STATISTICS_VERSION, dict(description), fingerprint(tower.backbone.state_dict())])
     if path.is_file():
         with np.load(path, allow_pickle=False) as file:
             if str(file["key"]) == key:

@@ -89,6 +89,16 @@ def test_statistics_are_standardised(small):
     assert found.shape == (6, tower.n_statistics) and torch.isfinite(found).all()
 
 
+def test_statistics_of_an_image_do_not_depend_on_its_batch():
+    from policies.routing.made_images import drawings
+
+    model, processor = build_router_model(build_router_tokenizer(["modality"]))
+    images = list(drawings(1, 0, held_out=True))
+    together = statistics_of(model.model.vision_tower, processor, images)
+    alone = statistics_of(model.model.vision_tower, processor, images[:1])
+    torch.testing.assert_close(together[:1], alone, rtol=1e-3, atol=1e-3)
+
+
 def test_dialogues_have_right_answers():
     from policies.routing.made_images import BODY_PART, FRONTAL, HAND, MadeImage
 
