@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._support import unfamiliar_images as unfamiliar
 from benchmarks._support.roc import area_under_curve
 from carm_env.ct.radiographs import read_radiograph
 from carm_env.evaluation.external_images import find_images, square_view
@@ -28,6 +27,7 @@ from carm_env.patients.build import default_workers, prepare_patients
 from carm_env.patients.catalogue import expand_patients
 from carm_env.system.command_line import run_script
 from carm_env.views.sample import ViewOptions, render_views
+from policies import unfamiliar_images as unfamiliar
 from policies.out_of_distribution import OutOfDistributionDetector
 
 RATES = (0.05, 0.01)

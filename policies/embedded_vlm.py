@@ -66,17 +66,18 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer(corpus: Iterable[str], vocabulary: int = 2500) -> PreTrainedTokenizerFast:
+def build_tokenizer(corpus: Iterable[str], vocabulary: int = 2500, pieces: str = _PIECES) -> PreTrainedTokenizerFast:
     """Trains a byte-level BPE tokenizer; a landmark name, or a tag with the white space after it, is one piece.
 
     Args:
         corpus: texts like those that the model will read and write.
         vocabulary: maximum number of tokens.
+        pieces: regular expression of the pieces that a token does not reach beyond.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+            pre_tokenizers.Split(Regex(pieces), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -121,6 +122,32 @@ def build_model(
     """
     register()
     size = find_architecture(architecture).image_size
+    tower = LandmarkVisionConfig(
+        hidden_size=hidden, image_size=size, patch_size=size // _IMAGE_TOKENS_PER_SIDE, architecture=architecture,
+        isocenter_depth_mm=isocenter_depth_mm,
+    )  # fmt: skip
+    model, processor = assemble(tokenizer, tower, N_IMAGE_TOKENS, layers, seed)
+    with torch.no_grad():
+        _align_names(model, tokenizer)
+    if backbone is not None:
+        model.model.vision_tower.backbone.load_state_dict(dict(backbone))
+    return model, processor
+
+
+def assemble(
+    tokenizer: PreTrainedTokenizerFast, tower: Any, image_tokens: int, layers: int, seed: int
+) -> tuple[Any, Any]:
+    """Builds a small Gemma-3 with random weights around a vision tower, and its processor.
+
+    Args:
+        tokenizer: from `build_tokenizer`.
+        tower: configuration of the vision tower, with `hidden_size`, the width of the language model, `image_size`,
+            and `patch_size`.
+        image_tokens: number of image tokens, a square number.
+        layers: layers of the language model.
+        seed: seed of the weights.
+    """
+    hidden, size = int(tower.hidden_size), int(tower.image_size)
     ids = tokenizer.convert_tokens_to_ids
     stops = [ids("<eos>"), ids("<end_of_turn>")]
     heads = hidden // _HEAD_SIZE
@@ -132,11 +159,8 @@ def build_model(
             "sliding_window": 1024,
             "bos_token_id": ids("<bos>"), "eos_token_id": ids("<eos>"), "pad_token_id": ids("<pad>"),
         },
-        vision_config=LandmarkVisionConfig(
-            hidden_size=hidden, image_size=size, patch_size=size // _IMAGE_TOKENS_PER_SIDE, architecture=architecture,
-            isocenter_depth_mm=isocenter_depth_mm,
-        ),
-        mm_tokens_per_image=N_IMAGE_TOKENS,
+        vision_config=tower,
+        mm_tokens_per_image=image_tokens,
         boi_token_index=ids("<start_of_image>"),
         eoi_token_index=ids("<end_of_image>"),
         image_token_index=ids("<image_soft_token>"),
@@ -147,9 +171,6 @@ def build_model(
     with torch.no_grad():
         # The stock projection begins with zeros, which would hide the image from the language model.
         nn.init.eye_(model.model.multi_modal_projector.mm_input_projection_weight)
-        _align_names(model, tokenizer)
-    if backbone is not None:
-        model.model.vision_tower.backbone.load_state_dict(dict(backbone))
     model.generation_config.eos_token_id = stops
     model.generation_config.pad_token_id = ids("<pad>")
     image_processor = Gemma3ImageProcessorPil(size={"height": size, "width": size})
@@ -157,7 +178,7 @@ def build_model(
         image_processor=image_processor,
         tokenizer=tokenizer,
         chat_template=CHAT_TEMPLATE,
-        image_seq_length=N_IMAGE_TOKENS,
+        image_seq_length=image_tokens,
     )
     return model, processor
 

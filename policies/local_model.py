@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +89,35 @@ class LocalModel:
             ContextError: a conversation is longer than the model's context.
             ModelError: the model's chat template reads turns or images in the texts, or its files do not work together.
         """
+
+        def constraint(length: int) -> Any:
+            pattern = answer_pattern(kind)
+            return LogitsProcessorList([PatternConstraint(self._processor.tokenizer, pattern, length, self._stops)])
+
+        return self.generate_with(
+            conversations, self._limit, constraint if self.specification.constrained else None, self._temperature
+        )
+
+    def generate_with(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        max_tokens: int,
+        make_processors: Callable[[int], Any] | None = None,
+        temperature: float = 0.0,
+    ) -> list[Generation]:
+        """Answers all conversations in one batch.
+
+        Args:
+            conversations: the conversations.
+            max_tokens: largest number of tokens of an answer.
+            make_processors: makes the logits processors from the number of tokens of the padded prompts.
+            temperature: sampling temperature; 0 for greedy decoding.
+
+        Raises:
+            ModelError: as `generate`.
+        """
         try:
-            return self._generate(conversations, kind)
+            return self._generate(conversations, max_tokens, make_processors, temperature)
         except (CArmEnvError, MemoryError):
             raise
         except Exception as error:  # values of any kind in the files of a model get this far
@@ -99,18 +126,26 @@ class LocalModel:
                 "were changed, use those of the original model."
             ) from error
 
-    def _generate(self, conversations: Sequence[Sequence[Message]], kind: str) -> list[Generation]:
+    @property
+    def _stops(self) -> list[int]:
+        settings = self._model.generation_config
+        return settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
+
+    def _generate(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        max_tokens: int,
+        make_processors: Callable[[int], Any] | None,
+        temperature: float,
+    ) -> list[Generation]:
         inputs = self._inputs(conversations).to(self._model.device)
         length = inputs["input_ids"].shape[1]
-        self._check_context(length)
-        settings = self._model.generation_config
-        stops = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
-        options: dict[str, Any] = {"max_new_tokens": self._limit, "do_sample": self._temperature > 0}
-        if self._temperature > 0:
-            options["temperature"] = self._temperature
-        if self.specification.constrained:
-            constraint = PatternConstraint(self._processor.tokenizer, answer_pattern(kind), length, stops)
-            options["logits_processor"] = LogitsProcessorList([constraint])
+        self._check_context(length, max_tokens)
+        options: dict[str, Any] = {"max_new_tokens": max_tokens, "do_sample": temperature > 0}
+        if temperature > 0:
+            options["temperature"] = temperature
+        if make_processors is not None:
+            options["logits_processor"] = make_processors(length)
         started = time.perf_counter()
         with torch.inference_mode():
             generated = self._model.generate(**inputs, **options)[:, length:]
@@ -139,7 +174,7 @@ class LocalModel:
         answers = torch.tensor([tokens + [tokenizer.pad_token_id] * (longest - len(tokens)) for tokens in texts])
         is_text = torch.tensor([[column < len(tokens) for column in range(longest)] for tokens in texts])
         inputs = self._inputs(conversations).to(self._model.device)
-        self._check_context(inputs["input_ids"].shape[1])
+        self._check_context(inputs["input_ids"].shape[1], longest)
         n, device = len(conversations), self._model.device
         answers, is_text = (table.repeat(n, 1).to(device) for table in (answers, is_text))
         with torch.inference_mode():
@@ -176,11 +211,11 @@ class LocalModel:
             processor_kwargs={"padding": True},
         )  # fmt: skip
 
-    def _check_context(self, length: int) -> None:
+    def _check_context(self, length: int, max_tokens: int) -> None:
         config = self._model.config
         limit = getattr(getattr(config, "text_config", config), "max_position_embeddings", None)
-        if limit is not None and length + self._limit > limit:
-            raise ContextError(length, self._limit, limit, "keep fewer exchanges, or allow fewer new tokens")
+        if limit is not None and length + max_tokens > limit:
+            raise ContextError(length, max_tokens, limit, "keep fewer exchanges, or allow fewer new tokens")
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Returns the number of tokens of a conversation, with those of its images."""

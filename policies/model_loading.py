@@ -21,6 +21,7 @@ from policies.checkpoint import LANGUAGE_MODEL_KEYS, CheckpointError
 from policies.image_only_processors import image_only_kinds
 from policies.model_checks import check_files, check_size, check_weights
 from policies.model_folders import HUB_PREFIX, model_folder, without_hub
+from policies.routing import statistics_tower
 from policies.vision_tower import register
 
 with optional_imports("llm", "A language model"):
@@ -46,6 +47,7 @@ def load_processor(name: str | Path, revision: str | None = None) -> Any:
         ModelError: there is no model or no processor, or it takes no images, or has no chat template that can be used.
     """
     register()
+    statistics_tower.register()
     folder = model_folder(name, revision)
     check_files(folder)
     try:
@@ -102,6 +104,7 @@ def load_model(name: str | Path, revision: str | None = None, *, adapter: str | 
         MissingExtraError: the model is an adapter and peft is not installed.
     """
     register()
+    statistics_tower.register()
     folder = model_folder(name, revision)
     check_files(folder)
     if not (folder / "adapter_config.json").is_file():

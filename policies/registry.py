@@ -22,6 +22,7 @@ POLICIES: dict[str, str] = {
     "hybrid": "policies.hybrid:HybridPolicy",
     "knn": "policies.lofi.knn:KnnPolicy",
     "retrieval": "policies.lofi.retrieval:RetrievalPolicy",
+    "router": "policies.router:RouterPolicy",
     "swapped_images": "policies.swapped_images:SwappedImagesPolicy",
 }
 """Name to ``module:Class``; the module is imported when its policy is constructed."""
@@ -31,7 +32,7 @@ LEARNED = ("cnn", "conformal", "ppo", "maskable_ppo", "ppo_pixels", "dqn", "qrdq
 means other ones."""
 
 
-CHECKPOINTS = (*LEARNED, "knn", "retrieval", "swapped_images", *policy_loading.CHECKPOINTS)
+CHECKPOINTS = (*LEARNED, "knn", "retrieval", "router", "swapped_images", *policy_loading.CHECKPOINTS)
 """Policies that take something after a colon: weights, a model, an index of training views, or the policy that
 ``swapped_images`` is about."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import threading
 import time
@@ -26,6 +27,8 @@ class FakeServer(ThreadingHTTPServer):
         error_share: share of the requests that are answered with status 503.
         drop_share: share of the requests whose connection is closed without a reply.
         latency_s: time until a reply.
+        first_tokens: first tokens with their probabilities, which a reply gives as ``logprobs`` if they are asked for;
+            none by default.
         requests: path, headers and body of every request that was answered.
         n_faults: number of requests that were not answered.
     """
@@ -37,6 +40,7 @@ class FakeServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.answer = answer
         self.status, self.error_share, self.drop_share, self.latency_s = 200, 0.0, 0.0, 0.0
+        self.first_tokens: list[tuple[str, float]] = []
         self.requests: list[tuple[str, dict[str, str], Body]] = []
         self.n_faults = 0
         self._rng, self._lock = np.random.default_rng(0), threading.Lock()
@@ -82,9 +86,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif isinstance(answer, bytes):
             self.send(200, answer, [], "text/html")
         else:
-            self.send(200, json.dumps(self.reply(answer)).encode(), [])
+            self.send(200, json.dumps(self.reply(answer, bool(body.get("logprobs")))).encode(), [])
 
-    def reply(self, text: str) -> dict[str, Any]:
+    def reply(self, text: str, has_logprobs: bool = False) -> dict[str, Any]:
         """Returns the JSON of a reply in the protocol of the request's path."""
         if self.path.endswith("/messages"):
             content = [{"type": "text", "text": text}]
@@ -93,7 +97,11 @@ class _Handler(BaseHTTPRequestHandler):
             return {**about, "stop_sequence": None, "content": content, "usage": usage}
         message = {"role": "assistant", "content": text}
         usage = {"prompt_tokens": 1000, "completion_tokens": 50, "total_tokens": 1050}
-        choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+        choices: list[dict[str, Any]] = [{"index": 0, "message": message, "finish_reason": "stop"}]
+        if has_logprobs and self.server.first_tokens:
+            top = [{"token": token, "logprob": math.log(share), "bytes": None}
+                   for token, share in self.server.first_tokens]  # fmt: skip
+            choices[0]["logprobs"] = {"content": [{**top[0], "top_logprobs": top}], "refusal": None}
         return {
             "id": "c",
             "object": "chat.completion",

@@ -11,8 +11,9 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from carm_env.chat_models.interface import Generation, ModelError
@@ -77,6 +78,40 @@ class ServedModel:
             answers.cancel()
             raise
 
+    def complete(self, messages: Sequence[Message], options: Mapping[str, Any]) -> Completion:
+        """Answers one conversation with further options of OpenAI's protocol, such as ``logprobs``.
+
+        Raises:
+            ModelError: as `generate`; or the protocol is another one.
+        """
+        if not isinstance(self._protocol, _OpenAI):
+            raise ModelError(
+                f"{self.specification.url} is a server of the protocol {self.specification.api}, which gives no "
+                "probabilities of tokens: use a server of OpenAI's protocol."
+            )
+        task = asyncio.run_coroutine_threadsafe(self._complete(self._protocol, messages, options), self._loop)
+        try:
+            return task.result()
+        except BaseException:
+            task.cancel()
+            raise
+
+    async def _complete(self, protocol: _OpenAI, messages: Sequence[Message], options: Mapping[str, Any]) -> Completion:
+        async with self._slots:
+            started = time.perf_counter()
+            raw, reply = await protocol.send(messages, "", None, options)
+            seconds = time.perf_counter() - started
+        cost = self._cost(reply)
+        return Completion(reply.text, reply.tokens, reply.prompt_tokens, seconds, cost, reply.model, raw)
+
+    def _cost(self, reply: _Reply) -> float:
+        prices = self.specification
+        whole = (
+            reply.prompt_tokens * prices.price_per_million_input_tokens
+            + reply.tokens * prices.price_per_million_output_tokens
+        )
+        return whole / 1e6
+
     async def _generate(
         self, conversations: Sequence[Sequence[Message]], kind: str, seed: int | None
     ) -> list[Generation]:
@@ -85,16 +120,34 @@ class ServedModel:
     async def _ask(self, messages: Sequence[Message], kind: str, seed: int | None) -> Generation:
         async with self._slots:
             started = time.perf_counter()
-            reply = await self._protocol.ask(messages, kind, seed)
+            _, reply = await self._protocol.send(messages, kind, seed)
             seconds = time.perf_counter() - started
-        prices = self.specification
-        cost = (
-            reply.prompt_tokens * prices.price_per_million_input_tokens
-            + reply.tokens * prices.price_per_million_output_tokens
-        )
         return Generation(
-            reply.text, reply.tokens, seconds, reply.prompt_tokens, cost / 1e6, reply.model, reply.is_cut_off
+            reply.text, reply.tokens, seconds, reply.prompt_tokens, self._cost(reply), reply.model, reply.is_cut_off
         )
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A reply to one conversation.
+
+    Attributes:
+        text: the answer.
+        tokens: number of generated tokens.
+        prompt_tokens: number of tokens of the conversation.
+        seconds: time that the reply took.
+        cost: price in the currency of the specification's prices.
+        model: name of the model that answered.
+        raw: the reply as the client of the protocol gives it.
+    """
+
+    text: str
+    tokens: int
+    prompt_tokens: int
+    seconds: float
+    cost: float
+    model: str
+    raw: Any
 
 
 @dataclass(frozen=True)
@@ -127,18 +180,20 @@ class _Protocol(ABC):
         """Returns the asynchronous client."""
 
     @abstractmethod
-    async def request(self, messages: Sequence[Message], kind: str, seed: int | None) -> Any:
-        """Sends a conversation and returns the client's reply."""
+    async def request(self, messages: Sequence[Message], kind: str, seed: int | None, more: Mapping[str, Any]) -> Any:
+        """Sends a conversation with `more` options of the protocol, and returns the client's reply."""
 
     @abstractmethod
     def read(self, reply: Any) -> _Reply:
         """Returns what the server answered; raises any error for a malformed reply."""
 
-    async def ask(self, messages: Sequence[Message], kind: str, seed: int | None) -> _Reply:
-        """Sends a conversation and reads the reply; raises ModelError."""
+    async def send(
+        self, messages: Sequence[Message], kind: str, seed: int | None, more: Mapping[str, Any] = MappingProxyType({})
+    ) -> tuple[Any, _Reply]:
+        """Sends a conversation; returns the client's reply and what it says; raises ModelError."""
         model, server = self.specification.name, self.specification.url
         try:
-            reply = await self.request(messages, kind, seed)
+            reply = await self.request(messages, kind, seed, more)
         except (self.module.AuthenticationError, self.module.PermissionDeniedError) as error:
             raise ModelError(f"{server} refuses the key in {self.variable} ({self._short(error)}).") from error
         except self.module.NotFoundError as error:
@@ -168,7 +223,7 @@ class _Protocol(ABC):
                 "--resume."
             )
         try:
-            return self.read(reply)
+            return reply, self.read(reply)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise ModelError(
                 f"{server} answered {self._short(reply)}, expected a reply of the {self.specification.api} protocol: "
@@ -197,19 +252,20 @@ class _OpenAI(_Protocol):
             api_key=key, base_url=own.url, timeout=own.timeout_s, max_retries=own.retries
         )  # fmt: skip
 
-    async def request(self, messages: Sequence[Message], kind: str, seed: int | None) -> Any:
+    async def request(self, messages: Sequence[Message], kind: str, seed: int | None, more: Mapping[str, Any]) -> Any:
         own = self.specification
         options: dict[str, Any] = {own.max_tokens_field: own.max_tokens}
         if own.temperature is not None:
             options["temperature"] = own.temperature
         if own.temperature != 0 and seed is not None:
             options["seed"] = seed
-        if own.structure == "json":
+        if own.structure == "json" and kind:
             schema = {"name": kind, "schema": answer_schema(kind), "strict": True}
             options["response_format"] = {"type": "json_schema", "json_schema": schema}
-        elif own.structure == "regex":
+        elif own.structure == "regex" and kind:
             options["extra_body"] = {"guided_regex": answer_pattern(kind)}
-        return await self.client.chat.completions.create(model=own.name, messages=openai_messages(messages), **options)
+        sent = openai_messages(messages)
+        return await self.client.chat.completions.create(model=own.name, messages=sent, **{**options, **more})
 
     def read(self, reply: Any) -> _Reply:
         usage = reply.usage
@@ -234,7 +290,7 @@ class _Anthropic(_Protocol):
             api_key=key, base_url=base, timeout=own.timeout_s, max_retries=own.retries
         )  # fmt: skip
 
-    async def request(self, messages: Sequence[Message], kind: str, seed: int | None) -> Any:
+    async def request(self, messages: Sequence[Message], kind: str, seed: int | None, more: Mapping[str, Any]) -> Any:
         own = self.specification
         system, turns = anthropic_messages(messages)
         options: dict[str, Any] = {}

@@ -31,6 +31,7 @@ COMMANDS = {
     "render": Command("carm_env.cli.render:render", "Take an X-ray and save it."),
     "render-dataset": Command("carm_env.cli.render_dataset:render_dataset", "Render a dataset of labelled views."),
     "replay": Command("carm_env.cli.replay:replay", "Show transcripts of episodes as HTML pages and GIFs."),
+    "route": Command("carm_env.cli.route:route", "Find the model for images from its card, or nobody."),
 }
 """The commands, in the order of the help."""
 

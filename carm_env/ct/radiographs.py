@@ -98,7 +98,45 @@ def read_radiograph(path: Path, frame: int | None = None, max_aspect: float = MA
     return read(path, frame, max_aspect)
 
 
+@dataclass(frozen=True, eq=False)
+class ColourImage:
+    """An image of any kind.
+
+    Attributes:
+        image: RGB; three equal channels for an X-ray.
+        notes: what was converted, one line each, without personal data.
+    """
+
+    image: Image.Image
+    notes: tuple[str, ...] = ()
+
+
+def read_image(path: Path, frame: int | None = None, max_aspect: float = MAX_ASPECT) -> ColourImage:
+    """Reads an image that may be no X-ray, and keeps its colours; arguments and errors as for `read_radiograph`.
+
+    Transparent pixels become black, and grey values of more than 8 bits are stretched.
+    """
+    if path.is_file():
+        with path.open("rb") as file:
+            is_picture = file.read(132).startswith(_SIGNATURES)
+        if is_picture:
+            opened, notes = _open_pillow(path, frame, max_aspect)
+            return ColourImage(opened.convert("RGB"), notes)
+    radiograph = read_radiograph(path, frame, max_aspect)
+    return ColourImage(Image.fromarray(radiograph.image).convert("RGB"), radiograph.notes)
+
+
 def _read_pillow(path: Path, frame: int | None, max_aspect: float) -> Radiograph:
+    image, notes = _open_pillow(path, frame, max_aspect)
+    if image.mode != "L":
+        colours = np.asarray(image, np.int16)
+        if np.ptp(colours, axis=2).max() > 0:
+            notes = (*notes, "colours were converted to grey values")
+    return Radiograph(np.array(image.convert("L")), None, notes)
+
+
+def _open_pillow(path: Path, frame: int | None, max_aspect: float) -> tuple[Image.Image, tuple[str, ...]]:
+    """Returns an image of 8 bits, L or RGB, without transparency, and what was converted."""
     try:
         with warnings.catch_warnings():
             # The size is checked below.
@@ -116,21 +154,15 @@ def _read_pillow(path: Path, frame: int | None, max_aspect: float) -> Radiograph
         raise RadiographError(f"{path} has too many pixels, expected at most {MAX_PIXELS:,}: reduce it.") from error
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise RadiographError(f"{path} is damaged ({_reason(error)}): copy or export it again.") from error
-    notes = []
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, np.float64)
-        notes.append(f"grey values of 16 bits ({values.min():.0f} to {values.max():.0f}) were stretched")
-        return Radiograph(_stretched(values), None, tuple(notes))
+        note = f"grey values of 16 bits ({values.min():.0f} to {values.max():.0f}) were stretched"
+        return Image.fromarray(_stretched(values)), (note,)
     if image.has_transparency_data:
         # Modes with a palette or a transparent colour, too.
         coloured = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", coloured.size, (0, 0, 0, 255)), coloured).convert("RGB")
-    if image.mode not in ("1", "L"):
-        colours = np.asarray(image.convert("RGB"), np.int16)
-        if np.ptp(colours, axis=2).max() > 0:
-            notes.append("colours were converted to grey values")
-        image = image.convert("RGB")
-    return Radiograph(np.array(image.convert("L")), None, tuple(notes))
+        return Image.alpha_composite(Image.new("RGBA", coloured.size, (0, 0, 0, 255)), coloured).convert("RGB"), ()
+    return image.convert("L" if image.mode in ("1", "L") else "RGB"), ()
 
 
 def _reason(error: Exception) -> str:

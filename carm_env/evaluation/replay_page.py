@@ -280,6 +280,8 @@ def _step(transcript: Transcript, before: ResetLine | AnswerLine, answer: Answer
         parts.append(_turn("answer", "Answer", answer.text or "(empty)"))
     elif answer.rationale:
         parts.append(_turn("answer", "Rationale", answer.rationale))
+    if answer.stage:
+        parts.append(_turn("", f"Stage: {answer.stage}", "\n".join(_stage_lines(answer))))
     if answer.fault:
         parts.append(_turn("fault", f"Invalid answer: {answer.fault}", answer.message))
     else:
@@ -287,6 +289,12 @@ def _step(transcript: Transcript, before: ResetLine | AnswerLine, answer: Answer
     parts.append(f'<p class="meta">{shown(" · ".join(_details(answer)))}</p>')
     figure = _figure(transcript, answer.image, before, problems)
     return f'<section class="card step">{figure}<div class="said">{"".join(parts)}</div></section>'
+
+
+def _stage_lines(answer: AnswerLine) -> list[str]:
+    cutoff = "no cutoff" if answer.cutoff is None else f"cutoff {answer.cutoff:.4g}"
+    candidates = [f"{one.get('probability')}: {one.get('answer')}" for one in answer.candidates]
+    return [*candidates, cutoff, *filter(None, [answer.decision])]
 
 
 def _details(answer: AnswerLine) -> list[str]:

@@ -43,6 +43,10 @@ class Exchange:
         seconds: time that the answer took; None if it is unknown.
         cost: price of the request in the currency of the model's settings; None if it is unknown.
         model: name of the model.
+        stage: what the request decides, of a policy that asks in stages; otherwise empty.
+        candidates: answers with their probabilities, the likelier first; empty if only the answer is known.
+        cutoff: probability from which the second candidate is taken; None without one.
+        decision: which candidate was taken, and why it ends there or goes on.
     """
 
     messages: Sequence[Message]
@@ -54,6 +58,10 @@ class Exchange:
     seconds: float | None = None
     cost: float | None = None
     model: str = ""
+    stage: str = ""
+    candidates: Sequence[tuple[str, float]] = ()
+    cutoff: float | None = None
+    decision: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +176,10 @@ class AnswerLine(CArmState):
         rationale: explanation of the policy.
         confidence: confidence of the policy, 0 to 1.
         reward: reward of the environment; None in an evaluation.
+        stage: what the request decided, of a policy that asks in stages; otherwise empty.
+        candidates: answers with their probabilities, ``{"answer": .., "probability": ..}``, the likelier first.
+        cutoff: probability from which the second candidate is taken; None without one.
+        decision: which candidate was taken.
     """
 
     step: int
@@ -192,6 +204,10 @@ class AnswerLine(CArmState):
     rationale: str = ""
     confidence: float | None = None
     reward: float | None = None
+    stage: str = ""
+    candidates: tuple[dict[str, Any], ...] = ()
+    cutoff: float | None = None
+    decision: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

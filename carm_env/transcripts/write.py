@@ -240,6 +240,13 @@ class TranscriptRecorder:
             "prompt_tokens": _integer(exchange.prompt_tokens),
             "seconds": _number(exchange.seconds),
             "cost": _number(exchange.cost),
+            "stage": writable(exchange.stage),
+            "candidates": tuple(
+                {"answer": writable(answer), "probability": _number(probability)}
+                for answer, probability in exchange.candidates
+            ),
+            "cutoff": _number(exchange.cutoff),
+            "decision": writable(exchange.decision),
         }
 
     def _message(self, message: Any) -> dict[str, Any]:

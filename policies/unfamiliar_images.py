@@ -22,12 +22,18 @@ _WRISTS = (8, 9)
 _HAND_MM = np.array([55.0, 55.0])
 """Half the width and depth of the box that is cut out around a hand."""
 _FOREARM_MM, _HAND_LENGTH_MM = 20.0, 200.0
-_PHOTOGRAPHS = (
-    ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
-    ("sklearn", "datasets/images/china.jpg"),
-    ("sklearn", "datasets/images/flower.jpg"),
-)
-"""Photographs that come with packages."""
+_PHOTOGRAPHS = {
+    "matplotlib": ("mpl-data/sample_data/grace_hopper.jpg",),
+    "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
+    "skimage": tuple(
+        f"data/{name}"
+        for name in (
+            "astronaut.png", "brick.png", "camera.png", "chelsea.png", "clock_motion.png", "coffee.png", "coins.png",
+            "grass.png", "gravel.png", "moon.png", "motorcycle_left.png", "page.png", "rocket.jpg", "text.png",
+        )
+    ),
+}  # fmt: skip
+"""Photographs that come with packages, by package. Those of scikit-image that show medical samples are left out."""
 
 
 def lateral_views(patients: Sequence[str], count: int, seed: int) -> Images:
@@ -75,22 +81,31 @@ def _cut_out(volume: Volume, wrist_lps_mm: NDArray[np.float64]) -> Volume:
     return Volume(hu, volume.affine_lps_mm)
 
 
+def installed_photographs() -> dict[str, Image.Image]:
+    """Returns the photographs that installed packages contain, grey, by name; empty if there are none."""
+    found: dict[str, Image.Image] = {}
+    for package, files in _PHOTOGRAPHS.items():
+        spec = importlib.util.find_spec(package)
+        for file in files if spec and spec.origin else ():
+            path = Path(str(spec.origin)).parent / file  # type: ignore[union-attr]
+            if path.is_file():
+                found[path.stem] = Image.open(path).convert("L")
+    return found
+
+
+def random_square(photograph: Image.Image, rng: np.random.Generator) -> Images:
+    """Returns a random square of a photograph, ``(SIZE, SIZE)``."""
+    side = int(rng.uniform(0.4, 1.0) * min(photograph.size))
+    left, top = (int(rng.integers(extent - side + 1)) for extent in photograph.size)
+    square = photograph.crop((left, top, left + side, top + side))
+    return np.asarray(square.resize((SIZE, SIZE), Image.Resampling.LANCZOS))
+
+
 def photographs(count: int, seed: int) -> Images:
     """Returns random squares of the photographs that installed packages contain; none if there are none."""
-    rng, whole = np.random.default_rng(seed), []
-    for package, file in _PHOTOGRAPHS:
-        found = importlib.util.find_spec(package)
-        path = Path(found.origin).parent / file if found and found.origin else None
-        if path is not None and path.is_file():
-            whole.append(Image.open(path).convert("L"))
-    images = np.zeros((count if whole else 0, SIZE, SIZE), np.uint8)
-    for number in range(len(images)):
-        photograph = whole[number % len(whole)]
-        side = int(rng.uniform(0.4, 1.0) * min(photograph.size))
-        left, top = (int(rng.integers(extent - side + 1)) for extent in photograph.size)
-        square = photograph.crop((left, top, left + side, top + side))
-        images[number] = np.asarray(square.resize((SIZE, SIZE), Image.Resampling.LANCZOS))
-    return images
+    rng, whole = np.random.default_rng(seed), list(installed_photographs().values())
+    images = [random_square(whole[number % len(whole)], rng) for number in range(count if whole else 0)]
+    return np.stack(images) if images else np.zeros((0, SIZE, SIZE), np.uint8)
 
 
 def noise(count: int, seed: int) -> Images:
