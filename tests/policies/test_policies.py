@@ -52,11 +52,12 @@ def test_shipped_weights_are_small_and_have_a_model_card():
         "mllm",
         "mllm_grpo",
         "out_of_distribution",
+        "router",
     }
     files = [path for name in SHIPPED_WEIGHTS for path in (SHIPPED / name).rglob("*") if path.is_file()]
     assert {path.name for path in files} == {"README.md", "config.json", "model.safetensors"}
     assert sum(path.stat().st_size for path in files) < 15e6
-    for name in ("mllm", "mllm_grpo"):
+    for name in ("mllm", "mllm_grpo", "router"):
         language_model = list((SHIPPED / name).iterdir())
         assert {path.suffix for path in language_model} == {".md", ".json", ".jinja", ".safetensors"}
         assert sum(path.stat().st_size for path in language_model) < 15e6
