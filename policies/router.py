@@ -44,8 +44,8 @@ class RouterPolicy(Policy):
     """Asks the router for the card of the X-ray and the target, and lets the policy of the card drive.
 
     Stage 1 sees every image: if it answers that this is not a medical scan, or a scan of no card, the policy abstains.
-    The C-arm takes frontal X-rays, so that an X-ray of another modality counts as one of these. Stages 2 and 3 run at the
-    first X-ray of an episode and when the target changes. The finding that stage 3 receives is the region of the
+    The C-arm takes frontal X-rays, so that an X-ray of another modality counts as one of these. Stages 2 and 3 run at
+    the first X-ray of an episode and when the target changes. The finding that stage 3 receives is the region of the
     target, or inverted polarity if stage 2 sees it. Without a card, or with one whose model does not drive, the
     policy `default` drives.
 
