@@ -15,8 +15,8 @@ from pathlib import Path
 
 from carm_env.system.command_line import run_script
 from carm_env.system.files import write_text
-from carm_env.system.structured_files import dump_yaml, read_yaml
-from policies.routing.cards import CARDS, card_values, parse_card, read_repository
+from carm_env.system.structured_files import dump_yaml
+from policies.routing.cards import CARDS, card_values, read_card_files, read_repository
 from policies.routing.figures import REPOSITORY, differences, filled
 
 
@@ -42,8 +42,9 @@ def run(arguments: Arguments) -> int:
         found = differences(repository.cards, arguments.root)
         print("\n".join(found) or f"{len(repository.cards)} cards agree with their result files.")
         return int(bool(found))
-    for path in sorted(arguments.cards.glob("*.yaml")):
-        card = filled(parse_card(read_yaml(path), str(path)), arguments.root)
+    # All cards are read and filled in before the first one is written.
+    cards = {path: filled(card, arguments.root) for path, card in read_card_files(arguments.cards).items()}
+    for path, card in cards.items():
         write_text(path, dump_yaml(card_values(card), width=120, allow_unicode=True))
         print(f"{path.name}: {len(card.eval_results)} figures")
     return 0

@@ -37,10 +37,10 @@ from carm_env.evaluation.provenance import save_measurement
 from carm_env.evaluation.uncertainty import save_risk_coverage
 from carm_env.patients.build import default_workers, prepare_patients
 from carm_env.patients.catalogue import expand_patients
-from carm_env.patients.separation import check_separate
+from carm_env.patients.separation import check_separate, check_trainable
 from carm_env.system.command_line import run_script
 from policies.routing.cards import CARDS, CardRepository, read_repository
-from policies.routing.cutoffs import Cutoffs, read_cutoffs
+from policies.routing.cutoffs import SHIPPED_MODEL, Cutoffs, read_cutoffs
 from policies.routing.local_top_two import make_top_two_model
 from policies.routing.made_images import sample_images
 from policies.routing.router import Router
@@ -91,15 +91,18 @@ class Arguments:
 
 def measure(model: RememberedModel, repository: CardRepository, arguments: Arguments) -> dict[str, Any]:
     """Returns the figures of both splits; draws the plots."""
-    given = read_cutoffs(arguments.cutoffs, repository.fingerprint) if arguments.cutoffs is not None else None
+    name, given = arguments.model or SHIPPED_MODEL, None
+    if arguments.cutoffs is not None:
+        given = read_cutoffs(arguments.cutoffs, repository.fingerprint, name)
     tune, tune_raised = arguments.patients(arguments.tune), arguments.patients(arguments.tune_raised)
     test, test_raised = arguments.patients(arguments.test), arguments.patients(arguments.test_raised)
+    check_trainable([*tune, *tune_raised], "--tune or --tune-raised")
     check_separate({"train": [*tune, *tune_raised], "test": [*test, *test_raised]}, ("train",))
     prepare_patients([*tune, *tune_raised, *test, *test_raised], default_workers())
     count, seed = arguments.count, arguments.seed
     tuning = ask(model, repository, sample_images(tune, tune_raised, count, seed, held_out=False), "tuning")
     held_out = ask(model, repository, sample_images(test, test_raised, count, seed + 1, held_out=True), "held-out")
-    cutoffs = given or tuned(tuning.samples, repository, arguments.model or "shipped")
+    cutoffs = given or tuned(tuning.samples, repository, name)
     if arguments.csv is not None:
         write_samples(arguments.csv, tuning.samples)
     splits = {
@@ -150,10 +153,11 @@ def route_folder(router: Router, folder: Path) -> dict[str, Any]:
     """Routes the images of a folder; returns the card of each, and the number of images of each card."""
     found, unreadable = {}, {}
     for path in find_images(folder)[0]:
+        name = path.name if path == folder else path.relative_to(folder).as_posix()
         try:
-            found[path.name] = router.route(read_image(path).image)
+            found[name] = router.route(read_image(path).image)
         except (RadiographError, OSError) as error:
-            unreadable[path.name] = str(error)
+            unreadable[name] = str(error)
     cards = Counter(route.card_id for route in found.values())
     modalities = Counter(route.answer("modality") for route in found.values())
     return {
@@ -170,7 +174,7 @@ def report(found: dict[str, Any]) -> str:
         for stage, one in split["stages"].items():
             lines.append(
                 f"  {stage:9} {one['accuracy']['value']:.3f} with cutoffs, "
-                f"{one['accuracy_without_cutoffs']['value']:.3f} without, ECE {one['ece']:.3f}"
+                f"{one['accuracy_without_cutoffs']['value']:.3f} without, ECE without cutoffs {one['ece']:.3f}"
             )
         rejected = "" if split["non_medical_rejected"] is None else (
             f", {split['non_medical_rejected']:.3f} of {split['non_medical']} non-medical images rejected"
@@ -195,10 +199,10 @@ def run(arguments: Arguments) -> None:
     print(report(found))
     if arguments.images:
         router = Router(model, repository, Cutoffs(found["cutoffs"], repository.fingerprint))
-        found["folders"] = {folder.name: route_folder(router, folder) for folder in arguments.images}
+        found["folders"] = {str(folder): route_folder(router, folder) for folder in arguments.images}
         for name, one in found["folders"].items():
             print(f"{name}: {one['cards']}, {len(one['unreadable'])} unreadable")
-    save_measurement(arguments.json, {"model": arguments.model or "shipped", **found}, arguments.seed)
+    save_measurement(arguments.json, {"model": arguments.model or SHIPPED_MODEL, **found}, arguments.seed)
 
 
 if __name__ == "__main__":

@@ -43,9 +43,9 @@ SPECIALISTS: dict[str, Callable[[MoveLattice | None], Policy]] = {
 class RouterPolicy(Policy):
     """Asks the router for the card of the X-ray and the target, and lets the policy of the card drive.
 
-    Stage 1 sees every image: if it answers that this is no medical scan, or a scan of no card, the policy abstains. The
-    C-arm takes frontal X-rays, so that an X-ray of another modality counts as one of these. Stages 2 and 3 run at the
-    first X-ray of an episode and when the target changes. The finding that stage 3 receives is the region of the
+    Stage 1 sees every image: if it answers that this is not a medical scan, or a scan of no card, the policy abstains.
+    The C-arm takes frontal X-rays, so that an X-ray of another modality counts as one of these. Stages 2 and 3 run at
+    the first X-ray of an episode and when the target changes. The finding that stage 3 receives is the region of the
     target, or inverted polarity if stage 2 sees it. Without a card, or with one whose model does not drive, the
     policy `default` drives.
 
@@ -113,13 +113,13 @@ class RouterPolicy(Policy):
         self._words.append(check_feedback(text))
 
     def act(self, observation: Any, info: Mapping[str, Any]) -> Decision:
-        """Abstains on an image that is no X-ray; otherwise the chosen policy decides."""
+        """Abstains on an image that is not an X-ray; otherwise the chosen policy decides."""
         image = Image.fromarray(image_of(observation)[..., 0]).convert("RGB")
         first = self.router.identify(image)
         records = [first]
         modality = first.reading.value
         if modality in (NOT_MEDICAL, NO_FIT):
-            what = "no medical scan" if modality == NOT_MEDICAL else "a scan that no model here is for"
+            what = "not a medical scan" if modality == NOT_MEDICAL else "a scan that no model here is for"
             self._exchange = exchange_of(first)
             return Decision(
                 ALIGNED, rationale=f"The image is {what}.", confidence=first.selection.probability, abstain=True,

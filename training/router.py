@@ -25,6 +25,7 @@ from tqdm import tqdm
 from carm_env.chat_models.specification import ModelSpecification
 from carm_env.patients.build import default_workers, prepare_patients
 from carm_env.patients.catalogue import expand_patients
+from carm_env.patients.separation import check_separate, check_trainable
 from carm_env.system.extras import optional_imports
 from carm_env.system.files import atomic_folder, write_json, write_text
 from policies.local_model import LocalModel
@@ -103,17 +104,18 @@ class Arguments:
     json: str = ""
 
     def check(self) -> None:
-        """Raises ValueError for a wrong value."""
+        """Raises ValueError for a wrong value, a test patient that is learnt, and a person of training and test."""
         for name in ("max_patients", "images", "steps", "batch_size", "layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1.")
         if self.hidden < 32 or self.hidden % 32:
             raise ValueError(f"hidden is {self.hidden}, expected a multiple of 32.")
-        overlap = {*self.patients("train"), *self.patients("raised")} & {
-            *self.patients("test"), *self.patients("test_raised"),
-        }  # fmt: skip
-        if overlap:
-            raise ValueError(f"{', '.join(sorted(overlap))}: in training and test, expected different patients.")
+        learnt, tested = (
+            [*self.patients(name), *self.patients(raised)]
+            for name, raised in (("train", "raised"), ("test", "test_raised"))
+        )
+        check_trainable(learnt, "--train or --raised")
+        check_separate({"train": learnt, "test": tested}, ("train",))
 
     def patients(self, split: str) -> list[str]:
         """Returns the names of the patients of ``train``, ``test``, ``raised`` or ``test_raised``."""

@@ -28,8 +28,8 @@ from carm_env.patients.separation import check_trainable
 from carm_env.system.command_line import run_script
 from carm_env.system.errors import UnknownNameError
 from carm_env.system.files import write_text
-from carm_env.system.structured_files import dump_yaml, read_yaml
-from policies.routing.cards import CARDS, card_values, parse_card, read_repository
+from carm_env.system.structured_files import dump_yaml
+from policies.routing.cards import CARDS, card_values, read_card_files, read_repository
 from policies.routing.made_images import FRONTAL, INVERTED, REGIONS, region_of
 
 _POLARITY = "polarity"
@@ -84,6 +84,9 @@ def successes(results: Sequence[EpisodeResult]) -> dict[str, dict[str, Any]]:
 def choose(found: Mapping[str, Mapping[str, Any]], default: str, margin: float) -> dict[str, str]:
     """Returns the chosen policy for each finding.
 
+    Raises:
+        ValueError: a finding has no result of the default.
+
     >>> choose({"Head": {"a": {"value": 0.8}, "b": {"value": 0.84}}}, "a", 0.05)
     {'Head': 'a'}
     >>> choose({"Head": {"a": {"value": 0.8}, "b": {"value": 0.9}}}, "a", 0.05)
@@ -92,26 +95,32 @@ def choose(found: Mapping[str, Mapping[str, Any]], default: str, margin: float) 
     chosen = {}
     for finding, by_policy in found.items():
         best = max(by_policy, key=lambda policy: by_policy[policy]["value"])
-        own = by_policy[default]["value"] if default in by_policy else 0.0
-        chosen[finding] = best if by_policy[best]["value"] > own + margin else default
+        if default not in by_policy:
+            raise ValueError(
+                f"{default} has no episode for {finding!r}, measure it as well, or name another --default."
+            )
+        lead = by_policy[best]["value"] - by_policy[default]["value"]
+        chosen[finding] = best if lead > margin else default
     return chosen
 
 
 def write_choice(folder: Path, chosen: Mapping[str, str]) -> None:
-    """Writes the findings of each policy into the cards of frontal X-rays; other cards stay as they are.
+    """Writes the findings of each policy into the cards of frontal X-rays; all else on the cards stays as it is.
 
     Raises:
+        CardError: a card is invalid, or a file holds a list of cards; nothing has been written.
         UnknownNameError: no card has a chosen policy.
     """
     policies = [card.policy for card in read_repository(folder).of_modality(FRONTAL) if card.policy]
     for policy in chosen.values():
         if policy not in policies:
             raise UnknownNameError("policy of a card", policy, policies)
-    for path in sorted(folder.glob("*.yaml")):
-        card = parse_card(read_yaml(path), str(path))
+    for path, card in read_card_files(folder).items():
         if card.modality == FRONTAL:
             own = tuple(finding for finding, policy in chosen.items() if card.policy and policy == card.policy)
-            write_text(path, dump_yaml(card_values(replace(card, findings=own)), width=120, allow_unicode=True))
+            kept = tuple(finding for finding in card.findings if finding not in chosen)
+            values = card_values(replace(card, findings=own + kept))
+            write_text(path, dump_yaml(values, width=120, allow_unicode=True))
 
 
 def run(arguments: Arguments) -> None:

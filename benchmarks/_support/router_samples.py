@@ -36,7 +36,7 @@ class RememberedModel:
     """
 
     def __init__(self, model: TopTwoModel) -> None:
-        self.style = model.style
+        self.style, self.trained_on = model.style, getattr(model, "trained_on", "")
         self._model = model
         self._known: dict[str, TopTwo] = {}
 
@@ -77,8 +77,8 @@ def ask(model: TopTwoModel, repository: CardRepository, images: Sequence[MadeIma
 
 
 def tuned(samples: Sequence[StageSample], repository: CardRepository, model: str) -> Cutoffs:
-    """Learns cutoffs from the samples of which one answer is right."""
-    known = [sample for sample in samples if sample.label]
+    """Learns cutoffs from the samples of which one answer is right and the other one differs."""
+    known = [sample for sample in samples if sample.tunes]
     return learn_cutoffs(
         [one.stage for one in known], [one.p2 for one in known], [one.label for one in known], repository.fingerprint,
         model,
@@ -86,11 +86,11 @@ def tuned(samples: Sequence[StageSample], repository: CardRepository, model: str
 
 
 def write_samples(path: Path, samples: Sequence[StageSample]) -> None:
-    """Writes the samples of which one answer is right as the CSV that `training/cutoffs.py` reads."""
+    """Writes the samples that cutoffs are learned from as the CSV that `training/cutoffs.py` reads."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["stage", "p2", "label", "kind"])
-    writer.writerows([one.stage, repr(one.p2), one.label, one.kind] for one in samples if one.label)
+    writer.writerows([one.stage, repr(one.p2), one.label, one.kind] for one in samples if one.tunes)
     write_text(path, file.getvalue())
 
 
@@ -114,7 +114,7 @@ def stage_figures(split: Split, cutoffs: Cutoffs) -> dict[str, Any]:
             "accuracy_without_cutoffs": estimate(without, groups)._asdict(),
             "difference": float(difference.mean()),
             "difference_interval": list(mean_interval(difference, groups)),
-            "answers_changed_to_right_or_wrong": int(sum(flips)),
+            "changed_correctness": int(sum(flips)),
             "second_right": sum(sample.label == "SECOND" for sample in own),
             "ece": expected_calibration_error([sample.p1 for sample in own], without),
         }
@@ -188,7 +188,7 @@ def sensitivity(
     """
     rng, found = np.random.default_rng(seed), []
     for stage in STAGES:
-        known = [sample for sample in tuning.samples if sample.stage == stage and sample.label]
+        known = [sample for sample in tuning.samples if sample.stage == stage and sample.tunes]
         for size in (*[size for size in sizes if size < len(known)], len(known)):
             if not size:
                 continue

@@ -126,7 +126,9 @@ class HeldOut:
 
     def _correct(self, view: int, rng: Generator) -> Asked:
         best, *others = self._situation(view).closest()
-        wrong = f"[{int(rng.choice(others[:4]))},{best}]"
+        first, other = rng.choice(others[:4], 2, replace=False).tolist()
+        # If the second landmark were always the right one, it could be copied.
+        wrong = f"[{first},{best if rng.random() < 0.5 else other}]"
         image = self._views.images[view]
         messages = question("correct", image, self._style, answer=wrong, feedback=WRONG_FEEDBACK)
         return self._asked(view, messages, best)

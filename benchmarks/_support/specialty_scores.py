@@ -113,7 +113,7 @@ def _difference(one: Statistic, other: Statistic) -> Statistic:
 
 
 def jackknife(statistic: Statistic, patients: Sequence[str], bounds: tuple[float, float] = (-1.0, 1.0)) -> Estimate:
-    """Returns a score with the interval of a jackknife over patients, for scores that are no means, such as F1.
+    """Returns a score with the interval of a jackknife over patients, for scores that are not means, such as F1.
 
     Args:
         statistic: the score of questions.

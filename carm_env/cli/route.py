@@ -59,6 +59,10 @@ def route(arguments: Arguments) -> int:
     records: list[dict[str, Any]] = []
     record = _module("record")
     unreadable = len(others)
+    for path in others:
+        error_text = "not a PNG, JPEG or DICOM file"
+        print(f"{printable_name(str(path))}: unreadable: {error_text}", file=sys.stderr)
+        records.append({"file": printable_name(str(path)), "error": error_text})
     for path in files:
         shown = printable_name(str(path))
         try:
@@ -74,14 +78,15 @@ def route(arguments: Arguments) -> int:
         print("\n".join([shown, *record.route_lines(found)]), flush=True)
         records.append({"file": shown, **record.route_json(found)})
         if arguments.out is not None:
-            name = episode_folder_name(path.name, "route", len(records) - 1, str(path.resolve()))
+            # The name depends on the image alone, so that a second run replaces the transcript.
+            name = episode_folder_name(path.name, "route", arguments.frame or 0, str(path.resolve()))
             record.save_route(arguments.out / name, found, image, arguments.model or "shipped", router.prompts)
     _save(arguments, router, records)
     return int(unreadable > 0)
 
 
 def _files(given: Sequence[str]) -> tuple[list[Path], list[Path]]:
-    """Returns the images among files and folders, and the files of folders that are no images."""
+    """Returns the images among files and folders, and the files of folders that are not images."""
     from carm_env.evaluation.external_images import find_images
 
     if not given or not all(given):

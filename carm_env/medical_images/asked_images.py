@@ -38,6 +38,7 @@ class AskedImage:
         label: number of the true class.
         phrase: what the box is about.
         box: the true box, shares of the image's width and height; None for a class.
+        data_set: name of the data set, whose tasks are about the same patients.
 
     Raises:
         DatasetError: the split, the class or the box does not exist, or there is a box and a question.
@@ -52,6 +53,7 @@ class AskedImage:
     label: int = 0
     phrase: str = ""
     box: Box | None = None
+    data_set: str = ""
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:

@@ -2,11 +2,11 @@
 
     DL_info.csv                          File_name,Patient_index,..,Bounding_boxes,Coarse_lesion_type,..
     Images_png/000001_01_01/109.png      16 bits, Hounsfield units + 32768
-    Key_slices/000001_01_01_109.png      8 bits, instead of Images_png
 
 Two tasks: the box of the lesion in slices with one lesion, and the region of the body that the lesion in a given box is
 in. Lesions that the authors mark as possibly noisy, and for the second task those without a type, are left out. Slices
-that are not in the folder are left out, too, as the data come in many parts. The data are the user's to bring.
+that are not in the folder are left out, too, as the data come in many parts. The slices of Key_slices are not read, as
+boxes may be drawn into them. The data are the user's to bring.
 
 Source: Yan et al., "DeepLesion: Automated deep mining, categorization and detection of significant radiology image
 findings using large-scale clinical lesion annotations" (2017).
@@ -29,13 +29,14 @@ from carm_env.system.csv_files import read_csv_rows
 from carm_env.system.errors import shortened
 from carm_env.xray_datasets.labelled import DatasetError
 
-TABLE, IMAGES, KEY_SLICES = "DL_info.csv", "Images_png", "Key_slices"
+TABLE, IMAGES = "DL_info.csv", "Images_png"
 COLUMNS = ("File_name", "Patient_index", "Bounding_boxes", "Coarse_lesion_type", "Possibly_noisy", "Image_size",
            "DICOM_windows", "Train_Val_Test")  # fmt: skip
 REGIONS = ("bone", "abdomen", "mediastinum", "liver", "lung", "kidney", "soft tissue", "pelvis")
 """Regions of the lesion types 1 to 8."""
 _SPLITS = {"1": "train", "2": "validation", "3": "test"}
 _PHRASE = "lesion"
+_DATA_SET = "deeplesion"
 _OFFSET_HU = 32768
 
 
@@ -59,7 +60,8 @@ def read_deep_lesion(folder: Path) -> tuple[AskedImage, ...]:
     )  # fmt: skip
     if not found:
         raise DatasetError(
-            f"{folder} holds none of the {len(lesions)} slices of {TABLE}: unpack {IMAGES}/ or {KEY_SLICES}/ there."
+            f"{folder} holds none of the {len(lesions)} slices of {TABLE}: unpack {IMAGES}/ "
+            "there. Key_slices/ is not read, as boxes may be drawn into its images."
         )
     return found
 
@@ -67,7 +69,13 @@ def read_deep_lesion(folder: Path) -> tuple[AskedImage, ...]:
 def _of_row(folder: Path, where: str, row: Mapping[str, str], is_single: bool) -> Iterator[AskedImage]:
     name = row["File_name"]
     series, underscore, slice_name = name.rpartition("_")
-    if not underscore or not series or Path(name).name != name or Path(name).suffix != ".png":
+    if (
+        not underscore
+        or series in ("", ".", "..")
+        or Path(name).name != name
+        or "\\" in name
+        or Path(name).suffix != ".png"
+    ):
         raise DatasetError(
             f"{where}: File_name is {shortened(name)}, expected a name without folders such as 000001_01_01_109.png."
         )
@@ -83,19 +91,17 @@ def _of_row(folder: Path, where: str, row: Mapping[str, str], is_single: bool) -
     if not low < high:
         raise DatasetError(f"{where}: DICOM_windows is {low:g}, {high:g}, expected a lower and a higher value.")
     box = box_of_pixels((left, top, right, bottom), (int(width), int(height)), where)
-    path = next(
-        (path for path in (folder / IMAGES / series / slice_name, folder / KEY_SLICES / name) if path.is_file()), None
-    )
-    if path is None or noisy:
+    path = folder / IMAGES / series / slice_name
+    if noisy or not path.is_file():
         return
     load, patient, split = partial(_slice, path, low, high), row["Patient_index"], _SPLITS[row["Train_Val_Test"]]
     if is_single:
-        yield AskedImage(name, patient, split, "deeplesion_box", load, phrase=_PHRASE, box=box)
+        yield AskedImage(name, patient, split, "deeplesion_box", load, phrase=_PHRASE, box=box, data_set=_DATA_SET)
     if kind != -1:
         corners = ",".join(str(round(BOX_SCALE * value)) for value in box)
         text = f"Which region of the body is the lesion in the box [{corners}] of this CT slice in?"
         question = ClassQuestion(text, REGIONS)
-        yield AskedImage(name, patient, split, "deeplesion_region", load, question, int(kind) - 1)
+        yield AskedImage(name, patient, split, "deeplesion_region", load, question, int(kind) - 1, data_set=_DATA_SET)
 
 
 def _numbers(where: str, row: Mapping[str, str], column: str, count: int) -> list[float]:

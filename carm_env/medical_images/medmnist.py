@@ -105,7 +105,11 @@ def _split(
     images = arrays.get(f"{prefix}_images")
     if images is None:
         return
-    where, task = f"{path.name}, {prefix}", path.stem.split("_")[0]
+    # The package writes breastmnist_224; a file of one's own may have any name.
+    where, task = (
+        f"{path.name}, {prefix}",
+        path.stem if path.with_suffix(".json").is_file() else path.stem.split("_")[0],
+    )
     is_image = images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)
     if not is_image or images.dtype != np.uint8 or 0 in images.shape:
         raise DatasetError(
@@ -116,13 +120,13 @@ def _split(
         for number, label in enumerate(_labels(where, arrays.get(f"{prefix}_labels"), len(images))):
             yield AskedImage(
                 f"{where} {number}", f"{prefix} {number}", _SPLITS[prefix], task, partial(_image, images, number),
-                question, label,
+                question, label, data_set=path.stem,
             )  # fmt: skip
     for number, corners in enumerate(_boxes(where, arrays.get(f"{prefix}_boxes"), len(images))):
         size = images.shape[2], images.shape[1]
         yield AskedImage(
             f"{where} {number}", f"{prefix} {number}", _SPLITS[prefix], f"{task}_box", partial(_image, images, number),
-            phrase=phrase, box=box_of_pixels(corners, size, f"{where}_boxes, row {number}"),
+            phrase=phrase, box=box_of_pixels(corners, size, f"{where}_boxes, row {number}"), data_set=path.stem,
         )  # fmt: skip
 
 

@@ -81,8 +81,8 @@ def _of_frame(folder: Path, path: Path, split: str) -> Iterator[AskedImage]:
         f"{folder.name}/{sequence}",
         partial(colours, image),
     )
-    yield AskedImage(name, patient, split, "polypset_kind", load, KINDS, KINDS.classes.index(kind))
-    yield AskedImage(name, patient, split, "polypset_box", load, phrase=_PHRASE, box=box)
+    yield AskedImage(name, patient, split, "polypset_kind", load, KINDS, KINDS.classes.index(kind), data_set="polypset")
+    yield AskedImage(name, patient, split, "polypset_box", load, phrase=_PHRASE, box=box, data_set="polypset")
 
 
 def _parse(path: Path, where: str) -> ElementTree.Element:

@@ -25,7 +25,7 @@ from carm_env.system.structured_files import read_yaml
 CARDS = Path(__file__).parents[1] / "cards"
 """Folder of the cards of the specialists of this repository."""
 NOT_MEDICAL, NO_FIT, NORMAL = "None", "Other", "Normal"
-"""Answers of the first stage to an image that is no medical scan, or is one of no card; and of the second stage."""
+"""Answers of stage 1 to an image that is not a medical scan, or is a scan of no card; and of stage 2."""
 MAX_CARDS = 1000
 _ID = re.compile(r"[A-Z][A-Z0-9_]{0,39}")
 _SUFFIXES = (".yaml", ".yml")
@@ -211,7 +211,7 @@ def read_repository(folder: Path = CARDS) -> CardRepository:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder, expected one with model cards (*.yaml).")
     cards: dict[str, tuple[ModelCard, Path]] = {}
-    for path in sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES and path.is_file()):
+    for path in _card_paths(folder):
         content = read_yaml(path)
         for number, values in enumerate(content if isinstance(content, list) else [content], start=1):
             source = f"{path}, card {number}" if isinstance(content, list) else str(path)
@@ -225,6 +225,27 @@ def read_repository(folder: Path = CARDS) -> CardRepository:
     if not cards:
         raise CardError(f"{folder} has no model card, expected files *.yaml.")
     return CardRepository.of(card for card, _ in cards.values())
+
+
+def read_card_files(folder: Path) -> dict[Path, ModelCard]:
+    """Reads a folder whose cards are to be written again: one card in each file.
+
+    Raises:
+        CardError: a card is invalid, or a file holds a list of cards.
+        StructuredFileError: a file is not valid YAML.
+    """
+    contents = {path: read_yaml(path) for path in _card_paths(folder)}
+    for path, content in contents.items():
+        if isinstance(content, list):
+            raise CardError(
+                f"{path} holds a list of cards, expected one card in each file to write: divide it. Nothing has been "
+                "written."
+            )
+    return {path: parse_card(content, str(path)) for path, content in contents.items()}
+
+
+def _card_paths(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES and path.is_file())
 
 
 def parse_card(values: Any, source: str) -> ModelCard:
@@ -253,15 +274,25 @@ def parse_card(values: Any, source: str) -> ModelCard:
         card = _built(ModelCard, {**given, "needs": needs, "weights": weights, "eval_results": evaluated})
         if not _ID.fullmatch(card.id):
             raise ValueError(f"id is {shortened(card.id)}, expected capital letters, digits and underscores, up to 40")
+        if card.id.casefold() == NOT_MEDICAL.casefold():
+            raise ValueError(f"id is {card.id}, which is the answer for no card: choose another one")
         for name in ("modality", "task"):
-            check_text(name, getattr(card, name))
+            _check_line(name, getattr(card, name))
         for finding in card.findings:
-            check_text("a finding", finding)
+            _check_line("a finding", finding)
+        if len(card.name.splitlines()) > 1:
+            raise ValueError(f"name is {shortened(card.name)}, expected one line")
         if card.modality.casefold() in (NOT_MEDICAL.casefold(), NO_FIT.casefold()):
             raise ValueError(f"modality is {card.modality!r}, which is an answer of its own: name the scan")
     except (ValueError, TypeError) as error:
         raise CardError(f"{source} is not a model card: {str(error).rstrip('.')}.") from error
     return card
+
+
+def _check_line(name: str, text: str) -> None:
+    check_text(name, text)
+    if len(text.splitlines()) > 1:
+        raise ValueError(f"{name} is {shortened(text)}, expected one line")
 
 
 def card_values(card: ModelCard) -> dict[str, Any]:

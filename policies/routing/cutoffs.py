@@ -20,10 +20,12 @@ from carm_env.system.structured_files import read_json_mapping
 from policies.routing.selection import FIRST, NO_CUTOFF, SECOND, STAGES
 
 CUTOFFS_FORMAT = 1
+SHIPPED_MODEL = "shipped"
+"""Name of the model that ships, in files of cutoffs and results."""
 
 
 class CutoffsError(CArmEnvError, ValueError):
-    """Cutoffs cannot be learned or read, or belong to another repository of cards."""
+    """Cutoffs cannot be learned or read, or belong to another model or repository of cards."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,19 @@ class Cutoffs:
                 "belong to."
             )
 
+    def check_model(self, model: str, source: str = "the cutoffs") -> None:
+        """Raises CutoffsError if the cutoffs were learned with another model; an unknown one, ``""``, is any."""
+        if self.model and model and _plain_name(self.model) != _plain_name(model):
+            raise CutoffsError(
+                f"{source} were learned with the model {self.model}, but this one is {model}: learn them again with "
+                "`python training/cutoffs.py --model MODEL`, or give the model that they belong to."
+            )
+
+
+def _plain_name(model: str) -> Path:
+    """Returns the name of a model without its settings; a folder with its full path."""
+    return Path(model.partition("?")[0]).resolve()
+
 
 def learn_cutoffs(
     stages: Sequence[str], probabilities: Sequence[float], labels: Sequence[str], repository: str = "", model: str = ""
@@ -148,16 +163,17 @@ def write_cutoffs(path: Path, cutoffs: Cutoffs) -> None:
     write_json(path, {**about_all, "stages": stages})
 
 
-def read_cutoffs(path: Path, fingerprint: str) -> Cutoffs:
-    """Reads cutoffs and checks that they belong to a repository of cards.
+def read_cutoffs(path: Path, fingerprint: str, model: str = "") -> Cutoffs:
+    """Reads cutoffs and checks that they belong to a repository of cards and to a model.
 
     Args:
         path: file of `write_cutoffs`.
         fingerprint: fingerprint of the repository.
+        model: name of the model; empty if unknown.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        CutoffsError: it is damaged, or belongs to another repository.
+        CutoffsError: it is damaged, or belongs to another repository or model.
     """
     try:
         values = read_json_mapping(path)
@@ -179,4 +195,5 @@ def read_cutoffs(path: Path, fingerprint: str) -> Cutoffs:
             f"{path} holds no cutoffs ({error}): write them with `python training/cutoffs.py`."
         ) from error
     found.check_repository(fingerprint, str(path))
+    found.check_model(model, str(path))
     return found

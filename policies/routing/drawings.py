@@ -1,4 +1,4 @@
-"""Images that are no medical scans, drawn from a seed: noise, textures, drawings, plots and pages of text.
+"""Images that are not medical scans, drawn from a seed: noise, textures, drawings, plots and pages of text.
 
 `TRAINED` are the kinds that the router that ships was trained on, `HELD_OUT` the kinds that it never saw.
 """

@@ -43,6 +43,11 @@ class StageSample:
         """`FIRST` or `SECOND`, the right answer; empty if neither is."""
         return FIRST if self.first == self.truth else SECOND if self.second == self.truth else ""
 
+    @property
+    def tunes(self) -> bool:
+        """Whether a cutoff can make a difference: one answer is right, and the other one is not the same."""
+        return bool(self.label) and self.first != self.second
+
     def is_right(self, cutoff: float) -> bool:
         """Returns whether the answer that a cutoff takes is right."""
         takes_second = self.p2 >= cutoff and bool(self.second) and self.second != self.first

@@ -7,7 +7,7 @@ from pathlib import Path
 from carm_env.chat_models.top_two import TopTwoModel
 from policies.checkpoint import SHIPPED
 from policies.routing.cards import CARDS, read_repository
-from policies.routing.cutoffs import Cutoffs, read_cutoffs
+from policies.routing.cutoffs import SHIPPED_MODEL, Cutoffs, read_cutoffs
 from policies.routing.local_top_two import KIND, make_top_two_model
 from policies.routing.router import Router
 
@@ -33,14 +33,15 @@ def load_router(
 
     Raises:
         FileNotFoundError: a file or folder does not exist.
-        CardError: a card is invalid.
-        CutoffsError: the cutoffs are damaged, or belong to another repository of cards.
+        CardError: a card is invalid, or the model was trained on other cards.
+        CutoffsError: the cutoffs are damaged, or belong to another repository of cards or to another model.
         ModelError: the model cannot be used.
     """
     repository = read_repository(Path(cards) if cards else CARDS)
+    name = (str(model) or SHIPPED_MODEL) if isinstance(model, (str, Path)) else ""
     found = None
     if str(cutoffs) not in ("", NO_CUTOFFS):
-        found = read_cutoffs(Path(cutoffs), repository.fingerprint)
+        found = read_cutoffs(Path(cutoffs), repository.fingerprint, name)
     elif not cutoffs and not model and not cards and SHIPPED_CUTOFFS.is_file():
-        found = read_cutoffs(SHIPPED_CUTOFFS, repository.fingerprint)
+        found = read_cutoffs(SHIPPED_CUTOFFS, repository.fingerprint, name)
     return Router(make_top_two_model(model, ask_for_two), repository, found or Cutoffs())

@@ -15,6 +15,8 @@ from carm_env.language.chat import Message
 from carm_env.system.extras import optional_imports
 from policies.checkpoint import SHIPPED
 from policies.local_model import LocalModel
+from policies.model_folders import model_folder
+from policies.model_loading import read_settings
 
 with optional_imports("llm", "A language model"):
     import torch
@@ -56,10 +58,11 @@ class LocalTopTwo:
     Args:
         model: the model.
         max_tokens: largest number of tokens of an answer.
+        trained_on: fingerprint of the cards that the model was trained on; empty for any.
     """
 
-    def __init__(self, model: LocalModel, max_tokens: int = MAX_ANSWER_TOKENS) -> None:
-        self.style = model.style
+    def __init__(self, model: LocalModel, max_tokens: int = MAX_ANSWER_TOKENS, trained_on: str = "") -> None:
+        self.style, self.trained_on = model.style, trained_on
         self._model, self._max_tokens = model, max_tokens
 
     def top_two(self, messages: Sequence[Message]) -> TopTwo:
@@ -114,4 +117,7 @@ def make_top_two_model(model: str | Path | TopTwoModel = "", ask_for_two: bool =
                 "give their folder as the model."
             )
         specification = specification.changed({"name": str(SHIPPED / KIND)})
-    return LocalTopTwo(LocalModel(specification), min(MAX_ANSWER_TOKENS, specification.max_tokens))
+    settings = read_settings(model_folder(specification.name, specification.revision or None))
+    return LocalTopTwo(
+        LocalModel(specification), min(MAX_ANSWER_TOKENS, specification.max_tokens), str(settings.get("repository", ""))
+    )

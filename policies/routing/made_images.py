@@ -2,7 +2,7 @@
 
 Each stands for a modality of the cards in `policies/cards`: frontal X-rays of the C-arm, chest radiographs of a large
 detector, and radiographs of body parts, such as hands and lateral views. CT slices are scans of no card. The images of
-`policies.routing.drawings` are no scans.
+`policies.routing.drawings` are not scans.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def ct_slices(name: str, count: int, seed: int, planes: Sequence[str] = PLANES) 
 
 
 def drawings(count: int, seed: int, held_out: bool) -> Iterator[MadeImage]:
-    """Yields images that are no scans, `count` of each kind of `TRAINED`, or of `HELD_OUT`."""
+    """Yields images that are not scans, `count` of each kind of `TRAINED`, or of `HELD_OUT`."""
     kinds: Mapping[str, Callable[[np.random.Generator], NDArray[np.uint8]]] = HELD_OUT if held_out else TRAINED
     for number, (kind, draw) in enumerate(kinds.items()):
         rng = np.random.default_rng([seed, 4, number])

@@ -54,6 +54,7 @@ Rules:
 4. Otherwise answer with the model's ID, a colon, and one line that says why it fits."""
 _COMPACT_MODALITY, _COMPACT_FINDING = "modality : {modalities} , None , Other", "finding"
 _COMPACT_CARD = "card for {modality} ; {finding} : {candidates} , None"
+_NO_CARD_ANSWER = re.compile(rf"\W*{NOT_MEDICAL}\b", re.IGNORECASE)
 _CARD_ANSWER = re.compile(r"\W*([A-Za-z0-9_]+)\W*(.*)", re.DOTALL)
 
 
@@ -114,7 +115,7 @@ def read_modality(answer: str, modalities: Sequence[str]) -> Reading:
     """Reads an answer of stage 1; one that is not admissible counts as `NO_FIT`, and its fault says so."""
     given = _plain(answer)
     for name in (*modalities, NOT_MEDICAL, NO_FIT):
-        if given == name.casefold():
+        if given == _plain(name):
             return Reading(name)
     message = f"the modality is {answer[:200]!r}, expected one of: {', '.join((*modalities, NOT_MEDICAL, NO_FIT))}"
     return Reading(NO_FIT, fault=UNKNOWN_MODALITY, message=f"{message}; it counts as {NO_FIT}.")
@@ -130,7 +131,7 @@ def read_finding(answer: str) -> Reading:
 
 def read_card(answer: str, cards: Sequence[ModelCard]) -> Reading:
     """Reads an answer of stage 3; an unknown ID counts as no card, and its fault names the nearest ID."""
-    if _plain(answer.split("\n")[0].split(":")[0]) == NOT_MEDICAL.casefold():
+    if _NO_CARD_ANSWER.match(answer):
         return Reading(NOT_MEDICAL)
     ids = [card.id for card in cards]
     found = _CARD_ANSWER.fullmatch(answer.strip())

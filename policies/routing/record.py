@@ -73,7 +73,7 @@ def route_lines(route: Route) -> Iterator[str]:
         yield f"  {record.stage:8} {candidates}; {cutoff}; {decision_of(record)}"
         if record.reading.fault:
             yield f"           {record.reading.fault}: {record.reading.message}"
-    yield f"  card     {route.card_id}, probability {route.confidence:.3f}: {route.reason}"
+    yield f"  answer   {route.card_id}, probability {route.confidence:.3f}: {route.reason}"
 
 
 def route_json(route: Route) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from carm_env.chat_models.top_two import Candidate, TopTwo, TopTwoModel
 from carm_env.language.chat import Message
-from policies.routing.cards import NO_FIT, NOT_MEDICAL, CardRepository, ModelCard
+from policies.routing.cards import NO_FIT, NOT_MEDICAL, CardError, CardRepository, ModelCard
 from policies.routing.cutoffs import Cutoffs
 from policies.routing.prompts import (
     Reading,
@@ -104,11 +104,18 @@ class Router:
 
     Raises:
         CutoffsError: the cutoffs were learned with other cards.
+        CardError: the model was trained on other cards.
     """
 
     def __init__(self, model: TopTwoModel, repository: CardRepository, cutoffs: Cutoffs | None = None) -> None:
         self._model, self.repository, self.cutoffs = model, repository, cutoffs or Cutoffs()
         self.cutoffs.check_repository(repository.fingerprint)
+        trained_on = getattr(model, "trained_on", "")
+        if trained_on and trained_on != repository.fingerprint:
+            raise CardError(
+                f"the model was trained on the cards {trained_on[:12]}, but these are {repository.fingerprint[:12]}: "
+                "run `python training/router.py --cards FOLDER`, or give another model."
+            )
 
     @property
     def prompts(self) -> str:
@@ -134,7 +141,8 @@ class Router:
         candidates = self.repository.of_modality(modality)
         third = self._ask("card", card_messages(candidates, modality, second.reading.value, style), candidates)
         reading = third.reading
-        reason = reading.message or reading.justification or "no candidate fits."
+        without_words = "no candidate fits." if reading.value == NO_CARD else "the model gave no reason."
+        reason = reading.message or reading.justification or without_words
         return Route(reading.value, reason, third.selection.probability, (first, second, third))
 
     def identify(self, image: Image.Image) -> StageRecord:

@@ -1,5 +1,6 @@
 """The benchmark of the router, with a model that knows the images, and with one that errs as told."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -19,6 +20,7 @@ from benchmarks._support.router_samples import (
     sensitivity,
     stage_figures,
     tuned,
+    write_samples,
 )
 from carm_env.chat_models.top_two import Candidate, TopTwo
 from policies.routing.cards import read_repository
@@ -61,7 +63,7 @@ class Model:
                 wrong = "None" if modality != "None" else FRONTAL
                 return TopTwo((Candidate(wrong, 0.5), Candidate(modality, 0.45)), 2, 30)
             return TopTwo((Candidate(modality, 0.9), Candidate("Other", 0.1)), 2, 30)
-        card = "CONFORMAL" if "Head" in text["text"] else "BODY_PARTS"
+        card = "CONFORMAL" if FRONTAL in text["text"] else "BODY_PARTS"
         return TopTwo((Candidate(f"{card}: fits", 0.9), Candidate("None", 0.05)), 5, 40)
 
 
@@ -83,6 +85,16 @@ def test_cutoffs_correct_what_the_first_answer_gets_wrong():
     assert whole["ece"] == pytest.approx((20 * 0.1 + 4 * 0.55) / 24)
 
 
+def test_samples_with_two_equal_answers_tune_nothing(tmp_path):
+    split = ask(RememberedModel(Model()), REPOSITORY, made(6), "tuning")
+    # Whatever the cutoff, the answer is the same: a likely runner-up would only move it.
+    equal = [dataclasses.replace(one, second=one.first, p2=0.46) for one in split.samples if one.label == "FIRST"]
+    assert equal and not any(one.tunes for one in equal)
+    assert tuned([*split.samples, *equal], REPOSITORY, "m") == tuned(split.samples, REPOSITORY, "m")
+    write_samples(tmp_path / "s.csv", equal)
+    assert len((tmp_path / "s.csv").read_text(encoding="utf-8").splitlines()) == 1
+
+
 def test_equal_requests_are_made_once():
     model = Model(errs=False)
     remembered = RememberedModel(model)
@@ -96,7 +108,7 @@ def test_few_tuning_samples_are_enough_or_not():
     model = RememberedModel(Model())
     tuning, held_out = (ask(model, REPOSITORY, made(count), "s") for count in (6, 4))
     rows = [row for row in sensitivity(tuning, held_out, REPOSITORY, 0, sizes=(2,)) if row["stage"] == "modality"]
-    assert [row["samples"] for row in rows] == [2, 24]
+    assert [row["samples"] for row in rows] == [2, 20]
     assert rows[0]["lowest"] <= rows[0]["mean"] <= rows[1]["mean"] == 1
 
 
@@ -105,8 +117,9 @@ def test_the_script_measures_both_splits_and_a_folder(tmp_path, monkeypatch, cap
     monkeypatch.setattr(benchmark, "make_top_two_model", lambda model, ask_for_two: Model())
     monkeypatch.setattr(benchmark, "prepare_patients", lambda patients, workers: 0)
     monkeypatch.setattr(benchmark, "sample_images", lambda tune, raised, count, seed, held_out: made(count))
-    (tmp_path / "scans").mkdir()
-    Image.fromarray(made(1)[0].image).save(tmp_path / "scans" / "a.png")
+    (tmp_path / "scans" / "more").mkdir(parents=True)
+    for folder in (tmp_path / "scans", tmp_path / "scans" / "more"):
+        Image.fromarray(made(1)[0].image).save(folder / "a.png")
     (tmp_path / "scans" / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     path, samples = tmp_path / "r.json", tmp_path / "samples.csv"
     benchmark.run(
@@ -119,8 +132,9 @@ def test_the_script_measures_both_splits_and_a_folder(tmp_path, monkeypatch, cap
         assert set(found["splits"][split]["stages"]) == {"modality", "finding", "card"}
         assert (tmp_path / "plots" / f"reliability_{split}.png").is_file()
         assert (tmp_path / "plots" / f"selective_{split}.png").is_file()
-    folder = found["folders"]["scans"]
-    assert sum(folder["cards"].values()) == 1 and list(folder["unreadable"]) == ["b.png"]
+    folder = found["folders"][str(tmp_path / "scans")]
+    assert set(folder["images"]) == {"a.png", "more/a.png"}
+    assert sum(folder["cards"].values()) == 2 and list(folder["unreadable"]) == ["b.png"]
     assert "final     1.000 with cutoffs" in capsys.readouterr().out
     # The tuning samples give the same cutoffs again, and those of other cards are refused.
     out = tmp_path / "cutoffs.json"
@@ -134,9 +148,11 @@ def test_the_script_measures_both_splits_and_a_folder(tmp_path, monkeypatch, cap
 def test_patients_of_both_splits_are_refused():
     with pytest.raises(ValueError, match="same person"):
         benchmark.measure(RememberedModel(Model()), REPOSITORY, benchmark.Arguments(test=("standard/calibration",)))
+    with pytest.raises(ValueError, match="reserved for tests"):
+        benchmark.measure(RememberedModel(Model()), REPOSITORY, benchmark.Arguments(tune=("virtual:3000?arms=sides",)))
 
 
 def test_cutoffs_change_nothing_where_no_runner_up_is_right():
     split = ask(RememberedModel(Model(errs=False)), REPOSITORY, made(2), "s")
     figures = stage_figures(split, Cutoffs({"modality": 0.2}))["modality"]
-    assert figures["difference"] == 0 and figures["answers_changed_to_right_or_wrong"] == 0
+    assert figures["difference"] == 0 and figures["changed_correctness"] == 0

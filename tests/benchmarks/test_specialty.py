@@ -51,6 +51,18 @@ def in_process(monkeypatch):
     return trained
 
 
+def test_the_first_answer_to_correct_does_not_give_the_right_one_away(monkeypatch):
+    monkeypatch.setattr(specialty_questions, "question", lambda task, image, style, answer, feedback: answer)
+    held_out = SimpleNamespace(
+        _situation=lambda view: SimpleNamespace(closest=lambda: list(range(1, 15))), _style="full",
+        _views=SimpleNamespace(images=np.zeros((1, 8, 8), np.uint8)), _asked=lambda view, answer, best: answer,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    pairs = [json.loads(HeldOut._correct(held_out, 0, rng)) for _ in range(2000)]
+    assert all(first != 1 and first != second for first, second in pairs)
+    assert 0.45 < np.mean([second == 1 for _, second in pairs]) < 0.55
+
+
 @pytest.fixture
 def start(tmp_path):
     model, processor = build_model(build_tokenizer(["Closest? [1: Skull]"] * 9, 400), architecture="tiny", hidden=64,

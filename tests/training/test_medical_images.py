@@ -141,3 +141,8 @@ def test_patients_in_two_splits_are_refused(tmp_path):
     with pytest.raises(ValueError, match="1 patients of the split 'test' are in other splits"):
         of_split(shared, "test")
     assert np.array_equal(of_split(images, "test")[0].load(), images[-4].load())
+    # Tasks of one data set are about the same patients; other data sets number their patients as they like.
+    split = [replace(image, task=f"t_{image.split}") for image in shared]
+    with pytest.raises(ValueError, match="1 patients of the split 'test'"):
+        of_split(split, "test")
+    assert of_split([replace(image, data_set=image.split) for image in shared], "test")

@@ -12,7 +12,8 @@ pytest.importorskip("transformers")
 
 from carm_env.evaluation.results import EpisodeResult
 from carm_env.patients.separation import HeldOutPatientError
-from policies.routing.cards import CARDS, read_repository
+from carm_env.system.structured_files import dump_yaml, read_yaml
+from policies.routing.cards import CARDS, CardError, card_values, parse_card, read_repository
 from policies.routing.load import load_router
 from policies.routing.made_images import FRONTAL, INVERTED, MadeImage, drawings
 from training import cutoffs, router, specialists
@@ -58,7 +59,8 @@ def test_a_router_is_trained_saved_and_loaded(quick, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [(["--hidden", "40"], "multiple of 32"), (["--steps", "0"], "steps is 0"),
-     (["--test", "standard/train"], "expected different patients")],
+     (["--test", "standard/train"], "same person"), (["--train", "virtual:3000"], "reserved for tests"),
+     (["--train", "virtual:1000?arms=sides", "--test", "virtual:1000"], "same person")],
 )  # fmt: skip
 def test_wrong_arguments_are_named(quick, more, message, capsys):
     assert router.main([*quick[0], *more]) == 2
@@ -104,12 +106,37 @@ def episode(policy, target, success, suite="uniform", patient="virtual:2000", nu
 def test_a_specialist_needs_a_clear_lead():
     results = [episode(policy, 8, success, number=number) for policy, wins in (("conformal", 5), ("ppo", 9))
                for number, success in enumerate([True] * wins + [False] * (10 - wins))]  # fmt: skip
-    results += [episode("conformal", 1, True), episode("ppo", 1, True), episode("ppo", 1, True, "uniform-polarity-3")]
+    results += [episode(policy, 1, True) for policy in ("conformal", "ppo")]
+    results += [episode(policy, 1, policy == "ppo", "uniform-polarity-3") for policy in ("conformal", "ppo")]
     found = specialists.successes(results)
     assert found["Wrist"]["ppo"]["value"] == 0.9 and set(found) == {"Head", "Wrist", INVERTED}
     chosen = specialists.choose(found, "conformal", 0.05)
     assert chosen == {"Head": "conformal", "Wrist": "ppo", INVERTED: "ppo"}
     assert specialists.choose(found, "conformal", 0.5)["Wrist"] == "conformal"
+
+
+def test_a_finding_without_results_of_the_default_is_named():
+    with pytest.raises(ValueError, match="conformal has no episode for 'Head', measure it as well"):
+        specialists.choose({"Head": {"ppo": {"value": 0.1}}}, "conformal", 0.05)
+
+
+def test_findings_that_were_not_chosen_stay_on_their_cards(tmp_path):
+    shutil.copytree(CARDS, tmp_path / "cards")
+    path = next(path for path in (tmp_path / "cards").iterdir() if "id: CONFORMAL\n" in path.read_text("utf-8"))
+    card = parse_card(read_yaml(path), "c")
+    card = dataclasses.replace(card, findings=(*card.findings, "Normal"))
+    path.unlink()
+    path = path.with_suffix(".yml")
+    path.write_text(dump_yaml(card_values(card)), encoding="utf-8")
+    specialists.write_choice(tmp_path / "cards", {"Head": "ppo", "Wrist": "conformal"})
+    found = read_repository(tmp_path / "cards").card("CONFORMAL").findings
+    assert found[0] == "Wrist" and "Normal" in found and "Head" not in found
+    # A list of cards is refused before anything is written.
+    (tmp_path / "cards" / "z.yaml").write_text(dump_yaml([card_values(dataclasses.replace(card, id="Z"))]), "utf-8")
+    before = {one.name: one.read_bytes() for one in (tmp_path / "cards").iterdir()}
+    with pytest.raises(CardError, match="z.yaml holds a list of cards"):
+        specialists.write_choice(tmp_path / "cards", {"Head": "conformal"})
+    assert before == {one.name: one.read_bytes() for one in (tmp_path / "cards").iterdir()}
 
 
 def test_results_of_test_patients_choose_no_specialist():
@@ -122,7 +149,7 @@ def test_the_choice_is_written_into_the_cards(tmp_path):
     specialists.write_choice(tmp_path / "cards", {"Head": "ppo", "Wrist": "conformal"})
     repository = read_repository(tmp_path / "cards")
     assert repository.card_for(FRONTAL, "Head").id == "PPO" and repository.card_for(FRONTAL, "Wrist").id == "CONFORMAL"
-    assert repository.card_for(FRONTAL, INVERTED) is None
+    assert repository.card_for(FRONTAL, INVERTED) == read_repository().card_for(FRONTAL, INVERTED)
     assert repository.card("LOFI").findings and repository.fingerprint != read_repository().fingerprint
     with pytest.raises(ValueError, match="unknown policy of a card"):
         specialists.write_choice(tmp_path / "cards", {"Head": "oracle"})

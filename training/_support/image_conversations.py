@@ -51,13 +51,13 @@ def of_split(images: Sequence[AskedImage], split: str) -> tuple[AskedImage, ...]
     """Returns the images of a split.
 
     Raises:
-        DatasetError: there is none, or a patient of theirs is in another split of the same task.
+        DatasetError: there is none, or a patient of theirs is in another split of the same data set.
     """
     found = tuple(image for image in images if image.split == split)
     if not found:
         raise DatasetError(f"the data have no image of the split {split!r}, expected some: copy the whole data set.")
-    others = {(image.task, image.patient) for image in images if image.split != split}
-    if shared := others & {(image.task, image.patient) for image in found}:
+    others = {(image.data_set, image.patient) for image in images if image.split != split}
+    if shared := others & {(image.data_set, image.patient) for image in found}:
         raise DatasetError(
             f"{len(shared)} patients of the split {split!r} are in other splits, too, such as {min(shared)[1]}: divide "
             "the images by patient."

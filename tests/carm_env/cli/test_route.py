@@ -1,6 +1,7 @@
 """``carm-env route``: images in, stages, cards and transcripts out."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def test_every_stage_is_shown_and_saved(routed, image, tmp_path, capsys):
     assert main(command) == 0
     said = capsys.readouterr().out
     assert f"modality '{COLON}' 0.700, 'Other' 0.200; no cutoff; FIRST: {COLON}" in said
-    assert "card     MODEL_30, probability 0.700: It classifies polyps." in said
+    assert "answer   MODEL_30, probability 0.700: It classifies polyps." in said
     (record,) = json.loads(results.read_text(encoding="utf-8"))["images"]
     assert record["card"] == "MODEL_30" and [one["stage"] for one in record["stages"]] == [
         "modality",
@@ -67,7 +68,11 @@ def test_every_stage_is_shown_and_saved(routed, image, tmp_path, capsys):
     ]
     (folder,) = find_transcripts(out)
     assert [answer.stage for answer in read_transcript(folder).answers] == ["modality", "finding", "card"]
-    assert save_replay(out, None, False).episodes == 1
+    # The transcript of an image keeps its folder, whatever is routed with it.
+    picture.save(tmp_path / "first.png")
+    assert main(["route", str(tmp_path / "first.png"), *command[1:]]) == 0
+    assert len(find_transcripts(out)) == 2 and folder in find_transcripts(out)
+    assert save_replay(out, None, False).episodes == 2
 
 
 def saved_as(picture, kind, folder):
@@ -96,7 +101,7 @@ def saved_as(picture, kind, folder):
 def test_images_of_odd_modes_are_read_with_their_colours(routed, image, tmp_path, capsys, kind, card):
     path = saved_as(image[0], kind, tmp_path)
     assert main(["route", str(path), "--cards", str(PAPER_CARDS)]) == 0
-    assert f"card     {card}," in capsys.readouterr().out
+    assert f"answer   {card}," in capsys.readouterr().out
 
 
 def test_an_animation_needs_a_frame(routed, image, tmp_path, capsys):
@@ -105,7 +110,7 @@ def test_an_animation_needs_a_frame(routed, image, tmp_path, capsys):
     assert main(["route", str(path), "--cards", str(PAPER_CARDS)]) == 2
     assert "holds 2 frames, expected one image: choose one with --frame" in capsys.readouterr().err
     assert main(["route", str(path), "--cards", str(PAPER_CARDS), "--frame", "2"]) == 0
-    assert "card     None," in capsys.readouterr().out
+    assert "answer   None," in capsys.readouterr().out
 
 
 def test_an_unreadable_image_among_others_is_named(routed, image, tmp_path, capsys):
@@ -113,8 +118,12 @@ def test_an_unreadable_image_among_others_is_named(routed, image, tmp_path, caps
     picture.save(path)
     (tmp_path / "damaged.png").write_bytes(path.read_bytes()[:60])
     (tmp_path / "notes.txt").write_text("text", encoding="utf-8")
-    assert main(["route", str(tmp_path), "--cards", str(PAPER_CARDS)]) == 1
+    results = tmp_path / "r" / "r.json"
+    assert main(["route", str(tmp_path), "--cards", str(PAPER_CARDS), "--json", str(results)]) == 1
     captured = capsys.readouterr()
+    assert "notes.txt: unreadable: not a PNG, JPEG or DICOM file" in captured.err
+    errors = [one["file"] for one in json.loads(results.read_text(encoding="utf-8"))["images"] if "error" in one]
+    assert sorted(Path(name).name for name in errors) == ["damaged.png", "notes.txt"]
     assert "damaged.png: unreadable" in captured.err and "MODEL_30" in captured.out
     assert main(["route", str(tmp_path / "damaged.png"), "--cards", str(PAPER_CARDS)]) == 2
 

@@ -110,14 +110,22 @@ def test_deep_lesion_leaves_out_what_is_unknown(tmp_path):
     assert found == [("box", "0"), ("region", "0"), ("box", "2"), ("region", "3"), ("region", "3")]
 
 
-def test_key_slices_stand_in_for_the_images(tmp_path):
+def test_key_slices_do_not_stand_in_for_the_images(tmp_path):
     from PIL import Image
 
     write_deep_lesion(tmp_path, images=False)
     (tmp_path / "Key_slices").mkdir()
     Image.new("L", (512, 512), 77).save(tmp_path / "Key_slices" / "000000_01_01_100.png")
-    images = read_asked_images(tmp_path)
-    assert len(images) == 2 and images[0].load()[5, 5] == 77
+    with pytest.raises(DatasetError, match="Key_slices/ is not read, as boxes may be drawn into its images"):
+        read_asked_images(tmp_path)
+
+
+def test_files_of_our_own_have_their_full_names_as_tasks(tmp_path):
+    about = {"question": "Which?", "classes": ["a", "b"]}
+    found = [
+        read_asked_images(write_medmnist(tmp_path / name, about=about)) for name in ("knee_left.npz", "knee_right.npz")
+    ]
+    assert [images[0].task for images in found] == ["knee_left", "knee_right"]
 
 
 @pytest.mark.parametrize(
@@ -125,6 +133,7 @@ def test_key_slices_stand_in_for_the_images(tmp_path):
     [
         ({"File_name": "../x_1.png"}, "row 1: File_name is '../x_1.png', expected a name without folders"),
         ({"File_name": "100.png"}, "row 1: File_name"),
+        ({"File_name": ".._109.png"}, "row 1: File_name is '.._109.png', expected a name without folders"),
         ({"Train_Val_Test": "4"}, "Train_Val_Test is '4', expected 1, 2 or 3"),
         ({"Coarse_lesion_type": "9"}, "Coarse_lesion_type is 9"),
         ({"Coarse_lesion_type": ""}, "Coarse_lesion_type is '', expected 1 number"),

@@ -107,6 +107,14 @@ def test_cutoffs_of_another_repository_are_refused(tmp_path):
         read_cutoffs(tmp_path / "c.json", "b" * 64)
 
 
+def test_cutoffs_of_another_model_are_refused(tmp_path):
+    write_cutoffs(tmp_path / "c.json", Cutoffs({"card": 0.2}, "", model="shipped"))
+    with pytest.raises(CutoffsError, match="learned with the model shipped, but this one is other"):
+        read_cutoffs(tmp_path / "c.json", "", "other")
+    for same in ("", "shipped", "shipped?threads=1"):
+        assert read_cutoffs(tmp_path / "c.json", "", same).model == "shipped"
+
+
 @pytest.mark.parametrize(
     "values",
     [{"format": 2, "repository": "", "stages": {}}, {"format": 1, "repository": ""}, {"format": 1, "cutoff": 2},

@@ -5,8 +5,9 @@ from benchmarks._support.paper_cards import PAPER_CARDS
 from carm_env.chat_models.top_two import Candidate, TopTwo
 from carm_env.evaluation.replay import save_replay
 from carm_env.transcripts.read import find_transcripts, read_transcript
-from policies.routing.cards import read_repository
+from policies.routing.cards import CardError, read_repository
 from policies.routing.cutoffs import Cutoffs, CutoffsError
+from policies.routing.load import load_router
 from policies.routing.prompts import read_card, read_finding, read_modality
 from policies.routing.record import route_json, route_lines, save_route
 from policies.routing.router import NO_CARD, Router
@@ -59,6 +60,28 @@ def test_stage_1_alone_stops_early(answer):
     model = ScriptedModel(answer)
     route = Router(model, REPOSITORY).route(IMAGE)
     assert route.card_id == NO_CARD and route.stopped_early and len(model.asked) == 1
+
+
+def test_a_card_without_justification_says_so():
+    route = Router(ScriptedModel(COLON, "Polyp", CARD.id), REPOSITORY).route(IMAGE)
+    assert (route.card_id, route.reason) == (CARD.id, "the model gave no reason.")
+    assert Router(ScriptedModel(COLON, "Polyp", "None"), REPOSITORY).route(IMAGE).reason == "no candidate fits."
+
+
+def test_a_model_of_other_cards_is_refused():
+    model = ScriptedModel()
+    model.trained_on = "0" * 64
+    with pytest.raises(CardError, match="the model was trained on the cards 000000000000, but these are"):
+        Router(model, REPOSITORY)
+    model.trained_on = REPOSITORY.fingerprint
+    assert Router(model, REPOSITORY).repository is REPOSITORY
+
+
+def test_the_shipped_model_knows_the_shipped_cards_alone():
+    pytest.importorskip("transformers")
+    assert load_router().repository == read_repository()
+    with pytest.raises(CardError, match="training/router.py --cards FOLDER"):
+        load_router(cards=PAPER_CARDS)
 
 
 def test_none_is_allowed_in_stage_3():
@@ -114,7 +137,8 @@ def test_words_of_a_model_cannot_become_markers_in_stage_3():
 @pytest.mark.parametrize(
     ("answer", "value", "justification"),
     [(f"{CARD.id}: It fits.", CARD.id, "It fits."), (f"**{CARD.id}** - fits", CARD.id, "fits"),
-     (CARD.id.lower(), CARD.id, ""), ("None", NO_CARD, ""), ("None: nothing fits", NO_CARD, "")],
+     (CARD.id.lower(), CARD.id, ""), ("None", NO_CARD, ""), ("None: nothing fits", NO_CARD, ""),
+     ("**None**, since nothing fits", NO_CARD, "")],
 )  # fmt: skip
 def test_answers_of_stage_3(answer, value, justification):
     reading = read_card(answer, REPOSITORY.of_modality(COLON))
@@ -123,6 +147,8 @@ def test_answers_of_stage_3(answer, value, justification):
 
 def test_answers_of_stages_1_and_2():
     assert read_modality(" Colonoscopy Scan.", REPOSITORY.modalities).value == COLON
+    assert read_modality("X-ray (lat.)", ["X-ray (lat.)", "chest X-ray."]).value == "X-ray (lat.)"
+    assert read_modality("Chest X-ray", ["chest X-ray."]).value == "chest X-ray."
     assert read_finding("normal.").value == "Normal"
     assert read_finding("Polyp\nbecause of its shape").value == "Polyp"
     assert read_finding(" ").fault == "empty"
