@@ -40,7 +40,7 @@ class AnnotationDesk:
     def __init__(self, opening: messages.Open, folder: Path | None = None) -> None:
         self._annotator, self._folder = check_person_name("annotator", opening.annotator), folder
         self._patient = load_patient(patient_ref(opening.patient))
-        self._images = opening.images
+        self._images, self._asked = opening.images, opening.patient
         self._session = self._begin()
 
     def show(self) -> list[Outgoing]:
@@ -57,8 +57,10 @@ class AnnotationDesk:
         if isinstance(message, messages.Show):
             self._images = message.images
             return self.show()
-        shown = getattr(message, "revision", self._session.record.revision)
-        if shown != self._session.record.revision:
+        if isinstance(message, messages.Change) and not self._is_meant(message):
+            text = "That was for another CT and changed nothing: look at the new image, and click again."
+            return [_refused(text), *self.show()]
+        if isinstance(message, messages.Change) and message.revision != self._session.record.revision:
             # A second click before the first one was answered: it was meant for the image that was shown then.
             text = "That was for an older image and changed nothing: look at the new one, and click again."
             return [_refused(text), *self._current()]
@@ -75,6 +77,9 @@ class AnnotationDesk:
 
     def close(self) -> None:
         """Does nothing: the annotation is on the disk."""
+
+    def _is_meant(self, change: messages.Change) -> bool:
+        return change.asked in ("", self._asked) and change.annotator in ("", self._annotator)
 
     def _begin(self) -> AnnotationSession:
         return AnnotationSession(self._patient, self._annotator, self._folder, SIZE)
@@ -127,6 +132,7 @@ class AnnotationDesk:
         return {
             "type": "annotation",
             "patient": record.patient,
+            "asked": self._asked,
             "annotator": record.annotator,
             "revision": record.revision,
             "saved": record.saved,

@@ -11,6 +11,8 @@ const $ = (id) => document.getElementById(id);
 const INVITATION = "Choose a pseudonym and a CT, and open it. The images appear here.";
 const DEPTHS = { lateral: "depth from the lateral image", bone: "depth of the strongest bone", assumed: "depth assumed" };
 const SIGNS = { open: "○", placed: "●", na: "NA" };
+// The opening that the person asked for last, and the one that a reconnection repeats.
+let wanted = null;
 let opening = null;
 let state = null;
 let isWaiting = false;
@@ -50,6 +52,9 @@ const connection = new Connection("annotate/socket", () => opening, {
     images.find((image) => image.shows(header.view)).load(header, pixels);
   },
   annotation(message) {
+    // The answer to an earlier opening.
+    if (message.asked !== wanted.patient || message.annotator !== wanted.annotator) return;
+    opening = wanted;
     const isOther = state?.patient !== message.patient || state?.annotator !== message.annotator;
     const isProgress = isOther || state.finished !== message.finished || seenIn(state) !== seenIn(message);
     // A refusal is followed by the state, and is still to be read.
@@ -126,12 +131,15 @@ function send(message) {
 }
 
 // Sends a change of the annotation that the page shows.
-function change(message) { send({ ...message, revision: state?.revision }); }
+function change(message) {
+  if (!state) return;
+  send({ ...message, revision: state.revision, asked: state.asked, annotator: state.annotator });
+}
 
 function open(patient) {
   const annotator = $("f-annotator").value;
   $("f-patient").value = patient;
-  opening = { type: "open", patient, annotator, images: state?.images ?? "mip" };
+  wanted = opening = { type: "open", patient, annotator, images: state?.images ?? "mip" };
   state = null;
   isWaiting = false;
   notice("");

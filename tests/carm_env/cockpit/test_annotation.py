@@ -112,6 +112,23 @@ def test_a_click_on_an_older_image_changes_nothing(page):
     assert page.next("annotation") == newer
 
 
+@pytest.mark.parametrize("meant", [{"asked": "imported:two"}, {"annotator": "ben"}])
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [("click", {"view": "frontal", "u": 5.0, "v": 5.0}), ("absent", {}), ("clear", {}),
+     ("nudge", {"plane": "frontal", "right_mm": 1.0, "up_mm": 0.0})],
+)  # fmt: skip
+def test_a_change_of_another_ct_or_annotator_is_refused(page, settings, meant, kind, fields):
+    # A page that opens two CTs in a row shows the first one while the server loads the second one.
+    state = open_ct(page)
+    assert (state["asked"], state["annotator"]) == (NAME, "anna")
+    page.send(kind, revision=0, **{"asked": NAME, "annotator": "anna", **fields, **meant})
+    assert "another CT" in page.refusal()["text"] and page.next("annotation") == state
+    assert find_annotation(settings.annotations, NAME, "anna") is None
+    page.send("click", view="frontal", u=5.0, v=5.0, revision=0, asked=NAME, annotator="anna")
+    assert page.next("annotation")["revision"] == 1
+
+
 def test_a_change_of_another_program_is_shown(page, settings):
     state = change(page, open_ct(page), "click", view="frontal", u=20.0, v=30.0)
     other = AnnotationSession(load_patient(NAME), "anna", settings.annotations)
