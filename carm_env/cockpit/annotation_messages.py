@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
+from carm_env.cockpit.offers import patient_ref
 from carm_env.cockpit.parsing import check_range
 from carm_env.cockpit.refusals import MESSAGE, RefusedError
 from carm_env.system.errors import shortened
@@ -33,8 +34,8 @@ class Open:
 
     @property
     def key(self) -> Hashable:
-        """What only one page at a time works on."""
-        return self.patient, self.annotator
+        """What only one page at a time works on; all names of one patient are the same."""
+        return str(patient_ref(self.patient)), self.annotator
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import { Display, isForPage, pressed } from "./display.js";
 import { element } from "./elements.js";
 import { Lane } from "./lanes.js";
 import { notice, showConnected, showLost, showTaken } from "./notices.js";
-import { ALIGNED, MOVES, action, extent, fillPad } from "./pad.js";
+import { ALIGNED, MOVES, action, extent, fillPad, ignoreHeldKeys } from "./pad.js";
 import { Scene } from "./scene.js";
 import { Setup } from "./setup.js";
 import { Connection } from "./socket.js";
@@ -167,6 +167,7 @@ function clear() {
 }
 
 const pad = fillPad($("pad"), move);
+ignoreHeldKeys();
 const setup = new Setup(start, notice);
 document.body.classList.add("idle");
 const ready = setup.load().catch((error) => notice(`The lists could not be loaded: ${error.message}`));

@@ -3,7 +3,7 @@
 import { Display, isForPage, pressed } from "./display.js";
 import { clock, driveFacts, fillFacts, holdText } from "./elements.js";
 import { notice, showConnected, showLost, showTaken } from "./notices.js";
-import { ALIGNED, MOVES, action, extent, fillPad } from "./pad.js";
+import { ALIGNED, MOVES, action, extent, fillPad, ignoreHeldKeys } from "./pad.js";
 import { Connection } from "./socket.js";
 import { Viewer } from "./viewer.js";
 
@@ -166,12 +166,14 @@ function open(suite, name) {
 }
 
 document.body.classList.add("idle");
+ignoreHeldKeys();
 setInterval(() => {
   if (!state || state.has_ended) return;
   timeShown.textContent = clock(state.seconds + (performance.now() - shownAt) / 1000);
 }, 1000);
 $("aligned").addEventListener("click", () => decide(ALIGNED));
-$("hand-back").addEventListener("click", handBack);
+// The second click of a double-click is no confirmation.
+$("hand-back").addEventListener("click", (event) => event.detail < 2 && handBack());
 $("next").addEventListener("click", next);
 $("open").addEventListener("submit", (event) => {
   event.preventDefault();
