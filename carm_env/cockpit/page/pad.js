@@ -11,15 +11,6 @@ export function extent(event) { return event.ctrlKey ? 3 : event.shiftKey ? 2 : 
 // x is to the right of the image, which is the patient's left; y is up.
 export function action(x, y) { return 7 * (x + 3) + y + 3; }
 
-// A key that is held down presses a button once: Enter would otherwise press it again and again.
-export function ignoreHeldKeys() {
-  document.addEventListener("keydown", (event) => {
-    if (event.repeat && (event.key === "Enter" || event.key === " ") && event.target.matches("button")) {
-      event.preventDefault();
-    }
-  }, { capture: true });
-}
-
 export function fillPad(pad, move) {
   const buttons = [];
   for (let y = 3; y >= -3; y -= 1) {

@@ -2,8 +2,9 @@
 
 import { Display, isForPage, pressed } from "./display.js";
 import { clock, driveFacts, fillFacts, holdText } from "./elements.js";
+import { ignoreHeldKeys } from "./held_keys.js";
 import { notice, showConnected, showLost, showTaken } from "./notices.js";
-import { ALIGNED, MOVES, action, extent, fillPad, ignoreHeldKeys } from "./pad.js";
+import { ALIGNED, MOVES, action, extent, fillPad } from "./pad.js";
 import { Connection } from "./socket.js";
 import { Viewer } from "./viewer.js";
 

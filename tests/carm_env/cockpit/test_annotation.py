@@ -96,7 +96,7 @@ def test_next_back_and_go_to(page):
         page.send(kind, **fields)
         assert page.next("annotation")["current"] == current
     page.send("finish")
-    assert "14 landmark(s) are open" in page.refusal()["text"]
+    assert "14 landmarks are open" in page.refusal()["text"]
 
 
 def test_implausible_positions_are_warned_about(page):
