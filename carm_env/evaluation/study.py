@@ -29,6 +29,7 @@ from carm_env.evaluation.results import EpisodeResult, append_result, drop_incom
 from carm_env.evaluation.study_journal import StudyJournal
 from carm_env.evaluation.suite import Suite
 from carm_env.system.errors import CArmEnvError
+from carm_env.system.files import DiskFullError
 from carm_env.system.output_folders import lock_output
 from carm_env.system.person_names import check_person_name
 
@@ -83,8 +84,13 @@ class StudyDrive:
         self.close()
 
     def close(self) -> None:
-        """Lets another process continue the study; nothing is lost."""
-        self._lock.close()
+        """Lets another process continue the study; nothing is lost, also not the time of the decision under way."""
+        with self._lock:
+            episode, self._episode = self._episode, None
+            if episode is not None and not episode.has_ended:
+                # Only this time is lost if the disk is full.
+                with contextlib.suppress(DiskFullError):
+                    self._journal.wait(episode.seconds_since_shown)
 
     @property
     def is_finished(self) -> bool:
@@ -184,6 +190,7 @@ class StudyDrive:
             if self._episode.has_ended:
                 break
             self._episode.take(_decision(action), seconds)
+        self._episode.restart_clock(self._journal.waited_s)
         if self._episode.has_ended:
             # Killed between the last decision and its result.
             self._finish(self._episode)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -241,6 +242,21 @@ def test_a_decision_after_the_end_in_the_journal_is_not_carried_out(suite, tmp_p
         assert drive.finished_episodes == 1
     (result,) = results_of(tmp_path / "study")
     assert (result.outcome, result.steps) == ("abstained", 2)
+
+
+def test_the_time_of_a_decision_continues_after_a_reload(suite, tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    folder = tmp_path / "study"
+    for _ in range(3):  # the first decision, too, which has no journal yet
+        with StudyDrive(suite, "anna", folder):
+            now[0] += 5.0
+        now[0] += 1000.0  # while the study is closed, nobody sees the X-ray
+    with StudyDrive(suite, "anna", folder) as drive:
+        now[0] += 2.0
+        assert drive.move(Move(1, 0)).seconds == pytest.approx(17.0)
+        now[0] += 3.0
+        assert drive.hand_back().seconds == pytest.approx(20.0)
 
 
 def test_an_incomplete_last_line_does_not_block_a_study(suite, tmp_path):
