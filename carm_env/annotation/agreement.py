@@ -132,7 +132,7 @@ def _summary(values: dict[str, float]) -> dict[str, float | None]:
 def disagreement_table(found: Disagreement) -> str:
     """Returns the disagreement as a Markdown table in mm, one row per landmark and one for all."""
     lines = [
-        f"{found.first} and {found.second}: {len(found.patients)} CT(s) in common",
+        f"{found.first} and {found.second}: {len(found.patients)} CT{'s' * (len(found.patients) != 1)} in common",
         "",
         f"| landmark | CTs | mean mm | median mm | max mm | frontal mean mm | only {found.first} | "
         f"only {found.second} |",

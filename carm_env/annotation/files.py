@@ -15,7 +15,9 @@ from pathlib import Path
 
 from carm_env.annotation.records import AnnotationError, AnnotationRecord
 from carm_env.system.errors import CArmEnvError
-from carm_env.system.files import content_hash, data_dir, write_json
+from carm_env.system.files import content_hash, data_dir, explain_full_disk, write_json
+from carm_env.system.leftovers import lock_path
+from carm_env.system.locks import lock
 from carm_env.system.person_names import check_person_name
 from carm_env.system.structured_files import read_json
 
@@ -101,15 +103,18 @@ def save_annotation(folder: Path, record: AnnotationRecord) -> AnnotationRecord:
         DiskFullError: the disk is full; the earlier file is unchanged.
     """
     path = annotation_path(folder, record.patient, record.annotator)
-    on_disk = read_annotation(path).revision if path.exists() else 0
-    if on_disk != record.revision:
-        raise AnnotationConflictError(
-            f"the annotation of {record.patient} by {record.annotator} was changed in another window (revision "
-            f"{on_disk}, expected {record.revision}): close one of the windows and reload the other."
-        )
-    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    saved = replace(record, revision=record.revision + 1, saved=now)
-    write_json(path, saved.to_json())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # No other writer comes between the comparison and the new file; `write_json` has a lock of its own.
+    with explain_full_disk(path), lock(lock_path(path, "revision")):
+        on_disk = read_annotation(path).revision if path.exists() else 0
+        if on_disk != record.revision:
+            raise AnnotationConflictError(
+                f"the annotation of {record.patient} by {record.annotator} was changed in another window (revision "
+                f"{on_disk}, expected {record.revision}): close one of the windows and reload the other."
+            )
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        saved = replace(record, revision=record.revision + 1, saved=now)
+        write_json(path, saved.to_json())
     return saved
 
 

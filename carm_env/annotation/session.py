@@ -213,7 +213,8 @@ class AnnotationSession:
         """
         if still_open := self._record.ids("open"):
             names = ", ".join(landmark(key).name for key in still_open)
-            raise AnnotationError(f"{len(still_open)} landmark(s) are open: {names}. Place them, or mark them as NA.")
+            count = "1 landmark is" if len(still_open) == 1 else f"{len(still_open)} landmarks are"
+            raise AnnotationError(f"{count} open: {names}. Place them, or mark them as NA.")
         self._save(replace(self._record, finished=True))
 
     def warnings(self) -> list[str]:

@@ -57,7 +57,7 @@ class Access:
         if not self._is_own_name(host):
             return "The host of the request is not this server: open the address that the server printed."
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
             return "The request comes from another page than the cockpit."
         if self.token is not None and not self._has_token(headers, query):
             return "The token is missing or wrong: open the address that the server printed, with its token."

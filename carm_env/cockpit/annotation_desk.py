@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,8 @@ from carm_env.cockpit.connection import Outgoing
 from carm_env.cockpit.frames import encode_frame
 from carm_env.cockpit.offers import patient_ref
 from carm_env.cockpit.refusals import TURN
+from carm_env.envs.scene import load_scene
 from carm_env.landmarks import LANDMARKS
-from carm_env.patients.catalogue import load_patient
 from carm_env.system.person_names import check_person_name
 
 SIZE = 512
@@ -39,8 +41,9 @@ class AnnotationDesk:
 
     def __init__(self, opening: messages.Open, folder: Path | None = None) -> None:
         self._annotator, self._folder = check_person_name("annotator", opening.annotator), folder
-        self._patient = load_patient(patient_ref(opening.patient))
-        self._images = opening.images
+        # All pages share the renderer of a CT, which is larger than the CT.
+        self._scene = load_scene(patient_ref(opening.patient))
+        self._images, self._asked = opening.images, opening.patient
         self._session = self._begin()
 
     def show(self) -> list[Outgoing]:
@@ -57,8 +60,10 @@ class AnnotationDesk:
         if isinstance(message, messages.Show):
             self._images = message.images
             return self.show()
-        shown = getattr(message, "revision", self._session.record.revision)
-        if shown != self._session.record.revision:
+        if isinstance(message, messages.Change) and not self._is_meant(message):
+            text = "That was for another CT and changed nothing: look at the new image, and click again."
+            return [_refused(text), *self.show()]
+        if isinstance(message, messages.Change) and message.revision != self._session.record.revision:
             # A second click before the first one was answered: it was meant for the image that was shown then.
             text = "That was for an older image and changed nothing: look at the new one, and click again."
             return [_refused(text), *self._current()]
@@ -76,8 +81,11 @@ class AnnotationDesk:
     def close(self) -> None:
         """Does nothing: the annotation is on the disk."""
 
+    def _is_meant(self, change: messages.Change) -> bool:
+        return change.asked in ("", self._asked) and change.annotator in ("", self._annotator)
+
     def _begin(self) -> AnnotationSession:
-        return AnnotationSession(self._patient, self._annotator, self._folder, SIZE)
+        return AnnotationSession(self._scene.patient, self._annotator, self._folder, SIZE, self._scene.camera)
 
     def _carry_out(self, message: Any) -> None:
         session = self._session
@@ -100,10 +108,18 @@ class AnnotationDesk:
 
     def _current(self) -> list[Outgoing]:
         """Returns the X-rays that are centred on the current landmark, if it is placed, and the state."""
-        close = _CLOSE if self._session.annotation.state == "placed" else ()
-        projections = {name: self._session.view(name) for name in (*_OVERVIEWS[self._images], *close)}
-        marks = {name: self._marks(projection) for name, projection in projections.items()}
-        return [*(self._encoded(name, projections[name]) for name in close), self._state(marks)]
+        close = self._close()
+        overviews: dict[View, Projection] = {name: self._session.view(name) for name in _OVERVIEWS[self._images]}
+        marks = {name: self._marks(projection) for name, projection in (overviews | close).items()}
+        return [*(self._encoded(name, projection) for name, projection in close.items()), self._state(marks)]
+
+    def _close(self) -> dict[View, Projection]:
+        found = {}
+        for name in _CLOSE if self._session.annotation.state == "placed" else ():
+            # None where the source would stand in the patient, as for a point far outside of the body.
+            with contextlib.suppress(ValueError):
+                found[name] = self._session.view(name)
+        return found
 
     def _frame(self, name: View) -> bytes:
         return self._encoded(name, self._session.view(name))
@@ -122,11 +138,12 @@ class AnnotationDesk:
                 found.append([key, round(u, 2), round(v, 2)])
         return found
 
-    def _state(self, marks: dict[str, list[list[float]]]) -> dict[str, Any]:
+    def _state(self, marks: Mapping[View, list[list[float]]]) -> dict[str, Any]:
         record = self._session.record
         return {
             "type": "annotation",
             "patient": record.patient,
+            "asked": self._asked,
             "annotator": record.annotator,
             "revision": record.revision,
             "saved": record.saved,

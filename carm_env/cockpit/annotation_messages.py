@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
+from carm_env.cockpit.offers import patient_ref
 from carm_env.cockpit.parsing import check_range
 from carm_env.cockpit.refusals import MESSAGE, RefusedError
 from carm_env.system.errors import shortened
@@ -33,8 +34,8 @@ class Open:
 
     @property
     def key(self) -> Hashable:
-        """What only one page at a time works on."""
-        return self.patient, self.annotator
+        """What only one page at a time works on; all names of one patient are the same."""
+        return str(patient_ref(self.patient)), self.annotator
 
 
 @dataclass(frozen=True)
@@ -47,38 +48,49 @@ class Show:
         _check_images(self.images)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A change of the annotation that the page shows; a change of another one is refused.
+
+    Attributes:
+        revision: revision of the annotation that the page shows.
+        asked: patient of the message that opened it; empty if the program opens only one.
+        annotator: the person's pseudonym; empty if the program opens only one.
+    """
+
+    revision: int
+    asked: str = ""
+    annotator: str = ""
+
+
 @dataclass(frozen=True)
-class Click:
+class Click(Change):
     """Places the current landmark (`carm_env.annotation.session.AnnotationSession.click`).
 
     Attributes:
         view: name of the image.
         u: column; 0 is the centre of the first one.
         v: row.
-        revision: revision of the annotation that the page shows; a click on an older image is refused.
     """
 
     view: str
     u: float
     v: float
-    revision: int
 
 
 @dataclass(frozen=True)
-class Nudge:
+class Nudge(Change):
     """Moves the placed landmark a little.
 
     Attributes:
         plane: ``frontal`` or ``lateral``.
         right_mm: to the right in the image.
         up_mm: cranially.
-        revision: revision of the annotation that the page shows.
     """
 
     plane: str
     right_mm: float
     up_mm: float
-    revision: int
 
     def __post_init__(self) -> None:
         for name in ("right_mm", "up_mm"):
@@ -107,25 +119,13 @@ class Back:
 
 
 @dataclass(frozen=True)
-class Absent:
-    """Marks the current landmark as NA.
-
-    Attributes:
-        revision: revision of the annotation that the page shows.
-    """
-
-    revision: int
+class Absent(Change):
+    """Marks the current landmark as NA."""
 
 
 @dataclass(frozen=True)
-class Clear:
-    """Forgets the position of the current landmark.
-
-    Attributes:
-        revision: revision of the annotation that the page shows.
-    """
-
-    revision: int
+class Clear(Change):
+    """Forgets the position of the current landmark."""
 
 
 @dataclass(frozen=True)

@@ -188,7 +188,7 @@ def _add_annotation(app: FastAPI, settings: CockpitSettings, pool: Executor, run
     desks = Desks(
         "annotation", settings.max_sessions, pool, annotation_messages.KINDS,
         lambda opening: AnnotationDesk(opening, folder()),
-        "Loading the CT. A new virtual patient takes a minute to build.",
+        "Loading. A virtual patient that is used for the first time takes a minute.",
     )  # fmt: skip
 
     @app.get("/api/annotations/progress")
@@ -223,7 +223,7 @@ def _add_studies(app: FastAPI, settings: CockpitSettings, pool: Executor) -> Non
     desks = Desks(
         "study", settings.max_sessions, pool, study_messages.KINDS,
         lambda opening: StudyDesk(opening, suites, settings.studies),
-        "Loading the patient. A new virtual patient takes a minute to build.",
+        "Loading. A virtual patient that is used for the first time takes a minute.",
     )  # fmt: skip
 
     @app.get("/api/studies")

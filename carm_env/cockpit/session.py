@@ -74,9 +74,13 @@ class Session:
         return self._send is not None
 
     def export(self) -> bytes:
-        """Returns a zip archive of the transcripts of this session, the latest last."""
+        """Returns a zip archive of the transcripts of this session, the latest last.
+
+        Those of running episodes are left out: a transcript names the landmark that is truly the closest one.
+        """
         with_distance = all(lane.shows_distance for lane in self.lanes)
-        return pack_transcripts(self._transcripts, with_distance)
+        running = {lane.episode.folder for lane in self.lanes if not lane.has_ended}
+        return pack_transcripts([folder for folder in self._transcripts if folder not in running], with_distance)
 
     async def attach(self, send: Send) -> None:
         """Connects a page, and shows it the state; a page that was connected before is told."""
@@ -150,7 +154,7 @@ class Session:
     async def _start(self, start: messages.Start) -> None:
         self._autoplay.pause()
         await self._tell(
-            {"type": "busy", "text": "Loading the patient. A new virtual patient takes a minute to build."}
+            {"type": "busy", "text": "Loading. A virtual patient that is used for the first time takes a minute."}
         )
         prepared = await self._run(prepare, start)
         lanes = await self._run(

@@ -15,7 +15,7 @@ from carm_env.cockpit import study_messages as messages
 from carm_env.cockpit.connection import Outgoing
 from carm_env.cockpit.frames import encode_frame
 from carm_env.cockpit.readouts import drive_readouts
-from carm_env.cockpit.refusals import TURN, RefusedError
+from carm_env.cockpit.refusals import TURN
 from carm_env.evaluation.study import StudyDrive
 from carm_env.evaluation.suite import Suite, load_suite, suite_names
 from carm_env.system.errors import UnknownNameError
@@ -56,6 +56,7 @@ class StudyDesk:
         if opening.suite not in suites:
             raise UnknownNameError("suite", opening.suite, suites)
         own = folder / opening.suite / check_person_name("participant", opening.name)
+        self._suite, self._name = opening.suite, opening.name
         self._drive = StudyDrive(suites[opening.suite], opening.name, own)
 
     def show(self) -> list[Outgoing]:
@@ -85,21 +86,28 @@ class StudyDesk:
     def answer(self, message: Any) -> list[Outgoing]:
         """Carries out a message; the decision is on the disk when it returns.
 
+        A decision about another X-ray than the last one is refused, and the last one is shown again.
+
         Raises:
             DriveError: the episode has ended, or there is no further one.
-            RefusedError: the message was sent before the last X-ray was shown.
         """
         if isinstance(message, messages.NextEpisode):
             self._drive.next_episode()
             return self.show()
         steps = self._drive.view().steps
+        if message.suite not in ("", self._suite) or message.name not in ("", self._name):
+            return self._refused("That was for another study and was not carried out: decide again.")
         if message.steps != steps:
-            raise RefusedError(TURN, f"That was for the X-ray before: decide again, {steps} decision(s) count so far.")
+            count = f"{steps} decision counts" if steps == 1 else f"{steps} decisions count"
+            return self._refused(f"That was for the X-ray before: decide again, {count} so far.")
         if isinstance(message, messages.HandBack):
             self._drive.hand_back()
         else:
             self._drive.move(Move.from_index(message.action))
         return self.show()
+
+    def _refused(self, text: str) -> list[Outgoing]:
+        return [*self.show(), {"type": "refused", "reason": TURN, "text": text}]
 
     def close(self) -> None:
         """Lets another page or process continue the study; nothing is lost."""

@@ -28,32 +28,38 @@ class Open:
         return self.suite, self.name
 
 
+@dataclass(frozen=True, kw_only=True)
+class StudyDecision:
+    """A decision about the X-ray that the page shows; one about another X-ray is refused.
+
+    Attributes:
+        steps: number of decisions so far, as the page shows them: a key that was pressed before the last X-ray appeared
+            is refused.
+        suite, name: the study that the page shows; empty if the program opens only one.
+    """
+
+    steps: int
+    suite: str = ""
+    name: str = ""
+
+
 @dataclass(frozen=True)
-class StudyMove:
+class StudyMove(StudyDecision):
     """A move, or the declaration that the view is aligned.
 
     Attributes:
         action: action of the environment, 0 to 48; 24 declares the view aligned.
-        steps: number of decisions so far, as the page shows them: a key that was pressed before the last X-ray appeared
-            is refused.
     """
 
     action: int
-    steps: int
 
     def __post_init__(self) -> None:
         check_range("action", self.action, 0, N_ACTIONS - 1)
 
 
 @dataclass(frozen=True)
-class HandBack:
-    """Gives the episode up.
-
-    Attributes:
-        steps: number of decisions so far, as the page shows them.
-    """
-
-    steps: int
+class HandBack(StudyDecision):
+    """Gives the episode up."""
 
 
 @dataclass(frozen=True)

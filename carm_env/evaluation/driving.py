@@ -136,9 +136,13 @@ class DrivenEpisode(Episode):
         """Time since the last X-ray was shown, s."""
         return time.perf_counter() - self._since
 
-    def restart_clock(self) -> None:
-        """Starts the time of the decision again: call it when the X-ray appears before the person."""
-        self._since = time.perf_counter()
+    def restart_clock(self, waited_s: float = 0.0) -> None:
+        """Starts the time of the decision again: call it when the X-ray appears before the person.
+
+        Args:
+            waited_s: for how long the person has seen the same X-ray before, s.
+        """
+        self._since = time.perf_counter() - waited_s
 
     def decide_as_person(self, decision: Decision) -> None:
         """Carries out a person's decision, which took the time since the X-ray was shown.

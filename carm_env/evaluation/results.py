@@ -141,6 +141,18 @@ def append_result(path: Path, result: EpisodeResult) -> None:
             raise
 
 
+def drop_incomplete_line(path: Path) -> None:
+    """Removes what a killed process or a full disk left after the last line break of a file of results, if it exists.
+
+    The caller holds the lock of the folder.
+    """
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    if not data.endswith(b"\n"):
+        os.truncate(path, data.rfind(b"\n") + 1)
+
+
 def read_results(path: Path) -> tuple[list[EpisodeResult], list[str]]:
     """Reads a file of results; of a repeated episode, the last line counts.
 

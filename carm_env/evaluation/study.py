@@ -2,8 +2,8 @@
 
 The person is blinded: `StudyDrive` shows what every fair policy receives, and says nothing about success or distance.
 Results are lines of ``episodes.jsonl``, as those of ``carm-env evaluate``. Each decision is on the disk before it is
-carried out (``running.json``), so that a killed study continues with the same X-rays, exposures and times: nobody sees
-an X-ray that does not count.
+carried out (``running-SUITE-NAME.json``), so that a killed study continues with the same X-rays, exposures and times:
+nobody sees an X-ray that does not count.
 
     with StudyDrive(load_suite("smoke"), "reader-1", Path("runs/study")) as drive:
         while not drive.is_finished:
@@ -25,14 +25,15 @@ from carm_env.evaluation.driving import GIVE_UP, DriveError, DrivenEpisode, Driv
 from carm_env.evaluation.episodes import EpisodeTask, make_suite_environment
 from carm_env.evaluation.policy import Decision
 from carm_env.evaluation.provenance import provenance
-from carm_env.evaluation.results import EpisodeResult, append_result, read_results
+from carm_env.evaluation.results import EpisodeResult, append_result, drop_incomplete_line, read_results
 from carm_env.evaluation.study_journal import StudyJournal
 from carm_env.evaluation.suite import Suite
 from carm_env.system.errors import CArmEnvError
+from carm_env.system.files import DiskFullError
 from carm_env.system.output_folders import lock_output
 from carm_env.system.person_names import check_person_name
 
-RESULTS, JOURNAL = "episodes.jsonl", "running.json"
+RESULTS, JOURNAL = "episodes.jsonl", "running-{suite}-{name}.json"
 
 
 class StudyError(CArmEnvError, ValueError):
@@ -62,9 +63,10 @@ class StudyDrive:
         self._lock = contextlib.ExitStack()
         self._lock.enter_context(lock_output(folder, "--out"))
         try:
+            drop_incomplete_line(folder / RESULTS)
             self._done = self._finished_episodes()
             self._env = make_suite_environment(suite)
-            self._journal = StudyJournal(folder / JOURNAL)
+            self._journal = StudyJournal(folder / JOURNAL.format(suite=suite.name, name=name))
             self._episode: DrivenEpisode | None = None
             self._last: DriveView | None = None
             if not self.is_finished:
@@ -82,8 +84,13 @@ class StudyDrive:
         self.close()
 
     def close(self) -> None:
-        """Lets another process continue the study; nothing is lost."""
-        self._lock.close()
+        """Lets another process continue the study; nothing is lost, also not the time of the decision under way."""
+        with self._lock:
+            episode, self._episode = self._episode, None
+            if episode is not None and not episode.has_ended:
+                # Only this time is lost if the disk is full.
+                with contextlib.suppress(DiskFullError):
+                    self._journal.wait(episode.seconds_since_shown)
 
     @property
     def is_finished(self) -> bool:
@@ -134,7 +141,13 @@ class StudyDrive:
 
         Raises:
             DriveError: the episode has not ended, or it was the last one.
+            DiskFullError: the disk is full; the result of the episode that has ended is not saved yet.
         """
+        if self._episode is not None and self._episode.has_ended:
+            # Its result could not be saved before.
+            self._finish(self._episode)
+            if self.is_finished:
+                return self.view()
         if self._episode is not None:
             raise DriveError("the episode has not ended: declare the view aligned, or hand it back.")
         if self.is_finished:
@@ -174,7 +187,10 @@ class StudyDrive:
         key = [self.policy_name, self.suite.name, self.suite.hash, number, task.seed,
                self._env.scene.patient.fingerprint]  # fmt: skip
         for action, seconds in self._journal.open(key):
+            if self._episode.has_ended:
+                break
             self._episode.take(_decision(action), seconds)
+        self._episode.restart_clock(self._journal.waited_s)
         if self._episode.has_ended:
             # Killed between the last decision and its result.
             self._finish(self._episode)
@@ -183,6 +199,10 @@ class StudyDrive:
         episode = self._episode
         if episode is None:
             raise DriveError("the episode has ended: begin the next one.")
+        if episode.has_ended:
+            # Its result could not be saved before; the episode takes no further decision.
+            self._finish(episode)
+            return self.view()
         seconds = episode.seconds_since_shown
         self._journal.append(None if decision.abstain else decision.move.index, seconds)
         episode.take(decision, seconds)
@@ -201,7 +221,11 @@ class StudyDrive:
             "The episode has ended." if result.outcome != "timeout" else "No decision is left: the episode has ended."
         )
         left = len(self.suite.episodes) - len(self._done)
-        message = f"{ended} {left} episode(s) to go." if left else f"{ended} The study is finished, thank you."
+        message = (
+            f"{ended} {left} episode{'s' if left > 1 else ''} to go."
+            if left
+            else f"{ended} The study is finished, thank you."
+        )
         self._last = episode.view(title, message)
 
 

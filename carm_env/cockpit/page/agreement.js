@@ -26,7 +26,7 @@ async function compare(first, second) {
 }
 
 function show(found) {
-  $("sum").textContent = `${found.first} and ${found.second}: ${found.patients.length} CT(s) in common`;
+  $("sum").textContent = `${found.first} and ${found.second}: ${found.patients.length} ${found.patients.length === 1 ? "CT" : "CTs"} in common`;
   $("only-first").textContent = `only ${found.first}`;
   $("only-second").textContent = `only ${found.second}`;
   $("table").tBodies[0].replaceChildren(...Object.entries(found.landmarks).map(([name, row]) => {
@@ -48,9 +48,9 @@ function show(found) {
 
 function showDetail(name, row, found) {
   const lines = Object.entries(row.distances_mm).map(([patient, value]) => `${patient}: ${value.toFixed(1)} mm, frontal ${row.frontal_mm[patient].toFixed(1)} mm`);
-  row.only_first.forEach((patient) => lines.push(`${patient}: only ${found.first} placed it`));
-  row.only_second.forEach((patient) => lines.push(`${patient}: only ${found.second} placed it`));
-  if (!lines.length) lines.push("Nobody placed it in a common CT.");
+  row.only_first.forEach((patient) => lines.push(`${patient}: ${found.first} placed it, ${found.second} marked it as NA`));
+  row.only_second.forEach((patient) => lines.push(`${patient}: ${found.second} placed it, ${found.first} marked it as NA`));
+  if (!lines.length) lines.push("There is no common CT in which one placed it and the other placed it or marked it as NA.");
   $("detail").querySelector("h3").textContent = name;
   $("detail").querySelector("ul").replaceChildren(...lines.map((line) => element("li", line)));
   $("detail").hidden = false;

@@ -4,17 +4,23 @@ import { AnnotationImage } from "./annotation_image.js";
 import { Cohort } from "./cohort.js";
 import { Display, isForPage, pressed } from "./display.js";
 import { element } from "./elements.js";
+import { ignoreHeldKeys } from "./held_keys.js";
 import { notice, showConnected, showLost, showTaken } from "./notices.js";
 import { Connection } from "./socket.js";
 
 const $ = (id) => document.getElementById(id);
-const INVITATION = "Choose a pseudonym and a CT, and open it. The images appear here.";
+const INVITATION = "Enter a pseudonym, choose a CT and open it. The images appear here.";
 const DEPTHS = { lateral: "depth from the lateral image", bone: "depth of the strongest bone", assumed: "depth assumed" };
 const SIGNS = { open: "○", placed: "●", na: "NA" };
+// The opening that the person asked for last, and the one that a reconnection repeats.
+let wanted = null;
 let opening = null;
 let state = null;
 let isWaiting = false;
 let active = null;
+// The button that would erase the position of the current landmark, and asks once more.
+let asks = null;
+const ERASE = { absent: ["NA (A)", "Again: NA"], clear: ["Clear (C)", "Again: clear"] };
 
 const images = [...document.querySelectorAll(".image")].map((figure) => new AnnotationImage(figure, {
   adjust: (dx, dy) => display.adjust(dx, dy),
@@ -29,7 +35,7 @@ const connection = new Connection("annotate/socket", () => opening, {
   opened() { showConnected(); },
   lost() {
     showLost();
-    if (state) notice("The connection is lost. What the page shows as saved is saved; it continues as soon as the server is back.");
+    if (state) notice("The connection is lost. Everything shown as saved is on the disk. The page continues when the server is back.");
     // The state that follows a reconnection is an answer, too.
     isWaiting = true;
   },
@@ -50,6 +56,9 @@ const connection = new Connection("annotate/socket", () => opening, {
     images.find((image) => image.shows(header.view)).load(header, pixels);
   },
   annotation(message) {
+    // The answer to an earlier opening.
+    if (message.asked !== wanted.patient || message.annotator !== wanted.annotator) return;
+    opening = wanted;
     const isOther = state?.patient !== message.patient || state?.annotator !== message.annotator;
     const isProgress = isOther || state.finished !== message.finished || seenIn(state) !== seenIn(message);
     // A refusal is followed by the state, and is still to be read.
@@ -72,6 +81,7 @@ function begin() {
 
 function show() {
   const current = state.landmarks[state.current - 1];
+  ask(null);
   $("work").dataset.revision = state.revision;
   $("current").textContent = `${current.id}. ${current.name}`;
   showWhere();
@@ -126,12 +136,33 @@ function send(message) {
 }
 
 // Sends a change of the annotation that the page shows.
-function change(message) { send({ ...message, revision: state?.revision }); }
+function change(message) {
+  if (!state) return;
+  send({ ...message, revision: state.revision, asked: state.asked, annotator: state.annotator });
+}
+
+function ask(id) {
+  asks = id;
+  for (const [button, texts] of Object.entries(ERASE)) $(button).textContent = texts[Number(button === id)];
+}
+
+// Asks once more while the landmark is placed. A key that is held down and a double-click are no second answer.
+function erase(id, event) {
+  if (!state || isWaiting) return;
+  const isPlaced = state.landmarks[state.current - 1].state === "placed";
+  if (isPlaced && (event.repeat || event.detail >= 2)) return;
+  if (isPlaced && asks !== id) {
+    ask(id);
+    return;
+  }
+  ask(null);
+  change({ type: id });
+}
 
 function open(patient) {
   const annotator = $("f-annotator").value;
   $("f-patient").value = patient;
-  opening = { type: "open", patient, annotator, images: state?.images ?? "mip" };
+  wanted = opening = { type: "open", patient, annotator, images: state?.images ?? "mip" };
   state = null;
   isWaiting = false;
   notice("");
@@ -150,25 +181,26 @@ function showImages(kind) {
 const actions = {
   back: () => send({ type: "back" }),
   next: () => send({ type: "next" }),
-  absent: () => change({ type: "absent" }),
-  clear: () => change({ type: "clear" }),
+  absent: (event) => erase("absent", event),
+  clear: (event) => erase("clear", event),
   finish: () => send({ type: "finish" }),
   mip: () => showImages("mip"),
   xray: () => showImages("xray"),
 };
-const press = (id) => !$(id).disabled && actions[id]();
+const press = (id, event) => !$(id).disabled && actions[id](event);
 const KEYS = {
   ...display.keys,
   n: () => press("next"),
   b: () => press("back"),
-  a: () => press("absent"),
-  c: () => press("clear"),
+  a: (event) => press("absent", event),
+  c: (event) => press("clear", event),
   f: () => press("finish"),
   m: () => press(state.images === "mip" ? "xray" : "mip"),
 };
 images.forEach((image, index) => { KEYS[index + 1] = () => image.canvas.focus(); });
 
 document.body.classList.add("idle");
+ignoreHeldKeys();
 for (const [id, act] of Object.entries(actions)) $(id).addEventListener("click", act);
 $("open").addEventListener("submit", (event) => {
   event.preventDefault();

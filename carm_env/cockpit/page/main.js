@@ -4,6 +4,7 @@ import { BodyMap } from "./bodymap.js";
 import { Display, isForPage, pressed } from "./display.js";
 import { element } from "./elements.js";
 import { Lane } from "./lanes.js";
+import { ignoreHeldKeys } from "./held_keys.js";
 import { notice, showConnected, showLost, showTaken } from "./notices.js";
 import { ALIGNED, MOVES, action, extent, fillPad } from "./pad.js";
 import { Scene } from "./scene.js";
@@ -167,6 +168,7 @@ function clear() {
 }
 
 const pad = fillPad($("pad"), move);
+ignoreHeldKeys();
 const setup = new Setup(start, notice);
 document.body.classList.add("idle");
 const ready = setup.load().catch((error) => notice(`The lists could not be loaded: ${error.message}`));

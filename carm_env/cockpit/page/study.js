@@ -2,6 +2,7 @@
 
 import { Display, isForPage, pressed } from "./display.js";
 import { clock, driveFacts, fillFacts, holdText } from "./elements.js";
+import { ignoreHeldKeys } from "./held_keys.js";
 import { notice, showConnected, showLost, showTaken } from "./notices.js";
 import { ALIGNED, MOVES, action, extent, fillPad } from "./pad.js";
 import { Connection } from "./socket.js";
@@ -9,6 +10,8 @@ import { Viewer } from "./viewer.js";
 
 const $ = (id) => document.getElementById(id);
 const INVITATION = "Choose a suite and a pseudonym. The X-ray appears here.";
+// The opening that the person asked for last, and the one that a reconnection repeats.
+let wanted = null;
 let opening = null;
 let state = null;
 let shownAt = 0;
@@ -44,6 +47,8 @@ const connection = new Connection("study/socket", () => opening, {
     refresh();
   },
   frame(header, pixels) {
+    if (!isWanted(header.study)) return;
+    opening = wanted;
     const isFirst = !state;
     state = header.state;
     shownAt = performance.now();
@@ -59,11 +64,16 @@ const connection = new Connection("study/socket", () => opening, {
     });
   },
   finished(message) {
+    if (!isWanted(message.study)) return;
+    opening = wanted;
     state = null;
     notice("");
     showFinished(message.study);
   },
 });
+
+// Whether it is not the answer to an earlier opening.
+function isWanted(study) { return study.suite === wanted.suite && study.name === `human:${wanted.name}`; }
 
 function hold() {
   lamp.textContent = holdText(state);
@@ -115,11 +125,16 @@ function send(message) {
   return true;
 }
 
+// Sends a decision about the X-ray that the page shows.
+function sendDecision(message) {
+  return send({ ...message, steps: state.steps, suite: wanted.suite, name: wanted.name });
+}
+
 function decide(number) {
   if (!state || state.has_ended || !state.mask[number]) return;
   performance.clearMarks("move sent");
   performance.mark("move sent");
-  if (send({ type: "move", action: number, steps: state.steps }) && number !== ALIGNED) {
+  if (sendDecision({ type: "move", action: number }) && number !== ALIGNED) {
     lamp.textContent = "X-RAY ON";
     lamp.classList.add("on");
   }
@@ -129,7 +144,7 @@ function decide(number) {
 function handBack() {
   if (!state || state.has_ended || isWaiting) return;
   if (asksToHandBack) {
-    send({ type: "hand_back", steps: state.steps });
+    sendDecision({ type: "hand_back" });
     return;
   }
   asksToHandBack = true;
@@ -145,19 +160,21 @@ function open(suite, name) {
   notice("");
   $("episode").hidden = $("side").hidden = $("finished").hidden = true;
   $("empty").hidden = false;
-  opening = { type: "open", suite, name };
+  wanted = opening = { type: "open", suite, name };
   history.replaceState(null, "", `study?${new URLSearchParams({ suite, name })}`);
   isWaiting = false;
   if (connection.isOpen) connection.send(opening);
 }
 
 document.body.classList.add("idle");
+ignoreHeldKeys();
 setInterval(() => {
   if (!state || state.has_ended) return;
   timeShown.textContent = clock(state.seconds + (performance.now() - shownAt) / 1000);
 }, 1000);
 $("aligned").addEventListener("click", () => decide(ALIGNED));
-$("hand-back").addEventListener("click", handBack);
+// The second click of a double-click is no confirmation.
+$("hand-back").addEventListener("click", (event) => event.detail < 2 && handBack());
 $("next").addEventListener("click", next);
 $("open").addEventListener("submit", (event) => {
   event.preventDefault();

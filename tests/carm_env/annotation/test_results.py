@@ -83,7 +83,7 @@ def test_the_disagreement_of_two_people(annotate, tmp_path, capsys):
     assert cli.main([*words, "--markdown", str(tmp_path / "d.md")]) == 0
     table = capsys.readouterr().out
     assert (
-        "anna and ben: 2 CT(s) in common" in table
+        "anna and ben: 2 CTs in common" in table
         and table.strip() == (tmp_path / "d.md").read_text(encoding="utf-8").strip()
     )
     assert "| Skull | 2 | 5.0 | 5.0 | 5.0 | 3.0 | 0 | 0 |" in table

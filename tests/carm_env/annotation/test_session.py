@@ -1,17 +1,23 @@
 """One person annotates one CT: clicks, states, files, kills."""
 
+import dataclasses
 import json
 import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from carm_env.annotation.files import AnnotationConflictError, annotation_path, find_annotation
+from carm_env.annotation import files
+from carm_env.annotation.files import AnnotationConflictError, annotation_path, find_annotation, save_annotation
 from carm_env.annotation.records import AnnotationError
 from carm_env.annotation.session import AnnotationSession
 from carm_env.landmarks import LANDMARKS
 from carm_env.patient import Patient
 from carm_env.system.errors import UnknownNameError
+from carm_env.system.files import write_json
 from carm_env.volume import Volume
 
 NAME = "imported:one"
@@ -176,6 +182,23 @@ def test_two_windows_do_not_overwrite_each_other(patient, session):
     with pytest.raises(AnnotationConflictError, match="changed in another window"):
         other.mark_absent()
     assert again(session, patient).record.ids("placed") == [1]
+
+
+def test_of_two_writers_at_the_same_moment_one_is_refused(session, monkeypatch):
+    record, barrier = session.record, threading.Barrier(2)
+    monkeypatch.setattr(files, "write_json", lambda *given: (time.sleep(0.2), write_json(*given)))
+
+    def save(current):
+        barrier.wait(10)
+        try:
+            return save_annotation(session.folder, dataclasses.replace(record, current=current)).revision
+        except AnnotationConflictError:
+            return "refused"
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(save, (2, 3)))
+    assert sorted(map(str, found)) == ["1", "refused"]
+    assert find_annotation(session.folder, NAME, "anna").current == (2, 3)[found.index(1)]
 
 
 def test_a_click_on_an_outdated_image_is_refused(session):

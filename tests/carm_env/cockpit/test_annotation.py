@@ -1,15 +1,19 @@
 """The annotation page without a screen: every click through the socket, kills, bad input and downloads."""
 
 import csv
+import dataclasses
 import io
 
 import numpy as np
 import pytest
 
 from carm_env import patient_store
+from carm_env.annotation import session as session_module
 from carm_env.annotation.files import find_annotation
-from carm_env.annotation.projections import DEPTH_AXIS, intensity_projection
+from carm_env.annotation.projections import DEPTH_AXIS, centred_xray, intensity_projection
 from carm_env.annotation.session import AnnotationSession
+from carm_env.cockpit import annotation_messages as messages
+from carm_env.cockpit.annotation_desk import AnnotationDesk
 from carm_env.ct.landmark_files import read_landmarks
 from carm_env.landmarks import LANDMARKS
 from carm_env.patients.catalogue import load_patient
@@ -92,7 +96,7 @@ def test_next_back_and_go_to(page):
         page.send(kind, **fields)
         assert page.next("annotation")["current"] == current
     page.send("finish")
-    assert "14 landmark(s) are open" in page.refusal()["text"]
+    assert "14 landmarks are open" in page.refusal()["text"]
 
 
 def test_implausible_positions_are_warned_about(page):
@@ -110,6 +114,53 @@ def test_a_click_on_an_older_image_changes_nothing(page):
     page.send("click", view="frontal", u=5.0, v=5.0, revision=state["revision"])
     assert "older image" in page.refusal()["text"]
     assert page.next("annotation") == newer
+
+
+@pytest.mark.parametrize("meant", [{"asked": "imported:two"}, {"annotator": "ben"}])
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [("click", {"view": "frontal", "u": 5.0, "v": 5.0}), ("absent", {}), ("clear", {}),
+     ("nudge", {"plane": "frontal", "right_mm": 1.0, "up_mm": 0.0})],
+)  # fmt: skip
+def test_a_change_of_another_ct_or_annotator_is_refused(page, settings, meant, kind, fields):
+    # A page that opens two CTs in a row shows the first one while the server loads the second one.
+    state = open_ct(page)
+    assert (state["asked"], state["annotator"]) == (NAME, "anna")
+    page.send(kind, revision=0, **{"asked": NAME, "annotator": "anna", **fields, **meant})
+    assert "another CT" in page.refusal()["text"] and page.next("annotation") == state
+    assert find_annotation(settings.annotations, NAME, "anna") is None
+    page.send("click", view="frontal", u=5.0, v=5.0, revision=0, asked=NAME, annotator="anna")
+    assert page.next("annotation")["revision"] == 1
+
+
+def test_a_landmark_whose_close_x_ray_cannot_be_taken_locks_nothing(page, settings, monkeypatch):
+    def in_the_patient(camera, point, plane, size):
+        if plane == "lateral":
+            raise ValueError("the source would stand in the patient.")
+        return centred_xray(camera, point, plane, size)
+
+    monkeypatch.setattr(session_module, "centred_xray", in_the_patient)
+    state = change(page, open_ct(page), "click", view="frontal", u=20.0, v=30.0)
+    assert set(state["marks"]) == {"frontal", "lateral", "frontal_close"} and set(page.frames) == set(state["marks"])
+    state = change(page, state, "clear")
+    assert state["landmarks"][0]["state"] == "open"
+    state = change(page, state, "click", view="frontal", u=10.0, v=30.0)
+    assert open_ct(page) == state
+
+
+def test_pages_share_the_renderer_of_a_ct_which_needs_no_landmarks(small_patient, settings):
+    patient = small_patient("imported:plain", 3)
+    patient_store.save_imported(dataclasses.replace(patient, landmarks_lps_mm={}))
+    desks = [AnnotationDesk(messages.Open("imported:plain", name, "xray"), settings.annotations) for name in "ab"]
+    (first, second) = (desk.show() for desk in desks)
+    assert len(first) == 3 and first[:2] == second[:2]
+    assert desks[0]._scene.camera is desks[1]._scene.camera
+
+
+def test_all_names_of_a_patient_are_one_desk(small_patients):
+    keys = {messages.Open(name, "anna").key for name in ("virtual:3", "virtual:3?arms=sides", "virtual:3?arms=sides")}
+    assert len(keys) == 2
+    assert messages.Open("one", "anna").key == messages.Open(NAME, "anna").key
 
 
 def test_a_change_of_another_program_is_shown(page, settings):

@@ -100,7 +100,7 @@ def test_a_scripted_annotator_places_all_landmarks_within_3_mm_through_the_page(
         page.get_by_text("3D Slicer markups").click()
     assert download.value.suggested_filename.endswith("-anna.mrk.json")
     with page.expect_download() as download:
-        page.get_by_text("The paper’s CSV").click()
+        page.get_by_text("Table (CSV)").click()
     assert download.value.suggested_filename.endswith("-anna.csv")
     page.get_by_text("1 of 4 CTs finished" if patient == NAME else "0 of 4 CTs finished").wait_for()
     page.get_by_role("button", name="Open the next CT").click()
@@ -137,6 +137,44 @@ def test_the_keyboard_alone_places_and_finishes(opened, folder):
     assert record.finished and record.ids("placed") == [1] and len(record.ids("na")) == 13
 
 
+def test_a_placed_landmark_is_erased_only_when_asked_twice(opened, folder):
+    page = opened(f"annotate?patient={NAME}&annotator=anna")
+    page.locator("#work").wait_for()
+    page.keyboard.press("1")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.get_by_text("1 of 14 are placed or NA").wait_for()
+    page.locator("#clear").dblclick()
+    for key, name in (("a", "Again: NA"), ("c", "Again: clear")):
+        for _ in range(3):
+            page.keyboard.down(key)
+        page.keyboard.up(key)
+        page.get_by_role("button", name=name).wait_for()
+    assert find_annotation(folder, NAME, "anna").ids("placed") == [1]
+    page.keyboard.press("c")
+    page.get_by_text("0 of 14 are placed or NA").wait_for()
+    page.get_by_role("button", name="Clear (C)").wait_for()
+
+
+def test_of_two_cts_that_are_opened_in_a_row_only_the_last_is_shown(opened):
+    page = opened("annotate")
+    page.get_by_label("Your pseudonym").fill("anna")
+    page.evaluate("""() => {
+      window.shown = [];
+      const link = document.querySelector("#slicer");
+      new MutationObserver(() => window.shown.push(link.href)).observe(link, { attributes: true });
+      for (const name of ["imported:one", "imported:two"]) {
+        document.querySelector("#f-patient").value = name;
+        document.querySelector("#open").requestSubmit();
+      }
+    }""")
+    page.locator("#work").wait_for()
+    page.keyboard.press("n")
+    page.locator("#current").get_by_text("2. ").wait_for()
+    shown = page.evaluate("window.shown")
+    assert shown and all("two" in address for address in shown)
+
+
 def test_a_killed_server_loses_at_most_the_last_click_and_the_page_goes_on(opened, server, folder):
     page = opened("annotate")
     person = ScriptedAnnotator(page, folder)
@@ -147,7 +185,7 @@ def test_a_killed_server_loses_at_most_the_last_click_and_the_page_goes_on(opene
     saved = person.record()
     server.kill()
     page.get_by_text("connection lost, trying again").wait_for()
-    page.get_by_text("The connection is lost. What the page shows as saved is saved").wait_for()
+    page.get_by_text("The connection is lost. Everything shown as saved is on the disk").wait_for()
     shoot(page, "annotate-killed")
     server.start()
     page.locator("#connection.on").wait_for()
@@ -194,7 +232,7 @@ def test_two_tabs_two_people_and_their_agreement(opened, folder):
     page.locator("#connection.on").wait_for()
     other.get_by_text("This annotation was opened in another tab").wait_for()
     other.goto(page.url.partition("annotate")[0] + "agreement?first=anna&second=ben")
-    other.get_by_text("anna and ben: 1 CT(s) in common").wait_for()
+    other.get_by_text("anna and ben: 1 CT in common").wait_for()
     row = other.get_by_role("row", name="Skull").inner_text().split()
     assert row[1] == "1" and 8 < float(row[2]) < 12
     other.get_by_role("button", name="Skull").click()

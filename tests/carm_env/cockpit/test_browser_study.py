@@ -1,5 +1,7 @@
 """The study page in a browser: the oracle's moves, keyboard alone, a phone, and the server killed in the middle."""
 
+import re
+
 import pytest
 
 from carm_env.evaluation.episodes import EpisodeTask, make_suite_environment, reset_episode
@@ -57,7 +59,7 @@ def play_episode(page, suite, number, by_keyboard=False, on_move=lambda count: N
 
 
 def next_episode(page):
-    page.get_by_text("episode(s) to go").wait_for()
+    page.get_by_text(re.compile("episodes? to go")).wait_for()
     page.get_by_role("button", name="Next episode (N)").click()
 
 
@@ -87,15 +89,35 @@ def test_a_driver_with_the_oracles_knowledge_makes_the_oracles_moves_through_the
 def test_the_keyboard_alone_plays_and_hands_back(opened, server, suite_file):
     page = opened("study?suite=short&name=anna")
     play_episode(page, load_suite(str(suite_file)), 0, by_keyboard=True)
-    page.get_by_text("3 episode(s) to go").wait_for()
+    page.get_by_text("3 episodes to go").wait_for()
     shoot(page, "study-ended")
     page.keyboard.press("n")
     wait_for_exposures(page, 1)
     page.keyboard.press("b")
     page.get_by_role("button", name="Again: give this episode up").wait_for()
     page.keyboard.press("b")
-    page.get_by_text("2 episode(s) to go").wait_for()
+    page.get_by_text("2 episodes to go").wait_for()
     assert [one.outcome for one in results_of(server)] == ["success", "abstained"]
+
+
+def test_a_double_click_and_a_held_key_confirm_nothing_and_take_one_x_ray(opened, server):
+    page = opened("study?suite=short&name=anna")
+    wait_for_exposures(page, 1)
+    page.locator("#hand-back").dblclick()
+    page.get_by_role("button", name="Again: give this episode up").wait_for()
+    page.locator("#pad button:not([disabled]):not(.centre)[tabindex='0']").first.focus()
+    for _ in range(4):
+        page.keyboard.down("Enter")
+        page.wait_for_timeout(200)
+    page.keyboard.up("Enter")
+    wait_for_exposures(page, 2)
+    page.locator("#hand-back").focus()
+    for _ in range(4):
+        page.keyboard.down("Enter")
+        page.wait_for_timeout(200)
+    page.keyboard.up("Enter")
+    page.get_by_role("button", name="Again: give this episode up").wait_for()
+    assert page.locator("#ended").is_hidden() and page.locator(".facts dd").first.inner_text() == "2"
 
 
 def test_a_killed_server_loses_no_decision_and_the_study_goes_on(opened, server, suite_file):
@@ -129,7 +151,7 @@ def test_a_phone_plays_by_touch(opened, server):
     shoot(page, "study-phone")
     assert overflow(page) <= 0
     page.get_by_role("button", name="Aligned (Enter)").tap()
-    page.get_by_text("3 episode(s) to go").wait_for()
+    page.get_by_text("3 episodes to go").wait_for()
     assert results_of(server)[0].exposures == 2
 
 
@@ -149,5 +171,5 @@ def test_accessibility_has_no_serious_finding(opened, width):
     begin(page)
     check_accessibility(page)
     page.keyboard.press("Enter")
-    page.get_by_text("3 episode(s) to go").wait_for()
+    page.get_by_text("3 episodes to go").wait_for()
     check_accessibility(page)

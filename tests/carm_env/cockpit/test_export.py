@@ -53,6 +53,24 @@ def test_the_moves_of_a_person_are_examples_for_training(driven):
     assert read_transcript(folder).start.prompts == prompt_hash("full")
 
 
+def test_a_running_episode_is_not_exported(client, page):
+    def exported():
+        (session,) = client.app.state.sessions.ids
+        answer = client.get(f"/api/sessions/{session}/transcripts.zip")
+        with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+            return archive.namelist()
+
+    page.start(start="14", seed=1)
+    page.send("move", action=UP)
+    page.frame()
+    page.settle()
+    assert exported() == ["README.txt"]
+    page.send("move", action=24)
+    page.frame()
+    page.settle()
+    assert len(exported()) > 1
+
+
 def test_an_unknown_session_has_no_transcripts(client):
     assert client.get("/api/sessions/made-up/transcripts.zip").status_code == 404
 

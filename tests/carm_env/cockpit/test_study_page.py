@@ -172,6 +172,17 @@ def test_a_move_for_the_x_ray_before_takes_no_other(page):
     assert page.frame()["state"]["has_ended"]
 
 
+@pytest.mark.parametrize("meant", [{"name": "ben"}, {"suite": "smoke"}])
+@pytest.mark.parametrize(("kind", "fields"), [("move", {"action": 31}), ("hand_back", {})])
+def test_a_decision_of_another_study_is_refused(page, meant, kind, fields):
+    shown = open_study(page)
+    page.send(kind, steps=0, **{"suite": "short", "name": "anna", **fields, **meant})
+    assert page.frame()["state"] == shown["state"]
+    assert "another study" in page.refusal()["text"]
+    page.send(kind, steps=0, suite="short", name="anna", **fields)
+    assert page.frame()["state"]["steps"] == 1
+
+
 def test_a_study_of_another_version_of_the_suite_is_refused(make_client, suite, suite_file, settings):
     with make_client() as client, connect(client, "study/socket") as socket:
         page = DeskPage(socket)

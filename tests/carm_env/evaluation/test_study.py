@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from benchmarks import leaderboard, submit
 from carm_env.actions import ALIGNED, Move
+from carm_env.evaluation import study
 from carm_env.evaluation import suite as suites
 from carm_env.evaluation.driving import DriveError, DriveView, FreeDrive
 from carm_env.evaluation.episodes import EpisodeTask, make_suite_environment, reset_episode
@@ -23,6 +25,7 @@ from carm_env.evaluation.suite import load_suite
 from carm_env.patients.build import is_built
 from carm_env.patients.catalogue import load_patient
 from carm_env.system.command_line import run_script
+from carm_env.system.files import DiskFullError
 from carm_env.system.locks import BusyError
 
 OF_THE_DRIVER = ("policy", "run", "latency_ms", "decision_ms", "settings", "privileged_info")
@@ -132,7 +135,7 @@ def test_the_person_is_blinded(suite, tmp_path):
                                                        "closest_landmarks", "is_success", "patient"}  # fmt: skip
         # A right and a wrong declaration look the same.
         wrong = drive.move(ALIGNED)
-        assert wrong.has_ended and wrong.message == "The episode has ended. 5 episode(s) to go."
+        assert wrong.has_ended and wrong.message == "The episode has ended. 5 episodes to go."
         np.testing.assert_array_equal(wrong.image, before.image)
         drive.next_episode()
         InformedDriver(suite).play(drive, decisions=4)
@@ -151,7 +154,7 @@ def test_a_killed_study_continues_with_the_same_x_rays(suite, tmp_path):
         np.testing.assert_array_equal(again.image, seen.image)
         InformedDriver(suite).play(drive)
     check_equal_to_the_oracle(suite, tmp_path / "study")
-    assert not (tmp_path / "study" / "running.json").exists()
+    assert not list((tmp_path / "study").glob("running-*"))
 
 
 def test_a_kill_at_any_write_loses_no_x_ray_that_was_seen(suite, tmp_path, killed_at):
@@ -198,6 +201,72 @@ def test_two_people_share_a_folder_but_not_at_once(suite, tmp_path):
                 StudyDrive(suite, name, tmp_path / "study")
             drive.hand_back()
     assert [one.policy for one in results_of(tmp_path / "study")] == ["human:anna", "human:ben"]
+
+
+def test_a_participant_keeps_the_running_episode_of_another(suite, tmp_path):
+    with StudyDrive(suite, "anna", tmp_path / "study") as drive:
+        seen = drive.move(Move(1, 0))
+    with StudyDrive(suite, "ben", tmp_path / "study") as drive:
+        drive.move(Move(0, 1))
+    with StudyDrive(suite, "anna", tmp_path / "study") as drive:
+        assert drive.view().exposures == seen.exposures == 2
+        np.testing.assert_array_equal(drive.view().image, seen.image)
+
+
+@pytest.mark.parametrize("key", ["move", "hand_back", "next_episode"])
+def test_a_result_that_could_not_be_saved_is_saved_by_the_next_key(suite, tmp_path, monkeypatch, key):
+    def full(path, result):
+        raise DiskFullError(f"{path} could not be written.")
+
+    with StudyDrive(suite, "anna", tmp_path / "study") as drive:
+        with monkeypatch.context() as patch:
+            patch.setattr(study, "append_result", full)
+            for end in (drive.hand_back, drive.hand_back):
+                with pytest.raises(DiskFullError):
+                    end()
+        assert drive.view().has_ended and not (tmp_path / "study" / "episodes.jsonl").exists()
+        view = drive.move(ALIGNED) if key == "move" else getattr(drive, key)()
+        assert view.has_ended is (key != "next_episode") and drive.finished_episodes == 1
+    (result,) = results_of(tmp_path / "study")
+    assert (result.outcome, result.steps) == ("abstained", 1)
+
+
+def test_a_decision_after_the_end_in_the_journal_is_not_carried_out(suite, tmp_path):
+    with StudyDrive(suite, "anna", tmp_path / "study") as drive:
+        drive.move(Move(1, 0))
+    (journal,) = (tmp_path / "study").glob("running-*")
+    kept = json.loads(journal.read_text(encoding="utf-8"))
+    kept["decisions"] += [[None, 1.0], [31, 1.0]]
+    journal.write_text(json.dumps(kept), encoding="utf-8")
+    with StudyDrive(suite, "anna", tmp_path / "study") as drive:
+        assert drive.finished_episodes == 1
+    (result,) = results_of(tmp_path / "study")
+    assert (result.outcome, result.steps) == ("abstained", 2)
+
+
+def test_the_time_of_a_decision_continues_after_a_reload(suite, tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    folder = tmp_path / "study"
+    for _ in range(3):  # the first decision, too, which has no journal yet
+        with StudyDrive(suite, "anna", folder):
+            now[0] += 5.0
+        now[0] += 1000.0  # while the study is closed, nobody sees the X-ray
+    with StudyDrive(suite, "anna", folder) as drive:
+        now[0] += 2.0
+        assert drive.move(Move(1, 0)).seconds == pytest.approx(17.0)
+        now[0] += 3.0
+        assert drive.hand_back().seconds == pytest.approx(20.0)
+
+
+def test_an_incomplete_last_line_does_not_block_a_study(suite, tmp_path):
+    path = tmp_path / "study" / "episodes.jsonl"
+    with StudyDrive(suite, "anna", tmp_path / "study") as drive:
+        drive.hand_back()
+    complete = path.read_bytes()
+    path.write_bytes(complete + complete[:40])
+    with StudyDrive(suite, "anna", tmp_path / "study") as drive:
+        assert drive.finished_episodes == 1 and path.read_bytes() == complete
 
 
 def test_arguments_that_do_not_fit_the_folder_are_refused(suite, tmp_path):
