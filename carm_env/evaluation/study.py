@@ -2,7 +2,7 @@
 
 The person is blinded: `StudyDrive` shows what every fair policy receives, and says nothing about success or distance.
 Results are lines of ``episodes.jsonl``, as those of ``carm-env evaluate``. Each decision is on the disk before it is
-carried out (``running-SUITE-NAME.json``), so that a killed study continues with the same X-rays, exposures and times:
+carried out (``running-SUITE.NAME.json``), so that a killed study continues with the same X-rays, exposures and times:
 nobody sees an X-ray that does not count.
 
     with StudyDrive(load_suite("smoke"), "reader-1", Path("runs/study")) as drive:
@@ -33,7 +33,7 @@ from carm_env.system.files import DiskFullError
 from carm_env.system.output_folders import lock_output
 from carm_env.system.person_names import check_person_name
 
-RESULTS, JOURNAL = "episodes.jsonl", "running-{suite}-{name}.json"
+RESULTS, JOURNAL = "episodes.jsonl", "running-{suite}.{name}.json"
 
 
 class StudyError(CArmEnvError, ValueError):
