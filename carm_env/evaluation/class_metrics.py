@@ -18,8 +18,8 @@ def f1_scores(predicted: ArrayLike, true: ArrayLike) -> tuple[float, float]:
     Raises:
         ValueError: the lengths differ, or there is no image.
 
-    >>> f1_scores([0, 0, 1, -1], [0, 0, 0, 1])
-    (0.4, 0.6)
+    >>> [round(score, 3) for score in f1_scores([0, 0, 1, -1], [0, 0, 0, 1])]
+    [0.4, 0.6]
     """
     given, labels = np.asarray(predicted), np.asarray(true)
     if given.shape != labels.shape or labels.ndim != 1 or not len(labels):

@@ -126,8 +126,8 @@ def colours(path: Path) -> NDArray[np.uint8]:
 def windowed(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
     """Maps values to 0 to 255, from a lower to an upper level.
 
-    >>> windowed(np.array([[-200.0, 0.0, 200.0]]), -100, 100).tolist()
-    [[0, 128, 255]]
+    >>> windowed(np.array([[-200.0, 50.0, 200.0]]), -100, 100).tolist()
+    [[0, 191, 255]]
     """
     scaled = (np.asarray(values, float) - low) * (255 / (high - low))
     return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
