@@ -69,6 +69,7 @@ class Desks:
         self._what, self._limit, self._pool = what, limit, pool
         self._messages, self._make, self._busy = messages, make, busy
         self._seats: dict[Hashable, _Seat] = {}
+        self._closing: set[asyncio.Future[None]] = set()
 
     def __len__(self) -> int:
         return len(self._seats)
@@ -147,12 +148,22 @@ class Desks:
         """Closes the desk of a seat, after the message that is being answered."""
         if seat is None:
             return
+        # The desk is closed to the end also if the page's task is cancelled meanwhile.
+        closing = asyncio.ensure_future(self._close(seat))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        await asyncio.shield(closing)
+
+    async def _close(self, seat: _Seat) -> None:
         async with seat.lock:
-            if self._seats.get(seat.key) is seat:
-                del self._seats[seat.key]
             desk, seat.desk = seat.desk, None
-            if desk is not None:
-                await self._run(desk.close)
+            try:
+                if desk is not None:
+                    await self._run(desk.close)
+            finally:
+                # Not before: a page that comes back at once waits here until the files are free.
+                if self._seats.get(seat.key) is seat:
+                    del self._seats[seat.key]
 
     async def _run(self, function: Callable[..., Result], *arguments: Any) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: function(*arguments))

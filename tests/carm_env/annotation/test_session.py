@@ -121,7 +121,7 @@ def test_states_next_back_and_finish(session):
     assert session.annotation.state == "na" and session.record.ids("placed") == [1]
     session.clear()
     assert session.annotation.state == "open"
-    with pytest.raises(AnnotationError, match="13 landmark.s. are open: Right humeral head, .*mark them as NA"):
+    with pytest.raises(AnnotationError, match="13 landmarks are open: Right humeral head, .*mark them as NA"):
         session.finish()
     for item in LANDMARKS[1:]:
         session.go_to(item.id)
