@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,14 @@ class LocalModel:
         Raises:
             ModelError: as `generate`.
         """
-        try:
+        with self._explained():
             return self._generate(conversations, max_tokens, make_processors, temperature)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turns what a broken model raises into a ModelError."""
+        try:
+            yield
         except (CArmEnvError, MemoryError):
             raise
         except Exception as error:  # values of any kind in the files of a model get this far
@@ -168,6 +175,12 @@ class LocalModel:
         Raises:
             ModelError: as in `generate`.
         """
+        with self._explained():
+            return self._probabilities(conversations, beginnings)
+
+    def _probabilities(
+        self, conversations: Sequence[Sequence[Message]], beginnings: Sequence[str]
+    ) -> NDArray[np.float64]:
         tokenizer = self._processor.tokenizer
         texts = [tokenizer.encode(text, add_special_tokens=False) for text in beginnings]
         longest = max(len(tokens) for tokens in texts)

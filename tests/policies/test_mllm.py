@@ -170,6 +170,14 @@ def test_probabilities_are_those_of_whole_conversations(tiny, tmp_path, family, 
             assert found[row, column] == pytest.approx(expected, rel=1e-2)
 
 
+def test_probabilities_of_a_broken_model_are_a_clear_error(tiny, monkeypatch):
+    model = LocalModel(str(tiny))
+    monkeypatch.setattr(model._model, "forward", lambda *given, **named: [][0])
+    asked = [question("pair", IMAGE, model.style)]
+    with pytest.raises(ModelError, match="fails .IndexError: .*use those of the original model"):
+        model.probabilities(asked, ["[1,"])
+
+
 class ScoredModel(ScriptedModel):
     """Is almost sure of the right wrist, with some doubt for the left one."""
 
