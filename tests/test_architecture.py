@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -273,6 +274,38 @@ def calls() -> Iterator[tuple[str, str, ast.Call]]:
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
                 yield module, ast.unparse(node.func), node
+
+
+def environment_changes_on_import(tree: ast.Module) -> list[str]:
+    """Statements that change the environment variables of whoever imports the module."""
+    statements = [node for node in tree.body if isinstance(node, ast.Expr | ast.Assign | ast.AugAssign | ast.Delete)]
+    return [
+        text
+        for text in map(ast.unparse, statements)
+        if re.match(r"(del )?os\.environ(\[| \|=|\.(update|setdefault|pop|clear))|os\.(put|unset)env", text)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "changes"),
+    [
+        ("os.environ |= {'A': '1'}", True),
+        ("os.environ['A'] = '1'", True),
+        ("os.environ.setdefault('A', '1')", True),
+        ("del os.environ['A']", True),
+        ("value = os.environ['A']", False),
+        ("if __name__ == '__main__':\n    os.environ['A'] = '1'", False),
+    ],
+)
+def test_changes_of_the_environment_are_found(source, changes):
+    assert bool(environment_changes_on_import(ast.parse(source))) == changes
+
+
+def test_importing_a_module_changes_no_environment_variable():
+    # The doctests import every module of the tests. Numba refuses to compile after NUMBA_NUM_THREADS has changed.
+    paths = [path for folder in (*TOP_FOLDERS, "tests") for path in (ROOT / folder).rglob("*.py")]
+    changing = [path for path in paths if environment_changes_on_import(ast.parse(path.read_text(encoding="utf-8")))]
+    assert changing == [ROOT / "tests" / "conftest.py"]
 
 
 def test_files_of_others_are_read_by_the_bounded_reader():

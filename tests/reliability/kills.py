@@ -21,9 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# Before anything is imported: a forked process has only the thread that forks.
-os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-os.environ |= {"TOKENIZERS_PARALLELISM": "false", "SDL_VIDEODRIVER": "dummy"}
+if __name__ == "__main__":
+    # Before anything is imported: a forked process has only the thread that forks.
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "SDL_VIDEODRIVER": "dummy"}
 
 import numpy as np
 
