@@ -18,6 +18,7 @@ from pathlib import Path
 
 from carm_env.system.errors import CArmEnvError
 from carm_env.system.messages import announce
+from carm_env.system.processes import check_not_starting
 
 if sys.platform == "win32":
     import msvcrt
@@ -54,7 +55,9 @@ def lock(path: Path, timeout_s: float | None = None) -> Iterator[bool]:
     Raises:
         BusyError: another process, or another block of this one, still holds it.
         OSError: the file cannot be created.
+        UnguardedScriptError: this is a worker that is still importing the script that was started.
     """
+    check_not_starting()
     handle = _acquire(path, timeout_s)
     try:
         yield handle is not None

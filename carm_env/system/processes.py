@@ -30,6 +30,23 @@ class WorkerError(CArmEnvError, RuntimeError):
     """A worker process was killed."""
 
 
+class UnguardedScriptError(CArmEnvError, RuntimeError):
+    """A script does its work again in each worker, which imports it."""
+
+
+def check_not_starting() -> None:
+    """Raises UnguardedScriptError in a worker that is still importing the script that was started.
+
+    A worker that started work of its own then would wait for its parent, which waits for the worker.
+    """
+    # As multiprocessing does before it starts a process.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise UnguardedScriptError(
+            "worker processes import the script that was started, and it begins its work again in them: put everything "
+            'but imports and definitions into a block `if __name__ == "__main__":`.'
+        )
+
+
 def end_with_parent(parent: int, signalled: bool = False) -> None:
     """Ends this process, without cleaning up, when the process that started it ends in any way.
 
@@ -114,10 +131,12 @@ def run_in_processes(
 
     Raises:
         WorkerError: a worker was killed, for example because memory ran out.
+        UnguardedScriptError: this is a worker that is still importing the script that was started.
     """
     if workers == 1:
         yield from map(work, values)
         return
+    check_not_starting()
     threads = threads_per_worker(workers)
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(threads,))
@@ -142,7 +161,8 @@ def run_in_processes(
     except BrokenProcessPool as error:
         raise WorkerError(
             f"one of {workers} worker processes was killed, perhaps because memory ran out: take fewer (--workers) and "
-            "run the command again. Finished work is kept."
+            "run the command again. Finished work is kept. In a script of your own, see that its work stands in a "
+            'block `if __name__ == "__main__":`.'
         ) from error
     except KeyboardInterrupt:
         print("\nInterrupted: the running calls finish first.", file=sys.stderr, flush=True)

@@ -156,3 +156,28 @@ def test_a_grandchild_is_not_taken_for_an_orphan():
     with children_end_with_parent():
         assert subprocess.run([sys.executable, "-c", code % inner], check=False).returncode == 0
     assert "CARM_ENV_PARENT" not in os.environ
+
+
+UNGUARDED = """
+import sys
+from pathlib import Path
+from carm_env.system.locks import lock
+from carm_env.system.processes import run_in_processes
+
+if "--locked" in sys.argv:
+    with lock(Path("lock")):
+        list(run_in_processes(abs, range(4), 2))
+else:
+    list(run_in_processes(abs, range(4), 2))
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--locked",)])
+def test_a_script_without_a_guard_is_told_so(tmp_path, options):
+    """It neither waits for ever on a lock of its parent, nor blames the memory alone."""
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED, encoding="utf-8")
+    command = [sys.executable, str(script), *options]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, encoding="utf-8")
+    assert done.returncode != 0 and "UnguardedScriptError: worker processes import the script" in done.stderr
+    assert "WorkerError: one of 2 worker" in done.stderr and done.stderr.count('`if __name__ == "__main__":`') >= 2
