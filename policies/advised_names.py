@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from carm_env.anatomy.layout import landmark_layout
 from carm_env.landmarks import N_LANDMARKS, landmark, mirrored
 from carm_env.language.advice import Advice
+from carm_env.language.clinician import MINOR_SHARE
 
 Floats = NDArray[np.float64]
 
@@ -21,9 +22,8 @@ _FALSE = 0.01
 """Likelihood of advice that contradicts a landmark, relative to advice that fits."""
 _OTHER_DIRECTION = 0.5
 """The same of a direction to another landmark than the named one, because patients differ from the mean patient."""
-_MINOR_SHARE, _LAYOUT_ERROR_MM = 0.4, 25.0
-"""A direction omits an axis along which the way is below this share of the other; standard deviation, mm, of the way
-between two landmarks of a patient from that of the mean patient."""
+_LAYOUT_ERROR_MM = 25.0
+"""Standard deviation, mm, of the way between two landmarks of a patient from that of the mean patient."""
 _DRAWS = 256
 _USED = ("verdict", "confirmation", "direction", "side", "landmark")
 
@@ -86,7 +86,7 @@ def _in_direction(advice: Advice, origin: int) -> Floats:
     noise = np.random.default_rng(0).normal(0, _LAYOUT_ERROR_MM, (_DRAWS, 1, 2))
     way = layout_mm - layout_mm[origin] + noise
     size = np.abs(way)
-    signs = np.sign(way) * (size >= _MINOR_SHARE * size.max(-1, keepdims=True))
+    signs = np.sign(way) * (size >= MINOR_SHARE * size.max(-1, keepdims=True))
     fits: Floats = np.maximum((signs == (advice.x, advice.y)).all(-1).mean(0), _OTHER_DIRECTION)
     fits[origin] = 0
     return fits

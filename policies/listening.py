@@ -16,6 +16,7 @@ from scipy import ndimage, signal, special
 
 from carm_env.landmarks import landmark, mirrored
 from carm_env.language.advice import Advice
+from carm_env.language.clinician import MINOR_SHARE
 
 Floats = NDArray[np.float64]
 Likelihood = Callable[[Floats], Floats]
@@ -37,8 +38,6 @@ _USUAL_MM = 80.0
 _HERE_MM, _BESIDE_MM, _BORDER_MM = 18.0, 5.0, 3.0
 """Smallest distance to the target at which a clinician gives a direction, smallest distance along a named axis, and the
 softness of both limits, mm."""
-_MINOR_SHARE = 0.4
-"""A direction omits an axis if the distance along it is below this share of the distance along the other axis."""
 _LANDMARK_ERROR_MM, _SIDE_ERROR_MM, _CONFIRMED_ERROR_MM = 40.0, 50.0, 12.0
 """Standard deviations, mm, of the position after advice of the kinds landmark, side and confirmation."""
 
@@ -180,7 +179,7 @@ def _in_direction(direction: Floats, distance_mm: float | None) -> Likelihood:
         longest = np.where(named, along, 0.0).max(-1)
         on_side = _beyond(longest, _HERE_MM) * _beyond(np.where(named, along, np.inf).min(-1), _BESIDE_MM)
         # The way along an axis that is not named is short.
-        across = np.where(named, 0.0, np.abs(points)).max(-1) - _MINOR_SHARE * longest
+        across = np.where(named, 0.0, np.abs(points)).max(-1) - MINOR_SHARE * longest
         error_mm = _DISTANCE_SHARE * np.abs(longest) + _LEAST_ERROR_MM
         straight = np.exp(-0.5 * (across.clip(min=0) / error_mm) ** 2)
         if distance_mm is None:

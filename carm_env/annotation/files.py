@@ -61,7 +61,9 @@ def read_annotation(path: Path) -> AnnotationRecord:
         StructuredFileError: the file is not valid JSON.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"there is no annotation {path}.")
+        raise FileNotFoundError(
+            f"there is no annotation {path}: `carm-env annotations progress` shows who has annotated which CT."
+        )
     return AnnotationRecord.from_json(read_json(path), str(path))
 
 

@@ -25,8 +25,8 @@ _CONTRACTIONS = {
 _SENTENCES = re.compile(r"([.!?\n](?!\d))")
 _CLAUSES = re.compile(
     r"[,;:()](?!\d)|\bbut\b|"
-    r"(?<!\S)(no|nope|yes|yep|yeah)\b(?! (?:more|further|farther|higher|lower|left|right|need|idea|longer|doubt|"
-    r"problem|mistake|@))"
+    r"(?<!\S)(?<!had )(?<!have )(?<!has )(?<!with )(no|nope|yes|yep|yeah)\b"
+    r"(?! (?:more|further|farther|higher|lower|left|right|need|idea|longer|doubt|problem|mistake|@))"
 )
 _QUESTION = re.compile(
     r"^(?:is|isn't|are|aren't|do (?!not)|does|did|where|what (?!you|we|i)|which|why|how|when|who|has|was|were|should|"

@@ -29,7 +29,7 @@ WISH_MOVES = 3
 _OBJECTION_KINDS = ("verdict", "landmark")
 """Kinds of advice about a landmark that a decision names; the others would be taken for the way to the target."""
 _WISHES = 1
-_MINOR_SHARE = 0.4
+MINOR_SHARE = 0.4
 """A direction leaves out an axis along which the way is shorter than this share of the other one."""
 
 
@@ -184,7 +184,7 @@ def _direction(way: np.ndarray, distance_mm: float | None) -> Advice | None:
     size = np.abs(way)
     if not np.isfinite(way).all() or not size.max() > 0:
         return None
-    x, y = (int(np.sign(step)) if abs(step) >= _MINOR_SHARE * size.max() else 0 for step in way)
+    x, y = (int(np.sign(step)) if abs(step) >= MINOR_SHARE * size.max() else 0 for step in way)
     return Advice("direction", x=x, y=y, distance_mm=distance_mm)
 
 
