@@ -1,8 +1,8 @@
 """What a clinician's words mean.
 
 `read_advice` knows the sentences of `carm_env.language.advice`, and what people type in similar words. No reader knows
-all sentences: it prefers no meaning to a wrong one, and a chat contains the words themselves in any case, with their
-meaning beside them.
+all sentences: it prefers no meaning to a wrong one. What a chat contains beside the meaning:
+`carm_env.language.chat.with_meaning`.
 """
 
 from __future__ import annotations
