@@ -18,11 +18,10 @@ from PIL import Image
 from carm_env.envs.scene import load_scene
 from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM, CArmGeometry, CArmPose, planar_displacement_mm
 from carm_env.patient import Patient
-from carm_env.randomization.chain import ChainCamera
+from carm_env.randomization.chain import ChainCamera, ImageChain
 from carm_env.randomization.draw import draw_domain
 from carm_env.views.sample import draw_isocenters
 from carm_env.xray.camera import XRayCamera
-from carm_env.xray.settings import XRaySettings
 from policies import unfamiliar_images
 from policies.routing.cards import NO_FIT, NORMAL, NOT_MEDICAL
 from policies.routing.drawings import HELD_OUT, TRAINED
@@ -42,6 +41,8 @@ _SIZE = 256
 _NEAR_MM, _AMBIGUOUS = 35.0, 1.4
 """Largest offset of the isocentre from a landmark; a landmark of another region must be farther by this factor."""
 _ANGLES_DEG, _MAX_TRIES = 8.0, 40
+_MAX_CURVE = 0.6
+"""Strongest density curve of inverted X-rays."""
 _CHEST_DETECTOR = CArmGeometry(1800.0, 1550.0, 430.0)
 _WINDOWS_HU = ((40.0, 400.0), (-600.0, 1500.0), (300.0, 1500.0), (40.0, 80.0))
 """Centre and width: soft tissue, lung, bone, brain."""
@@ -111,8 +112,7 @@ def workspace_views(name: str, count: int, seed: int, domain: float = 0.0) -> It
     The finding is the region of the closest landmark, which may be at the edge of the image.
     """
     scene, rng = load_scene(name), np.random.default_rng([seed, 6])
-    for isocenter in draw_isocenters(scene.patient, count, seed) if count else ():
-        pose = CArmPose(tuple(isocenter.tolist()), *rng.uniform(-_ANGLES_DEG, _ANGLES_DEG, 2).tolist())
+    for pose in _poses_anywhere(scene.patient, count, seed, rng):
         points = scene.patient.landmarks_lps_mm
         closest = min(points, key=lambda key: float(np.hypot(*planar_displacement_mm(pose, points[key]))))
         image = _taken(scene.camera, pose.towards_source(DEFAULT_ISOCENTER_DEPTH_MM), rng, domain)
@@ -120,15 +120,26 @@ def workspace_views(name: str, count: int, seed: int, domain: float = 0.0) -> It
 
 
 def inverted_views(name: str, count: int, seed: int) -> Iterator[MadeImage]:
-    """Yields frontal X-rays of a patient in which bone is dark."""
+    """Yields frontal X-rays of a patient in which bone is dark, with density curves.
+
+    `count` of them are near landmarks, and as many from anywhere in the workspace.
+    """
     scene, rng = load_scene(name), np.random.default_rng([seed, 1])
-    dark = scene.camera.with_settings(XRaySettings(polarity="bone_dark"))
     ids = [key for keys in REGIONS.values() for key in keys if key in scene.patient.landmarks_lps_mm]
-    for _ in range(count):
-        pose = _pose_near(scene.patient, ids, "", rng)
+    near = (_pose_near(scene.patient, ids, "", rng) for _ in range(count))
+    anywhere = (
+        pose.towards_source(DEFAULT_ISOCENTER_DEPTH_MM) for pose in _poses_anywhere(scene.patient, count, seed + 1, rng)
+    )
+    for pose in (*near, *anywhere):
         if pose is not None:
-            image = dark.image(pose, _SIZE, int(rng.integers(2**31)))
+            camera = ChainCamera(scene.camera, ImageChain(inverted=True, curve=float(rng.uniform(0, _MAX_CURVE))))
+            image = camera.image(pose, _SIZE, int(rng.integers(2**31)))
             yield MadeImage(image, FRONTAL, INVERTED, f"{FRONTAL}: inverted", name)
+
+
+def _poses_anywhere(patient: Patient, count: int, seed: int, rng: np.random.Generator) -> Iterator[CArmPose]:
+    for isocenter in draw_isocenters(patient, count, seed) if count else ():
+        yield CArmPose(tuple(isocenter.tolist()), *rng.uniform(-_ANGLES_DEG, _ANGLES_DEG, 2).tolist())
 
 
 def _pose_near(patient: Patient, ids: Sequence[int], region: str, rng: np.random.Generator) -> CArmPose | None:
