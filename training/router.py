@@ -89,11 +89,11 @@ class Arguments:
     test: str = "standard/test"
     raised: str = "virtual:0?arms=raised,virtual:1?arms=raised"
     test_raised: str = "virtual:2?arms=raised"
-    max_patients: int = 10
+    max_patients: int = 16
     images: int = 10
     test_images: int = 3
     domain: float = 0.7
-    steps: int = 500
+    steps: int = 700
     batch_size: int = 32
     learning_rate: float = 3e-3
     weight_decay: float = 0.05

@@ -122,13 +122,14 @@ def workspace_views(name: str, count: int, seed: int, domain: float = 0.0) -> It
 def inverted_views(name: str, count: int, seed: int) -> Iterator[MadeImage]:
     """Yields frontal X-rays of a patient in which bone is dark, with density curves.
 
-    `count` of them are near landmarks, and as many from anywhere in the workspace.
+    `count` of them are of each region, and ``2 * count`` from anywhere in the workspace.
     """
     scene, rng = load_scene(name), np.random.default_rng([seed, 1])
-    ids = [key for keys in REGIONS.values() for key in keys if key in scene.patient.landmarks_lps_mm]
-    near = (_pose_near(scene.patient, ids, "", rng) for _ in range(count))
+    known = [[key for key in ids if key in scene.patient.landmarks_lps_mm] for ids in REGIONS.values()]
+    near = (_pose_near(scene.patient, ids, "", rng) for ids in known for _ in range(count if ids else 0))
     anywhere = (
-        pose.towards_source(DEFAULT_ISOCENTER_DEPTH_MM) for pose in _poses_anywhere(scene.patient, count, seed + 1, rng)
+        pose.towards_source(DEFAULT_ISOCENTER_DEPTH_MM)
+        for pose in _poses_anywhere(scene.patient, 2 * count, seed + 1, rng)
     )
     for pose in (*near, *anywhere):
         if pose is not None:

@@ -71,7 +71,7 @@ def training_images(
     for name in patients:
         found += made_images.frontal_views(name, count, seed, domain)
         found += made_images.workspace_views(name, 2 * count, seed, domain)
-        found += made_images.inverted_views(name, 2 * count, seed)
+        found += made_images.inverted_views(name, count, seed)
         found += made_images.chest_radiographs(name, 2 * count, seed)
         found += made_images.lateral_views(name, 3 * count, seed)
         found += made_images.ct_slices(name, count, seed, planes)
