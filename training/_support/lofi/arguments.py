@@ -61,7 +61,7 @@ class LofiArguments(ViewArguments):
     min_sentences: int = 4
     max_sentences: int = 8
     cut_texts: bool = False
-    epochs: int = 5
+    epochs: int = 4
     max_steps: int = 0
     batch_size: int = 32
     learning_rate: float = 1e-3
