@@ -1,8 +1,8 @@
 """What a clinician's words mean.
 
 `read_advice` knows the sentences of `carm_env.language.advice`, and what people type in similar words. No reader knows
-all sentences: it prefers no meaning to a wrong one. What a chat contains beside the meaning:
-`carm_env.language.chat.with_meaning`.
+all sentences: it prefers no meaning to a wrong one. `carm_env.language.chat.with_meaning` states which of the words a
+chat contains beside their meaning.
 """
 
 from __future__ import annotations

@@ -55,9 +55,9 @@ def lock(path: Path, timeout_s: float | None = None) -> Iterator[bool]:
     Raises:
         BusyError: another process, or another block of this one, still holds it.
         OSError: the file cannot be created.
-        UnguardedScriptError: this is a worker that is still importing the script that was started.
+        UnguardedScriptError: the lock is held, and this is a worker that is still importing the script that was
+            started: its parent, which may hold the lock, waits for it.
     """
-    check_not_starting()
     handle = _acquire(path, timeout_s)
     try:
         yield handle is not None
@@ -84,6 +84,7 @@ def _acquire(path: Path, timeout_s: float | None) -> int | None:
             return handle
         if deadline is not None and time.monotonic() >= deadline:
             raise BusyError(f"another process holds {path}: wait until it ends.")
+        check_not_starting()
         time.sleep(_POLL_S)
 
 

@@ -181,3 +181,22 @@ def test_a_script_without_a_guard_is_told_so(tmp_path, options):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, encoding="utf-8")
     assert done.returncode != 0 and "UnguardedScriptError: worker processes import the script" in done.stderr
     assert "WorkerError: one of 2 worker" in done.stderr and done.stderr.count('`if __name__ == "__main__":`') >= 2
+
+
+FREE_LOCK = """
+from pathlib import Path
+from carm_env.system.locks import lock
+from carm_env.system.processes import run_in_processes
+
+with lock(Path("lock")):
+    pass
+if __name__ == "__main__":
+    assert sorted(run_in_processes(abs, [-1], 2)) == [1]
+"""
+
+
+def test_a_worker_may_take_a_free_lock_while_it_imports(tmp_path):
+    """As a script does that loads a patient at its top."""
+    script = tmp_path / "script.py"
+    script.write_text(FREE_LOCK, encoding="utf-8")
+    subprocess.run([sys.executable, str(script)], cwd=tmp_path, check=True, timeout=60)
