@@ -20,12 +20,12 @@ from carm_env.landmarks import N_LANDMARKS
 from carm_env.system.errors import UnknownNameError
 from carm_env.system.extras import optional_imports
 from policies.lofi.vision import SMALL_TOWER, PatchMap
+from policies.resnet import build_resnet
 
 with optional_imports("train", "A learned policy"):
     import torch
     from torch import Tensor, nn
     from torch.nn import functional
-    from transformers import ResNetConfig, ResNetModel
 
 GREY_MEAN, GREY_STD = 110.0, 70.0
 """Mean and standard deviation of the grey values of typical views."""
@@ -120,14 +120,6 @@ def with_local_contrast(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {**tensors, _STEM: torch.cat([stem, torch.zeros_like(stem)], 1)}
 
 
-def _resnet(embedding: int, channels: tuple[int, ...], depths: tuple[int, ...], input_channels: int = 1) -> ResNetModel:
-    config = ResNetConfig(
-        num_channels=input_channels, embedding_size=embedding, hidden_sizes=list(channels), depths=list(depths),
-        layer_type="basic", out_features=[f"stage{len(channels)}"],
-    )  # fmt: skip
-    return ResNetModel(config)
-
-
 class DisplacementNetwork(nn.Module):
     """Predicts the displacements from the middle of an X-ray to all landmarks.
 
@@ -152,7 +144,7 @@ class DisplacementNetwork(nn.Module):
         if shape.is_lofi:
             self.vision = PatchMap(shape.image_size)
         else:
-            self.resnet = _resnet(shape.embedding, shape.channels, shape.depths, 1 + shape.local_contrast)
+            self.resnet = build_resnet(shape.embedding, shape.channels, shape.depths, 1 + shape.local_contrast)
         self.n_features = shape.channels[-1]
         self.n_stage_features = tuple(shape.channels)
         self.head = nn.Conv2d(self.n_features, _OUTPUTS_PER_LANDMARK * N_LANDMARKS, 1)
@@ -258,7 +250,7 @@ class PooledClassifier(nn.Module):
         stages += [shape.classifier_stage] if shape.classifier_stage else []
         channels, depths = zip(*stages, strict=True)
         self._local_contrast = shape.local_contrast
-        self.resnet = _resnet(shape.embedding, channels, depths, 1 + shape.local_contrast)
+        self.resnet = build_resnet(shape.embedding, channels, depths, 1 + shape.local_contrast)
         self.n_features = channels[-1]
         self.head = nn.Linear(self.n_features, n_classes)
         self.to(memory_format=torch.channels_last)

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carm_env.system.extras import optional_imports, require
-from policies.lofi.vision import PATCH_SIZE, SMALL_TOWER
+from policies.lofi.text import PackedExchanges
+from policies.lofi.vision import PATCH_SIZE, SMALL_TOWER, ConvolutionalStem
 
 with optional_imports("llm", "LoFi"):
     import torch
@@ -24,6 +25,8 @@ with optional_imports("llm", "LoFi"):
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig, SiglipConfig, SiglipModel
 
 N_QUERIES = 64
+_IMAGE = -2
+"""Number of an exchange that stands for the image tokens; padding has -1."""
 _INITIAL_TEMPERATURE, _INITIAL_BIAS = 10.0, -10.0
 _ENCODER_LAYERS = r".*encoder\.layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|out_proj)"
 _LANGUAGE_LAYERS = r".*self_attn\.(q_proj|v_proj)"
@@ -36,22 +39,16 @@ class LofiInputs:
     Attributes:
         images: ``(n, 3, s, s)`` from `as_pixels`.
         texts: ``(n, 64)`` token ids of the text of each image, padded.
-        tokens: ``(m, t)`` token ids of prompts followed by targets; ``m`` may be 0.
-        mask: ``(m, t)`` whether a token is none of the padding.
-        is_target: ``(m, t)`` whether a token belongs to the target.
-        owners: ``(m,)`` the image of each.
+        exchanges: the exchanges with the language model, in rows of one image each.
     """
 
     images: Tensor
     texts: Tensor
-    tokens: Tensor
-    mask: Tensor
-    is_target: Tensor
-    owners: Tensor
+    exchanges: PackedExchanges
 
     def to(self, device: torch.device) -> LofiInputs:
         """Returns the batch on a device."""
-        return LofiInputs(**{name: value.to(device) for name, value in vars(self).items()})
+        return LofiInputs(self.images.to(device), self.texts.to(device), self.exchanges.to(device))
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class LofiOutputs:
         bias: added to the similarities.
         logits: ``(k, v)`` scores where a target token is predicted.
         targets: ``(k,)`` the target tokens.
-        sequences: ``(k,)`` the sequence of each.
+        sequences: ``(k,)`` the exchange of each.
     """
 
     images: Tensor
@@ -137,28 +134,47 @@ class LofiModel(nn.Module):
         projected: Tensor = self.projection(self.pooling(tokens))
         return projected
 
-    def prefixed(self, image_tokens: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns embeddings ``(m, 64 + t, h)`` of image tokens and text, and their attention mask."""
-        words = self.language.get_input_embeddings()(tokens)
-        ones = mask.new_ones(image_tokens.shape[:2])
-        return torch.cat([image_tokens.to(words.dtype), words], 1), torch.cat([ones, mask], 1)
-
     def forward(self, inputs: LofiInputs) -> LofiOutputs:
         """Computes embeddings, and the scores of the target tokens."""
         images, tokens = self.image_features(inputs.images)
         texts = self.text_features(inputs.texts)
         temperature, bias = self.encoders.logit_scale.exp(), self.encoders.logit_bias
-        sequences, positions = inputs.is_target.nonzero(as_tuple=True)
-        targets = inputs.tokens[sequences, positions]
-        if len(inputs.tokens):
-            seen = self.image_tokens(tokens)[inputs.owners]
-            embeddings, mask = self.prefixed(seen, inputs.tokens, inputs.mask)
-            hidden = self.language.model(inputs_embeds=embeddings, attention_mask=mask.long()).last_hidden_state
+        packed = inputs.exchanges
+        rows, columns = packed.is_target.nonzero(as_tuple=True)
+        if packed.tokens.shape[1]:
+            hidden = self._hidden(self.image_tokens(tokens), packed)
             # The token before predicts; only these need scores over a large vocabulary.
-            logits = self.language.lm_head(hidden[sequences, seen.shape[1] + positions - 1])
+            logits = self.language.lm_head(hidden[rows, hidden.shape[1] - packed.tokens.shape[1] + columns - 1])
         else:
             logits = images.new_zeros(0, self.language.config.vocab_size)
+        targets, sequences = packed.tokens[rows, columns], packed.numbers[rows, columns]
         return LofiOutputs(images, texts, temperature, bias, logits, targets, sequences)
+
+    def _hidden(self, image_tokens: Tensor, packed: PackedExchanges) -> Tensor:
+        """Returns the language model's states ``(n, q + t, h)`` of image tokens ``(n, q, h)`` and exchanges.
+
+        The image tokens are computed once. Each exchange follows them as if it were the only one.
+        """
+        words = self.language.get_input_embeddings()(packed.tokens)
+        embeddings = torch.cat([image_tokens.to(words.dtype), words], 1)
+        n, queries = image_tokens.shape[:2]
+        before = torch.arange(queries, device=words.device).expand(n, -1)
+        positions = torch.cat([before, queries + packed.positions], 1)
+        numbers = torch.cat([before.new_full((n, queries), _IMAGE), packed.numbers], 1)
+        order = torch.arange(positions.shape[1], device=words.device)
+        is_earlier = order[:, None] >= order
+        is_seen = (numbers[:, None] == _IMAGE) | (numbers[:, :, None] == numbers[:, None])
+        is_near = positions[:, :, None] - positions[:, None] < self.language.config.sliding_window
+        masks = {"full_attention": is_earlier & is_seen, "sliding_attention": is_earlier & is_seen & is_near}
+        least = torch.finfo(embeddings.dtype).min
+        added = {
+            name: torch.zeros(mask.shape, dtype=embeddings.dtype, device=mask.device).masked_fill(~mask, least)[:, None]
+            for name, mask in masks.items()
+        }
+        states: Tensor = self.language.model(
+            inputs_embeds=embeddings, attention_mask=added, position_ids=positions
+        ).last_hidden_state
+        return states
 
 
 def as_pixels(images: NDArray[np.uint8], size: int) -> Tensor:
@@ -184,6 +200,7 @@ def build_model(
     found = SiglipModel(SiglipConfig(**encoders))
     nn.init.constant_(found.logit_scale, math.log(_INITIAL_TEMPERATURE))
     nn.init.constant_(found.logit_bias, _INITIAL_BIAS)
+    found.vision_model.embeddings.patch_embedding = ConvolutionalStem(found.config.vision_config.hidden_size)
     return LofiModel(found, Gemma3ForCausalLM(Gemma3TextConfig(**language)), queries)
 
 
@@ -199,7 +216,7 @@ def small_configs(vocabulary: int, stops: Mapping[str, int], image_size: int = 1
     text = {**tower, "num_hidden_layers": 2, "vocab_size": vocabulary, "max_position_embeddings": 64,
             "projection_size": 128, **stops}  # fmt: skip
     language = {
-        "vocab_size": vocabulary, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3,
+        "vocab_size": vocabulary, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3,
         "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 32, "query_pre_attn_scalar": 32,
         "max_position_embeddings": 512, "sliding_window": 512, **stops,
     }  # fmt: skip

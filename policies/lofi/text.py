@@ -36,6 +36,29 @@ class Exchange:
     target: str
 
 
+@dataclass(frozen=True)
+class PackedExchanges:
+    """Exchanges about images, one after another in a row for each image.
+
+    Attributes:
+        tokens: ``(n, t)`` token ids of prompts and targets; ``t`` is 0 without exchanges.
+        numbers: ``(n, t)`` the exchange, 0 to ``m - 1``, of each token; -1 for padding.
+        positions: ``(n, t)`` place of each token in its exchange, from 0.
+        is_target: ``(n, t)`` whether a token belongs to the target.
+        owners: ``(m,)`` the image of each exchange.
+    """
+
+    tokens: Tensor
+    numbers: Tensor
+    positions: Tensor
+    is_target: Tensor
+    owners: Tensor
+
+    def to(self, device: torch.device) -> PackedExchanges:
+        """Returns the exchanges on a device."""
+        return PackedExchanges(**{name: value.to(device) for name, value in vars(self).items()})
+
+
 def captioning(text: str) -> Exchange:
     """Returns the exchange of the captioning loss (equation 2)."""
     return Exchange(CAPTION_PROMPT, text)
@@ -90,23 +113,27 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> tuple[Tensor, Tens
     return torch.tensor(tokens, dtype=torch.long), torch.tensor(mask, dtype=torch.bool)
 
 
-def encode_exchanges(tokenizer: Any, exchanges: Sequence[Exchange]) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns token ids ``(n, t)`` of prompts and targets, their mask, and which tokens are targets."""
-    rows = []
-    for exchange in exchanges:
+def encode_exchanges(tokenizer: Any, exchanges: Sequence[Exchange], owners: Sequence[int], n: int) -> PackedExchanges:
+    """Packs exchanges into one row of tokens for each image.
+
+    Args:
+        tokenizer: tokenizer of the language model.
+        exchanges: the exchanges; may be none.
+        owners: image of each, 0 to ``n - 1``.
+        n: number of images.
+    """
+    rows: list[list[tuple[int, int, int, bool]]] = [[] for _ in range(n)]
+    for number, (exchange, owner) in enumerate(zip(exchanges, owners, strict=True)):
         prompt = _prompt_ids(tokenizer, exchange.prompt)
         target = [*tokenizer(exchange.target, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-        rows.append((prompt, target))
-    length = max((len(prompt) + len(target) for prompt, target in rows), default=0)
-    shape = (len(rows), length)
-    tokens = torch.full(shape, tokenizer.pad_token_id, dtype=torch.long)
-    mask, is_target = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
-    for row, (prompt, target) in enumerate(rows):
-        end = len(prompt) + len(target)
-        tokens[row, :end] = torch.tensor(prompt + target)
-        mask[row, :end] = True
-        is_target[row, len(prompt) : end] = True
-    return tokens, mask, is_target
+        rows[owner] += [
+            (token, number, position, position >= len(prompt)) for position, token in enumerate([*prompt, *target])
+        ]
+    length = max(map(len, rows), default=0)
+    packed = [row + [(tokenizer.pad_token_id, -1, 0, False)] * (length - len(row)) for row in rows]
+    values = torch.tensor(packed, dtype=torch.long).reshape(n, length, 4)
+    tokens, numbers, positions, is_target = values.unbind(-1)
+    return PackedExchanges(tokens, numbers, positions, is_target.bool(), torch.tensor(owners, dtype=torch.long))
 
 
 def _prompt_ids(tokenizer: Any, prompt: str) -> list[int]:

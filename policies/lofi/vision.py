@@ -8,6 +8,7 @@ from typing import Any
 from carm_env.system.extras import optional_imports
 from policies.checkpoint import CheckpointError, load_checkpoint
 from policies.checkpoint_config import read_config
+from policies.resnet import build_resnet
 
 with optional_imports("train", "A learned policy"):
     import torch
@@ -20,8 +21,37 @@ SMALL_TOWER: dict[str, int] = {
 }  # fmt: skip
 """Size of both encoders of a small model."""
 PATCH_SIZE = 16
+_STEM_CHANNELS, _STEM_DEPTHS, _STEM_EMBEDDING = (20, 64, 128), (1, 1, 2), 16
 _STORED = "encoders.vision_model."
 _POOLING = "head."
+
+
+class ConvolutionalStem(nn.Module):
+    """A small ResNet in place of the linear map of patches: one vector for each square of 16 pixels.
+
+    A transformer that sees the map of a ResNet learns from far fewer images than one that sees pixels: the hybrid of
+    Dosovitskiy et al., "An Image is Worth 16x16 Words" (ICLR 2021), section 3.1. It takes the place of
+    ``patch_embedding`` in transformers' `SiglipVisionModel`.
+
+    Args:
+        width: width of the vectors.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.resnet = build_resnet(_STEM_EMBEDDING, _STEM_CHANNELS, _STEM_DEPTHS)
+        self.projection = nn.Conv2d(_STEM_CHANNELS[-1], width, 1)
+
+    @property
+    def weight(self) -> Tensor:
+        """Weights whose type transformers converts the pixels to."""
+        return self.projection.weight
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Maps grey pixels ``(n, 3, s, s)``, whose channels are equal, to ``(n, width, s / 16, s / 16)``."""
+        grey = pixels[:, :1].contiguous(memory_format=torch.channels_last)
+        found: Tensor = self.projection(self.resnet(grey).last_hidden_state)
+        return found
 
 
 class PatchMap(nn.Module):
@@ -37,6 +67,7 @@ class PatchMap(nn.Module):
         model = SiglipVisionModel(config)
         # Some versions of transformers keep the layers in a module of their own.
         self.layers = getattr(model, "vision_model", model)
+        self.layers.embeddings.patch_embedding = ConvolutionalStem(SMALL_TOWER["hidden_size"])
         self.image_size = image_size
 
     def forward(self, pixels: Tensor) -> Tensor:

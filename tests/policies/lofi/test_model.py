@@ -34,27 +34,36 @@ def images():
     return np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
 
 
-def test_target_tokens_are_predicted_from_the_token_before(model, images):
+def test_target_tokens_are_predicted_as_if_each_exchange_were_alone(model, images):
     sentence = GroundedSentence(SENTENCES[0], ((0.1, 0.2, 0.3, 0.4),))
-    exchanges = [text.captioning(SENTENCES[1]), text.grounding(sentence), text.dense_captioning(sentence)]
-    tokens, mask, is_target = text.encode_exchanges(model.tokenizer, exchanges)
+    exchanges = [text.captioning(SENTENCES[1]), text.grounding(sentence), text.dense_captioning(sentence),
+                 text.captioning(SENTENCES[2])]  # fmt: skip
+    owners = [2, 0, 2, 2]
     texts = text.encode_texts(model.text_tokenizer, SENTENCES)
-    inputs = LofiInputs(as_pixels(images, 32), texts, tokens, mask, is_target, torch.tensor([2, 0, 1]))
+    packed = text.encode_exchanges(model.tokenizer, exchanges, owners, 3)
     with torch.no_grad():
-        found = model.model(inputs)
-        for row, owner in enumerate([2, 0, 1]):
-            _, patches = model.model.image_features(inputs.images[owner : owner + 1])
-            end = int(mask[row].sum())
-            embeddings, _ = model.model.prefixed(
-                model.model.image_tokens(patches), tokens[row : row + 1, :end], mask[row : row + 1, :end]
-            )
+        found = model.model(LofiInputs(as_pixels(images, 32), texts, packed))
+        for number, (exchange, owner) in enumerate(zip(exchanges, owners, strict=True)):
+            alone = text.encode_exchanges(model.tokenizer, [exchange], [0], 1)
+            _, patches = model.model.image_features(as_pixels(images[owner : owner + 1], 32))
+            words = model.model.language.get_input_embeddings()(alone.tokens)
+            embeddings = torch.cat([model.model.image_tokens(patches), words], 1)
             logits = model.model.language(inputs_embeds=embeddings).logits[0]
-            positions = is_target[row].nonzero()[:, 0] + 4 - 1
-            expected = logits[positions]
-            assert torch.allclose(found.logits[found.sequences == row], expected, atol=1e-4)
-            assert found.targets[found.sequences == row].tolist() == tokens[row][is_target[row]].tolist()
-    decoded = model.tokenizer.decode(tokens[1][is_target[1]])
+            expected = logits[alone.is_target[0].nonzero()[:, 0] + 4 - 1]
+            assert torch.allclose(found.logits[found.sequences == number], expected, atol=1e-4)
+            assert found.targets[found.sequences == number].tolist() == alone.tokens[alone.is_target].tolist()
+    assert packed.owners.tolist() == owners
+    decoded = model.tokenizer.decode(found.targets[found.sequences == 1])
     assert decoded.removesuffix("<eos>") == "[100,200,300,400]"
+
+
+def test_images_without_exchanges_have_no_scores(model, images):
+    packed = text.encode_exchanges(model.tokenizer, [], [], 3)
+    with torch.no_grad():
+        found = model.model(
+            LofiInputs(as_pixels(images, 32), text.encode_texts(model.text_tokenizer, SENTENCES), packed)
+        )
+    assert found.logits.shape[0] == found.targets.shape[0] == 0
 
 
 def test_temperature_and_bias_begin_as_in_siglip(model):

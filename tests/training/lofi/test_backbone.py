@@ -58,7 +58,7 @@ def test_the_networks_start_from_lofi_and_the_language_model_sees_by_it(lofi, wo
     expected = encoder_tensors(folder)
     config, tensors = load_checkpoint(tmp_path / "c" / "checkpoint", CONFORMAL)
     assert config["architecture"] == "lofi"
-    name = "layers.embeddings.patch_embedding.weight"
+    name = "layers.embeddings.patch_embedding.projection.weight"
     torch.testing.assert_close(tensors[f"0.{ENCODER}{name}"], expected[name], atol=1e-4, rtol=1e-3)
     further = [*words, "--warm_start", str(tmp_path / "c" / "checkpoint"), "--output_dir", str(tmp_path / "m")]
     assert cnn.main(further) == 0, capsys.readouterr().err

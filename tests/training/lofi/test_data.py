@@ -24,21 +24,28 @@ def lofi():
     return small_lofi(*small_configs(len(tokenizer), ids, 32), tokenizer, 4, 0)
 
 
-def batches(lofi, *sentences, cut=False):
+def batches(lofi, *sentences, located=1, cut=False):
     reports = [GroundedReport(f"image {number}", "patient", sentences) for number in range(3)]
     images = np.zeros((3, 32, 32), np.uint8)
-    return LofiBatches(GroundedImages(images, reports), lofi, (4, 8), ("c", "g", "d"), 0, cut), reports
+    return LofiBatches(GroundedImages(images, reports), lofi, (4, 8), ("c", "g", "d"), 0, located, cut), reports
 
 
 def test_captions_without_boxes_have_the_captioning_loss_alone(lofi):
     with_boxes, _ = batches(lofi, CARINA, PLAIN)
     without, reports = batches(lofi, PLAIN)
-    assert with_boxes.batch(np.arange(3), 0).owners.tolist() == [0, 1, 2, 0, 1, 2]
-    assert without.batch(np.arange(3), 0).owners.tolist() == [0, 1, 2]
+    assert with_boxes.batch(np.arange(3), 0).exchanges.owners.tolist() == [0, 1, 2, 0, 1, 2]
+    assert without.batch(np.arange(3), 0).exchanges.owners.tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match="no report has boxes, expected at least one"):
         draw_phrases(reports, 0)
     crowded = GroundedSentence("Clips.", tuple((0.01 * number, 0.1, 0.01 * number + 0.1, 0.2) for number in range(17)))
-    assert batches(lofi, crowded)[0].batch(np.arange(3), 0).owners.tolist() == [0, 1, 2]
+    assert batches(lofi, crowded)[0].batch(np.arange(3), 0).exchanges.owners.tolist() == [0, 1, 2]
+
+
+def test_several_sentences_with_boxes_are_sampled(lofi):
+    other = GroundedSentence("The right lung is partially included.", (BOX,))
+    packed = batches(lofi, CARINA, PLAIN, other, located=4)[0].batch(np.arange(3), 0).exchanges
+    assert packed.owners.tolist() == [0, 1, 2, 0, 0, 1, 1, 2, 2]
+    assert set(packed.numbers[1].tolist()) - {-1} == {1, 5, 6}
 
 
 def test_a_sentence_that_is_too_long_is_refused_or_cut(lofi):

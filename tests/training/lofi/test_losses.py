@@ -83,6 +83,8 @@ def test_samples_with_boxes_share_their_weight_equally():
     found.backward()
     assert captioning.grad.tolist() == pytest.approx([1 / 6, 1 / 3, 1 / 6])
     assert location.grad.tolist() == pytest.approx([1 / 6, 1 / 6])
+    several = losses.autoregressive_loss(captioning.detach(), location.detach(), torch.tensor([1, 1]))
+    assert abs(float(several) - (1 + (2 + 8) / 2 + 4) / 3) < TOLERANCE
     alone = losses.autoregressive_loss(captioning.detach(), location[:0].detach(), samples[:0])
     assert abs(float(alone) - 7 / 3) < TOLERANCE
 

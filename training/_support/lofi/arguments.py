@@ -30,6 +30,7 @@ class LofiArguments(ViewArguments):
         autoregressive_weight: weight of the autoregressive loss (lambda)
         min_sentences: fewest sentences that are sampled from a report
         max_sentences: most sentences that are sampled from a report
+        located_sentences: most sentences with boxes that are sampled from a report for g and d
         cut_texts: cut sentences of more than 64 tokens instead of refusing them
         epochs: passes over all training images
         max_steps: stop after this number of optimizer steps; 0 for no limit
@@ -60,10 +61,11 @@ class LofiArguments(ViewArguments):
     autoregressive_weight: float = 5.0
     min_sentences: int = 4
     max_sentences: int = 8
+    located_sentences: int = 3
     cut_texts: bool = False
     epochs: int = 4
     max_steps: int = 0
-    batch_size: int = 32
+    batch_size: int = 16
     learning_rate: float = 1e-3
     weight_decay: float = 0.02
     patience: int = 4
@@ -113,7 +115,7 @@ class LofiArguments(ViewArguments):
                 "ones of the sigmoid loss."
             )
         for name in ("epochs", "patience", "queries", "encoder_rank", "language_rank", "min_sentences",
-                     "evaluated_images"):  # fmt: skip
+                     "located_sentences", "evaluated_images"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1.")
         for name in ("max_steps", "image_size", "autoregressive_weight", "least_quality"):

@@ -5,17 +5,15 @@ What a sample shows depends on the seed, the epoch and its number alone, so that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from carm_env.reports.box_text import MAX_BOXES
 from carm_env.views.read import ViewImages
-from carm_env.xray_datasets.grounded import GroundedReport
+from carm_env.xray_datasets.grounded import GroundedReport, GroundedSentence
 from policies.lofi.checkpoint import Lofi
 from policies.lofi.model import LofiInputs, as_pixels
 from policies.lofi.text import (
@@ -76,6 +74,7 @@ class LofiBatches:
         sentences: fewest and most sentences that are sampled from a report.
         tasks: autoregressive losses, of ``c``, ``g`` and ``d``.
         seed: seed of the samples.
+        located: most sentences with boxes that are sampled from a report for ``g`` and ``d``.
         cut: cut sentences of more than 64 tokens instead of refusing them.
     """
 
@@ -86,9 +85,11 @@ class LofiBatches:
         sentences: tuple[int, int],
         tasks: Sequence[str],
         seed: int,
+        located: int = 1,
         cut: bool = False,
     ) -> None:
         self._data, self._lofi, self._sentences, self._seed, self._cut = data, lofi, sentences, seed, cut
+        self._located = located
         self._tasks = tuple(tasks)
         self._lengths: dict[str, int] = {}
 
@@ -107,16 +108,14 @@ class LofiBatches:
             text = self.sampled_text(report, rng)
             texts.append(text)
             captions.append(captioning(text))
-            exchange = self._about_boxes(report, rng)
-            if exchange is not None:
-                located.append(exchange)
-                owners.append(row)
+            about_boxes = self._about_boxes(report, rng)
+            located += about_boxes
+            owners += [row] * len(about_boxes)
         exchanges = captions + located if self._tasks else []
-        tokens, mask, is_target = encode_exchanges(self._lofi.tokenizer, exchanges)
         rows = [*range(len(chosen)), *owners] if self._tasks else []
+        packed = encode_exchanges(self._lofi.tokenizer, exchanges, rows, len(chosen))
         pixels = as_pixels(self._data.images[chosen], self._lofi.image_size)
-        encoded = encode_texts(self._lofi.text_tokenizer, texts, self._cut)
-        return LofiInputs(pixels, encoded, tokens, mask, is_target, torch.tensor(rows, dtype=torch.long))
+        return LofiInputs(pixels, encode_texts(self._lofi.text_tokenizer, texts, self._cut), packed)
 
     def sampled_text(self, report: GroundedReport, rng: np.random.Generator) -> str:
         """Returns sampled sentences of a report in random order, as many of them as the text encoder takes."""
@@ -138,12 +137,11 @@ class LofiBatches:
             self._lengths[text] = len(text_ids(self._lofi.text_tokenizer, text)) + 1
         return self._lengths[text]
 
-    def _about_boxes(self, report: GroundedReport, rng: np.random.Generator) -> Exchange | None:
+    def _about_boxes(self, report: GroundedReport, rng: np.random.Generator) -> list[Exchange]:
         tasks = [task for task in self._tasks if task != "c"]
         sentences = [sentence for sentence in report.grounded if len(sentence.boxes) <= MAX_BOXES]
         if not tasks or not sentences:
-            return None
-        sentence = sentences[int(rng.integers(len(sentences)))]
-        make: Any = {"g": grounding, "d": dense_captioning}[tasks[int(rng.integers(len(tasks)))]]
-        exchange: Exchange = make(sentence)
-        return exchange
+            return []
+        make: dict[str, Callable[[GroundedSentence], Exchange]] = {"g": grounding, "d": dense_captioning}
+        order = rng.permutation(len(sentences))[: self._located]
+        return [make[tasks[int(rng.integers(len(tasks)))]](sentences[number]) for number in order.tolist()]

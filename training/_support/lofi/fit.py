@@ -45,7 +45,8 @@ def fit_lofi(lofi: Lofi, data: LofiData, arguments: LofiArguments, folder: Path)
         MissingExtraError: the package of `report_to` is not installed.
     """
     sentences = arguments.min_sentences, arguments.max_sentences
-    batches = LofiBatches(data.train, lofi, sentences, arguments.tasks, arguments.seed, arguments.cut_texts)
+    batches = LofiBatches(data.train, lofi, sentences, arguments.tasks, arguments.seed,
+                          arguments.located_sentences, arguments.cut_texts)  # fmt: skip
     calibration = data.calibration.some(arguments.evaluated_images)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
@@ -120,4 +121,4 @@ class _Steps:
 
     def loss(self, model: nn.Module, inputs: LofiInputs) -> tuple[Tensor, dict[str, float]]:
         """Returns the total loss, and its parts."""
-        return batch_loss(model(inputs), len(inputs.images), inputs.owners, self._weight)
+        return batch_loss(model(inputs), len(inputs.images), inputs.exchanges.owners, self._weight)

@@ -81,16 +81,16 @@ def autoregressive_loss(captioning: Tensor, location: Tensor, samples: Tensor) -
     """Returns the autoregressive loss ``L_tau`` of a batch.
 
     A sample without boxes contributes its captioning loss. A sample with boxes contributes the captioning loss and the
-    location-aware captioning loss, grounding or dense captioning, in equal shares.
+    mean of its location-aware captioning losses, grounding or dense captioning, in equal shares.
 
     Args:
         captioning: ``(n,)`` captioning loss of each sample.
         location: ``(m,)`` location-aware captioning losses; may be empty.
-        samples: ``(m,)`` different samples that they belong to.
+        samples: ``(m,)`` the samples that they belong to.
     """
-    shares = captioning.clone()
-    shares[samples] = (captioning[samples] + location) / 2
-    return shares.mean()
+    counts = torch.bincount(samples, minlength=len(captioning))
+    located = torch.zeros_like(captioning).index_add(0, samples, location) / counts.clamp(min=1)
+    return torch.where(counts > 0, (captioning + located) / 2, captioning).mean()
 
 
 def total_loss(sigmoid: Tensor, autoregressive: Tensor, weight: float) -> Tensor:
