@@ -31,6 +31,8 @@ AGE_YEARS = (18.0, 95.0)
 STATURE_CM = (135.0, 215.0)
 WEIGHT_KG = (30.0, 250.0)
 BMI = (13.0, 60.0)
+_PERSON = ("sex", "age", "stature_cm", "weight_kg", "bmi")
+"""What describes a person apart from the seed and the pose of the arms."""
 
 _STATURE: dict[Sex, tuple[float, float]] = {"female": (161.3, 7.1), "male": (175.3, 7.6)}
 """Mean and standard deviation, cm. Fryar et al., Anthropometric reference data for children and adults: United States,
@@ -74,12 +76,13 @@ class VirtualPatient:
         stature_cm: 135 to 215 cm.
         weight_kg: 30 to 250 kg, with a body mass index from 13 to 60 kg/m^2.
         arms: ``"crossed"`` (as in the paper), ``"sides"``, ``"one_up"`` or ``"raised"``.
+        bmi: body mass index, 13 to 60 kg/m^2, instead of the weight.
         options: fields of `carm_env.anatomy.parameters.PatientParameters` that are set instead of drawn, such as
             ``{"kyphosis_deg": 30, "findings": "pacemaker"}``.
 
     Raises:
         UnknownNameError: an option or a value does not exist; the message suggests the nearest one.
-        ValueError: a number is outside its limits.
+        ValueError: a number is outside its limits, or both weight and body mass index are given.
     """
 
     seed: int = 0
@@ -88,6 +91,7 @@ class VirtualPatient:
     stature_cm: float | None = None
     weight_kg: float | None = None
     arms: Arms = "crossed"
+    bmi: float | None = None
     options: tuple[tuple[str, Any], ...] = ()
 
     def __init__(
@@ -98,6 +102,7 @@ class VirtualPatient:
         stature_cm: float | None = None,
         weight_kg: float | None = None,
         arms: Arms = "crossed",
+        bmi: float | None = None,
         **options: Any,
     ) -> None:
         check_keys("patient option", options, option_names())
@@ -107,10 +112,13 @@ class VirtualPatient:
             ("age", age, AGE_YEARS),
             ("stature_cm", stature_cm, STATURE_CM),
             ("weight_kg", weight_kg, WEIGHT_KG),
+            ("bmi", bmi, BMI),
         ):
             if value is not None:
                 checked_number(name, value, limits)
             object.__setattr__(self, name, value)
+        if weight_kg is not None and bmi is not None:
+            raise ValueError(f"got weight_kg {weight_kg:g} and bmi {bmi:g}, which set the same: give one of them.")
         object.__setattr__(self, "sex", sex)
         object.__setattr__(self, "arms", arms)
         # Stores the options in canonical form, so that each patient has exactly one name.
@@ -132,16 +140,12 @@ class VirtualPatient:
 
     @property
     def _is_average(self) -> bool:
-        return self.seed == 0 and all(value is None for value in (self.sex, self.age, self.stature_cm, self.weight_kg))
+        return self.seed == 0 and all(getattr(self, name) is None for name in _PERSON)
 
     @property
     def given(self) -> dict[str, Any]:
         """The values that are set instead of drawn, apart from the seed."""
-        person = {
-            name: getattr(self, name)
-            for name in ("sex", "age", "stature_cm", "weight_kg")
-            if getattr(self, name) is not None
-        }
+        person = {name: getattr(self, name) for name in _PERSON if getattr(self, name) is not None}
         arms = {} if self.arms == "crossed" else {"arms": self.arms}
         return {**person, **arms, **dict(self.options)}
 
@@ -149,13 +153,13 @@ class VirtualPatient:
 def option_names() -> tuple[str, ...]:
     """Returns the names of all options of a virtual patient."""
     body = (item.name for item in fields(PatientParameters) if item.name not in ("seed", "arms", "layout_mm"))
-    return ("sex", "age", "stature_cm", "weight_kg", "arms", *body)
+    return (*_PERSON, "arms", *body)
 
 
 def option_defaults() -> dict[str, Any]:
     """Returns a value of the type of each option, by name."""
     average = PatientParameters()
-    person = {"sex": "male", "age": 0.0, "stature_cm": 0.0, "weight_kg": 0.0}
+    person = {"sex": "male", "age": 0.0, "stature_cm": 0.0, "weight_kg": 0.0, "bmi": 0.0}
     return {name: person[name] if name in person else getattr(average, name) for name in option_names()}
 
 
@@ -174,6 +178,7 @@ def _draw_person(patient: VirtualPatient) -> dict[str, Any]:
     stature = stature if patient.stature_cm is None else float(patient.stature_cm)
     mean, std = _LOG_BMI[sex]
     bmi = float(np.clip(math.exp(mean + std * bmi_normal), 16.5, 52.0))
+    bmi = bmi if patient.bmi is None else float(patient.bmi)
     weight = bmi * (stature / 100) ** 2 if patient.weight_kg is None else float(patient.weight_kg)
     bmi = weight / (stature / 100) ** 2
     if not BMI[0] <= bmi <= BMI[1]:

@@ -16,7 +16,7 @@
 | ``askew`` | the patient lies askew on the table | 5, 10, 15 degrees |
 | ``rolled`` | the patient is rolled about the long axis | 5, 10, 20 degrees |
 | ``arms`` | pose of the arms | at the sides, raised, one raised |
-| ``obese`` | body weight | 100, 125, 150 kg |
+| ``obese`` | body mass index: obesity of class 2 and 3 (WHO), and beyond | 37, 44, 52 kg/m^2 |
 | ``child_sized`` | stature and weight of the smallest adults | 155 cm, 45 kg; 145, 38; 136, 34 |
 | ``implants`` | metal in the body | pacemaker; with sternal wires; with a humeral nail |
 | ``lines`` | tubes and cables | endotracheal tube; with a central line and ECG leads; with all tubes |
@@ -157,7 +157,7 @@ SHIFTS: Mapping[str, tuple[Change, ...]] = {
     "askew": _scan({"askew_deg": "5"}, {"askew_deg": "10"}, {"askew_deg": "15"}),
     "rolled": _scan({"roll_deg": "5"}, {"roll_deg": "10"}, {"roll_deg": "20"}),
     "arms": _virtual({"arms": "sides"}, {"arms": "raised"}, {"arms": "one_up"}),
-    "obese": _virtual({"weight_kg": "100"}, {"weight_kg": "125"}, {"weight_kg": "150"}),
+    "obese": _virtual({"bmi": "37"}, {"bmi": "44"}, {"bmi": "52"}),
     "child_sized": _virtual(
         {"age": "18", "stature_cm": "155", "weight_kg": "45"}, {"age": "18", "stature_cm": "145", "weight_kg": "38"},
         {"age": "18", "stature_cm": "136", "weight_kg": "34"},

@@ -37,6 +37,15 @@ def test_given_values_are_kept_and_do_not_change_the_others():
     assert VirtualPatient(5, fat_mm=8).parameters.fat_mm == 8
 
 
+def test_the_body_mass_index_sets_the_weight():
+    given = VirtualPatient(5, bmi=40)
+    assert given.person["bmi"] == pytest.approx(40)
+    assert given.person["weight_kg"] == pytest.approx(40 * (given.person["stature_cm"] / 100) ** 2, abs=0.15)
+    assert given.given == {"bmi": 40}
+    same = VirtualPatient(5, stature_cm=given.person["stature_cm"], weight_kg=given.person["weight_kg"])
+    assert same.parameters.fat_mm == pytest.approx(given.parameters.fat_mm, abs=0.1)
+
+
 def test_the_body_depends_on_the_person():
     lean, heavy = (VirtualPatient(5, stature_cm=170, weight_kg=weight).parameters for weight in (52, 120))
     assert heavy.fat_mm > lean.fat_mm + 10 and heavy.belly_mm > lean.belly_mm + 20
@@ -59,6 +68,8 @@ def test_the_body_depends_on_the_person():
         ({"stature_cm": "170"}, "stature_cm is '170'"),
         ({"weight_kg": float("nan")}, "weight_kg is nan"),
         ({"stature_cm": 180, "weight_kg": 31}, "body mass index of 9.6"),
+        ({"bmi": 61}, "bmi is 61, expected a number from 13 to 60"),
+        ({"bmi": 30, "weight_kg": 80}, "got weight_kg 80 and bmi 30"),
         ({"weigth_kg": 80}, "Did you mean 'weight_kg'"),
         ({"layout_mm": [0.0] * 28}, "unknown patient option"),
         ({"fat_mm": 99}, "fat_mm is 99"),

@@ -6,7 +6,7 @@ import pytest
 from carm_env.envs.episode import EpisodeSpec
 from carm_env.evaluation.episodes import make_suite_environment
 from carm_env.evaluation.shifts import SEVERITIES, SHIFTS, Change, Shift, ShiftError, patient_names, shifted_suite
-from carm_env.evaluation.suite import Suite, load_suite
+from carm_env.evaluation.suite import Suite, load_suite, suite_names
 from carm_env.patient import Patient
 from carm_env.patients.catalogue import load_patient
 from carm_env.patients.reference import PatientRef
@@ -34,6 +34,16 @@ def test_every_severity_makes_an_environment_and_names_patients(name):
         make_suite_environment(Suite("s", 1, "d", 5, suite.episodes, shift.change.environment))
         seen.append((tuple(names.values()), str(shift.change.environment)))
     assert len(set(seen)) == len(SEVERITIES)
+
+
+@pytest.mark.parametrize("name", [name for name, changes in SHIFTS.items() if changes[0].patient])
+def test_the_patients_of_every_suite_can_be_built_under_every_shift(name):
+    # A fixed weight was too much for the shortest patients of a suite.
+    for suite in map(load_suite, suite_names()):
+        for severity in SEVERITIES:
+            for patient in patient_names(suite, Shift(name, severity)).values():
+                virtual = PatientRef.parse(patient).virtual
+                assert virtual is not None and virtual.parameters.seed == virtual.seed
 
 
 def test_the_documentation_lists_every_shift():
