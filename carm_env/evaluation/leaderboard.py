@@ -46,7 +46,7 @@ from carm_env.evaluation.site.page import check_site_folder
 from carm_env.evaluation.site.parts import SiteParts
 from carm_env.evaluation.suite import Suite
 from carm_env.evaluation.transcripts import check_transcripts_folder
-from carm_env.patient import Patient
+from carm_env.patient_outline import PatientOutline
 from carm_env.patients.machines import check_machines
 from carm_env.system.cluster import Cluster, EngineName, check_engine, connect
 from carm_env.system.command_line import INTERRUPTED
@@ -214,7 +214,7 @@ def _run(
     arguments: EvaluationArguments,
     make_policy: PolicyFactory,
     suites: Sequence[Suite],
-    patients: Mapping[str, Patient],
+    patients: Mapping[str, PatientOutline],
     tasks: Sequence[EpisodeTask],
     concurrent: set[str],
     packages: list[str],
@@ -279,7 +279,7 @@ def _elsewhere(
     arguments: EvaluationArguments,
     cluster: Cluster | None,
     make_policy: PolicyFactory,
-    patients: Mapping[str, Patient],
+    patients: Mapping[str, PatientOutline],
 ) -> Callable[[Sequence[EpisodeTask]], Iterator[EpisodeResult]] | None:
     if cluster is None:
         return None
@@ -351,13 +351,13 @@ def _earlier_results(path: Path, resume: bool) -> list[EpisodeResult]:
     return []
 
 
-def _key(task: EpisodeTask, patients: Mapping[str, Patient]) -> ResultKey:
+def _key(task: EpisodeTask, patients: Mapping[str, PatientOutline]) -> ResultKey:
     patient = patients[task.suite.episodes[task.episode].patient]
     return task.policy, task.suite.name, task.suite.hash, patient.fingerprint, task.episode, task.seed
 
 
 def _select(
-    results: Sequence[EpisodeResult], suites: Sequence[Suite], patients: Mapping[str, Patient]
+    results: Sequence[EpisodeResult], suites: Sequence[Suite], patients: Mapping[str, PatientOutline]
 ) -> list[EpisodeResult]:
     """Returns the results of any policy on these versions of the suites and patients, suite by suite."""
     fingerprints = {patient.fingerprint for patient in patients.values()}
