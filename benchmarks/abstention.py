@@ -32,7 +32,7 @@ from carm_env.evaluation.runner import run_episode, suite_environment
 from carm_env.evaluation.suite import Suite, load_suite
 from carm_env.evaluation.uncertainty import area_estimate, risk_coverage, risk_estimate, save_risk_coverage
 from carm_env.patients.build import default_workers, prepare_patients
-from carm_env.patients.catalogue import expand_patients, load_patient
+from carm_env.patients.catalogue import expand_patients, load_outlines
 from carm_env.system.command_line import run_script
 from policies.conformal import ABSTAIN_BELOW, KIND, ConformalPolicy
 
@@ -166,7 +166,7 @@ def _suite(arguments: Arguments) -> Suite:
         return load_suite(arguments.suite)
     names = expand_patients(arguments.patients)
     prepare_patients(names, default_workers())
-    return suite_on(arguments.suite, {name: load_patient(name) for name in names})[0]
+    return suite_on(arguments.suite, load_outlines(names))[0]
 
 
 def run(arguments: Arguments) -> None:

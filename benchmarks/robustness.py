@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 
 from carm_env.evaluation.comparison_report import count
-from carm_env.evaluation.leaderboard import EvaluationArguments, PolicyNames, evaluate
+from carm_env.evaluation.leaderboard import EvaluationArguments, PolicyNames, evaluate_suites
 from carm_env.evaluation.plots import drawing, new_figure, save_figure
-from carm_env.evaluation.prepared_suites import prepare_suites
 from carm_env.evaluation.provenance import save_measurement
 from carm_env.evaluation.report import markdown_table, plain_text, share_cell
 from carm_env.evaluation.results import read_results
@@ -167,13 +166,11 @@ def run(arguments: Arguments) -> int:
         shifts=tuple(map(str, shifts)), episodes=arguments.episodes, workers=arguments.workers, seed=arguments.seed,
         out=arguments.out, resume=arguments.resume, figures=False,
     )  # fmt: skip
-    status = evaluate(evaluation, make_policy)
+    status, prepared = evaluate_suites(evaluation, make_policy)
     if status:
         return status
     scores = read_json(arguments.out / "leaderboard.json")
     names = evaluation.policy_texts()
-    # The patients are built: this only says which episodes the shifts keep.
-    prepared = prepare_suites((arguments.suite,), arguments.patients, shifts, arguments.workers)
     clean, *_ = prepared.suites
     results = read_results(arguments.out / "episodes.jsonl")[0]
     successes: dict[str, dict[int, bool]] = {name: {} for name in names}

@@ -29,7 +29,7 @@ from carm_env.evaluation.recipes import find_recipe, suite_on
 from carm_env.evaluation.report import interval_cell, markdown_table, plain_text
 from carm_env.evaluation.results import EpisodeResult, read_results
 from carm_env.patients.build import default_workers, prepare_patients
-from carm_env.patients.catalogue import expand_patients, load_patient
+from carm_env.patients.catalogue import expand_patients, load_outlines, load_patient
 from carm_env.system.command_line import run_script
 from carm_env.system.structured_files import read_json
 from carm_env.system.threads import usable_cpus
@@ -215,7 +215,7 @@ def check(arguments: Arguments, groups: Sequence[str]) -> None:
     names = {group: expand_patients([group]) for group in groups}
     prepare_patients([name for own in names.values() for name in own], min(arguments.workers, default_workers()))
     for own in names.values():
-        suite_on(arguments.suite, {name: load_patient(name) for name in own})
+        suite_on(arguments.suite, load_outlines(own))
 
 
 def run(arguments: Arguments) -> int:

@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from carm_env.body_depth import SKIN_HU, front_and_back_mm, front_and_back_without_couch_mm
+from carm_env.body_depth import front_and_back_mm, front_and_back_without_couch_mm
 from carm_env.geometry import finite_point
 from carm_env.landmarks import landmark
+from carm_env.patient_outline import PatientOutline, Silhouette
 from carm_env.system.errors import CArmEnvError
 from carm_env.system.files import atomic_folder, content_hash, file_hash, write_json
 from carm_env.system.leftovers import restore
@@ -77,17 +78,18 @@ class Patient:
         search = front_and_back_without_couch_mm if _may_lie_on_a_couch(self.card) else front_and_back_mm
         return sum(search(self.volume)) / 2
 
+    @property
+    def corners_lps_mm(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Centres of the first and the last voxel of the volume, each ``(3,)``, LPS mm."""
+        return self.volume.corners_lps_mm
+
     @cached_property
-    def _silhouette(self) -> NDArray[np.bool_]:
-        # Every fourth voxel, as for the depth.
-        return np.any(self.volume.hu[::4, ::4, ::4] > SKIN_HU, axis=1)
+    def _silhouette(self) -> Silhouette:
+        return Silhouette.of(self.volume)
 
     def covers(self, x_mm: float, z_mm: float) -> bool:
         """Returns whether the line through ``(x, z)`` (LPS mm) from front to back meets the body."""
-        index = self.volume.index_from_lps([x_mm, 0.0, z_mm])[[0, 2]] / 4
-        i, k = np.rint(index).astype(int)
-        shape = self._silhouette.shape
-        return bool(0 <= i < shape[0] and 0 <= k < shape[1] and self._silhouette[i, k])
+        return self._silhouette.covers(x_mm, z_mm)
 
     @cached_property
     def workspace_mm(self) -> NDArray[np.float64]:
@@ -106,6 +108,13 @@ class Patient:
         low = np.maximum(middle - reach, box[0])
         high = np.minimum(middle + reach, box[1])
         return np.stack([low, high])
+
+    def outline(self) -> PatientOutline:
+        """Returns what episodes are drawn and checked with; it does not keep the volume in memory."""
+        return PatientOutline(
+            self.id, self.landmarks_lps_mm, self.corners_lps_mm, self.mid_depth_mm, self.workspace_mm,
+            self._silhouette, self.fingerprint,
+        )  # fmt: skip
 
 
 def _may_lie_on_a_couch(card: Mapping[str, Any]) -> bool:

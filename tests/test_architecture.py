@@ -17,6 +17,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("carm_env.system",),
     ("carm_env.actions", "carm_env.body_parts", "carm_env.geometry", "carm_env.landmarks", "carm_env.volume"),
     ("carm_env.body_depth",),
+    ("carm_env.patient_outline",),
     ("carm_env.patient",),
     ("carm_env.patient_store",),
     ("carm_env.xray",),

@@ -8,7 +8,7 @@ from carm_env.evaluation.policy import Policy
 from carm_env.evaluation.recipes import suite_on
 from carm_env.evaluation.suite import Suite, load_suite
 from carm_env.patients.build import default_workers, prepare_patients
-from carm_env.patients.catalogue import expand_patients, load_patient
+from carm_env.patients.catalogue import expand_patients, load_outlines
 
 
 def prepared_suites(names: Sequence[str], patients: Sequence[str], workers: int) -> list[Suite]:
@@ -26,8 +26,8 @@ def prepared_suites(names: Sequence[str], patients: Sequence[str], workers: int)
         return suites
     found = expand_patients(patients)
     prepare_patients(found, workers)
-    loaded = {name: load_patient(name) for name in found}
-    return [suite_on(name, loaded)[0] for name in names]
+    outlines = load_outlines(found)
+    return [suite_on(name, outlines)[0] for name in names]
 
 
 def check_patients(policies: Iterable[Policy], suites: Iterable[Suite]) -> None:

@@ -105,14 +105,14 @@ def _check(arguments: Arguments) -> None:
 
 def _prepared(name: str, episode: int | None) -> Suite:
     """Returns a suite whose patients are built."""
-    from carm_env.evaluation.prepared_suites import load_patients
+    from carm_env.evaluation.prepared_suites import prepare_outlines
     from carm_env.evaluation.suite import load_suite
     from carm_env.patients.build import default_workers
 
     suite = load_suite(name)
     if episode is not None and not 0 <= episode < len(suite.episodes):
         raise ValueError(f"--episode is {episode}, expected 0 to {len(suite.episodes) - 1} for suite {suite.name}.")
-    suite.check(load_patients(suite.patients, default_workers()))
+    suite.check(prepare_outlines(suite.patients, default_workers()))
     return suite
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM, CArmPose, planar_displacement_mm
 from carm_env.landmarks import landmark
-from carm_env.patient import Patient
+from carm_env.patient_outline import PatientGeometry
 from carm_env.system.errors import check_keys, shortened
 
 FRONTAL = CArmPose((0.0, 0.0, 0.0))
@@ -89,7 +89,7 @@ def parse_start(value: Any) -> int | tuple[float, ...]:
 
 def start_isocenter_lps_mm(
     start: int | tuple[float, ...],
-    patient: Patient,
+    patient: PatientGeometry,
     view: CArmPose = FRONTAL,
     isocenter_depth_mm: float = DEFAULT_ISOCENTER_DEPTH_MM,
 ) -> NDArray[np.float64]:
@@ -116,7 +116,7 @@ def start_isocenter_lps_mm(
         isocenter = np.array(start)
         point = _shifted(isocenter, view, -isocenter_depth_mm)
     low, high = patient.workspace_mm
-    first, last = patient.volume.corners_lps_mm
+    first, last = patient.corners_lps_mm
     across = point[[0, 2]]
     if (across < low).any() or (across > high).any() or not first[1] <= point[1] <= last[1]:
         raise ValueError(
@@ -132,7 +132,7 @@ def _shifted(point_lps_mm: NDArray[np.float64], view: CArmPose, towards_source_m
     return np.array(pose.towards_source(towards_source_mm).isocenter_lps_mm)
 
 
-def landmark_lps_mm(patient: Patient, key: int | str) -> NDArray[np.float64]:
+def landmark_lps_mm(patient: PatientGeometry, key: int | str) -> NDArray[np.float64]:
     """Returns a landmark ``(3,)`` of a patient, LPS mm.
 
     Raises:
@@ -153,7 +153,7 @@ def _names(ids: Iterable[int]) -> str:
     return ", ".join(landmark(key).name for key in ids) or "none"
 
 
-def draw_target(patient: Patient, rng: np.random.Generator, targets: Sequence[int] | None = None) -> int:
+def draw_target(patient: PatientGeometry, rng: np.random.Generator, targets: Sequence[int] | None = None) -> int:
     """Draws a landmark id uniformly from the `targets` (default: all) that the patient has.
 
     Raises:
@@ -170,7 +170,7 @@ def draw_target(patient: Patient, rng: np.random.Generator, targets: Sequence[in
 
 
 def draw_start(
-    patient: Patient, target: int, tolerance_mm: float, rng: np.random.Generator, view: CArmPose = FRONTAL
+    patient: PatientGeometry, target: int, tolerance_mm: float, rng: np.random.Generator, view: CArmPose = FRONTAL
 ) -> tuple[float, float]:
     """Draws a start ``(x, z)`` in LPS mm, uniformly from the workspace where the sagittal line meets the body.
 

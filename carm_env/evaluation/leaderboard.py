@@ -29,7 +29,7 @@ from carm_env.evaluation.plots import drawing
 from carm_env.evaluation.policy import Policy, UnusablePolicyError
 from carm_env.evaluation.policy_loading import BUILT_IN_POLICIES, make_policy
 from carm_env.evaluation.policy_specification import SB3, TRUST_PICKLE, parse_policy
-from carm_env.evaluation.prepared_suites import prepare_suites
+from carm_env.evaluation.prepared_suites import PreparedSuites, prepare_suites
 from carm_env.evaluation.provenance import PACKAGES, provenance
 from carm_env.evaluation.report import (
     distinct_runs,
@@ -46,7 +46,7 @@ from carm_env.evaluation.site.page import check_site_folder
 from carm_env.evaluation.site.parts import SiteParts
 from carm_env.evaluation.suite import Suite
 from carm_env.evaluation.transcripts import check_transcripts_folder
-from carm_env.patient import Patient
+from carm_env.patient_outline import PatientOutline
 from carm_env.patients.machines import check_machines
 from carm_env.system.cluster import Cluster, EngineName, check_engine, connect
 from carm_env.system.command_line import INTERRUPTED
@@ -138,7 +138,7 @@ def evaluate(
     make_policy: PolicyFactory = make_policy,
     parts: Callable[[], SiteParts] = SiteParts,
 ) -> int:
-    """Runs the missing episodes and writes the leaderboard.
+    """Runs the missing episodes and writes the leaderboard, or shows finished results.
 
     Args:
         arguments: what to run.
@@ -149,9 +149,33 @@ def evaluate(
         The exit status: 0, 1 if lines of finished results do not count, or `INTERRUPTED` after Ctrl-C.
 
     Raises:
+        ValueError: an argument that finished results do not allow; `evaluate_suites` lists the errors of a run.
+        ContradictionError: finished results contradict each other.
+    """
+    if arguments.results:
+        return _show_finished(arguments, parts)
+    status, _ = evaluate_suites(arguments, make_policy, parts)
+    return status
+
+
+def evaluate_suites(
+    arguments: EvaluationArguments,
+    make_policy: PolicyFactory = make_policy,
+    parts: Callable[[], SiteParts] = SiteParts,
+) -> tuple[int, PreparedSuites]:
+    """Runs the missing episodes and writes the leaderboard.
+
+    Args:
+        arguments: what to run, without finished results.
+        make_policy: constructs a policy from its name.
+        parts: returns the model cards and printed figures of the web page.
+
+    Returns:
+        The exit status, 0 or `INTERRUPTED` after Ctrl-C, and the suites that ran.
+
+    Raises:
         ValueError: an unknown name, a number out of range, an episode that its patient does not allow, or a patient
             that a policy has in its pool.
-        ContradictionError: finished results contradict each other.
         FileNotFoundError: the weights of a policy do not exist.
         MissingExtraError: a policy, or Ray, needs a package that is not installed.
         ClusterError: the Ray cluster cannot be used.
@@ -159,8 +183,6 @@ def evaluate(
         BusyError: another process writes to a folder.
         TranscriptError: the folder of ``--transcripts`` is in use, or cannot be written.
     """
-    if arguments.results:
-        return _show_finished(arguments, parts)
     started = time.perf_counter()
     _check(arguments)
     shifts = [shift for text in arguments.shifts for shift in Shift.parse(text)]
@@ -190,7 +212,7 @@ def evaluate(
             stack.enter_context(lock_output(arguments.transcripts, "--transcripts"))
         status = _run(arguments, make_policy, suites, patients, tasks, concurrent, packages, parts, cluster)
     print(f"Took {time.perf_counter() - started:.0f} s.")
-    return status
+    return status, prepared
 
 
 def _show_finished(arguments: EvaluationArguments, parts: Callable[[], SiteParts]) -> int:
@@ -214,7 +236,7 @@ def _run(
     arguments: EvaluationArguments,
     make_policy: PolicyFactory,
     suites: Sequence[Suite],
-    patients: Mapping[str, Patient],
+    patients: Mapping[str, PatientOutline],
     tasks: Sequence[EpisodeTask],
     concurrent: set[str],
     packages: list[str],
@@ -279,7 +301,7 @@ def _elsewhere(
     arguments: EvaluationArguments,
     cluster: Cluster | None,
     make_policy: PolicyFactory,
-    patients: Mapping[str, Patient],
+    patients: Mapping[str, PatientOutline],
 ) -> Callable[[Sequence[EpisodeTask]], Iterator[EpisodeResult]] | None:
     if cluster is None:
         return None
@@ -351,13 +373,13 @@ def _earlier_results(path: Path, resume: bool) -> list[EpisodeResult]:
     return []
 
 
-def _key(task: EpisodeTask, patients: Mapping[str, Patient]) -> ResultKey:
+def _key(task: EpisodeTask, patients: Mapping[str, PatientOutline]) -> ResultKey:
     patient = patients[task.suite.episodes[task.episode].patient]
     return task.policy, task.suite.name, task.suite.hash, patient.fingerprint, task.episode, task.seed
 
 
 def _select(
-    results: Sequence[EpisodeResult], suites: Sequence[Suite], patients: Mapping[str, Patient]
+    results: Sequence[EpisodeResult], suites: Sequence[Suite], patients: Mapping[str, PatientOutline]
 ) -> list[EpisodeResult]:
     """Returns the results of any policy on these versions of the suites and patients, suite by suite."""
     fingerprints = {patient.fingerprint for patient in patients.values()}

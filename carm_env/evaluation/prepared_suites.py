@@ -5,29 +5,30 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from carm_env.evaluation.recipes import EmptySuiteError, find_recipe, suite_on
 from carm_env.evaluation.shifts import Shift, patient_names, shifted_suite
 from carm_env.evaluation.suite import Suite, load_suite
-from carm_env.patient import Patient
+from carm_env.patient_outline import PatientOutline
 from carm_env.patients.build import default_workers, prepare_patients
-from carm_env.patients.catalogue import expand_patients, load_patient
+from carm_env.patients.catalogue import expand_patients, load_outlines
 
 _SHOWN_LINES = 10
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedSuites:
-    """Suites and their patients.
+    """Suites and the outlines of their patients, whose volumes are not kept in memory.
 
     Attributes:
         suites: the suites, and those under shifts.
-        patients: the patients of all of them by name.
+        patients: the outlines of the patients of all of them, by name.
         kept: by the name of a shifted suite, the numbers of the episodes of the suite that it keeps, in order.
     """
 
     suites: list[Suite]
-    patients: dict[str, Patient]
+    patients: dict[str, PatientOutline]
     kept: dict[str, list[int]]
 
 
@@ -51,21 +52,21 @@ def prepare_suites(
     """
     if not patients:
         suites = _load_suites(names)
-        loaded = load_patients(list(dict.fromkeys(name for suite in suites for name in suite.patients)), workers)
+        outlines = prepare_outlines(list(dict.fromkeys(name for suite in suites for name in suite.patients)), workers)
     else:
         for name in names:
             find_recipe(name)
-        loaded = load_patients(expand_patients(patients), workers)
-        suites = _draw_suites(dict.fromkeys(names), loaded)
+        outlines = prepare_outlines(expand_patients(patients), workers)
+        suites = _draw_suites(dict.fromkeys(names), outlines)
     for suite in suites:
-        suite.check(loaded)
-    prepared = PreparedSuites(suites, loaded, {})
+        suite.check(outlines)
+    prepared = PreparedSuites(suites, outlines, {})
     return _with_shifts(prepared, tuple(dict.fromkeys(shifts)), workers) if shifts else prepared
 
 
 def _with_shifts(prepared: PreparedSuites, shifts: Sequence[Shift], workers: int) -> PreparedSuites:
     named = [name for suite in prepared.suites for shift in shifts for name in patient_names(suite, shift).values()]
-    patients = {**prepared.patients, **load_patients(list(dict.fromkeys(named)), workers)}
+    patients = prepare_outlines(list(dict.fromkeys(named)), workers, prepared.patients)
     suites, kept = list(prepared.suites), dict[str, list[int]]()
     for suite in prepared.suites:
         for shift in shifts:
@@ -86,7 +87,7 @@ def _load_suites(names: Sequence[str]) -> list[Suite]:
     return list(suites.values())
 
 
-def _draw_suites(names: Iterable[str], patients: Mapping[str, Patient]) -> list[Suite]:
+def _draw_suites(names: Iterable[str], patients: Mapping[str, PatientOutline]) -> list[Suite]:
     """Draws the suites on other patients; skips a suite that these do not allow, unless it is the only one."""
     suites: list[Suite] = []
     empty: list[EmptySuiteError] = []
@@ -107,10 +108,21 @@ def _draw_suites(names: Iterable[str], patients: Mapping[str, Patient]) -> list[
     return suites
 
 
-def load_patients(names: Sequence[str], workers: int) -> dict[str, Patient]:
-    """Builds missing patients in parallel, so that workers only read them, and loads all."""
+def prepare_outlines(
+    names: Sequence[str], workers: int, known: Mapping[str, PatientOutline] = MappingProxyType({})
+) -> dict[str, PatientOutline]:
+    """Builds missing patients in parallel, so that workers only read them, and loads one after the other.
+
+    Args:
+        names: names of patients.
+        workers: number of processes that build patients.
+        known: outlines by name, of patients that are not loaded again.
+
+    Returns:
+        The known outlines and those of the other patients, by name.
+    """
     started = time.perf_counter()
     prepare_patients(names, min(workers, default_workers()))
-    patients = {name: load_patient(name) for name in names}
+    outlines = {**known, **load_outlines(name for name in names if name not in known)}
     print(f"Patients ready after {time.perf_counter() - started:.0f} s.")
-    return patients
+    return outlines

@@ -11,7 +11,7 @@ from carm_env.envs.episode import MAX_DRAWS, EpisodeSpec, draw_start, draw_targe
 from carm_env.envs.registration import DEFAULT_TOLERANCE_MM, MAX_EPISODE_STEPS
 from carm_env.evaluation.suite import Suite
 from carm_env.landmarks import landmark
-from carm_env.patient import Patient
+from carm_env.patient_outline import PatientGeometry
 from carm_env.patients.cohorts import COHORTS
 from carm_env.system.errors import CArmEnvError, UnknownNameError
 
@@ -97,13 +97,13 @@ def find_recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def draw_suite(name: str, recipe: Recipe, patients: Mapping[str, Patient]) -> tuple[Suite, list[str]]:
+def draw_suite(name: str, recipe: Recipe, patients: Mapping[str, PatientGeometry]) -> tuple[Suite, list[str]]:
     """Draws a suite; equal recipes and patients give equal suites.
 
     Args:
         name: name of the suite.
         recipe: the recipe.
-        patients: the recipe's patients by name.
+        patients: the recipe's patients, or their outlines, by name.
 
     Returns:
         The suite, and a message for each episode that was left out because its patient lacks a landmark.
@@ -139,7 +139,7 @@ def draw_suite(name: str, recipe: Recipe, patients: Mapping[str, Patient]) -> tu
     return Suite(name, recipe.version, recipe.description, MAX_EPISODE_STEPS, tuple(episodes)), left_out
 
 
-def suite_on(name: str, patients: Mapping[str, Patient]) -> tuple[Suite, list[str]]:
+def suite_on(name: str, patients: Mapping[str, PatientGeometry]) -> tuple[Suite, list[str]]:
     """Draws a suite of the package on other patients, as ``NAME-custom``; see `draw_suite`.
 
     Raises:
@@ -151,7 +151,7 @@ def suite_on(name: str, patients: Mapping[str, Patient]) -> tuple[Suite, list[st
     return draw_suite(f"{name}-custom", replace(recipe, description=description, patients=tuple(patients)), patients)
 
 
-def _routes(name: str, patient: Patient) -> tuple[list[EpisodeSpec], list[str]]:
+def _routes(name: str, patient: PatientGeometry) -> tuple[list[EpisodeSpec], list[str]]:
     routes, left_out = [], []
     for start, target in PAPER_ROUTES:
         absent = [landmark(key).name for key in (start, target) if key not in patient.landmarks_lps_mm]
@@ -164,7 +164,7 @@ def _routes(name: str, patient: Patient) -> tuple[list[EpisodeSpec], list[str]]:
 
 
 def _on_patient(
-    name: str, patient: Patient, recipe: Recipe, rng: np.random.Generator
+    name: str, patient: PatientGeometry, recipe: Recipe, rng: np.random.Generator
 ) -> tuple[list[EpisodeSpec], list[str]]:
     """Draws the episodes of one patient; none, and a message, if it lacks a landmark that they need."""
     needed = [key for key in (recipe.target, recipe.start_below) if key is not None]
@@ -181,7 +181,9 @@ def _on_patient(
     return episodes, []
 
 
-def _start(patient: Patient, target: int, below: int | None, rng: np.random.Generator) -> tuple[float, float] | None:
+def _start(
+    patient: PatientGeometry, target: int, below: int | None, rng: np.random.Generator
+) -> tuple[float, float] | None:
     highest = np.inf if below is None else float(patient.landmarks_lps_mm[below][2]) + _ABOVE_MM
     for _ in range(MAX_DRAWS):
         start = draw_start(patient, target, DEFAULT_TOLERANCE_MM, rng)
@@ -190,7 +192,7 @@ def _start(patient: Patient, target: int, below: int | None, rng: np.random.Gene
     return None
 
 
-def _uniform(patients: Sequence[Patient], names: Sequence[str], rng: np.random.Generator) -> EpisodeSpec:
+def _uniform(patients: Sequence[PatientGeometry], names: Sequence[str], rng: np.random.Generator) -> EpisodeSpec:
     number = int(rng.integers(len(patients)))
     target = draw_target(patients[number], rng)
     start = draw_start(patients[number], target, DEFAULT_TOLERANCE_MM, rng)

@@ -74,14 +74,14 @@ def run_concurrently(
     The decisions wait in threads of their own; the X-rays are rendered in this thread.
 
     Args:
-        tasks: the episodes.
+        tasks: the episodes; those of one suite are adjacent, so that they share environments.
         policy: a policy whose `Policy.for_episode` is used for each episode.
         environment: makes an environment.
         timeout_s: longest time of a decision.
         transcripts: folder that receives a transcript of each episode.
     """
     waiting = deque(tasks)
-    idle: dict[str, list[CArmNavEnv]] = {}
+    suite_hash, idle = "", list[CArmNavEnv]()
     threads: list[DecisionThread] = []
     running: dict[Future[tuple[Any, float]], tuple[Episode, DecisionThread, float]] = {}
 
@@ -91,8 +91,10 @@ def run_concurrently(
     while waiting or running:
         while waiting and len(running) < policy.concurrency:
             task = waiting.popleft()
-            free = idle.setdefault(task.suite.hash, [])
-            env = free.pop() if free else environment(task.suite)
+            if task.suite.hash != suite_hash:
+                # Every environment keeps a patient in memory.
+                suite_hash, idle = task.suite.hash, []
+            env = idle.pop() if idle else environment(task.suite)
             episode = Episode(policy.for_episode(), env, task, transcripts)
             start(episode, threads.pop() if threads else DecisionThread())
         first_deadline = min((deadline for _, _, deadline in running.values()), default=np.inf)
@@ -110,7 +112,8 @@ def run_concurrently(
                 continue
             if future in made:
                 threads.append(thread)
-            idle[episode.task.suite.hash].append(episode.env)
+            if episode.task.suite.hash == suite_hash:
+                idle.append(episode.env)
             yield episode.finish()
 
 
@@ -123,8 +126,10 @@ _environments: dict[str, CArmNavEnv] = {}
 
 
 def suite_environment(suite: Suite) -> CArmNavEnv:
-    """Returns the environment of a suite's episodes; each process makes one."""
+    """Returns the environment of a suite's episodes; each process keeps that of the suite used last."""
     if suite.hash not in _environments:
+        # Every environment keeps a patient in memory.
+        _environments.clear()
         _environments[suite.hash] = make_suite_environment(suite)
     return _environments[suite.hash]
 

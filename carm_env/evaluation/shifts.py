@@ -42,7 +42,7 @@ import numpy as np
 
 from carm_env.envs.episode import EpisodeSpec
 from carm_env.evaluation.suite import Suite, SuiteError
-from carm_env.patient import Patient
+from carm_env.patient_outline import PatientGeometry
 from carm_env.patient_store import VIRTUAL
 from carm_env.patients.reference import PatientRef
 from carm_env.randomization.naming import OPTION as SCAN
@@ -272,13 +272,13 @@ def split_suite_name(name: str) -> tuple[str, Shift | None]:
     return suite, Shift(shift, int(last))
 
 
-def shifted_suite(suite: Suite, shift: Shift, patients: Mapping[str, Patient]) -> tuple[Suite, dict[int, str]]:
+def shifted_suite(suite: Suite, shift: Shift, patients: Mapping[str, PatientGeometry]) -> tuple[Suite, dict[int, str]]:
     """Applies a shift to a suite.
 
     Args:
         suite: the suite.
         shift: the shift.
-        patients: the suite's patients, and those of `patient_names`, by name.
+        patients: the suite's patients, or their outlines, and those of `patient_names`, by name.
 
     Returns:
         The shifted suite, and why each episode that is left out is, by its number.
@@ -304,7 +304,9 @@ def shifted_suite(suite: Suite, shift: Shift, patients: Mapping[str, Patient]) -
     return found, left_out
 
 
-def _moved(episode: EpisodeSpec, before: Patient, name: str, patients: Mapping[str, Patient]) -> EpisodeSpec:
+def _moved(
+    episode: EpisodeSpec, before: PatientGeometry, name: str, patients: Mapping[str, PatientGeometry]
+) -> EpisodeSpec:
     """Returns an episode on another patient."""
     after = patients[name]
     if after is before:
@@ -317,7 +319,7 @@ def _moved(episode: EpisodeSpec, before: Patient, name: str, patients: Mapping[s
     return replace(episode, patient=name, start=_moved_start(episode, before, after))
 
 
-def _moved_start(episode: EpisodeSpec, before: Patient, after: Patient) -> tuple[float, ...]:
+def _moved_start(episode: EpisodeSpec, before: PatientGeometry, after: PatientGeometry) -> tuple[float, ...]:
     """Returns the start at the same place relative to the workspace, moved towards the target onto the body."""
     assert not isinstance(episode.start, int)
     start = np.array(episode.start)[[0, -1]]

@@ -23,7 +23,7 @@ from typing import Any
 from carm_env.envs.episode import EpisodeSpec, landmark_lps_mm, start_isocenter_lps_mm
 from carm_env.envs.navigation import CArmNavEnv
 from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM, CArmPose
-from carm_env.patient import Patient
+from carm_env.patient_outline import PatientGeometry
 from carm_env.system.errors import CArmEnvError, UnknownNameError, check_keys, shortened
 from carm_env.system.files import content_hash
 from carm_env.system.structured_files import dump_yaml, read_yaml
@@ -117,11 +117,11 @@ class Suite:
         given = {name: self.environment[name] for name in _VIEW_ARGUMENTS if name in self.environment}
         return CArmPose((0.0, 0.0, 0.0), **given)
 
-    def check(self, patients: Mapping[str, Patient]) -> None:
+    def check(self, patients: Mapping[str, PatientGeometry]) -> None:
         """Checks the starts and targets of the episodes.
 
         Args:
-            patients: the suite's patients by name.
+            patients: the suite's patients, or their outlines, by name.
 
         Raises:
             SuiteError: an episode whose patient lacks the target, or does not allow the start.

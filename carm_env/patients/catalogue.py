@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from carm_env.patient import Patient
+from carm_env.patient_outline import PatientOutline
 from carm_env.patients.reference import PatientName, PatientRef
 
 
@@ -17,6 +18,11 @@ def load_patient(patient: PatientName) -> Patient:
         FileNotFoundError: the file does not exist.
     """
     return PatientRef.parse(patient).load()
+
+
+def load_outlines(patients: Iterable[str]) -> dict[str, PatientOutline]:
+    """Returns the outlines of patients by name; one patient at a time is in memory. For errors see `load_patient`."""
+    return {name: load_patient(name).outline() for name in patients}
 
 
 def expand_patients(patients: PatientName | Iterable[PatientName]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from PIL import Image
 
 from benchmarks import robustness
 from carm_env.evaluation.shifts import Shift
+from carm_env.patients.reference import PatientRef
 from carm_env.system.command_line import run_script
 
 
@@ -35,6 +36,22 @@ def test_a_profile_has_every_shift_and_severity(small_patients, tmp_path, capsys
     # Everything is there: no episode runs again.
     assert main(*words, "--resume") == 0
     assert "(24 already done)" in capsys.readouterr().out
+
+
+def test_every_patient_is_loaded_once_to_prepare_the_suites(small_patients, tmp_path, monkeypatch):
+    words = ["--policies", "oracle", "--shifts", "collimation:1", "askew:1", "askew:2", "--episodes", 1, "--workers", 1]
+    words += ["--patients", *small_patients[:2], "--out", tmp_path, "--resume"]
+    assert main(*words) == 0
+    loaded, load = [], PatientRef.load
+
+    def recorded(ref, **options):
+        loaded.append(str(ref))
+        return load(ref, **options)
+
+    monkeypatch.setattr(PatientRef, "load", recorded)
+    # No episode runs: nothing else loads patients.
+    assert main(*words) == 0
+    assert len(loaded) == 6 and len(set(loaded)) == 6
 
 
 def test_without_success_nothing_is_relative():

@@ -181,6 +181,17 @@ def test_covers_is_true_over_the_body_only(patient):
     assert not patient.covers(5000, 150)
 
 
+def test_an_outline_says_the_same_as_its_patient(patient):
+    outline = patient.outline()
+    assert (outline.id, outline.fingerprint) == (patient.id, patient.fingerprint)
+    assert outline.mid_depth_mm == patient.mid_depth_mm and outline.landmarks_lps_mm == patient.landmarks_lps_mm
+    np.testing.assert_array_equal(outline.workspace_mm, patient.workspace_mm)
+    np.testing.assert_array_equal(outline.corners_lps_mm, patient.volume.corners_lps_mm)
+    points = [(x, z) for x in range(-150, 151, 30) for z in range(-30, 331, 30)]
+    covered = [outline.covers(*point) for point in points]
+    assert covered == [patient.covers(*point) for point in points] and 0 < sum(covered) < len(points)
+
+
 def test_landmarks_with_bad_numbers_or_ids_are_refused(patient):
     with pytest.raises(ValueError, match="T1"):
         Patient("x", patient.volume, {10: np.array([0, np.nan, 0])})

@@ -2,6 +2,7 @@ import pickle
 import re
 import sys
 import threading
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +12,11 @@ from carm_env.actions import ALIGNED, Move, MoveLattice
 from carm_env.chat_models.reference import OracleInWordsPolicy
 from carm_env.envs.episode import EpisodeSpec
 from carm_env.envs.navigation import CArmNavEnv
-from carm_env.evaluation.episodes import EpisodeTask
+from carm_env.evaluation.episodes import EpisodeTask, make_suite_environment
 from carm_env.evaluation.policy import PUBLIC_INFO, Decision, Policy, UnusablePolicyError
 from carm_env.evaluation.policy_loading import make_policy
 from carm_env.evaluation.reference import OraclePolicy, RandomPolicy
-from carm_env.evaluation.runner import run_episode, run_tasks, suite_environment
+from carm_env.evaluation.runner import run_concurrently, run_episode, run_tasks, suite_environment
 from carm_env.evaluation.suite import Suite
 from carm_env.patients.catalogue import load_patient
 from carm_env.system.errors import MissingExtraError
@@ -169,6 +170,27 @@ def test_latency_is_the_mean_over_decisions(suite, monkeypatch):
     monkeypatch.setattr("carm_env.evaluation.runner.time.perf_counter", lambda: next(times))
     result, _ = run(suite, UP, Decision(ALIGNED))
     assert result.latency_ms == 2000
+
+
+@pytest.mark.parametrize("concurrent", [False, True])
+def test_environments_of_finished_suites_are_not_kept(small_patients, monkeypatch, concurrent):
+    suites = [
+        Suite(name, 1, "one", 3, (EpisodeSpec(patient, 1, 4),), {"image_size": 16})
+        for name, patient in zip(("a", "b", "c", "d"), small_patients, strict=True)
+    ]
+    alive = weakref.WeakSet()
+
+    def make(suite):
+        env = make_suite_environment(suite)
+        alive.add(env)
+        return env
+
+    monkeypatch.setattr("carm_env.evaluation.runner.make_suite_environment", make)
+    tasks = [EpisodeTask(suite, 0, "oracle", 7) for suite in suites]
+    results = run_concurrently(tasks, OraclePolicy(), make) if concurrent else run_tasks(tasks, 1)
+    # The generator also holds the episode that it has just yielded.
+    kept = [len(alive) for _ in results]
+    assert len(kept) == 4 and max(kept) <= 2
 
 
 def test_one_environment_per_suite_and_tasks_sorted_by_patient(small_patients):
