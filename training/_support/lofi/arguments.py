@@ -63,7 +63,7 @@ class LofiArguments(ViewArguments):
     max_sentences: int = 8
     located_sentences: int = 3
     cut_texts: bool = False
-    epochs: int = 4
+    epochs: int = 3
     max_steps: int = 0
     batch_size: int = 16
     learning_rate: float = 1e-3
