@@ -4,11 +4,11 @@
     python benchmarks/body_parts.py --data unifesp --policy mllm:runs/sft_gemma3_12b_real --split real.csv
     python benchmarks/body_parts.py --data MURA-v1.1 --policy mllm:google/gemma-3-4b-it
 
-``--data`` is a folder in the layout of the UNIFESP X-ray body part data or of MURA, which are yours to bring; DICOM
-files need the extra ``ct``. The two likeliest body parts are compared with the labels of each test image: H@2, R@2, P@2
-and F1@2, with intervals clustered by patient. The paper counts valid answers only; ``over all`` counts an answer that
-cannot be read as wrong. A policy that was trained on other images of the same data set is refused, because it may know
-the test images.
+``--data`` is a folder in the layout of the UNIFESP X-ray body part data, of MURA, or of FleXray (a ``dataset.yml``),
+which are yours to bring; DICOM files need the extra ``ct``. The two likeliest body parts are compared with the labels
+of each test image: H@2, R@2, P@2 and F1@2, with intervals clustered by patient. The paper counts valid answers only;
+``over all`` counts an answer that cannot be read as wrong. A policy that was trained on other images of the same data
+set is refused, because it may know the test images.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Arguments:
     """Arguments of this script.
 
     Attributes:
-        data: folder of the UNIFESP data (with train.csv) or of MURA.
+        data: folder of the UNIFESP data (with train.csv), of MURA, or with masks as for FleXray (with dataset.yml).
         policy: folder of a checkpoint of training/body_parts.py, or mllm:MODEL.
         split: CSV file with the columns SOPInstanceUID and mode (train or test), such as data/real.csv of the paper's
             authors; by default images are divided by patient.

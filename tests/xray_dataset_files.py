@@ -1,4 +1,4 @@
-"""Data sets of labelled X-rays in the layouts of UNIFESP and MURA, with drawings for images."""
+"""Data sets of labelled X-rays in the layouts of UNIFESP, MURA and FleXray, with drawings for images."""
 
 import csv
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from carm_env.body_parts import N_BODY_PARTS
+from carm_env.system.structured_files import dump_yaml
 
 SIDE = 64
 _COMPANIONS = {9: 21, 13: 20, 0: 3}
@@ -85,3 +86,67 @@ def write_mura(folder: Path, patients: int = 4) -> Path:
                 Image.fromarray(grey).convert("RGB").save(study / f"image{number}.png")
             (study / "._image1.png").write_bytes(b"\0")
     return folder
+
+
+STRUCTURES = ("lungs", "heart", "humeri", "ulnae")
+
+
+def write_flexray(folder: Path, patients: int = 6, channels: bool = False, kind: str = ".png", **changes) -> Path:
+    """Writes X-rays and masks of `STRUCTURES` in FleXray's layout, two images of each patient.
+
+    The patients show in turn the lungs, the lungs and the heart, the humeri with the ulnae, and the humeri alone.
+
+    Args:
+        folder: where to write.
+        patients: number of patients.
+        channels: masks with a channel for each structure, instead of ids.
+        kind: suffix of the images and of masks of ids.
+        changes: other values of keys of the manifest; None removes a key.
+    """
+    rng = np.random.default_rng(0)
+    shown = ((0,), (0, 1), (2, 3), (2,))
+    samples = []
+    for patient in range(patients):
+        for number in range(2):
+            name, numbers = f"p{patient}-{number}", shown[patient % len(shown)]
+            mask = np.zeros((len(STRUCTURES), SIDE, SIDE), bool)
+            for structure in numbers:
+                mask[structure, 16 * structure : 16 * structure + 8, 8:40] = True
+            image = np.clip(rng.normal(60, 10, (SIDE, SIDE)) + 120 * mask.any(0), 0, 255).astype(np.uint8)
+            ids = (mask * np.arange(1, len(STRUCTURES) + 1)[:, None, None]).max(0).astype(np.uint8)
+            mask_kind = ".npy" if channels else ".png" if kind == ".jpg" else kind
+            save_array(folder / "images" / f"{name}{kind}", image)
+            save_array(folder / "masks" / f"{name}{mask_kind}", mask.astype(np.float32) if channels else ids)
+            samples.append(
+                {
+                    "sample_id": name,
+                    "subject_id": f"p{patient}",
+                    "split": "val" if patient == patients - 1 else "train",
+                    "image": f"images/{name}{kind}",
+                    "label": f"masks/{name}{mask_kind}",
+                    "metadata": {"view": "PA"},
+                }
+            )
+    names = {"label_names": list(STRUCTURES), "protocol_name": "all_structures_flexray_v4"}
+    manifest = {
+        "schema_version": 1,
+        "dataset_name": "Drawings",
+        "dataset_type": "xray-seg",
+        **(names if channels else {"stored_labels": dict(enumerate(("background", *STRUCTURES)))}),
+        "samples": samples,
+        **changes,
+    }
+    write_manifest(folder, {key: value for key, value in manifest.items() if value is not None})
+    return folder
+
+
+def write_manifest(folder: Path, manifest: dict) -> None:
+    (folder / "dataset.yml").write_text(dump_yaml(manifest), encoding="utf-8")
+
+
+def save_array(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npy":
+        np.save(path, values)
+    else:
+        Image.fromarray(values).save(path)

@@ -3,12 +3,13 @@
     python training/body_parts.py --data unifesp
     python training/body_parts.py --data unifesp --split real.csv --architecture resnet34 --mixed-precision bf16
     python training/body_parts.py --data MURA-v1.1 --max-steps 20 --no-evaluate
+    python training/body_parts.py --data MyChestXrays
 
-``--data`` is a folder in the layout of the UNIFESP X-ray body part data or of MURA, which are yours to bring; DICOM
-files need the extra ``ct``. The network has one sigmoid for each body part and is trained with binary cross-entropy;
-the two likeliest body parts are its answer. Images are divided by patient: 80 % to train on, 10 % for early stopping
-and 10 % for tests. By default a small network is trained on a CPU; the paper's is ``resnet34``. The checkpoint is in
-``OUTPUT_DIR/checkpoint``, and ``benchmarks/body_parts.py`` evaluates it.
+``--data`` is a folder in the layout of the UNIFESP X-ray body part data, of MURA, or of FleXray (a ``dataset.yml``),
+which are yours to bring; DICOM files need the extra ``ct``. The network has one sigmoid for each body part and is
+trained with binary cross-entropy; the two likeliest body parts are its answer. Images are divided by patient: 80 % to
+train on, 10 % for early stopping and 10 % for tests. By default a small network is trained on a CPU; the paper's is
+``resnet34``. The checkpoint is in ``OUTPUT_DIR/checkpoint``, and ``benchmarks/body_parts.py`` evaluates it.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class BodyPartArguments(FitArguments):
     """Training of the classifier of body parts.
 
     Attributes:
-        data: folder of the UNIFESP data (with train.csv) or of MURA
+        data: folder of the UNIFESP data (with train.csv), of MURA, or with masks as for FleXray (with dataset.yml)
         split: CSV file with the columns SOPInstanceUID and mode (train or test); by default images are divided by
             patient
         split_seed: seed of the division into images to train, calibrate and test on
@@ -70,7 +71,7 @@ class BodyPartArguments(FitArguments):
         """Raises ValueError for a wrong value."""
         super().check()
         if not self.data:
-            raise ValueError("--data is missing, expected the folder of the UNIFESP data or of MURA.")
+            raise ValueError("--data is missing, expected the folder of the UNIFESP data, of MURA or with dataset.yml.")
         for name in ("split_seed", "workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more.")

@@ -14,8 +14,8 @@ configuration can name another one as its ``base``. Without arguments the embedd
 (`training/configs/sft_embedded.yaml`); the other files there are the paper's recipes. Before training, one sample of
 each task is rendered to check that the loss covers the answer and nothing else. The model is saved in ``OUTPUT_DIR``;
 its name as a policy is ``mllm:OUTPUT_DIR``. With ``--data`` a model learns to name the body parts in X-rays of people
-instead (the layouts of the UNIFESP data and of MURA), or answers questions about medical images with classes and boxes
-(MedMNIST, DeepLesion, PolypSet). All of these are yours to bring.
+instead (the layouts of the UNIFESP data, of MURA and of FleXray), or answers questions about medical images with
+classes and boxes (MedMNIST, DeepLesion, PolypSet). All of these are yours to bring.
 """
 
 from __future__ import annotations
@@ -112,8 +112,9 @@ class SftArguments(ViewArguments):
         hidden: width of the embedded model
         layers: layers of the embedded model
         test_views: views of the test patients to evaluate each task on after training; 0 for no evaluation
-        data: folder of the UNIFESP data (with train.csv) or of MURA, to train on the question for body parts instead of
-            on views; or data sets with classes and boxes, separated by commas: MedMNIST (.npz), DeepLesion, PolypSet
+        data: folder of the UNIFESP data (with train.csv), of MURA, or with masks as for FleXray (with dataset.yml), to
+            train on the question for body parts instead of on views; or data sets with classes and boxes, separated by
+            commas: MedMNIST (.npz), DeepLesion, PolypSet
         split: CSV file with the columns SOPInstanceUID and mode (train or test) that divides these images; by default
             they are divided by patient
         split_seed: seed of their division

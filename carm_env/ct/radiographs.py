@@ -1,8 +1,12 @@
-"""Read single X-ray images of others: PNG, JPEG and DICOM, as greyscale images in which bones are bright."""
+"""Read single X-ray images of others as greyscale images in which bones are bright.
+
+Besides PNG, JPEG and DICOM, which people send, files of data sets are read: TIFF, BMP and ``.npy``.
+"""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +17,15 @@ from PIL import Image, ImageOps
 
 from carm_env.ct._dicom_headers import number_of, numbers_of, pydicom_module, quiet_pydicom, read_header, text_of
 from carm_env.ct.errors import DicomError
+from carm_env.system import npy_files
 from carm_env.system.errors import CArmEnvError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".ima")
-"""Suffixes of image files; DICOM files may have none."""
+"""Suffixes of the image files that are looked for in folders; DICOM files may have none."""
 MIN_SIDE, MAX_PIXELS, MAX_ASPECT = 32, 100_000_000, 4.0
-_FORMATS = ("PNG", "JPEG")
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+_TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DARK_PERCENT, _BRIGHT_PERCENT = 0.3, 99.8
 """Percentiles that become black and white, as in `carm_env.xray.physics.window`."""
 _INVERTED = "MONOCHROME1"
@@ -70,7 +76,8 @@ def read_radiograph(path: Path, frame: int | None = None, max_aspect: float = MA
     99.8 percentiles. DICOM images of the photometric interpretation MONOCHROME1 are inverted.
 
     Args:
-        path: PNG, JPEG or DICOM file, recognised by its content.
+        path: PNG, JPEG, TIFF, BMP or DICOM file, or a ``.npy`` file of ``(H, W)`` or ``(1, H, W)``, recognised by its
+            content.
         frame: number of the image in a file of several, from 1.
         max_aspect: largest ratio of the sides.
 
@@ -94,8 +101,17 @@ def read_radiograph(path: Path, frame: int | None = None, max_aspect: float = MA
         raise RadiographError(f"{path} cannot be opened ({error.strerror}): make it readable.") from error
     if not start:
         raise RadiographError(f"{path} is empty (0 bytes): copy it again.")
-    read = _read_pillow if start.startswith(_SIGNATURES) else _read_dicom
-    return read(path, frame, max_aspect)
+    return _reader(start)(path, frame, max_aspect)
+
+
+def _reader(start: bytes) -> Callable[[Path, int | None, float], Radiograph]:
+    """Returns the function that reads a file with these first 132 bytes."""
+    if start[128:] == b"DICM":
+        return _read_dicom  # the bytes before it may be those of a TIFF
+    if start.startswith(npy_files.SIGNATURE):
+        return _read_array
+    is_bitmap = start.startswith(b"BM") and start[6:10] == bytes(4)
+    return _read_pillow if is_bitmap or start.startswith((*_SIGNATURES, *_TIFF_SIGNATURES)) else _read_dicom
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +134,7 @@ def read_image(path: Path, frame: int | None = None, max_aspect: float = MAX_ASP
     """
     if path.is_file():
         with path.open("rb") as file:
-            is_picture = file.read(132).startswith(_SIGNATURES)
+            is_picture = _reader(file.read(132)) is _read_pillow
         if is_picture:
             opened, notes = _open_pillow(path, frame, max_aspect)
             return ColourImage(opened.convert("RGB"), notes)
@@ -163,6 +179,22 @@ def _open_pillow(path: Path, frame: int | None, max_aspect: float) -> tuple[Imag
         coloured = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", coloured.size, (0, 0, 0, 255)), coloured).convert("RGB"), ()
     return image.convert("L" if image.mode in ("1", "L") else "RGB"), ()
+
+
+def _read_array(path: Path, frame: int | None, max_aspect: float) -> Radiograph:
+    try:
+        array = npy_files.open_npy(path)
+    except npy_files.NpyFileError as error:
+        raise RadiographError(str(error)) from error
+    if array.ndim == 3 and array.shape[0] == 1:
+        array = array[0]
+    if array.ndim != 2:
+        raise RadiographError(f"{path} has the shape {array.shape}, expected (H, W) or (1, H, W): save one image.")
+    _check_size(path, array.shape[1], array.shape[0], max_aspect)
+    _choose_frame(path, 1, frame)
+    if array.dtype == np.uint8:
+        return Radiograph(np.array(array))
+    return Radiograph(_stretched(np.asarray(array, np.float64)), None, (f"values of {array.dtype} were stretched",))
 
 
 def _reason(error: Exception) -> str:

@@ -51,14 +51,14 @@ def read_json_mapping(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, 
     return _mapping(read_json(path, max_bytes), str(path))
 
 
-def read_yaml(path: Path, max_bytes: int = MAX_YAML_BYTES) -> Any:
+def read_yaml(path: Path, max_bytes: int = MAX_YAML_BYTES, integer_keys: bool = False) -> Any:
     """Reads a YAML file; `parse_yaml` says what it may hold, and `read_json` what is raised."""
-    return parse_yaml(_read_text(path, max_bytes), str(path))
+    return parse_yaml(_read_text(path, max_bytes), str(path), integer_keys)
 
 
-def read_yaml_mapping(path: Path, max_bytes: int = MAX_YAML_BYTES) -> dict[str, Any]:
+def read_yaml_mapping(path: Path, max_bytes: int = MAX_YAML_BYTES, integer_keys: bool = False) -> dict[str, Any]:
     """Reads a YAML file that holds a mapping; raises as `read_yaml`, also for any other value."""
-    return _mapping(read_yaml(path, max_bytes), str(path))
+    return _mapping(read_yaml(path, max_bytes, integer_keys), str(path))
 
 
 def parse_json(text: str, source: str) -> Any:
@@ -86,18 +86,21 @@ def parse_json(text: str, source: str) -> Any:
     return _parsed("JSON", source, parse)
 
 
-def parse_yaml(text: str, source: str) -> Any:
+def parse_yaml(text: str, source: str, integer_keys: bool = False) -> Any:
     """Parses YAML with the values of JSON: no anchors, aliases, tags, dates or merged mappings.
 
     Args:
         text: the YAML.
         source: name of the file in error messages.
+        integer_keys: integers as keys become text; without it they are an error.
 
     Raises:
         StructuredFileError: as `parse_json`.
 
     >>> parse_yaml("{a: [1, 2.5], b: 2026-01-01}", "a.yaml")
     {'a': [1, 2.5], 'b': '2026-01-01'}
+    >>> parse_yaml("{0: background}", "a.yaml", integer_keys=True)
+    {'0': 'background'}
     """
 
     def parse() -> Any:
@@ -111,7 +114,7 @@ def parse_yaml(text: str, source: str) -> Any:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
                 raise RecursionError
-        value = yaml.load(text, Loader=_Loader)
+        value = yaml.load(text, Loader=_IntegerKeyLoader if integer_keys else _Loader)
         _check_tree(value)
         return value
 
@@ -218,9 +221,12 @@ class _Loader(_BaseLoader):
         """Returns the mapping of a node."""
         if not isinstance(node, yaml.MappingNode):
             raise ValueError("it has a value of another kind than its tag")
-        pairs = [(self.construct_object(key, deep=True), self.construct_object(value, deep=deep))
-                 for key, value in node.value]  # fmt: skip
+        pairs = [(self.construct_key(key), self.construct_object(value, deep=deep)) for key, value in node.value]
         return _different_keys(pairs)
+
+    def construct_key(self, node: Any) -> Any:
+        """Returns the key of a node."""
+        return self.construct_object(node, deep=True)
 
     def construct_yaml_int(self, node: Any) -> int:
         """Returns the integer of a node."""
@@ -241,3 +247,9 @@ class _Loader(_BaseLoader):
 
 for _name in ("int", "float"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_name}", getattr(_Loader, f"construct_yaml_{_name}"))
+
+
+class _IntegerKeyLoader(_Loader):
+    def construct_key(self, node: Any) -> Any:
+        key = super().construct_key(node)
+        return str(key) if type(key) is int else key

@@ -50,7 +50,7 @@ class LabelledDataset:
     """The X-rays of a folder.
 
     Attributes:
-        kind: ``unifesp`` or ``mura``.
+        kind: ``unifesp``, ``mura``, or ``flexray:NAME`` with the name of the data set.
         images: the X-rays, ordered by name; at least one.
         notes: what was left out or assumed, one line each.
     """

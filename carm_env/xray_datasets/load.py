@@ -11,7 +11,7 @@ import numpy as np
 
 from carm_env.system.csv_files import read_csv_rows
 from carm_env.system.errors import shortened
-from carm_env.xray_datasets import mura, unifesp
+from carm_env.xray_datasets import flexray, mura, unifesp
 from carm_env.xray_datasets.labelled import DatasetError, LabelledDataset, LabelledImage, fingerprint
 
 SHARE = 0.1
@@ -27,16 +27,21 @@ def read_dataset(folder: Path) -> LabelledDataset:
         FileNotFoundError: there is no such folder.
         DatasetError: the folder has none of the layouts, or a file is missing or contradicts the layout.
         CsvFileError: the table of the labels cannot be read.
+        StructuredFileError, UnknownNameError, NpyFileError: see `read_flexray` and `read_mura`.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder: {folder}")
+    # A manifest is written on purpose, so it goes before what lies beside it.
+    if flexray.is_flexray(folder):
+        return flexray.read_flexray(folder)
     if mura.is_mura(folder):
         return mura.read_mura(folder)
     if unifesp.is_unifesp(folder):
         return unifesp.read_unifesp(folder)
     raise DatasetError(
         f"{folder} is none of the known data sets. Expected {unifesp.TABLE} and train/, as Kaggle ships the UNIFESP "
-        "X-ray body part data, or MURA-v1.1/train/XR_ELBOW and the like."
+        f"X-ray body part data, MURA-v1.1/train/XR_ELBOW and the like, or {flexray.MANIFESTS[0]}, which describes "
+        "X-rays with masks as for FleXray."
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from carm_env.language import parse
 from carm_env.xray_datasets.labelled import label_matrix, read_images
 from carm_env.xray_datasets.load import read_dataset, split_by_patient
-from tests.xray_dataset_files import uid_of, write_mura, write_table, write_unifesp
+from tests.xray_dataset_files import uid_of, write_flexray, write_mura, write_table, write_unifesp
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
@@ -96,6 +96,23 @@ def test_mura_and_a_short_run(tmp_path, capsys):
     assert "8 images of the humerus were left out" in capsys.readouterr().out
     config = json.loads((tmp_path / "o" / "checkpoint" / "config.json").read_text(encoding="utf-8"))
     assert config["data"] == "mura" and config["images"] == 2
+
+
+def test_x_rays_with_masks_are_trained_on(tmp_path, capsys):
+    write_flexray(tmp_path / "f", 12)
+    words = ["--epochs", "1", "--batch-size", "4", "--json", tmp_path / "f.json"]
+    assert quick(tmp_path / "f", tmp_path / "o", *words) == 0
+    printed = capsys.readouterr().out
+    assert "flexray:Drawings: 14 images to train on, 2 for calibration, 2 for tests" in printed
+    assert "6 images were left out" in printed
+    folder = tmp_path / "o" / "checkpoint"
+    assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["data"] == "flexray:Drawings"
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "14 images of a data set with masks" in card and str(tmp_path) not in card
+    assert json.loads((tmp_path / "f.json").read_text(encoding="utf-8"))["h_at_2"] >= 0
+    (tmp_path / "f" / "dataset.yml").write_text("schema_version: 2\n", encoding="utf-8")
+    assert quick(tmp_path / "f", tmp_path / "o") == 2
+    assert "has no 'dataset_name'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("architecture", ["small_contrast", "resnet34"])

@@ -22,7 +22,8 @@ from training._support.conversations import without_images
 
 TASK = "body_parts"
 _MAX_WORKERS = 8
-_NAMES = {"unifesp": "the UNIFESP X-ray body part data", "mura": "MURA"}
+_NAMES = {"unifesp": "the UNIFESP X-ray body part data", "mura": "MURA", "flexray": "a data set with masks"}
+"""By the part of the kind before a colon; what follows it is a name that the user gave."""
 LIMITS = """The model says which body parts an X-ray shows, and nothing of findings. Its data are of few hospitals:
 X-rays of other hospitals, devices, projections and ages differ. The terms of the data also apply to the weights."""
 
@@ -41,7 +42,9 @@ class BodyPartData:
 
     @classmethod
     def load(cls, folder: str, split: str, split_seed: int, quiet: bool = False) -> BodyPartData:
-        """Finds and divides the images of a folder, and prints what was found; the images are not opened.
+        """Finds and divides the images of a folder, and prints what was found.
+
+        The images are not opened; masks are read.
 
         Args:
             folder: folder of the data set.
@@ -50,7 +53,7 @@ class BodyPartData:
             quiet: print nothing.
 
         Raises:
-            DatasetError, CsvFileError, FileNotFoundError: see `read_dataset` and `split_dataset`.
+            CArmEnvError, FileNotFoundError: see `read_dataset` and `split_dataset`.
         """
         dataset = read_dataset(Path(folder))
         found = cls(dataset.kind, split_dataset(dataset, split, split_seed))
@@ -85,7 +88,7 @@ class BodyPartData:
         shared = self.split.shared_patients
         division = f"{shared} patients of the test images are in them, too" if shared else "divided by patient"
         return {
-            "data": f"X-rays of people: {count} images of {_NAMES[self.kind]}; {division}",
+            "data": f"X-rays of people: {count} images of {_NAMES[self.kind.partition(':')[0]]}; {division}",
             "limits": LIMITS,
             "weights_license": "other",
             "task": "body-part-classification",

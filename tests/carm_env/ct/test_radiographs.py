@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from carm_env.ct.radiographs import RadiographError, is_image_file, read_radiograph
+from carm_env.ct.radiographs import RadiographError, is_image_file, read_image, read_radiograph
 
 RAMP = np.linspace(0, 255, 64 * 48).reshape(48, 64).astype(np.uint8)
 
@@ -34,6 +34,52 @@ def test_sixteen_bits_are_stretched(tmp_path):
 def test_jpeg_modes_become_grey(tmp_path, mode):
     found = read_radiograph(saved(tmp_path / "x.jpg", Image.fromarray(RAMP).convert(mode), quality=95)).image
     assert abs(found.astype(float) - RAMP).mean() < 4
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".bmp"])
+def test_tiff_and_bmp_are_read(tmp_path, suffix):
+    path = saved(tmp_path / f"x{suffix}", Image.fromarray(RAMP))
+    assert (read_radiograph(path).image == RAMP).all() and (np.array(read_image(path).image)[..., 0] == RAMP).all()
+    assert not is_image_file(path), "folders are searched for the files that people send"
+    path.write_bytes(path.read_bytes()[:1500])
+    with pytest.raises(RadiographError, match="is damaged"):
+        read_radiograph(path)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float16", "float64", "bool"])
+def test_arrays_are_read(tmp_path, dtype):
+    values = RAMP > 127 if dtype == "bool" else RAMP / 255 if dtype.startswith("float") else RAMP
+    np.save(tmp_path / "x.npy", values.astype(dtype)[None])
+    found = read_radiograph(tmp_path / "x.npy")
+    assert found.image.shape == RAMP.shape and found.image.dtype == np.uint8
+    assert np.corrcoef(found.image.ravel(), values.ravel())[0, 1] > 0.99
+    assert found.notes == (() if dtype == "uint8" else (f"values of {dtype} were stretched",))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((2, 40, 40)), r"shape \(2, 40, 40\), expected \(H, W\)"),
+        (np.zeros(40), "shape"),
+        (np.zeros((8, 40)), "at least 32"),
+        (np.zeros((0, 40)), "cannot be read|expected integers or real numbers"),
+        (np.zeros((40, 40), complex), "complex128 .*expected integers or real numbers"),
+        (np.array([[None]]), "cannot be read as a .npy file"),
+    ],
+)
+def test_arrays_of_other_kinds_are_named(tmp_path, array, message):
+    np.save(tmp_path / "x.npy", array, allow_pickle=True)
+    with pytest.raises(RadiographError, match=message) as raised:
+        read_radiograph(tmp_path / "x.npy")
+    assert "x.npy" in str(raised.value)
+
+
+def test_an_array_that_is_cut_short_is_named(tmp_path):
+    np.save(tmp_path / "x.npy", RAMP)
+    for count in (8, 100, 1000):
+        (tmp_path / "y.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:count])
+        with pytest.raises(RadiographError, match="y.npy cannot be read as a .npy file"):
+            read_radiograph(tmp_path / "y.npy")
 
 
 def test_transparent_pixels_are_black_and_colours_are_noted(tmp_path):

@@ -123,6 +123,17 @@ def test_pyyaml_without_libyaml_refuses_the_same(name, monkeypatch):
         parse_yaml(HOSTILE_YAML[name], "f.yaml")
 
 
+def test_integer_keys_become_text_where_they_are_expected(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("labels: {0: a, 12: b, c: d}\n", encoding="utf-8")
+    assert read_yaml_mapping(path, integer_keys=True) == {"labels": {"0": "a", "12": "b", "c": "d"}}
+    with pytest.raises(StructuredFileError, match="has the key 0, expected text: quote it"):
+        read_yaml_mapping(path)
+    for text in ("{0: a, '0': b}", "{on: a}", "{1.5: a}", f"{{{'9' * 30}: a}}"):
+        with pytest.raises(StructuredFileError):
+            parse_yaml(text, "a.yaml", integer_keys=True)
+
+
 def test_files_of_the_wrong_kind_are_refused(tmp_path):
     path = tmp_path / "a.json"
     with pytest.raises(FileNotFoundError):
