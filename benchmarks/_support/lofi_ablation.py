@@ -171,7 +171,7 @@ def save_ablation(
     losses: Sequence[str],
     weights: Mapping[str, float],
 ) -> None:
-    """Draws the paper's Fig. 4: the losses, lambda, and the number of neighbours.
+    """Draws the paper's Fig. 4: the losses, the number of neighbours, and lambda if it has several values.
 
     Args:
         path: PNG file.
@@ -179,12 +179,15 @@ def save_ablation(
         losses: variants with other losses, from all to few.
         weights: variants with other lambdas, and their values.
     """
-    figure, (bars, lines, sweep) = new_figure(13, 4, columns=3)
+    points = sorted((value, name) for name, value in weights.items() if name in found)
+    columns = 3 if len(points) > 1 else 2
+    figure, panels = new_figure(1 + 4 * columns, 4, columns=columns)
     shown = [name for name in losses if name in found]
-    _draw_losses(bars, found, shown)
-    _draw_weights(lines, found, sorted((value, name) for name, value in weights.items() if name in found))
-    _draw_neighbours(sweep, found, shown)
-    for axes in (bars, lines, sweep):
+    _draw_losses(panels[0], found, shown)
+    _draw_neighbours(panels[1], found, shown)
+    if columns == 3:
+        _draw_weights(panels[2], found, points)
+    for axes in panels:
         axes.grid(True, axis="y", alpha=0.25)
         axes.set_ylim(bottom=0)
     save_figure(figure, path)
