@@ -178,14 +178,22 @@ def _draw_person(patient: VirtualPatient) -> dict[str, Any]:
     stature = stature if patient.stature_cm is None else float(patient.stature_cm)
     mean, std = _LOG_BMI[sex]
     bmi = float(np.clip(math.exp(mean + std * bmi_normal), 16.5, 52.0))
-    bmi = bmi if patient.bmi is None else float(patient.bmi)
-    weight = bmi * (stature / 100) ** 2 if patient.weight_kg is None else float(patient.weight_kg)
-    bmi = weight / (stature / 100) ** 2
-    if not BMI[0] <= bmi <= BMI[1]:
-        raise ValueError(
-            f"{weight:g} kg at {stature:.0f} cm is a body mass index of {bmi:.1f} kg/m^2, expected {BMI[0]:g} to "
-            f"{BMI[1]:g}: change weight_kg or stature_cm."
-        )
+    if patient.bmi is None:
+        weight = bmi * (stature / 100) ** 2 if patient.weight_kg is None else float(patient.weight_kg)
+        bmi = weight / (stature / 100) ** 2
+        if not BMI[0] <= bmi <= BMI[1]:
+            raise ValueError(
+                f"{weight:g} kg at {stature:.0f} cm is a body mass index of {bmi:.1f} kg/m^2, expected {BMI[0]:g} to "
+                f"{BMI[1]:g}: change weight_kg or stature_cm."
+            )
+    else:
+        bmi = float(patient.bmi)
+        weight = bmi * (stature / 100) ** 2
+        if not WEIGHT_KG[0] <= weight <= WEIGHT_KG[1]:
+            raise ValueError(
+                f"a body mass index of {bmi:g} kg/m^2 at {stature:.0f} cm is {weight:.1f} kg, expected "
+                f"{WEIGHT_KG[0]:g} to {WEIGHT_KG[1]:g} kg: change bmi or stature_cm."
+            )
     age = float(np.clip(drawn_age, *AGE_YEARS)) if patient.age is None else float(patient.age)
     return {
         "sex": sex,

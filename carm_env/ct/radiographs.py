@@ -172,7 +172,9 @@ def _open_pillow(path: Path, frame: int | None, max_aspect: float) -> tuple[Imag
         raise RadiographError(f"{path} is damaged ({_reason(error)}): copy or export it again.") from error
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, np.float64)
-        note = f"grey values of 16 bits ({values.min():.0f} to {values.max():.0f}) were stretched"
+        _check_finite(path, values)
+        kind = "floating-point grey values" if image.mode == "F" else "grey values of 16 bits"
+        note = f"{kind} ({values.min():g} to {values.max():g}) were stretched"
         return Image.fromarray(_stretched(values)), (note,)
     if image.has_transparency_data:
         # Modes with a palette or a transparent colour, too.
@@ -194,7 +196,14 @@ def _read_array(path: Path, frame: int | None, max_aspect: float) -> Radiograph:
     _choose_frame(path, 1, frame)
     if array.dtype == np.uint8:
         return Radiograph(np.array(array))
-    return Radiograph(_stretched(np.asarray(array, np.float64)), None, (f"values of {array.dtype} were stretched",))
+    values = np.asarray(array, np.float64)
+    _check_finite(path, values)
+    return Radiograph(_stretched(values), None, (f"values of {array.dtype} were stretched",))
+
+
+def _check_finite(path: Path, values: NDArray[np.float64]) -> None:
+    if not np.isfinite(values).all():
+        raise RadiographError(f"{path} has values that are not finite numbers, expected grey values: export it again.")
 
 
 def _reason(error: Exception) -> str:
@@ -240,7 +249,9 @@ def _dicom_header(path: Path) -> Any:
     except DicomError as error:
         raise RadiographError(str(error)) from None
     if header is None:
-        raise RadiographError(f"{path} is not an image that can be read, expected PNG, JPEG or DICOM: convert it.")
+        raise RadiographError(
+            f"{path} is not an image that can be read, expected PNG, JPEG, TIFF, BMP, .npy or DICOM: convert it."
+        )
     return header
 
 

@@ -16,7 +16,7 @@
 | ``askew`` | the patient lies askew on the table | 5, 10, 15 degrees |
 | ``rolled`` | the patient is rolled about the long axis | 5, 10, 20 degrees |
 | ``arms`` | pose of the arms | at the sides, raised, one raised |
-| ``obese`` | body mass index: obesity of class 2 and 3 (WHO), and beyond | 37, 44, 52 kg/m^2 |
+| ``obese`` | body mass index: WHO class II, class III | 37, 44, 52 kg/m^2; some people are heavier than 37 |
 | ``child_sized`` | stature and weight of the smallest adults | 155 cm, 45 kg; 145, 38; 136, 34 |
 | ``implants`` | metal in the body | pacemaker; with sternal wires; with a humeral nail |
 | ``lines`` | tubes and cables | endotracheal tube; with a central line and ECG leads; with all tubes |
@@ -51,6 +51,8 @@ from carm_env.system.errors import CArmEnvError, UnknownNameError
 SEVERITIES = (1, 2, 3)
 _TOWARDS_TARGET = np.linspace(0.0, 0.9, 10)
 """Steps towards its target by which a start outside the body moves into it."""
+_SAME = {"weight_kg": "bmi"}
+"""Options of virtual patients that set what another option sets."""
 
 
 class ShiftError(CArmEnvError, ValueError):
@@ -94,8 +96,11 @@ class Change:
         if self.scan and ref.scan is not None:
             raise ShiftError(f"patient {name!r} has a scan already, and the shift sets one.")
         given = [part.partition("=")[0] for part in name.partition("?")[2].split("&")]
-        if repeated := [option for option in self.patient if option in given]:
-            raise ShiftError(f"patient {name!r} has the option {', '.join(repeated)}, which the shift sets.")
+        own = [_SAME.get(option, option) for option in self.patient]
+        if repeated := [option for option in given if _SAME.get(option, option) in own]:
+            raise ShiftError(
+                f"patient {name!r} has the option {', '.join(repeated)}, but the shift sets {', '.join(self.patient)}."
+            )
         options = dict(self.patient)
         if self.scan:
             options[SCAN] = "+".join(f"{key}:{value}" for key, value in self.scan.items())

@@ -13,8 +13,9 @@ BACKGROUND = "background"
 LEAST_SHARE = 0.01
 """Share of an image that the structures of a body part cover at least for the body part to be a label.
 
-Structures that are cut at the border or annotated by mistake are smaller. By estimate, the carpals cover 2 % of an
-X-ray of a hand, and the last vertebrae of the neck less than 1 % of an X-ray of a chest.
+Shares of structures are added, so that overlapping structures count twice. Structures that are cut at the border or
+annotated by mistake are smaller. By estimate, the carpals cover 2 % of an X-ray of a hand, and the last vertebrae of
+the neck less than 1 % of an X-ray of a chest.
 """
 BODY_PARTS_OF: Mapping[str, tuple[str, ...]] = {
     "skull": ("Skull",),

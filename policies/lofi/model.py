@@ -26,7 +26,7 @@ with optional_imports("llm", "LoFi"):
 
 N_QUERIES = 64
 _IMAGE = -2
-"""Number of an exchange that stands for the image tokens; padding has -1."""
+"""Exchange number of the image tokens; padding has -1."""
 _INITIAL_TEMPERATURE, _INITIAL_BIAS = 10.0, -10.0
 _ENCODER_LAYERS = r".*encoder\.layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|out_proj)"
 _LANGUAGE_LAYERS = r".*self_attn\.(q_proj|v_proj)"
@@ -194,7 +194,8 @@ def build_model(
 ) -> LofiModel:
     """Builds a model with random weights from the configurations of its parts, which are JSON values.
 
-    Temperature and bias begin at 10 and -10, as in SigLIP: almost all pairs of a batch are negative.
+    A `ConvolutionalStem` takes the place of SigLIP's patch embedding. Temperature and bias begin at 10 and -10, as in
+    SigLIP: almost all pairs of a batch are negative.
     """
     torch.manual_seed(seed)
     found = SiglipModel(SiglipConfig(**encoders))

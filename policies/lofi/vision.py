@@ -58,7 +58,8 @@ class PatchMap(nn.Module):
     """A small image encoder without its pooling: one vector for each patch.
 
     Args:
-        image_size: side of the images of its position embeddings, pixels; images of another size are accepted.
+        image_size: side of the images of its position embeddings, pixels, a multiple of 16; images of other such sides
+            are accepted.
     """
 
     def __init__(self, image_size: int) -> None:

@@ -9,6 +9,7 @@ from carm_env.landmarks import landmark
 from carm_env.randomization.draw import DomainRandomization
 from carm_env.system.errors import UnknownNameError
 from carm_env.views.sample import ViewOptions
+from policies.lofi.vision import PATCH_SIZE
 from policies.networks import ARCHITECTURES
 
 REPORTS = ("none", "tensorboard", "trackio")
@@ -144,6 +145,11 @@ class FitArguments:
         """Raises ValueError for a wrong value."""
         if self.architecture not in ARCHITECTURES:
             raise UnknownNameError("architecture", self.architecture, ARCHITECTURES)
+        if ARCHITECTURES[self.architecture].is_lofi and self.size % PATCH_SIZE:
+            raise ValueError(
+                f"image_size is {self.size}, expected a multiple of {PATCH_SIZE} with the architecture "
+                f"{self.architecture}."
+            )
         if self.report_to not in REPORTS:
             raise UnknownNameError("report_to", self.report_to, REPORTS)
         if self.mixed_precision not in PRECISIONS:

@@ -42,6 +42,7 @@ def test_the_body_mass_index_sets_the_weight():
     assert given.person["bmi"] == pytest.approx(40)
     assert given.person["weight_kg"] == pytest.approx(40 * (given.person["stature_cm"] / 100) ** 2, abs=0.15)
     assert given.given == {"bmi": 40}
+    assert {VirtualPatient(seed, bmi=60, stature_cm=160 + seed).person["bmi"] for seed in range(40)} == {60}
     same = VirtualPatient(5, stature_cm=given.person["stature_cm"], weight_kg=given.person["weight_kg"])
     assert same.parameters.fat_mm == pytest.approx(given.parameters.fat_mm, abs=0.1)
 
@@ -70,6 +71,7 @@ def test_the_body_depends_on_the_person():
         ({"stature_cm": 180, "weight_kg": 31}, "body mass index of 9.6"),
         ({"bmi": 61}, "bmi is 61, expected a number from 13 to 60"),
         ({"bmi": 30, "weight_kg": 80}, "got weight_kg 80 and bmi 30"),
+        ({"bmi": 60, "stature_cm": 215}, "at 215 cm is 277.3 kg, expected 30 to 250 kg: change bmi or stature_cm"),
         ({"weigth_kg": 80}, "Did you mean 'weight_kg'"),
         ({"layout_mm": [0.0] * 28}, "unknown patient option"),
         ({"fat_mm": 99}, "fat_mm is 99"),

@@ -65,6 +65,8 @@ def test_arrays_are_read(tmp_path, dtype):
         (np.zeros((0, 40)), "cannot be read|expected integers or real numbers"),
         (np.zeros((40, 40), complex), "complex128 .*expected integers or real numbers"),
         (np.array([[None]]), "cannot be read as a .npy file"),
+        (np.where(np.eye(64) > 0, np.inf, 1.0), "values that are not finite numbers"),
+        (np.full((64, 64), np.nan), "values that are not finite numbers"),
     ],
 )
 def test_arrays_of_other_kinds_are_named(tmp_path, array, message):
@@ -127,7 +129,11 @@ def test_damage_is_named(tmp_path):
     cut.write_bytes(whole.read_bytes()[:2000])
     empty.touch()
     text.write_text("no image", encoding="utf-8")
-    for path, words in ((cut, "is damaged"), (empty, "0 bytes"), (text, "expected PNG, JPEG or DICOM")):
+    for path, words in (
+        (cut, "is damaged"),
+        (empty, "0 bytes"),
+        (text, "expected PNG, JPEG, TIFF, BMP, .npy or DICOM"),
+    ):
         with pytest.raises(RadiographError, match=words) as raised:
             read_radiograph(path)
         assert path.name in str(raised.value)

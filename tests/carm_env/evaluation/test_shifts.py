@@ -46,6 +46,13 @@ def test_the_patients_of_every_suite_can_be_built_under_every_shift(name):
                 assert virtual is not None and virtual.parameters.seed == virtual.seed
 
 
+@pytest.mark.parametrize("name", ["virtual:1?weight_kg=48", "virtual:1?bmi=48"])
+def test_a_weight_that_was_given_is_not_set_again(name):
+    for shift in ("obese:1", "child_sized:1"):
+        with pytest.raises(ShiftError, match="has the option (weight_kg|bmi), but the shift sets"):
+            Shift.parse(shift)[0].change.patient_name(name)
+
+
 def test_the_documentation_lists_every_shift():
     import carm_env.evaluation.shifts as module
 
@@ -120,7 +127,7 @@ def test_wrong_shifts_are_refused():
         with pytest.raises(ShiftError, match="expected 1, 2 or 3, as in blur:2"):
             Shift.parse(text)
     assert len(Shift.parse("all")) == 3 * len(SHIFTS)
-    with pytest.raises(ShiftError, match="has the option arms, which the shift sets"):
+    with pytest.raises(ShiftError, match="has the option arms, but the shift sets arms"):
         Change(patient={"arms": "sides"}).patient_name("virtual:3?arms=raised")
     with pytest.raises(ShiftError, match="has a scan already"):
         Change(scan={"slice_mm": "3"}).patient_name("virtual:3?scan=7")

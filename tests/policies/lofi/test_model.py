@@ -22,8 +22,10 @@ def model():
     tokenizer = text.small_tokenizer(SENTENCES * 20)
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     encoders, language = small_configs(len(tokenizer), ids, 32)
-    for part in (encoders["vision_config"], encoders["text_config"], language):
+    for part in (encoders["vision_config"], encoders["text_config"]):
         part |= {"num_hidden_layers": 1}
+    # The sixth layer attends to everything, the others to few tokens.
+    language |= {"num_hidden_layers": 6, "sliding_window": 8}
     found = small_lofi(encoders, language, tokenizer, 4, 0)
     found.model.eval()
     return found
@@ -55,6 +57,13 @@ def test_target_tokens_are_predicted_as_if_each_exchange_were_alone(model, image
     assert packed.owners.tolist() == owners
     decoded = model.tokenizer.decode(found.targets[found.sequences == 1])
     assert decoded.removesuffix("<eos>") == "[100,200,300,400]"
+
+
+def test_scores_are_finite_in_bf16(model, images):
+    packed = text.encode_exchanges(model.tokenizer, [text.captioning(sentence) for sentence in SENTENCES], [0, 0, 2], 3)
+    inputs = LofiInputs(as_pixels(images, 32), text.encode_texts(model.text_tokenizer, SENTENCES), packed)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert model.model(inputs).logits.isfinite().all()
 
 
 def test_images_without_exchanges_have_no_scores(model, images):

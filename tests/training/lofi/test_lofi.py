@@ -115,6 +115,7 @@ def test_two_processes_train_together(words, tmp_path):
     [
         (["--batch_size", "1"], "expected at least 2"),
         (["--losses", "g,d"], "expected c among them"),
+        (["--image_size", "100"], "expected a multiple of 16 for a small model"),
         (["--losses", "c,x"], "loss"),
         (["--language_model", "x"], "give both"),
         (["--max_sentences", "2"], "expected at least min_sentences"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from carm_env.system.errors import UnknownNameError
+from policies.lofi.vision import PATCH_SIZE
 from training._support.arguments import PRECISIONS, REPORTS, ViewArguments
 
 LOSSES = ("c", "g", "d")
@@ -105,6 +106,8 @@ class LofiArguments(ViewArguments):
                 f"least_quality is {self.least_quality}, but views are trained on, which have no such rating: give "
                 "--data, or leave it out."
             )
+        if self.image_size % PATCH_SIZE and not self.image_text_model:
+            raise ValueError(f"image_size is {self.image_size}, expected a multiple of {PATCH_SIZE} for a small model.")
         if self.report_to not in REPORTS:
             raise UnknownNameError("report_to", self.report_to, REPORTS)
         if self.mixed_precision not in PRECISIONS:

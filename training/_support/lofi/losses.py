@@ -24,7 +24,8 @@ def sigmoid_loss(images: Tensor, texts: Tensor, temperature: Tensor, bias: Tenso
     the text of the image and -1 for any other.
 
     With several processes the images of this process are compared with the texts of all. The mean over processes, which
-    `DistributedDataParallel` takes of the gradients, is then the loss of the whole batch in one process.
+    `DistributedDataParallel` takes of the gradients, is then the loss of the whole batch in one process, given the
+    embeddings. The batch norm of a small model's stem takes its statistics in each process.
 
     Args:
         images: ``(n, d)`` embeddings of length 1.
