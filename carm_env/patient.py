@@ -110,7 +110,7 @@ class Patient:
         return np.stack([low, high])
 
     def outline(self) -> PatientOutline:
-        """Returns what episodes are drawn and checked with; it does not keep the volume in memory."""
+        """Returns the landmarks and extents of the patient, without the volume."""
         return PatientOutline(
             self.id, self.landmarks_lps_mm, self.corners_lps_mm, self.mid_depth_mm, self.workspace_mm,
             self._silhouette, self.fingerprint,

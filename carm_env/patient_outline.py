@@ -1,4 +1,4 @@
-"""The outline of a patient: what episodes are drawn and checked with, a few kilobytes without the CT volume."""
+"""The outline of a patient: landmarks and extents, a few kilobytes, which suffice to draw and check episodes."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ _environments: dict[str, CArmNavEnv] = {}
 
 
 def suite_environment(suite: Suite) -> CArmNavEnv:
-    """Returns the environment of a suite's episodes; each process keeps that of the suite used last."""
+    """Returns the environment of a suite's episodes; a process keeps only the environment of its last suite."""
     if suite.hash not in _environments:
         # Every environment keeps a patient in memory.
         _environments.clear()

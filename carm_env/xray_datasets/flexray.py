@@ -16,7 +16,7 @@ The manifest names the structures and the files:
 
 Masks hold one id for each pixel; or with ``label_names: [lungs, heart]`` instead of ``stored_labels``, they are
 ``.npy`` files with a channel for each structure. The labels of an image are the body parts whose structures its mask
-shows (`carm_env.xray_datasets.structures`); what the data set does not annotate is no label. Images without any are
+shows (`carm_env.xray_datasets.structures`); structures without annotation give no label. Images without labels are
 left out. The block ``preprocessing`` is not applied. The splits of the manifest are checked, but the images are
 divided as those of other data sets are (`carm_env.xray_datasets.load`). The data are the user's to bring.
 

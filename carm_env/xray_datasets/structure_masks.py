@@ -45,7 +45,7 @@ def image_shape(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """Opens an image file, and raises DatasetError for what is raised in the block."""
+    """Opens an image file; errors inside of the block become DatasetError."""
     try:
         with warnings.catch_warnings():
             # `image_shape` checks the size.
