@@ -48,7 +48,7 @@ _NAMES = "|".join(
         key=lambda name: (-len(name), name),
     )
 )
-_PIECES = (
+PIECES = (
     rf"</?[a-z_0-9]+>\s*(?=<|$)|</?[a-z_0-9]+>|\b(?:{_NAMES})\b|(?:(?!\b(?:{_NAMES})\b)[A-Za-z_' ,.:?])+|[0-9]|\s|."
 )
 """Tags, landmark names and the text between them: each can become one token, so that an answer is a few tokens."""
@@ -66,7 +66,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer(corpus: Iterable[str], vocabulary: int = 2500, pieces: str = _PIECES) -> PreTrainedTokenizerFast:
+def build_tokenizer(corpus: Iterable[str], vocabulary: int = 2500, pieces: str = PIECES) -> PreTrainedTokenizerFast:
     """Trains a byte-level BPE tokenizer; a landmark name, or a tag with the white space after it, is one piece.
 
     Args:

@@ -19,26 +19,28 @@ from carm_env.geometry import DEFAULT_GEOMETRY, DEFAULT_ISOCENTER_DEPTH_MM
 from carm_env.landmarks import N_LANDMARKS
 from carm_env.system.errors import UnknownNameError
 from carm_env.system.extras import optional_imports
-from policies.lofi.vision import SMALL_TOWER, PatchMap
-from policies.resnet import build_resnet
+from policies.lofi.vision import IMAGE_LAYERS, SMALL_TOWER, PatchMap
+from policies.resnet import (
+    GREY_MEAN,
+    GREY_STD,
+    MEDIUM_CHANNELS,
+    MEDIUM_DEPTHS,
+    MEDIUM_EMBEDDING,
+    beside_contrast,
+    build_resnet,
+)
 
 with optional_imports("train", "A learned policy"):
     import torch
     from torch import Tensor, nn
     from torch.nn import functional
 
-GREY_MEAN, GREY_STD = 110.0, 70.0
-"""Mean and standard deviation of the grey values of typical views."""
 SCALE_MM = 100.0
 """Unit of the displacements that networks predict."""
 _INITIAL_SOFTNESS_MM = 20.0
 """Difference of distances that an untrained classifier takes for a factor of e."""
 _LOG_STD_LIMITS = (-4.5, 1.5)
 """Limits of the logarithm of a standard deviation in `SCALE_MM`: 1 mm to 450 mm."""
-_CONTRAST_FLOOR, _CONTRAST_LIMIT = 0.03, 4.0
-"""Added to the contrast of the surroundings, in units of the network's input; limit of local contrast."""
-_CONTRAST_GRID, _CONTRAST_SQUARE = 32, 5
-"""Side of the grid on which surroundings are averaged, and of their squares on it."""
 ENCODER = "vision."
 """Prefix of the weights of LoFi's encoder in a `DisplacementNetwork`."""
 _STEM = "resnet.embedder.embedder.convolution.weight"
@@ -75,12 +77,10 @@ ARCHITECTURES = {
     "tiny": Architecture(8, (8, 16, 24), (1, 1, 1), None, 32),
     "small": Architecture(16, (20, 64, 128), (1, 1, 2), None, 96),
     "small_contrast": Architecture(16, (20, 64, 128), (1, 1, 2), None, 96, local_contrast=True),
-    "medium": Architecture(24, (32, 96, 192), (1, 2, 2), None, 128),
-    "medium_contrast": Architecture(24, (32, 96, 192), (1, 2, 2), None, 128, local_contrast=True),
+    "medium": Architecture(MEDIUM_EMBEDDING, MEDIUM_CHANNELS, MEDIUM_DEPTHS, None, 128),
+    "medium_contrast": Architecture(MEDIUM_EMBEDDING, MEDIUM_CHANNELS, MEDIUM_DEPTHS, None, 128, local_contrast=True),
     "resnet34": Architecture(64, (64, 128, 256), (3, 4, 6), (512, 3), 256),
-    "lofi": Architecture(
-        0, (SMALL_TOWER["hidden_size"],), (SMALL_TOWER["num_hidden_layers"],), None, 128, is_lofi=True
-    ),
+    "lofi": Architecture(0, (SMALL_TOWER["hidden_size"],), (IMAGE_LAYERS,), None, 128, is_lofi=True),
 }
 """Architectures by name. ``tiny`` is for tests."""
 
@@ -90,28 +90,6 @@ def find_architecture(name: str) -> Architecture:
     if name not in ARCHITECTURES:
         raise UnknownNameError("architecture", name, ARCHITECTURES)
     return ARCHITECTURES[name]
-
-
-def local_contrast(images: Tensor) -> Tensor:
-    """Normalises the local contrast of images ``(n, 1, s, s)``; returns the same shape.
-
-    The mean of the surroundings, squares of a sixth of the side, is subtracted, and the difference is divided by the
-    contrast of the surroundings. Local contrast normalisation of Jarrett et al. (ICCV 2009), with means over squares.
-    """
-
-    def local_mean(values: Tensor) -> Tensor:
-        coarse = functional.interpolate(values, (_CONTRAST_GRID, _CONTRAST_GRID), mode="area")
-        means = functional.avg_pool2d(coarse, _CONTRAST_SQUARE, 1, _CONTRAST_SQUARE // 2, count_include_pad=False)
-        return functional.interpolate(means, images.shape[-2:], mode="bilinear")
-
-    detail = images - local_mean(images)
-    contrast = local_mean(detail.square()).sqrt() + _CONTRAST_FLOOR
-    return (detail / contrast).clamp(-_CONTRAST_LIMIT, _CONTRAST_LIMIT)
-
-
-def _beside_contrast(images: Tensor) -> Tensor:
-    """Returns images ``(n, 1, s, s)`` and their local contrast as two channels."""
-    return torch.cat([images, local_contrast(images)], 1).contiguous(memory_format=torch.channels_last)
 
 
 def with_local_contrast(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -168,7 +146,7 @@ class DisplacementNetwork(nn.Module):
         return tuple(maps[-len(self.n_stage_features) :])
 
     def _with_contrast(self, images: Tensor) -> Tensor:
-        return _beside_contrast(images) if self._local_contrast else images
+        return beside_contrast(images) if self._local_contrast else images
 
     def features(self, images: Tensor) -> Tensor:
         """Returns the mean over the feature map, ``(n, n_features)``."""
@@ -257,7 +235,7 @@ class PooledClassifier(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Returns the mean over the feature map, ``(n, n_features)``."""
-        seen = _beside_contrast(images) if self._local_contrast else images
+        seen = beside_contrast(images) if self._local_contrast else images
         return self.resnet(seen).last_hidden_state.mean((2, 3))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""The residual networks of this package, from transformers: basic layers; torchvision is not needed."""
+"""The residual networks of this package, from transformers, and their input; torchvision is not needed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,19 @@ from collections.abc import Sequence
 from carm_env.system.extras import optional_imports
 
 with optional_imports("train", "A learned policy"):
+    import torch
+    from torch import Tensor
+    from torch.nn import functional
     from transformers import ResNetConfig, ResNetModel
+
+MEDIUM_EMBEDDING, MEDIUM_CHANNELS, MEDIUM_DEPTHS = 24, (32, 96, 192), (1, 2, 2)
+"""Size of the ResNet of the shipped networks; see `build_resnet`."""
+GREY_MEAN, GREY_STD = 110.0, 70.0
+"""Mean and standard deviation of the grey values of typical views."""
+_CONTRAST_FLOOR, _CONTRAST_LIMIT = 0.03, 4.0
+"""Added to the contrast of the surroundings, in units of the network's input; limit of local contrast."""
+_CONTRAST_GRID, _CONTRAST_SQUARE = 32, 5
+"""Side of the grid on which surroundings are averaged, and of their squares on it."""
 
 
 def build_resnet(
@@ -26,3 +38,25 @@ def build_resnet(
         layer_type="basic", out_features=[f"stage{len(channels)}"],
     )  # fmt: skip
     return ResNetModel(config)
+
+
+def local_contrast(images: Tensor) -> Tensor:
+    """Normalises the local contrast of images ``(n, 1, s, s)``; returns the same shape.
+
+    The mean of the surroundings, squares of a sixth of the side, is subtracted, and the difference is divided by the
+    contrast of the surroundings. Local contrast normalisation of Jarrett et al. (ICCV 2009), with means over squares.
+    """
+
+    def local_mean(values: Tensor) -> Tensor:
+        coarse = functional.interpolate(values, (_CONTRAST_GRID, _CONTRAST_GRID), mode="area")
+        means = functional.avg_pool2d(coarse, _CONTRAST_SQUARE, 1, _CONTRAST_SQUARE // 2, count_include_pad=False)
+        return functional.interpolate(means, images.shape[-2:], mode="bilinear")
+
+    detail = images - local_mean(images)
+    contrast = local_mean(detail.square()).sqrt() + _CONTRAST_FLOOR
+    return (detail / contrast).clamp(-_CONTRAST_LIMIT, _CONTRAST_LIMIT)
+
+
+def beside_contrast(images: Tensor) -> Tensor:
+    """Returns images ``(n, 1, s, s)`` and their local contrast as two channels."""
+    return torch.cat([images, local_contrast(images)], 1).contiguous(memory_format=torch.channels_last)

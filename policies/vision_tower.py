@@ -10,7 +10,8 @@ from typing import Any
 
 from carm_env.actions import DEFAULT_EXTENTS_MM
 from carm_env.system.extras import optional_imports
-from policies.networks import GREY_MEAN, GREY_STD, SCALE_MM, DisplacementNetwork
+from policies.networks import SCALE_MM, DisplacementNetwork
+from policies.resnet import GREY_MEAN, GREY_STD
 
 with optional_imports("llm", "A language model"):
     import torch

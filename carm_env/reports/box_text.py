@@ -14,21 +14,30 @@ _ANSWER = re.compile(rf"(?:{_BOX})+", re.ASCII)
 _ONE = re.compile(_BOX, re.ASCII)
 
 
-def render_boxes(boxes: Sequence[Box]) -> str:
+def render_boxes(boxes: Sequence[Box], step: int = 1) -> str:
     """Returns boxes as text; their coordinates are rounded, and no box becomes empty.
+
+    Args:
+        boxes: the boxes.
+        step: coordinates are multiples of this divisor of 1000.
 
     Raises:
         ValueError: there is no box, or there are more than `MAX_BOXES`.
 
     >>> render_boxes([(0.1, 0.25, 0.5, 1.0)])
     '[100,250,500,1000]'
+    >>> render_boxes([(0.104, 0.25, 0.5, 1.0)], step=20)
+    '[100,240,500,1000]'
     """
     if not 1 <= len(boxes) <= MAX_BOXES:
         raise ValueError(f"got {len(boxes)} boxes, expected 1 to {MAX_BOXES}.")
     texts = []
+    scale = BOX_SCALE // step
     for left, top, right, bottom in boxes:
-        low = [min(round(BOX_SCALE * value), BOX_SCALE - 1) for value in (left, top)]
-        high = [max(round(BOX_SCALE * value), start + 1) for value, start in zip((right, bottom), low, strict=True)]
+        low = [min(step * round(scale * value), BOX_SCALE - step) for value in (left, top)]
+        high = [
+            max(step * round(scale * value), start + step) for value, start in zip((right, bottom), low, strict=True)
+        ]
         texts.append(f"[{low[0]},{low[1]},{high[0]},{high[1]}]")
     return "".join(texts)
 

@@ -11,6 +11,7 @@ from carm_env.chat_models.interface import ModelError
 from carm_env.system.extras import optional_imports
 from policies.checkpoint import CheckpointError, fill_network, load_checkpoint, save_checkpoint
 from policies.lofi.model import LofiModel, add_adapters, build_model, trained_tensors
+from policies.lofi.text import SMALL_STEP
 from policies.model_checks import check_files, check_weights
 from policies.model_folders import model_folder, without_hub
 
@@ -23,7 +24,7 @@ KIND = "lofi"
 TOKENIZER_FILE = "tokenizer.json"
 _TRUSTED: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 _MAX_TOKENIZER_BYTES = 64 << 20
-_KEYS = ("queries", "image_size", "image_text_model", "language_model", "encoder_rank", "language_rank")
+_KEYS = ("queries", "image_size", "image_text_model", "language_model", "encoder_rank", "language_rank", "box_step")
 _SPECIAL = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
 _MODEL_TYPES = {"image_text_model": "siglip", "language_model": "gemma3_text"}
 _EXAMPLES = {
@@ -53,6 +54,11 @@ class Lofi:
         """Side of the images that it was trained on, pixels."""
         return int(self.config["image_size"])
 
+    @property
+    def box_step(self) -> int:
+        """Coordinates of boxes are multiples of this, of 0 to 1000."""
+        return int(self.config["box_step"])
+
 
 def small_lofi(
     encoders: Mapping[str, Any],
@@ -64,7 +70,7 @@ def small_lofi(
     """Builds a small model with random weights; its two tokenizers are the same."""
     config = {
         "queries": queries, "image_size": encoders["vision_config"]["image_size"], "image_text_model": "",
-        "language_model": "", "encoder_rank": 0, "language_rank": 0, "encoders": dict(encoders),
+        "language_model": "", "encoder_rank": 0, "language_rank": 0, "box_step": SMALL_STEP, "encoders": dict(encoders),
         "language": dict(language),
     }  # fmt: skip
     return Lofi(build_model(encoders, language, queries, seed), tokenizer, tokenizer, config)
@@ -92,6 +98,7 @@ def pretrained_lofi(
     config = {
         "queries": queries, "image_size": image_size or model.image_size, "image_text_model": image_text_model,
         "language_model": language_model, "encoder_rank": ranks[0], "language_rank": ranks[1],
+        "box_step": 1,
     }  # fmt: skip
     return Lofi(model, _tokenizer(image_text_model), _tokenizer(language_model), config)
 

@@ -69,7 +69,7 @@ class LofiEncoder:
 
     def describe(self, images: NDArray[np.uint8], boxes: Sequence[Sequence[Box]]) -> list[str]:
         """Returns a description of the given boxes of each image."""
-        return self.answer(images, [DENSE_PROMPT + render_boxes(each) for each in boxes])
+        return self.answer(images, [DENSE_PROMPT + render_boxes(each, self._lofi.box_step) for each in boxes])
 
     def report(self, images: NDArray[np.uint8]) -> list[str]:
         """Returns a report of each image."""

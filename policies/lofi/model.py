@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from carm_env.system.extras import optional_imports, require
 from policies.lofi.text import PackedExchanges
-from policies.lofi.vision import PATCH_SIZE, SMALL_TOWER, ConvolutionalStem
+from policies.lofi.vision import IMAGE_LAYERS, PATCH_SIZE, SMALL_TOWER, ConvolutionalStem
 
 with optional_imports("llm", "LoFi"):
     import torch
@@ -25,9 +25,13 @@ with optional_imports("llm", "LoFi"):
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig, SiglipConfig, SiglipModel
 
 N_QUERIES = 64
+ENCODERS = "encoders."
+"""Prefix of the weights of the encoders in a `LofiModel`; the others serve the language model."""
 _IMAGE = -2
 """Exchange number of the image tokens; padding has -1."""
 _INITIAL_TEMPERATURE, _INITIAL_BIAS = 10.0, -10.0
+_LANGUAGE_STD = 0.08
+"""Standard deviation of the initial weights of a small language model: about its width to the power of -1/2."""
 _ENCODER_LAYERS = r".*encoder\.layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|out_proj)"
 _LANGUAGE_LAYERS = r".*self_attn\.(q_proj|v_proj)"
 
@@ -213,16 +217,20 @@ def small_configs(vocabulary: int, stops: Mapping[str, int], image_size: int = 1
         stops: ids of ``bos_token_id``, ``eos_token_id`` and ``pad_token_id``.
         image_size: side of the images, pixels; a multiple of 16.
     """
-    tower = dict(SMALL_TOWER)
-    text = {**tower, "num_hidden_layers": 2, "vocab_size": vocabulary, "max_position_embeddings": 64,
+    text = {**SMALL_TOWER, "num_hidden_layers": 2, "vocab_size": vocabulary, "max_position_embeddings": 64,
             "projection_size": 128, **stops}  # fmt: skip
     language = {
         "vocab_size": vocabulary, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3,
         "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 32, "query_pre_attn_scalar": 32,
-        "max_position_embeddings": 512, "sliding_window": 512, **stops,
+        "max_position_embeddings": 512, "sliding_window": 512, "initializer_range": _LANGUAGE_STD, **stops,
     }  # fmt: skip
     return {
-        "vision_config": {**tower, "image_size": image_size, "patch_size": PATCH_SIZE},
+        "vision_config": {
+            **SMALL_TOWER,
+            "num_hidden_layers": IMAGE_LAYERS,
+            "image_size": image_size,
+            "patch_size": PATCH_SIZE,
+        },
         "text_config": text,
     }, language
 

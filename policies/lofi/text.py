@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from carm_env.language.answers import BOX_SCALE
 from carm_env.reports.box_text import render_boxes
 from carm_env.system.errors import CArmEnvError, shortened
 from carm_env.system.extras import optional_imports
 from carm_env.xray_datasets.grounded import GroundedSentence
-from policies.embedded_vlm import build_tokenizer
+from policies.embedded_vlm import PIECES, build_tokenizer
 
 with optional_imports("llm", "LoFi"):
     import torch
@@ -22,6 +23,9 @@ MAX_TEXT_TOKENS = 64
 CAPTION_PROMPT = "Report this medical scan."
 GROUNDING_PROMPT = "Detect all instances of: "
 DENSE_PROMPT = "Describe the regions: "
+SMALL_STEP = 10
+"""Small models read and write coordinates of boxes, 0 to 1000, in multiples of this, about a pixel of theirs."""
+_PIECES = PIECES.replace("[0-9]", "[0-9]+")
 
 
 class TextTooLongError(CArmEnvError, ValueError):
@@ -64,14 +68,14 @@ def captioning(text: str) -> Exchange:
     return Exchange(CAPTION_PROMPT, text)
 
 
-def grounding(sentence: GroundedSentence) -> Exchange:
-    """Returns the exchange of the grounding loss (equation 3): the boxes of a sentence."""
-    return Exchange(GROUNDING_PROMPT + sentence.text, render_boxes(sentence.boxes))
+def grounding(sentence: GroundedSentence, step: int = 1) -> Exchange:
+    """Returns the exchange of the grounding loss (equation 3): the boxes of a sentence, in multiples of `step`."""
+    return Exchange(GROUNDING_PROMPT + sentence.text, render_boxes(sentence.boxes, step))
 
 
-def dense_captioning(sentence: GroundedSentence) -> Exchange:
-    """Returns the exchange of the dense captioning loss: the sentence of boxes."""
-    return Exchange(DENSE_PROMPT + render_boxes(sentence.boxes), sentence.text)
+def dense_captioning(sentence: GroundedSentence, step: int = 1) -> Exchange:
+    """Returns the exchange of the dense captioning loss: the sentence of boxes, in multiples of `step`."""
+    return Exchange(DENSE_PROMPT + render_boxes(sentence.boxes, step), sentence.text)
 
 
 def encode_texts(tokenizer: Any, texts: Sequence[str], cut: bool = False) -> Tensor:
@@ -144,7 +148,7 @@ def _prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
 
 
 def small_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Trains a tokenizer for a small model; each digit is a token, so that it can count."""
-    digits = ["[0,1,2,3][4,5,6,7][8,9,0,1]\n"] * 100
+    """Trains a tokenizer for a small model; each coordinate of a box, a multiple of `SMALL_STEP`, is one token."""
+    numbers = [f"[{number},{number}]" for number in range(0, BOX_SCALE + 1, SMALL_STEP)] * 1000
     prompts = [CAPTION_PROMPT, GROUNDING_PROMPT, DENSE_PROMPT] * 100
-    return build_tokenizer([*texts, *prompts, *digits], 1200)
+    return build_tokenizer([*texts, *prompts, *numbers], 1400, _PIECES)

@@ -8,7 +8,15 @@ from typing import Any
 from carm_env.system.extras import optional_imports
 from policies.checkpoint import CheckpointError, load_checkpoint
 from policies.checkpoint_config import read_config
-from policies.resnet import build_resnet
+from policies.resnet import (
+    GREY_MEAN,
+    GREY_STD,
+    MEDIUM_CHANNELS,
+    MEDIUM_DEPTHS,
+    MEDIUM_EMBEDDING,
+    beside_contrast,
+    build_resnet,
+)
 
 with optional_imports("train", "A learned policy"):
     import torch
@@ -16,22 +24,22 @@ with optional_imports("train", "A learned policy"):
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
 KIND = "lofi"
-SMALL_TOWER: dict[str, int] = {
-    "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4
-}  # fmt: skip
-"""Size of both encoders of a small model."""
+SMALL_TOWER: dict[str, int] = {"hidden_size": 128, "intermediate_size": 384, "num_attention_heads": 4}
+"""Size of the layers of both encoders of a small model."""
+IMAGE_LAYERS = 2
+"""Layers of the image encoder of a small model, after its ResNet."""
 PATCH_SIZE = 16
-_STEM_CHANNELS, _STEM_DEPTHS, _STEM_EMBEDDING = (20, 64, 128), (1, 1, 2), 16
 _STORED = "encoders.vision_model."
 _POOLING = "head."
 
 
 class ConvolutionalStem(nn.Module):
-    """A small ResNet in place of the linear map of patches: one vector for each square of 16 pixels.
+    """A ResNet in place of the linear map of patches: one vector for each square of 16 pixels.
 
     A transformer that sees the map of a ResNet learns from far fewer images than one that sees pixels: the hybrid of
     Dosovitskiy et al., "An Image is Worth 16x16 Words" (ICLR 2021), section 3.1. It takes the place of
-    ``patch_embedding`` in transformers' `SiglipVisionModel`.
+    ``patch_embedding`` in transformers' `SiglipVisionModel`. The ResNet is that of the architecture
+    ``medium_contrast``, so that it can begin with the weights of a trained network.
 
     Args:
         width: width of the vectors.
@@ -39,8 +47,8 @@ class ConvolutionalStem(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.resnet = build_resnet(_STEM_EMBEDDING, _STEM_CHANNELS, _STEM_DEPTHS)
-        self.projection = nn.Conv2d(_STEM_CHANNELS[-1], width, 1)
+        self.resnet = build_resnet(MEDIUM_EMBEDDING, MEDIUM_CHANNELS, MEDIUM_DEPTHS, 2)
+        self.projection = nn.Conv2d(MEDIUM_CHANNELS[-1], width, 1)
 
     @property
     def weight(self) -> Tensor:
@@ -49,9 +57,20 @@ class ConvolutionalStem(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Maps grey pixels ``(n, 3, s, s)``, whose channels are equal, to ``(n, width, s / 16, s / 16)``."""
-        grey = pixels[:, :1].contiguous(memory_format=torch.channels_last)
-        found: Tensor = self.projection(self.resnet(grey).last_hidden_state)
+        grey = ((pixels[:, :1] + 1) * 127.5 - GREY_MEAN) / GREY_STD
+        found: Tensor = self.projection(self.resnet(beside_contrast(grey)).last_hidden_state)
         return found
+
+    def train(self, mode: bool = True) -> ConvolutionalStem:
+        """Switches to training or evaluation; a frozen ResNet stays in evaluation, so that its statistics do not move.
+
+        Args:
+            mode: training, if true.
+        """
+        super().train(mode)
+        if not any(weights.requires_grad for weights in self.resnet.parameters()):
+            self.resnet.eval()
+        return self
 
 
 class PatchMap(nn.Module):
@@ -64,7 +83,13 @@ class PatchMap(nn.Module):
 
     def __init__(self, image_size: int) -> None:
         super().__init__()
-        config = SiglipVisionConfig(**SMALL_TOWER, image_size=image_size, patch_size=PATCH_SIZE, vision_use_head=False)
+        config = SiglipVisionConfig(
+            **SMALL_TOWER,
+            num_hidden_layers=IMAGE_LAYERS,
+            image_size=image_size,
+            patch_size=PATCH_SIZE,
+            vision_use_head=False,
+        )
         model = SiglipVisionModel(config)
         # Some versions of transformers keep the layers in a module of their own.
         self.layers = getattr(model, "vision_model", model)

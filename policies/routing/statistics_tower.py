@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from carm_env.system.extras import optional_imports
-from policies.networks import GREY_MEAN, GREY_STD, DisplacementNetwork
+from policies.networks import DisplacementNetwork
+from policies.resnet import GREY_MEAN, GREY_STD
 
 with optional_imports("llm", "A language model"):
     import torch

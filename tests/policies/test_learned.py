@@ -16,7 +16,7 @@ from policies.belief import AtlasBelief
 from policies.checkpoint import SHIPPED, CheckpointError, load_checkpoint, save_checkpoint
 from policies.conformal import ConformalPolicy, DisplacementRegressor
 from policies.features import N_FEATURES, DisplacementTracker, TargetFeatures
-from policies.networks import ARCHITECTURES, DisplacementNetwork, as_input, build_classifier, local_contrast
+from policies.networks import ARCHITECTURES, DisplacementNetwork, as_input, build_classifier
 from policies.regions import (
     LEVELS,
     Prediction,
@@ -27,6 +27,7 @@ from policies.regions import (
     probability_closest,
     probability_within,
 )
+from policies.resnet import local_contrast
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")

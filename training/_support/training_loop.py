@@ -67,6 +67,7 @@ class LoopSettings:
         equal_shares: each process takes the same number of images of a batch.
         warmup_share: share of the steps in which the learning rate rises; half a cosine follows.
         least_rate: added to the learning rate's factor after the warm-up.
+        learning_rate_of: learning rate of a parameter by its name; by default all have that of the arguments.
     """
 
     evaluate: Callable[[nn.Module], dict[str, float]]
@@ -76,6 +77,7 @@ class LoopSettings:
     equal_shares: bool = False
     warmup_share: float = 0.1
     least_rate: float = 1e-3
+    learning_rate_of: Callable[[str], float] | None = None
 
 
 class TrainingLoop:
@@ -122,8 +124,7 @@ class TrainingLoop:
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=settings.find_unused_parameters)],
         )
         set_seed(arguments.seed)
-        trained = [value for value in model.parameters() if value.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=arguments.learning_rate, weight_decay=arguments.weight_decay)
+        optimizer = torch.optim.AdamW(self._parameter_groups(model), weight_decay=arguments.weight_decay)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
         self.state = TrainingState(folder, arguments, settings.data)
         if arguments.resume and self.state.exists():
@@ -134,6 +135,14 @@ class TrainingLoop:
         self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
         self._check_batch_size()
         self._start_reporting()
+
+    def _parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, value in model.named_parameters():
+            if value.requires_grad:
+                rate_of = self._settings.learning_rate_of
+                groups.setdefault(rate_of(name) if rate_of else self._arguments.learning_rate, []).append(value)
+        return [{"params": values, "lr": rate} for rate, values in groups.items()]
 
     def _check_batch_size(self) -> None:
         processes = self._accelerator.num_processes

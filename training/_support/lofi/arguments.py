@@ -9,6 +9,8 @@ from policies.lofi.vision import PATCH_SIZE
 from training._support.arguments import PRECISIONS, REPORTS, ViewArguments
 
 LOSSES = ("c", "g", "d")
+RANDOM = "random"
+"""Backbone of random weights."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,9 @@ class LofiArguments(ViewArguments):
             quality_mappings.csv; the paper takes those that are rated A++
         image_text_model: folder or id of a SigLIP or fixed-resolution SigLIP2 model; empty for a small model
         language_model: folder or id of a Gemma-3 text model; empty for a small model
+        backbone: checkpoint of training/conformal.py whose first network the image encoder of a small model begins
+            with; empty for the shipped one, random for random weights
+        freeze_backbone: do not train this network; random weights are always trained
         image_size: side of the images, pixels; 0 for 128, or that of the pretrained encoder
         queries: image tokens of the language model, from attention pooling
         encoder_rank: rank of LoRA in the query, key, value and output layers of pretrained encoders
@@ -37,6 +42,8 @@ class LofiArguments(ViewArguments):
         max_steps: stop after this number of optimizer steps; 0 for no limit
         batch_size: images per optimizer step, over all processes
         learning_rate: peak of the learning-rate schedule, half a cosine
+        language_learning_rate: the same for the language model and the pooling and projection before it; 0 for
+            learning_rate
         weight_decay: weight decay of AdamW
         patience: epochs without progress on the calibration patients before training stops
         seed: seed of weights, order and sampled sentences
@@ -54,6 +61,8 @@ class LofiArguments(ViewArguments):
     least_quality: int = 0
     image_text_model: str = ""
     language_model: str = ""
+    backbone: str = ""
+    freeze_backbone: bool = True
     image_size: int = 0
     queries: int = 64
     encoder_rank: int = 16
@@ -62,12 +71,13 @@ class LofiArguments(ViewArguments):
     autoregressive_weight: float = 5.0
     min_sentences: int = 4
     max_sentences: int = 8
-    located_sentences: int = 3
+    located_sentences: int = 4
     cut_texts: bool = False
-    epochs: int = 3
+    epochs: int = 4
     max_steps: int = 0
     batch_size: int = 16
     learning_rate: float = 1e-3
+    language_learning_rate: float = 3e-3
     weight_decay: float = 0.02
     patience: int = 4
     seed: int = 0
@@ -130,6 +140,10 @@ class LofiArguments(ViewArguments):
             )
         if not 0 < self.learning_rate < 1:
             raise ValueError(f"learning_rate is {self.learning_rate}, expected between 0 and 1.")
+        if not 0 <= self.language_learning_rate < 1:
+            raise ValueError(f"language_learning_rate is {self.language_learning_rate}, expected from 0 to below 1.")
+        if self.image_text_model and self.backbone:
+            raise ValueError("backbone is for a small model, but image_text_model is given: leave one out.")
         if self.domain.severity:
             raise ValueError(
                 f"domain_randomization is {self.domain_randomization:g}, expected 0: boxes of rotated and cropped "

@@ -90,6 +90,7 @@ class LofiBatches:
     ) -> None:
         self._data, self._lofi, self._sentences, self._seed, self._cut = data, lofi, sentences, seed, cut
         self._located = located
+        self._step = lofi.box_step
         self._tasks = tuple(tasks)
         self._lengths: dict[str, int] = {}
 
@@ -142,6 +143,6 @@ class LofiBatches:
         sentences = [sentence for sentence in report.grounded if len(sentence.boxes) <= MAX_BOXES]
         if not tasks or not sentences:
             return []
-        make: dict[str, Callable[[GroundedSentence], Exchange]] = {"g": grounding, "d": dense_captioning}
+        make: dict[str, Callable[[GroundedSentence, int], Exchange]] = {"g": grounding, "d": dense_captioning}
         order = rng.permutation(len(sentences))[: self._located]
-        return [make[tasks[int(rng.integers(len(tasks)))]](sentences[number]) for number in order.tolist()]
+        return [make[tasks[int(rng.integers(len(tasks)))]](sentences[number], self._step) for number in order.tolist()]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from policies.lofi.checkpoint import Lofi
 from policies.lofi.encoder import LofiEncoder
 from policies.lofi.evaluation import mean_r_at_1, retrieval
-from policies.lofi.model import LofiInputs, LofiOutputs
+from policies.lofi.model import ENCODERS, LofiInputs, LofiOutputs
 from training._support.lofi.arguments import LofiArguments
 from training._support.lofi.data import GroundedImages, LofiBatches
 from training._support.lofi.losses import autoregressive_loss, sequence_losses, sigmoid_loss, total_loss
@@ -52,6 +52,7 @@ def fit_lofi(lofi: Lofi, data: LofiData, arguments: LofiArguments, folder: Path)
     def evaluate(model: nn.Module) -> dict[str, float]:
         return {METRIC: mean_r_at_1(retrieval(LofiEncoder(lofi), calibration.images, calibration.reports))}
 
+    rates = arguments.language_learning_rate or arguments.learning_rate, arguments.learning_rate
     settings = LoopSettings(
         evaluate,
         METRIC,
@@ -61,6 +62,7 @@ def fit_lofi(lofi: Lofi, data: LofiData, arguments: LofiArguments, folder: Path)
         equal_shares=True,
         warmup_share=_WARMUP_SHARE,
         least_rate=0.0,
+        learning_rate_of=lambda name: rates[name.startswith(ENCODERS)],
     )
     steps = _Steps(batches, len(data.train), arguments.autoregressive_weight)
     return TrainingLoop(lofi.model, steps, settings, arguments, folder).run()
