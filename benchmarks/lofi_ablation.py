@@ -82,10 +82,10 @@ class Arguments:
     test: str = "standard/test"
     views_per_patient: int = 128
     evaluated_images: int = 32
-    epochs: int = 8
-    batch_size: int = 32
+    epochs: int = 2
+    batch_size: int = 16
     learning_rate: float = 1e-3
-    image_size: int = 64
+    image_size: int = 128
     queries: int = 16
     out: Path = Path("runs/lofi_ablation")
     json: Path | None = None
