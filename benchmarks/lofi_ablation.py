@@ -1,12 +1,12 @@
 """Measure what each loss of LoFi brings: the ablations of the paper's Fig. 4.
 
     python benchmarks/lofi_ablation.py --json lofi_ablation.json
-    python benchmarks/lofi_ablation.py --variants all captioning sigmoid --seeds 0 1 2 --epochs 2
+    python benchmarks/lofi_ablation.py --variants all captioning sigmoid --seeds 0 1 2 --epochs 4
 
-Variants are trained from scratch on the same images, each with the same number of optimizer steps: with all losses
-(``all``), without the losses about boxes (``captioning``), with the sigmoid loss alone (``sigmoid``), and with other
-weights of the autoregressive loss (``lambda:WEIGHT``; ``all`` has 5). Each is evaluated on patients that it was not
-trained on: R@1 in both directions, and F@0.5 of the boxes of landmarks, averaged over the k nearest training images
+Variants are trained from the same start on the same images, each with the same number of optimizer steps: with all
+losses (``all``), without the losses about boxes (``captioning``), with the sigmoid loss alone (``sigmoid``), and with
+other weights of the autoregressive loss (``lambda:WEIGHT``; ``all`` has 5). Each is evaluated on patients that it was
+not trained on: R@1 in both directions, and F@0.5 of the boxes of landmarks, averaged over the k nearest training images
 that show them (the paper shows these images to a large language model). Differences from ``all`` are paired by query,
 averaged over the seeds, with intervals clustered by patient.
 
@@ -44,7 +44,7 @@ from carm_env.system.output_folders import lock_output
 from carm_env.system.structured_files import read_json_mapping
 from policies.lofi.encoder import LofiEncoder
 from training._support.lofi.arguments import LofiArguments
-from training._support.lofi.build import build_lofi
+from training._support.lofi.build import build_lofi, initial_backbone
 from training._support.lofi.fit import fit_lofi, known_data
 from training._support.lofi.sources import LofiData, load_data
 
@@ -159,7 +159,7 @@ def evaluated(arguments: Arguments, variant: str, seed: int, data: LofiData, que
     if path.is_file() and (found := read_json_mapping(path)).get("key") == key:
         return dict(found["hits"])
     print(f"\n{variant}, seed {seed}", flush=True)
-    lofi = build_lofi(given, data.train.reports)
+    lofi = build_lofi(given, data.train.reports, initial_backbone(given))
     minutes = fit_lofi(lofi, data, given, folder)
     encoder = LofiEncoder(lofi)
     pool = pool_of(encoder, data.train.images, data.train.reports)

@@ -20,12 +20,13 @@ from pathlib import Path
 
 from carm_env.evaluation.intervals import Estimate
 from carm_env.system.extras import is_installed
+from policies.checkpoint import fingerprint
 from policies.lofi.checkpoint import Lofi, save_lofi
 from policies.lofi.encoder import LofiEncoder
 from policies.lofi.evaluation import grounding, retrieval
 from training._support.card import model_card
 from training._support.lofi.arguments import LofiArguments
-from training._support.lofi.build import SMALL_SIZE, build_lofi
+from training._support.lofi.build import SMALL_SIZE, build_lofi, initial_backbone
 from training._support.lofi.data import GroundedImages
 from training._support.lofi.fit import fit_lofi
 from training._support.lofi.sources import load_data
@@ -56,8 +57,9 @@ def train(arguments: LofiArguments, words: Sequence[str] = ()) -> TrainingResult
         words: words of the command line, for the model card.
     """
     folder = Path(arguments.output_dir)
+    backbone = initial_backbone(arguments)
     data = load_data(arguments, arguments.image_size or SMALL_SIZE)
-    lofi = build_lofi(arguments, data.train.reports)
+    lofi = build_lofi(arguments, data.train.reports, backbone)
     trained = sum(value.numel() for value in lofi.model.parameters() if value.requires_grad)
     if is_main_process():
         print(f"{trained / 1e6:.2f} M trained parameters, {len(data.train)} images of {lofi.image_size} x "
@@ -69,7 +71,8 @@ def train(arguments: LofiArguments, words: Sequence[str] = ()) -> TrainingResult
     if is_main_process():
         about = {"epochs": arguments.epochs, "images": len(data.train), "losses": arguments.losses or "none",
                  "autoregressive_weight": arguments.autoregressive_weight, "seed": arguments.seed,
-                 "isocenter_depth_mm": arguments.isocenter_depth_mm}  # fmt: skip
+                 "isocenter_depth_mm": arguments.isocenter_depth_mm,
+                 **({"backbone": fingerprint(backbone)[:16]} if backbone else {})}  # fmt: skip
         shown = {**about, **{key: value for key, value in lofi.config.items() if not isinstance(value, dict)}}
         for option in ("image_text_model", "language_model"):
             # A folder of this machine is shown by its name alone.

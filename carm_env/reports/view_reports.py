@@ -12,6 +12,7 @@ from carm_env.geometry import DEFAULT_GEOMETRY, CArmPose, ProjectionGeometry
 from carm_env.patients.catalogue import load_patient
 from carm_env.reports.sentences import report_sentences
 from carm_env.reports.view_facts import KnownStructures, ViewFacts, view_facts
+from carm_env.system.processes import run_in_processes
 from carm_env.views.read import ViewDatasetError, import_pyarrow, read_description
 from carm_env.views.sample import View
 from carm_env.xray_datasets.grounded import GroundedReport
@@ -56,6 +57,10 @@ def read_poses(folder: Path, split: str, max_views: int | None = None) -> list[P
     return found[:max_views]
 
 
+def _known_structures(patient: str) -> KnownStructures:
+    return KnownStructures.of(load_patient(patient))
+
+
 class ReportWriter:
     """Writes reports of views; the structures of the patient that was asked for last stay in memory.
 
@@ -67,7 +72,7 @@ class ReportWriter:
 
     def __init__(self, size: int, seed: int = 0, structures: Callable[[str], KnownStructures] | None = None) -> None:
         self._size, self._seed = size, seed
-        self._structures = structures or (lambda name: KnownStructures.of(load_patient(name)))
+        self._structures = structures or _known_structures
         self._known: tuple[str, KnownStructures] | None = None
 
     def write(self, patient: str, pose: CArmPose, number: int) -> GroundedReport:
@@ -91,15 +96,33 @@ class ReportWriter:
         sentences = report_sentences(facts, [self._seed, number, *letters])
         return GroundedReport(f"{patient}/{number:05d}", patient, sentences)
 
-    def of_dataset(self, folder: Path, split: str, max_views: int | None = None) -> list[GroundedReport]:
-        """Writes the reports of a split of a dataset, in its order; see `read_poses`."""
-        counts: dict[str, int] = {}
-        reports = []
-        for patient, pose in read_poses(folder, split, max_views):
-            number = counts.get(patient, 0)
-            counts[patient] = number + 1
-            reports.append(self.write(patient, pose, number))
-        return reports
+    def of_dataset(
+        self, folder: Path, split: str, max_views: int | None = None, workers: int = 1
+    ) -> list[GroundedReport]:
+        """Writes the reports of a split of a dataset, in its order.
+
+        Args:
+            folder: folder of the dataset.
+            split: name of the split.
+            max_views: write the reports of the first views only.
+            workers: processes, each of which keeps one patient in memory; with several, ``structures`` is pickled.
+
+        Raises:
+            ViewDatasetError: see `read_poses`.
+        """
+        poses = read_poses(folder, split, max_views)
+        by_patient: dict[str, list[CArmPose]] = {}
+        for patient, pose in poses:
+            by_patient.setdefault(patient, []).append(pose)
+        # Without the structures that this one holds, which would be copied to the workers.
+        writer = ReportWriter(self._size, self._seed, self._structures)
+        found = run_in_processes(writer._of_patient, by_patient.items(), min(workers, len(by_patient)) or 1)
+        written = {patient: iter(reports) for patient, reports in found}
+        return [next(written[patient]) for patient, _ in poses]
+
+    def _of_patient(self, views: tuple[str, list[CArmPose]]) -> tuple[str, list[GroundedReport]]:
+        patient, poses = views
+        return patient, [self.write(patient, pose, number) for number, pose in enumerate(poses)]
 
     def of_views(self, views: Iterator[View]) -> Iterator[tuple[View, GroundedReport]]:
         """Yields the views of one patient with their reports."""

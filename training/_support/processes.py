@@ -25,6 +25,11 @@ def is_main_process() -> bool:
     return bool(PartialState(cpu=not torch.cuda.is_available()).is_main_process)
 
 
+def process_count() -> int:
+    """Returns the number of processes of this training."""
+    return int(PartialState(cpu=not torch.cuda.is_available()).num_processes)
+
+
 @contextmanager
 def one_training(folder: Path, option: str) -> Iterator[None]:
     """Lets one training at a time write to a folder; its processes share it (`lock_output`).

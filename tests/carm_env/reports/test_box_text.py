@@ -19,6 +19,13 @@ def test_boxes_survive_to_a_thousandth(given_boxes):
         assert max(abs(a - b) for a, b in zip(box, other, strict=True)) <= 0.0015
 
 
+@given(st.lists(boxes, min_size=1, max_size=4))
+def test_coarse_coordinates_are_multiples_and_no_box_is_empty(given_boxes):
+    for box, other in zip(given_boxes, parse_boxes(render_boxes(given_boxes, 10)), strict=True):
+        assert all(round(1000 * value) % 10 == 0 for value in other)
+        assert max(abs(a - b) for a, b in zip(box, other, strict=True)) <= 0.0151
+
+
 @given(st.text() | st.text("[]0123456789,", max_size=60))
 def test_other_texts_raise_answer_errors_only(text):
     try:

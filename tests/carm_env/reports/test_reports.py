@@ -308,6 +308,7 @@ def test_reports_of_a_dataset_are_those_of_its_views(small_patients, tmp_path):
     options = ViewOptions(6, 32, angles_deg=10)
     write_view_dataset(tmp_path, {"test": small_patients[:2]}, options, 1)
     reports = ReportWriter(32).of_dataset(tmp_path, "test", 9)
+    assert ReportWriter(32).of_dataset(tmp_path, "test", 9, workers=2) == reports
     views = read_views(tmp_path, "test", max_views=9)
     assert [report.patient for report in reports] == [views.names[number] for number in views.patients]
     direct = [report for _, report in ReportWriter(32).of_views(render_views(small_patients[0], options))]

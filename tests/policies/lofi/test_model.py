@@ -1,3 +1,4 @@
+import copy
 import json
 
 import numpy as np
@@ -57,6 +58,30 @@ def test_target_tokens_are_predicted_as_if_each_exchange_were_alone(model, image
     assert packed.owners.tolist() == owners
     decoded = model.tokenizer.decode(found.targets[found.sequences == 1])
     assert decoded.removesuffix("<eos>") == "[100,200,300,400]"
+
+
+def test_a_coordinate_is_one_token(model):
+    boxes = [(0.0, number / 1000, 1.0, (number + 10) / 1000) for number in range(0, 1000, text.SMALL_STEP)]
+    for box in boxes:
+        exchange = text.grounding(GroundedSentence(SENTENCES[0], (box,)), model.box_step)
+        tokens = model.tokenizer.tokenize(exchange.target)
+        assert [token for token in tokens if token.isdigit()] == exchange.target.strip("[]").split(",")
+        assert exchange.target in text.dense_captioning(GroundedSentence("T1.", (box,)), model.box_step).prompt
+
+
+def test_a_frozen_resnet_keeps_its_statistics(model, images):
+    stem = copy.deepcopy(model.model.encoders.vision_model.embeddings.patch_embedding)
+    before = {name: value.clone() for name, value in stem.resnet.state_dict().items()}
+
+    def same():
+        return all(torch.equal(value, before[name]) for name, value in stem.resnet.state_dict().items())
+
+    stem.resnet.requires_grad_(False)
+    stem.train()(as_pixels(images, 32))
+    assert same() and stem.training
+    stem.resnet.requires_grad_(True)
+    stem.train()(as_pixels(images, 32))
+    assert not same()
 
 
 def test_scores_are_finite_in_bf16(model, images):

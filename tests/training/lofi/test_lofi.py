@@ -10,12 +10,21 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
+from carm_env.xray_datasets.grounded import GroundedReport, GroundedSentence  # noqa: E402
+from policies.checkpoint import SHIPPED, load_checkpoint  # noqa: E402
+from policies.conformal import member_tensors  # noqa: E402
 from policies.lofi.checkpoint import load_lofi  # noqa: E402
 from policies.lofi.encoder import LofiEncoder  # noqa: E402
+from policies.lofi.model import as_pixels  # noqa: E402
+from policies.networks import DisplacementNetwork, as_input  # noqa: E402
+from policies.resnet import GREY_MEAN, GREY_STD, beside_contrast  # noqa: E402
 from tests.grounded_dataset_files import padchest  # noqa: E402
 from training import lofi  # noqa: E402
+from training._support.lofi.arguments import LofiArguments  # noqa: E402
+from training._support.lofi.build import build_lofi, initial_backbone  # noqa: E402
 from training._support.training_loop import TrainingLoop  # noqa: E402
 
+REPORT = GroundedReport("image", "patient", (GroundedSentence("The carina is seen in the upper right zone."),) * 20)
 CONFIG = Path(lofi.__file__).with_name("configs") / "lofi_paper.yaml"
 
 
@@ -35,6 +44,55 @@ def test_a_small_model_is_trained_and_evaluated(words, tmp_path, capsys):
     assert np.allclose(np.linalg.norm(encoder.embed_images(images), axis=1), 1, atol=1e-5)
     assert np.allclose(encoder.embed_images(images)[1], encoder.embed_images(images[1:2])[0], atol=1e-5)
     assert len(encoder.ground(images, ["The carina.", "T1 is seen.", "Nothing."])) == 3
+
+
+def test_the_image_encoder_begins_with_the_shipped_network(words, tmp_path, capsys):
+    shipped = member_tensors(load_checkpoint(SHIPPED / "conformal", "conformal")[1], 0)
+    resnet = "encoders.vision_model.embeddings.patch_embedding.resnet."
+    weight = "embedder.embedder.convolution.weight"
+
+    def trained(*given):
+        assert lofi.main([*words, "--max_steps", "1", "--no-evaluate", *given]) == 0, capsys.readouterr().err
+        found = weights(tmp_path / "o")
+        return {name.removeprefix(resnet): value for name, value in found.items() if name.startswith(resnet)}
+
+    frozen = trained()
+    assert len(frozen) > 50
+    for name, value in frozen.items():
+        assert torch.equal(value, shipped[f"resnet.{name}"]), name
+    tuned = trained("--no-freeze_backbone")[weight] - shipped[f"resnet.{weight}"]
+    assert 0 < tuned.abs().max() < 0.1
+    assert (trained("--backbone", "random")[weight] - shipped[f"resnet.{weight}"]).abs().max() > 0.1
+    images = np.random.default_rng(0).integers(0, 256, (2, 128, 128), dtype=np.uint8)
+    network = DisplacementNetwork("medium_contrast").eval()
+    network.load_state_dict(shipped)
+    given = LofiArguments(workers=1)
+    stem = (
+        build_lofi(given, [REPORT], initial_backbone(given))
+        .model.eval()
+        .encoders.vision_model.embeddings.patch_embedding
+    )
+    with torch.no_grad():
+        seen = stem.resnet(beside_contrast((as_pixels(images, 128)[:, :1] * 127.5 + 127.5 - GREY_MEAN) / GREY_STD))
+        expected = network.feature_map(as_input(images, 128))
+        assert torch.allclose(seen.last_hidden_state, expected, atol=1e-4)
+        assert torch.allclose(stem(as_pixels(images, 128)), stem.projection(expected), atol=1e-4)
+
+
+def test_the_language_model_has_its_own_learning_rate(words, tmp_path, monkeypatch):
+    groups = []
+    adamw = torch.optim.AdamW
+
+    def recorded(given, **settings):
+        groups.append([(len(group["params"]), group["lr"]) for group in given])
+        return adamw(given, **settings)
+
+    monkeypatch.setattr(torch.optim, "AdamW", recorded)
+    words = [*words, "--max_steps", "1", "--no-evaluate"]
+    assert lofi.main([*words, "--learning_rate", "0.001", "--language_learning_rate", "0.002"]) == 0
+    assert lofi.main([*words, "--learning_rate", "0.001", "--language_learning_rate", "0"]) == 0
+    assert {rate for _, rate in groups[0]} == {0.001, 0.002} and {rate for _, rate in groups[1]} == {0.001}
+    assert sum(count for count, _ in groups[0]) == sum(count for count, _ in groups[1])
 
 
 def test_an_interrupted_training_resumes_to_the_same_weights(words, tmp_path, monkeypatch, capsys):
@@ -121,6 +179,9 @@ def test_two_processes_train_together(words, tmp_path):
         (["--max_sentences", "2"], "expected at least min_sentences"),
         (["--domain_randomization", "0.5"], "rotated and cropped"),
         (["--batch_size", "900"], "fewer than one batch"),
+        (["--language_learning_rate", "1"], "expected from 0 to below 1"),
+        (["--backbone", "absent"], "no checkpoint at absent"),
+        (["--isocenter_depth_mm", "0"], "the backbone that ships are for 140"),
         (["--least_quality", "4"], "views are trained on, which have no such rating"),
     ],
 )
@@ -132,5 +193,7 @@ def test_bad_arguments_are_one_line(words, given, message, capsys):
 
 def test_a_model_of_another_class_is_named(words, real_models, capsys):
     models = ["--image_text_model", str(real_models[1]), "--language_model", str(real_models[0])]
+    assert lofi.main([*words, *models, "--backbone", "random"]) == 2
+    assert "backbone is for a small model" in capsys.readouterr().err
     assert lofi.main([*words, *models]) == 2
     assert "a model of type 'gemma3_text', expected 'siglip'" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -23,17 +23,42 @@ SMALL_SIZE = 128
 """Side of the images of a small model, pixels."""
 
 
-def build_lofi(arguments: LofiArguments, reports: Sequence[GroundedReport]) -> Lofi:
+def initial_backbone(arguments: LofiArguments) -> dict[str, Tensor] | None:
+    """Returns the trained ResNet that the image encoder of a small model begins with; None for random weights.
+
+    Args:
+        arguments: settings of the training.
+
+    Returns:
+        Tensors by their names in the ResNet.
+
+    Raises:
+        FileNotFoundError, CheckpointError: see `policies.checkpoint.load_checkpoint`.
+        ValueError: it is for another depth of the isocentre than the views.
+    """
+    if arguments.backbone == RANDOM or arguments.image_text_model:
+        return None
+    config, tensors = load_checkpoint(_backbone_folder(arguments), CONFORMAL)
+    if not arguments.data:
+        what = f"the weights of the backbone {arguments.backbone or 'that ships'}"
+        check_depth(arguments, trained_depth_mm(config), what)
+    member = member_tensors(tensors, 0)
+    return {name.removeprefix(_RESNET): value for name, value in member.items() if name.startswith(_RESNET)}
+
+
+def build_lofi(
+    arguments: LofiArguments, reports: Sequence[GroundedReport], backbone: Mapping[str, Tensor] | None
+) -> Lofi:
     """Builds a small model with a tokenizer of its own, or loads pretrained parts and adds LoRA.
 
     Args:
         arguments: settings of the training.
         reports: reports whose texts the tokenizer of a small model is trained on.
+        backbone: from `initial_backbone`.
 
     Raises:
         ModelError: a pretrained model does not exist or is of another class.
-        FileNotFoundError, CheckpointError: see `backbone_tensors`.
-        ValueError: the backbone is for another depth of the isocentre than the views.
+        CheckpointError: the backbone is of another architecture.
     """
     if arguments.image_text_model:
         ranks = arguments.encoder_rank, arguments.language_rank
@@ -45,27 +70,12 @@ def build_lofi(arguments: LofiArguments, reports: Sequence[GroundedReport]) -> L
     stops = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     encoders, language = small_configs(len(tokenizer), stops, arguments.image_size or SMALL_SIZE)
     lofi = small_lofi(encoders, language, tokenizer, arguments.queries, arguments.seed)
-    if arguments.backbone != RANDOM:
+    if backbone is not None:
         resnet = lofi.model.encoders.vision_model.embeddings.patch_embedding.resnet
-        fill_network(resnet, backbone_tensors(arguments), arguments.backbone or "the shipped conformal")
+        fill_network(resnet, backbone, str(_backbone_folder(arguments)))
         resnet.requires_grad_(not arguments.freeze_backbone)
     return lofi
 
 
-def backbone_tensors(arguments: LofiArguments) -> dict[str, Tensor]:
-    """Returns the tensors of the trained ResNet that the image encoder begins with, by their names in it.
-
-    Raises:
-        FileNotFoundError, CheckpointError: see `policies.checkpoint.load_checkpoint`.
-        ValueError: it is for another depth of the isocentre than the views.
-    """
-    folder = Path(arguments.backbone) if arguments.backbone else SHIPPED / CONFORMAL
-    config, tensors = load_checkpoint(folder, CONFORMAL)
-    if not arguments.data:
-        known_mm = trained_depth_mm(config)
-        what = (
-            "the weights of the backbone" if arguments.backbone else "the shipped weights (--backbone random has none)"
-        )
-        check_depth(arguments, known_mm, what)
-    member = member_tensors(tensors, 0)
-    return {name.removeprefix(_RESNET): value for name, value in member.items() if name.startswith(_RESNET)}
+def _backbone_folder(arguments: LofiArguments) -> Path:
+    return Path(arguments.backbone) if arguments.backbone else SHIPPED / CONFORMAL

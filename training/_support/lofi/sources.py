@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from carm_env.patients.build import default_workers
 from carm_env.reports.view_reports import ReportWriter
 from carm_env.system.threads import usable_cpus
 from carm_env.xray_datasets.grounded_images import of_split, read_grounded, read_grounded_images
 from training._support.lofi.arguments import LofiArguments
 from training._support.lofi.data import GroundedImages
+from training._support.processes import process_count
 from training._support.views import load_views, views_folder
 
 _MAX_WORKERS = 8
@@ -65,4 +67,6 @@ def _views(arguments: LofiArguments, split: str, size: int) -> GroundedImages:
     folder = Path(arguments.output_dir)
     views = load_views(arguments, split, folder, size, arguments.max_images)
     writer = ReportWriter(views.images.shape[1], arguments.seed)
-    return GroundedImages(views.images, writer.of_dataset(views_folder(arguments, split, folder), split, len(views)))
+    workers = arguments.workers or max(1, default_workers() // process_count())
+    views_of = views_folder(arguments, split, folder)
+    return GroundedImages(views.images, writer.of_dataset(views_of, split, len(views), workers))
