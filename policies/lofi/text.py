@@ -109,7 +109,7 @@ def text_ids(tokenizer: Any, text: str) -> list[int]:
 
 def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Returns token ids and mask ``(n, t)`` of prompts, padded on the left so that answers can follow."""
-    rows = [_prompt_ids(tokenizer, prompt) for prompt in prompts]
+    rows = _prompt_ids(tokenizer, prompts)
     length = max(map(len, rows), default=0)
     pad = tokenizer.pad_token_id
     tokens = [[pad] * (length - len(row)) + row for row in rows]
@@ -127,24 +127,28 @@ def encode_exchanges(tokenizer: Any, exchanges: Sequence[Exchange], owners: Sequ
         n: number of images.
     """
     rows: list[list[tuple[int, int, int, bool]]] = [[] for _ in range(n)]
-    for number, (exchange, owner) in enumerate(zip(exchanges, owners, strict=True)):
-        prompt = _prompt_ids(tokenizer, exchange.prompt)
-        target = [*tokenizer(exchange.target, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-        rows[owner] += [
-            (token, number, position, position >= len(prompt)) for position, token in enumerate([*prompt, *target])
-        ]
+    prompts = _prompt_ids(tokenizer, [exchange.prompt for exchange in exchanges])
+    targets = _plain_ids(tokenizer, [exchange.target for exchange in exchanges])
+    for number, (prompt, target, owner) in enumerate(zip(prompts, targets, owners, strict=True)):
+        tokens = [*prompt, *target, tokenizer.eos_token_id]
+        rows[owner] += [(token, number, position, position >= len(prompt)) for position, token in enumerate(tokens)]
     length = max(map(len, rows), default=0)
     packed = [row + [(tokenizer.pad_token_id, -1, 0, False)] * (length - len(row)) for row in rows]
     values = torch.tensor(packed, dtype=torch.long).reshape(n, length, 4)
-    tokens, numbers, positions, is_target = values.unbind(-1)
-    return PackedExchanges(tokens, numbers, positions, is_target.bool(), torch.tensor(owners, dtype=torch.long))
+    ids, numbers, positions, is_target = values.unbind(-1)
+    return PackedExchanges(ids, numbers, positions, is_target.bool(), torch.tensor(owners, dtype=torch.long))
 
 
-def _prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
-    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+def _prompt_ids(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
     # A line break ends the prompt.
-    return [*start, *ids, *tokenizer("\n", add_special_tokens=False)["input_ids"]]
+    end = _plain_ids(tokenizer, ["\n"])[0]
+    return [[*start, *ids, *end] for ids in _plain_ids(tokenizer, prompts)]
+
+
+def _plain_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    # All at once: a call takes longer than a text.
+    return list(tokenizer(list(texts), add_special_tokens=False)["input_ids"]) if texts else []
 
 
 def small_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
