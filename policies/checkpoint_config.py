@@ -95,6 +95,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "architecture": _NAME,
     "image_size": _integer(8, 4096),
     "members": _integer(1, 64),
+    "box_step": _integer(1, 1000),
     "levels": (_are_levels, "coverages from 0 to 1"),
     "radius": (_are_radii, f"lists of radii from 0 to {_MAX_RADIUS:g}"),
     "features": _NAME,

@@ -141,6 +141,7 @@ def test_a_checkpoint_keeps_the_model(model, images, tmp_path):
         ({"queries": 9}, "another architecture"),
         ({"language": {"vocab_size": 10**9}}, "another architecture"),
         ({"encoders": 7}, "describes no model"),
+        ({"box_step": 0}, "expected"),
         ({"kind": "cnn"}, "expected 'lofi'"),
     ],
 )

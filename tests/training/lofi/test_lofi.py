@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
 from carm_env.xray_datasets.grounded import GroundedReport, GroundedSentence  # noqa: E402
-from policies.checkpoint import SHIPPED, load_checkpoint  # noqa: E402
+from policies.checkpoint import SHIPPED, CheckpointError, load_checkpoint, save_checkpoint  # noqa: E402
 from policies.conformal import member_tensors  # noqa: E402
 from policies.lofi.checkpoint import load_lofi  # noqa: E402
 from policies.lofi.encoder import LofiEncoder  # noqa: E402
@@ -77,6 +77,14 @@ def test_the_image_encoder_begins_with_the_shipped_network(words, tmp_path, caps
         expected = network.feature_map(as_input(images, 128))
         assert torch.allclose(seen.last_hidden_state, expected, atol=1e-4)
         assert torch.allclose(stem(as_pixels(images, 128)), stem.projection(expected), atol=1e-4)
+
+
+def test_a_backbone_of_another_architecture_is_named(tmp_path):
+    tensors = {f"0.{name}": value for name, value in DisplacementNetwork("small").state_dict().items()}
+    save_checkpoint(tmp_path / "c", {"kind": "conformal", "isocenter_depth_mm": 140.0}, tensors, "#")
+    given = LofiArguments(backbone=str(tmp_path / "c"))
+    with pytest.raises(CheckpointError, match="another architecture"):
+        build_lofi(given, [REPORT], initial_backbone(given))
 
 
 def test_the_language_model_has_its_own_learning_rate(words, tmp_path, monkeypatch):
