@@ -17,12 +17,14 @@ from policies.checkpoint import fingerprint
 from policies.checkpoint_config import trained_depth_mm
 from policies.images import batches
 from policies.lofi.checkpoint import Lofi, load_lofi
+from policies.lofi.coordinates import MedianCoordinates, coordinate_ids
 from policies.lofi.model import as_pixels
 from policies.lofi.text import CAPTION_PROMPT, DENSE_PROMPT, GROUNDING_PROMPT, encode_prompts, encode_texts
 
 with optional_imports("llm", "LoFi"):
     import torch
     from torch import Tensor
+    from transformers import LogitsProcessor, LogitsProcessorList
 
 _MAX_ANSWER_TOKENS = 96
 _BATCH = 32
@@ -44,6 +46,7 @@ class LofiEncoder:
         self._model = self._lofi.model.eval()
         self._device = next(self._model.parameters()).device
         self.size = self._lofi.image_size
+        self._coordinates = coordinate_ids(self._lofi.tokenizer, self._lofi.box_step)
         self.isocenter_depth_mm = trained_depth_mm(self._lofi.config)
 
     @property
@@ -63,8 +66,12 @@ class LofiEncoder:
         return self._joined(parts)
 
     def ground(self, images: NDArray[np.uint8], phrases: Sequence[str]) -> list[tuple[Box, ...]]:
-        """Returns the boxes of one phrase in each image ``(n, s, s)``; none where the answer was no boxes."""
-        answers = self.answer(images, [GROUNDING_PROMPT + phrase for phrase in phrases])
+        """Returns the boxes of one phrase in each image ``(n, s, s)``; none where the answer was no boxes.
+
+        Where each coordinate is one token, the median coordinate is written (`MedianCoordinates`).
+        """
+        prompts = [GROUNDING_PROMPT + phrase for phrase in phrases]
+        answers = self._answers(images, prompts, [MedianCoordinates(self._coordinates)] if self._coordinates else [])
         return [_boxes_of(answer) for answer in answers]
 
     def describe(self, images: NDArray[np.uint8], boxes: Sequence[Sequence[Box]]) -> list[str]:
@@ -77,16 +84,23 @@ class LofiEncoder:
 
     def answer(self, images: NDArray[np.uint8], prompts: Sequence[str]) -> list[str]:
         """Returns the language model's answer to a prompt beside each image; the likeliest token is always taken."""
+        return self._answers(images, prompts, [])
+
+    def _answers(
+        self, images: NDArray[np.uint8], prompts: Sequence[str], processors: Sequence[LogitsProcessor]
+    ) -> list[str]:
         answers: list[str] = []
         for part in batches(len(prompts), _BATCH):
-            answers += self._answer(images[part], prompts[part])
+            answers += self._answer(images[part], prompts[part], processors)
         return answers
 
     def _image_features(self, images: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
         with torch.inference_mode():
             return self._model.image_features(as_pixels(images, self.size).to(self._device))
 
-    def _answer(self, images: NDArray[np.uint8], prompts: Sequence[str]) -> list[str]:
+    def _answer(
+        self, images: NDArray[np.uint8], prompts: Sequence[str], processors: Sequence[LogitsProcessor]
+    ) -> list[str]:
         tokenizer: Any = self._lofi.tokenizer
         tokens, mask = (value.to(self._device) for value in encode_prompts(tokenizer, prompts))
         with torch.inference_mode():
@@ -104,6 +118,7 @@ class LofiEncoder:
             produced = self._model.language.generate(
                 inputs_embeds=embeddings, attention_mask=attended, max_new_tokens=_MAX_ANSWER_TOKENS, do_sample=False,
                 eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+                logits_processor=LogitsProcessorList(processors),
             )  # fmt: skip
         return [text.strip() for text in tokenizer.batch_decode(produced, skip_special_tokens=True)]
 
