@@ -35,7 +35,8 @@ class Arguments(LofiEvaluationArguments):
     Attributes:
         phrases: phrases of each image, drawn at random; 0 for all
         only_landmarks: only phrases about one landmark
-        policy: localiser to ask for these landmarks instead of LoFi: knn:INDEX, mllm, mllm_grpo or retrieval:MODEL
+        policy: localiser to ask for these landmarks instead of LoFi: conformal, knn:INDEX, mllm, mllm_grpo or
+            retrieval:MODEL
     """
 
     phrases: int = MAX_PHRASES
@@ -63,8 +64,8 @@ def of_localizer(arguments: Arguments) -> tuple[dict[str, Estimate], dict[str, A
     localizer = make_localizer(arguments.policy)
     if not isinstance(localizer, GroundingLocalizer):
         raise ValueError(
-            f"policy is {arguments.policy!r}, which marks no regions: expected knn:INDEX, mllm, mllm_grpo or "
-            "retrieval:MODEL."
+            f"policy is {arguments.policy!r}, which marks no regions: expected conformal, knn:INDEX, mllm, "
+            "mllm_grpo or retrieval:MODEL."
         )
     names = expand_patients(arguments.patients)
     if isinstance(localizer, PooledLocalizer):

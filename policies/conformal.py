@@ -16,15 +16,17 @@ from numpy.typing import NDArray
 
 from carm_env.actions import ALIGNED, Move, MoveLattice
 from carm_env.envs.navigation import DEFAULT_TOLERANCE_MM
-from carm_env.evaluation.localization import Localization
+from carm_env.evaluation.localization import Localization, RankedLocalizer
 from carm_env.evaluation.policy import Decision, Policy, task_lattice
 from carm_env.geometry import DEFAULT_GEOMETRY
 from carm_env.landmarks import N_CLOSEST, N_LANDMARKS, landmark
 from carm_env.language.advice_reader import read_advice
 from carm_env.language.objections import objects
 from carm_env.language.reasons import with_article
+from carm_env.reports.view_facts import region_half_mm
 from carm_env.system.extras import optional_imports
 from carm_env.views.read import ViewImages
+from carm_env.xray_datasets.grounded import Box
 from policies.checkpoint import SHIPPED, CheckpointError, fill_network, load_checkpoint
 from policies.checkpoint_config import trained_depth_mm
 from policies.features import DisplacementTracker
@@ -131,6 +133,25 @@ class DisplacementRegressor:
         region_mm = prediction.std_mm * self.radius_at(LEVELS[0])[:, None]
         return Localization(closest, probability_closest(prediction), prediction.mean_mm, region_mm)
 
+    def ground(self, images: NDArray[np.uint8], targets: Sequence[int]) -> list[tuple[Box, ...]]:
+        """Returns the box of a landmark in each image: its region of fixed size around the predicted position.
+
+        The size is that of the regions of reports (`carm_env.reports.view_facts.REGION_HALF_MM`).
+
+        Args:
+            images: ``(n, H, W)`` uint8.
+            targets: id of the landmark in each image.
+
+        Returns:
+            One box for each image, clipped to the image; none where the region lies outside of it.
+        """
+        indices = [landmark(key).index for key in targets]
+        left, up = (self.predict(images).mean_mm[np.arange(len(indices)), indices] / self.field_of_view_mm).T
+        half = np.array([region_half_mm(landmark(key).name) for key in targets]) / self.field_of_view_mm
+        center = np.stack([0.5 + left, 0.5 - up], 1)
+        boxes = np.concatenate([center - half, center + half], 1).clip(0, 1).tolist()
+        return [((a, b, c, d),) if a < c and b < d else () for a, b, c, d in boxes]
+
     def radius_at(self, level: float) -> NDArray[np.float64]:
         """Returns the radii ``(14,)`` of the regions of a level, in standard deviations.
 
@@ -141,6 +162,19 @@ class DisplacementRegressor:
             raise ValueError(f"level is {level}, expected one of: {', '.join(map(str, self.levels))}.")
         radius: NDArray[np.float64] = self.radius[self.levels.index(level)]
         return radius
+
+
+class ConformalLocalizer(RankedLocalizer):
+    """`DisplacementRegressor` as a localiser.
+
+    Args:
+        folder: see `DisplacementRegressor`.
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        regressor = DisplacementRegressor(folder)
+        super().__init__(regressor.localize, regressor.locate, regressor.field_of_view_mm)
+        self.ground = regressor.ground
 
 
 class ConformalPolicy(Policy):

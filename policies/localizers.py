@@ -55,10 +55,9 @@ def make_localizer(name: str, *, sampled: bool = False, **options: Any) -> Local
 
         model, settings = _with_settings(folder)
         return RetrievalLocalizer(model or LANGUAGE_MODELS[0], **settings, **options)
-    from policies.conformal import DisplacementRegressor
+    from policies.conformal import ConformalLocalizer
 
-    regressor = DisplacementRegressor(folder or None)
-    return RankedLocalizer(regressor.localize, regressor.locate, regressor.field_of_view_mm)
+    return ConformalLocalizer(folder or None)
 
 
 def _with_settings(text: str) -> tuple[str, dict[str, Any]]:

@@ -47,10 +47,11 @@ def test_localizers_mark_the_landmarks_of_the_same_phrases(checkpoint, small_pat
     lofi_index.run(lofi_index.Arguments(checkpoint, small_patients[:2], 40, 32, 0, 1, tmp_path / "pool"))
     given = {"patients": small_patients[2:3], "views": 4, "json": tmp_path / "r.json", "phrases": 1}
     figures = {}
-    for policy in (f"knn:{tmp_path / 'pool' / 'index'}?k=2", "mllm"):
+    for policy in (f"knn:{tmp_path / 'pool' / 'index'}?k=2", "mllm", "conformal"):
         grounding.run(grounding.Arguments(**given, policy=policy))
         figures[policy] = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
-    one, other = figures.values()
+    one, other, conformal = figures.values()
+    assert conformal["f_at_50"] > other["f_at_50"]
     assert one["policy"].startswith("knn:") and one["intervals"]["f_at_50"]["views"] > 0
     assert one["intervals"]["r_at_50"]["views"] == other["intervals"]["r_at_50"]["views"]
     with pytest.raises(ValueError, match="which marks no regions"):
