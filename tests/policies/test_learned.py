@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from carm_env.actions import Move, MoveLattice
 from carm_env.geometry import DEFAULT_ISOCENTER_DEPTH_MM
-from carm_env.landmarks import N_LANDMARKS
+from carm_env.landmarks import N_LANDMARKS, landmark
+from carm_env.reports.view_facts import region_half_mm
 from policies import make_policy
 from policies.belief import AtlasBelief
 from policies.checkpoint import SHIPPED, CheckpointError, load_checkpoint, save_checkpoint
 from policies.conformal import ConformalPolicy, DisplacementRegressor
 from policies.features import N_FEATURES, DisplacementTracker, TargetFeatures
+from policies.localizers import make_localizer
 from policies.networks import ARCHITECTURES, DisplacementNetwork, as_input, build_classifier
 from policies.regions import (
     LEVELS,
@@ -282,6 +284,22 @@ def test_target_features_are_reset():
     assert second[10] == 1.0 and second[11] > first[11]
     features.reset()
     np.testing.assert_array_equal(features.update([50.0, 0.0], [20.0, 20.0], info), first)
+
+
+def test_the_network_marks_regions_of_fixed_size(ensemble, monkeypatch):
+    localizer = make_localizer(f"conformal:{ensemble}")
+    field_mm = localizer.field_of_view_mm
+    mean_mm = np.zeros((3, 14, 2))
+    mean_mm[0, landmark(14).index] = 0.25 * field_mm, -0.1 * field_mm
+    mean_mm[1, landmark(11).index] = -0.5 * field_mm, 0.0
+    mean_mm[2, landmark(1).index] = 0.0, 2 * field_mm
+    monkeypatch.setattr(DisplacementRegressor, "predict", lambda self, images: Prediction(mean_mm, mean_mm))
+    inside, cut, outside = localizer.ground(np.zeros((3, 32, 32), np.uint8), [14, 11, 1])
+    wide, high = np.array(region_half_mm("T12")) / field_mm
+    np.testing.assert_allclose(inside, [(0.75 - wide, 0.6 - high, 0.75 + wide, 0.6 + high)])
+    wide, high = np.array(region_half_mm("Carina")) / field_mm
+    np.testing.assert_allclose(cut, [(0.0, 0.5 - high, wide, 0.5 + high)])
+    assert outside == ()
 
 
 def test_the_conformal_policy_does_not_oscillate(ensemble, monkeypatch):
