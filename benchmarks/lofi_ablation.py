@@ -42,6 +42,7 @@ from carm_env.system.errors import UnknownNameError
 from carm_env.system.files import content_hash, write_json
 from carm_env.system.output_folders import lock_output
 from carm_env.system.structured_files import read_json_mapping
+from policies.checkpoint import fingerprint
 from policies.lofi.encoder import LofiEncoder
 from training._support.lofi.arguments import LofiArguments
 from training._support.lofi.build import build_lofi, initial_backbone
@@ -154,12 +155,14 @@ def evaluated(arguments: Arguments, variant: str, seed: int, data: LofiData, que
     given = arguments.training(variant, seed)
     folder = Path(given.output_dir)
     settings = {name: value for name, value in asdict(given).items() if name not in ("output_dir", "resume", "workers")}
-    key = content_hash([settings, known_data(data.train)])[:16]
+    backbone = initial_backbone(given)
+    initial = fingerprint(backbone) if backbone else ""
+    key = content_hash([settings, known_data(data.train), initial])[:16]
     path = folder / "hits.json"
     if path.is_file() and (found := read_json_mapping(path)).get("key") == key:
         return dict(found["hits"])
     print(f"\n{variant}, seed {seed}", flush=True)
-    lofi = build_lofi(given, data.train.reports, initial_backbone(given))
+    lofi = build_lofi(given, data.train.reports, backbone)
     minutes = fit_lofi(lofi, data, given, folder)
     encoder = LofiEncoder(lofi)
     pool = pool_of(encoder, data.train.images, data.train.reports)

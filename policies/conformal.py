@@ -136,7 +136,7 @@ class DisplacementRegressor:
     def ground(self, images: NDArray[np.uint8], targets: Sequence[int]) -> list[tuple[Box, ...]]:
         """Returns the box of a landmark in each image: its region of fixed size around the predicted position.
 
-        The size is that of the regions of reports (`carm_env.reports.view_facts.REGION_HALF_MM`).
+        Regions have the same size as in reports (`carm_env.reports.view_facts.REGION_HALF_MM`).
 
         Args:
             images: ``(n, H, W)`` uint8.

@@ -20,15 +20,7 @@ from carm_env.landmarks import N_LANDMARKS
 from carm_env.system.errors import UnknownNameError
 from carm_env.system.extras import optional_imports
 from policies.lofi.vision import IMAGE_LAYERS, SMALL_TOWER, PatchMap
-from policies.resnet import (
-    GREY_MEAN,
-    GREY_STD,
-    MEDIUM_CHANNELS,
-    MEDIUM_DEPTHS,
-    MEDIUM_EMBEDDING,
-    beside_contrast,
-    build_resnet,
-)
+from policies.resnet import GREY_MEAN, GREY_STD, MEDIUM, beside_contrast, build_resnet, standardized
 
 with optional_imports("train", "A learned policy"):
     import torch
@@ -77,8 +69,8 @@ ARCHITECTURES = {
     "tiny": Architecture(8, (8, 16, 24), (1, 1, 1), None, 32),
     "small": Architecture(16, (20, 64, 128), (1, 1, 2), None, 96),
     "small_contrast": Architecture(16, (20, 64, 128), (1, 1, 2), None, 96, local_contrast=True),
-    "medium": Architecture(MEDIUM_EMBEDDING, MEDIUM_CHANNELS, MEDIUM_DEPTHS, None, 128),
-    "medium_contrast": Architecture(MEDIUM_EMBEDDING, MEDIUM_CHANNELS, MEDIUM_DEPTHS, None, 128, local_contrast=True),
+    "medium": Architecture(*MEDIUM, None, 128),
+    "medium_contrast": Architecture(*MEDIUM, None, 128, local_contrast=True),
     "resnet34": Architecture(64, (64, 128, 256), (3, 4, 6), (512, 3), 256),
     "lofi": Architecture(0, (SMALL_TOWER["hidden_size"],), (IMAGE_LAYERS,), None, 128, is_lofi=True),
 }
@@ -278,7 +270,7 @@ def as_input(images: NDArray[np.uint8] | Tensor, size: int) -> Tensor:
         raise ValueError(
             f"images are {tuple(images.shape)}, expected square greyscale images: (n, s, s) or (n, s, s, 1)."
         )
-    scaled = (grey[:, None].float() - GREY_MEAN) / GREY_STD
+    scaled = standardized(grey[:, None].float())
     if scaled.shape[-1] != size:
         scaled = functional.interpolate(scaled, (size, size), mode="area")
     return scaled.contiguous(memory_format=torch.channels_last)

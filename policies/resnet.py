@@ -12,8 +12,8 @@ with optional_imports("train", "A learned policy"):
     from torch.nn import functional
     from transformers import ResNetConfig, ResNetModel
 
-MEDIUM_EMBEDDING, MEDIUM_CHANNELS, MEDIUM_DEPTHS = 24, (32, 96, 192), (1, 2, 2)
-"""Size of the ResNet of the shipped networks; see `build_resnet`."""
+MEDIUM = (24, (32, 96, 192), (1, 2, 2))
+"""Size of the ResNet of the shipped networks: the first arguments of `build_resnet`."""
 GREY_MEAN, GREY_STD = 110.0, 70.0
 """Mean and standard deviation of the grey values of typical views."""
 _CONTRAST_FLOOR, _CONTRAST_LIMIT = 0.03, 4.0
@@ -38,6 +38,11 @@ def build_resnet(
         layer_type="basic", out_features=[f"stage{len(channels)}"],
     )  # fmt: skip
     return ResNetModel(config)
+
+
+def standardized(grey: Tensor) -> Tensor:
+    """Returns grey values 0 to 255, of any shape, with mean 0 and standard deviation 1 in typical views."""
+    return (grey - GREY_MEAN) / GREY_STD
 
 
 def local_contrast(images: Tensor) -> Tensor:

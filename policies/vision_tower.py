@@ -11,7 +11,7 @@ from typing import Any
 from carm_env.actions import DEFAULT_EXTENTS_MM
 from carm_env.system.extras import optional_imports
 from policies.networks import SCALE_MM, DisplacementNetwork
-from policies.resnet import GREY_MEAN, GREY_STD
+from policies.resnet import standardized
 
 with optional_imports("llm", "A language model"):
     import torch
@@ -84,7 +84,7 @@ class LandmarkVisionModel(PreTrainedModel):
         """Returns the image tokens as ``last_hidden_state``."""
         grey = 127.5 * (pixel_values.float().mean(1, keepdim=True) + 1)
         with torch.no_grad():
-            mean, log_std, features = self.backbone.by_landmark((grey - GREY_MEAN) / GREY_STD)
+            mean, log_std, features = self.backbone.by_landmark(standardized(grey))
         features = features.to(self.appearance.weight.dtype)
         positions = position_features(mean, log_std).to(self.landmark.weight.dtype)
         tokens = self.landmark(positions) + self.appearance(features)

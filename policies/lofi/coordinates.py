@@ -1,4 +1,4 @@
-"""How a small language model writes the coordinates of boxes: the median of its distribution, not the likeliest one."""
+"""Boxes from a language model with one token for each coordinate: the median of its distribution is written."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from carm_env.language.answers import BOX_SCALE
 from carm_env.system.extras import optional_imports
+from policies.lofi.text import plain_ids
 
 with optional_imports("llm", "LoFi"):
     import torch
@@ -15,7 +16,7 @@ with optional_imports("llm", "LoFi"):
 
 def coordinate_ids(tokenizer: Any, step: int) -> list[int] | None:
     """Returns the token ids of the coordinates 0, `step`, .. 1000; None unless each of them is one token."""
-    found = [tokenizer(str(number), add_special_tokens=False)["input_ids"] for number in range(0, BOX_SCALE + 1, step)]
+    found = plain_ids(tokenizer, [str(number) for number in range(0, BOX_SCALE + 1, step)])
     return [ids[0] for ids in found] if all(len(ids) == 1 for ids in found) else None
 
 
@@ -33,7 +34,15 @@ class MedianCoordinates(LogitsProcessor):
         self._ids = torch.tensor(ids)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Returns the scores ``(n, v)`` with that of the median raised above all others, where one is written."""
+        """Raises the score of the median coordinate above all others, in rows where a coordinate is likeliest.
+
+        Args:
+            input_ids: the tokens so far; not used.
+            scores: ``(n, v)``.
+
+        Returns:
+            The changed scores ``(n, v)``.
+        """
         ids = self._ids.to(scores.device)
         writes = torch.isin(scores.argmax(-1), ids).nonzero()[:, 0]
         shares = scores[:, ids].float().softmax(-1)

@@ -128,7 +128,7 @@ def encode_exchanges(tokenizer: Any, exchanges: Sequence[Exchange], owners: Sequ
     """
     rows: list[list[tuple[int, int, int, bool]]] = [[] for _ in range(n)]
     prompts = _prompt_ids(tokenizer, [exchange.prompt for exchange in exchanges])
-    targets = _plain_ids(tokenizer, [exchange.target for exchange in exchanges])
+    targets = plain_ids(tokenizer, [exchange.target for exchange in exchanges])
     for number, (prompt, target, owner) in enumerate(zip(prompts, targets, owners, strict=True)):
         tokens = [*prompt, *target, tokenizer.eos_token_id]
         rows[owner] += [(token, number, position, position >= len(prompt)) for position, token in enumerate(tokens)]
@@ -142,11 +142,12 @@ def encode_exchanges(tokenizer: Any, exchanges: Sequence[Exchange], owners: Sequ
 def _prompt_ids(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
     # A line break ends the prompt.
-    end = _plain_ids(tokenizer, ["\n"])[0]
-    return [[*start, *ids, *end] for ids in _plain_ids(tokenizer, prompts)]
+    end = plain_ids(tokenizer, ["\n"])[0]
+    return [[*start, *ids, *end] for ids in plain_ids(tokenizer, prompts)]
 
 
-def _plain_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+def plain_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Returns the token ids of each text, without tokens that begin or end it."""
     # All at once: a call takes longer than a text.
     return list(tokenizer(list(texts), add_special_tokens=False)["input_ids"]) if texts else []
 

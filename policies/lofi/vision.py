@@ -8,15 +8,7 @@ from typing import Any
 from carm_env.system.extras import optional_imports
 from policies.checkpoint import CheckpointError, load_checkpoint
 from policies.checkpoint_config import read_config
-from policies.resnet import (
-    GREY_MEAN,
-    GREY_STD,
-    MEDIUM_CHANNELS,
-    MEDIUM_DEPTHS,
-    MEDIUM_EMBEDDING,
-    beside_contrast,
-    build_resnet,
-)
+from policies.resnet import MEDIUM, beside_contrast, build_resnet, standardized
 
 with optional_imports("train", "A learned policy"):
     import torch
@@ -38,7 +30,7 @@ class ConvolutionalStem(nn.Module):
 
     A transformer that sees the map of a ResNet learns from far fewer images than one that sees pixels: the hybrid of
     Dosovitskiy et al., "An Image is Worth 16x16 Words" (ICLR 2021), section 3.1. It takes the place of
-    ``patch_embedding`` in transformers' `SiglipVisionModel`. The ResNet is that of the architecture
+    ``patch_embedding`` in transformers' `SiglipVisionModel`. The ResNet has the size of the architecture
     ``medium_contrast``, so that it can begin with the weights of a trained network.
 
     Args:
@@ -47,8 +39,8 @@ class ConvolutionalStem(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.resnet = build_resnet(MEDIUM_EMBEDDING, MEDIUM_CHANNELS, MEDIUM_DEPTHS, 2)
-        self.projection = nn.Conv2d(MEDIUM_CHANNELS[-1], width, 1)
+        self.resnet = build_resnet(*MEDIUM, input_channels=2)
+        self.projection = nn.Conv2d(MEDIUM[1][-1], width, 1)
 
     @property
     def weight(self) -> Tensor:
@@ -57,7 +49,7 @@ class ConvolutionalStem(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Maps grey pixels ``(n, 3, s, s)``, whose channels are equal, to ``(n, width, s / 16, s / 16)``."""
-        grey = ((pixels[:, :1] + 1) * 127.5 - GREY_MEAN) / GREY_STD
+        grey = standardized((pixels[:, :1] + 1) * 127.5)
         found: Tensor = self.projection(self.resnet(beside_contrast(grey)).last_hidden_state)
         return found
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from carm_env.system.extras import optional_imports
 from policies.networks import DisplacementNetwork
-from policies.resnet import GREY_MEAN, GREY_STD
+from policies.resnet import standardized
 
 with optional_imports("llm", "A language model"):
     import torch
@@ -87,7 +87,7 @@ class StatisticsVisionModel(PreTrainedModel):
         grey = 127.5 * (pixel_values.float().mean(1, keepdim=True) + 1)
         found = []
         with torch.no_grad():
-            for one in self.backbone.stage_maps((grey - GREY_MEAN) / GREY_STD):
+            for one in self.backbone.stage_maps(standardized(grey)):
                 for side in (1, _QUARTERS):
                     mean = functional.adaptive_avg_pool2d(one, side)
                     square = functional.adaptive_avg_pool2d(one.square(), side)

@@ -67,7 +67,8 @@ class LoopSettings:
         equal_shares: each process takes the same number of images of a batch.
         warmup_share: share of the steps in which the learning rate rises; half a cosine follows.
         least_rate: added to the learning rate's factor after the warm-up.
-        learning_rate_of: learning rate of a parameter by its name; by default all have that of the arguments.
+        learning_rate_of: maps the name of a parameter to its learning rate; by default ``learning_rate`` of the
+            arguments for all parameters.
     """
 
     evaluate: Callable[[nn.Module], dict[str, float]]

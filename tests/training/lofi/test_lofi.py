@@ -17,7 +17,7 @@ from policies.lofi.checkpoint import load_lofi  # noqa: E402
 from policies.lofi.encoder import LofiEncoder  # noqa: E402
 from policies.lofi.model import as_pixels  # noqa: E402
 from policies.networks import DisplacementNetwork, as_input  # noqa: E402
-from policies.resnet import GREY_MEAN, GREY_STD, beside_contrast  # noqa: E402
+from policies.resnet import beside_contrast, standardized  # noqa: E402
 from tests.grounded_dataset_files import padchest  # noqa: E402
 from training import lofi  # noqa: E402
 from training._support.lofi.arguments import LofiArguments  # noqa: E402
@@ -73,7 +73,7 @@ def test_the_image_encoder_begins_with_the_shipped_network(words, tmp_path, caps
         .encoders.vision_model.embeddings.patch_embedding
     )
     with torch.no_grad():
-        seen = stem.resnet(beside_contrast((as_pixels(images, 128)[:, :1] * 127.5 + 127.5 - GREY_MEAN) / GREY_STD))
+        seen = stem.resnet(beside_contrast(standardized(as_pixels(images, 128)[:, :1] * 127.5 + 127.5)))
         expected = network.feature_map(as_input(images, 128))
         assert torch.allclose(seen.last_hidden_state, expected, atol=1e-4)
         assert torch.allclose(stem(as_pixels(images, 128)), stem.projection(expected), atol=1e-4)
